@@ -1,0 +1,123 @@
+# Mamba in plain C. `make help` lists what can be done here.
+#
+# Settings, given on the command line:  CC=clang  OPENMP=0  NATIVE=0  SANITIZE=1  GOLDEN=dir  CH=02
+
+CC       ?= cc
+OPENMP   ?= 1
+NATIVE   ?= 1
+SANITIZE ?= 0
+GOLDEN   ?= tests/golden
+CH       ?=
+
+BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
+
+# Each program's source; chapter NN's file STEM.c becomes build/chNN_STEM.
+SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch05_mamba_block/safetensors.c
+program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
+PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+CHAPTERS := 01 02
+
+# What this compiler and machine can do is tried, not assumed.
+try      = $(shell echo 'int main(void) { return 0; }' | \
+             $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo '$(1)')
+WARNINGS := -Wall -Wextra -Wshadow
+ifeq ($(SANITIZE),1)
+OPTIMISE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+else
+OPTIMISE := -O3 -g $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
+            $(if $(filter 1,$(OPENMP)),$(call try,-fopenmp))
+endif
+COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
+
+.PHONY: all run test bench figures check mutants fuzz compile_commands.json clean help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+all: $(PROGRAMS) ## build every program into build/
+
+# A change of compiler or flags is a change of everything: this file holds them, and is touched
+# only when they differ from the last build's.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)/tests
+	@echo '$(COMPILE)' | cmp -s - $@ || echo '$(COMPILE)' > $@
+.PHONY: FORCE
+FORCE:
+
+define program_rule
+$(call program,$(1)): $(1) $(BUILD)/flags
+	$$(COMPILE) -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@ -lm
+endef
+$(foreach source,$(SOURCES),$(eval $(call program_rule,$(source))))
+
+# The test library: found, or installed if need be. The file holds the flags to use it with.
+$(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags
+	@CC='$(CC)' sh tests/cmocka.sh > $@.new && mv $@.new $@
+
+$(BUILD)/tests/%: tests/%.c $(BUILD)/flags $(BUILD)/cmocka.flags
+	$(COMPILE) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+
+# ---- to run ------------------------------------------------------------------------------------
+
+show = @printf '\n$$ %s\n' '$(1)' && $(1)
+CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
+
+run: $(PROGRAMS) ## walk every chapter's demo on the data in data/; CH=02 walks one
+	$(if $(filter-out $(CHAPTERS),$(CH_TWO)),$(error there is no chapter $(CH): try $(CHAPTERS)))
+	@for chapter in $(or $(CH_TWO),$(CHAPTERS)); do \
+	    $(MAKE) --no-print-directory -j1 run-$$chapter || exit 1; done
+
+run-01: $(PROGRAMS)
+	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'
+	$(call show,$(BUILD)/ch01_markov --chain data/weather.csv)
+	$(call show,$(BUILD)/ch01_markov --forgetting)
+	$(call show,$(BUILD)/ch01_markov --simulate 10000 --seed 1962)
+	$(call show,$(BUILD)/ch01_markov --fit data/tel_aviv_rain.csv --start wet)
+	$(call show,$(BUILD)/ch01_markov --fit data/alofi_rain.csv --start much)
+	$(call show,$(BUILD)/ch01_markov --fit data/synthetic_record.csv --days 2)
+
+run-02: $(PROGRAMS)
+	@printf '\n==== Chapter 2: the four matrices A, B, C, D (ch02_ssm_abcd/README.md) ====\n'
+	$(call show,$(BUILD)/ch02_ssm)
+	$(call show,$(BUILD)/ch02_ssm --system data/tank.ssm --input data/tel_aviv_week.csv)
+	$(call show,$(BUILD)/ch02_ssm --system data/oscillator.ssm --input step --length 60)
+
+bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits
+	$(call show,$(BUILD)/ch02_ssm --bench)
+
+# ---- to test -----------------------------------------------------------------------------------
+
+test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
+	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
+
+mutants: $(BUILD)/cmocka.flags ## break each chapter in many small ways; every one must be noticed
+	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
+
+figures: $(PROGRAMS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
+	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures
+
+check: ## formatting, cppcheck, clang-tidy, and all sources as C11 and C++17 with every compiler
+	@sh tests/check.sh
+
+SECONDS ?= 300
+fuzz: ## fuzz every reader of files with libFuzzer (needs clang), SECONDS=300 each
+	@SECONDS_EACH='$(SECONDS)' BUILD='$(BUILD)' sh tests/fuzz/run.sh
+
+# ---- the rest ----------------------------------------------------------------------------------
+
+compile_commands.json: ## write build/compile_commands.json, which clangd and other tools read
+	@mkdir -p build
+	@{ echo '['; separator=; \
+	   for file in $(SOURCES) $(wildcard tests/*.c); do \
+	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -c %s"}' \
+	           "$$separator" "$(CURDIR)" "$$file" '$(COMPILE)' "$$file"; separator=',\n'; \
+	   done; printf '\n]\n'; } | sed 's/\\n/\n/g' > build/compile_commands.json
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' Makefile
+	@sed -n 's/^# \(Settings.*\)/\n\1/p' Makefile

@@ -81,7 +81,7 @@ run-01: $(PROGRAMS)
 run-02: $(PROGRAMS)
 	@printf '\n==== Chapter 2: the four matrices A, B, C, D (ch02_ssm_abcd/README.md) ====\n'
 	$(call show,$(BUILD)/ch02_ssm)
-	$(call show,$(BUILD)/ch02_ssm --system data/tank.ssm --input data/tel_aviv_week.csv)
+	$(call show,$(BUILD)/ch02_ssm --system data/two_memories.ssm --input data/sunspots.csv --length 60)
 	$(call show,$(BUILD)/ch02_ssm --system data/oscillator.ssm --input step --length 60)
 
 bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits

@@ -278,6 +278,12 @@ typedef struct {
     size_t *period;   /* (n_class) all ways round return after a multiple of so many days */
 } Structure;
 
+static void or_row(unsigned char *to, const unsigned char *from, size_t n)
+{
+    for (size_t j = 0; j < n; j++)
+        to[j] |= from[j];
+}
+
 /* reach[i][j] = 1 if state j can follow state i after any number of days, 0 included: Warshall's
    closure, J. ACM 9 (1962), a row at a time. */
 static void chain_reach(unsigned char *reach, const Chain *chain)
@@ -288,9 +294,8 @@ static void chain_reach(unsigned char *reach, const Chain *chain)
             reach[i * n + j] = i == j || chain->P[i * n + j] > 0.0;
     for (size_t k = 0; k < n; k++)
         for (size_t i = 0; i < n; i++)
-            if (reach[i * n + k])
-                for (size_t j = 0; j < n; j++)
-                    reach[i * n + j] |= reach[k * n + j];
+            if (i != k && reach[i * n + k])
+                or_row(reach + i * n, reach + k * n, n);
 }
 
 static size_t greatest_common_divisor(size_t a, size_t b)
@@ -780,29 +785,42 @@ static bool table_names_check(const Table *table, size_t header, Error *error)
     return true;
 }
 
-/* Reads one row's numbers into `value` (n_state). */
+/* What the numbers of a table are, and so what a row of them must fulfil. */
+typedef enum { ROWS_OF_CHANCES, ROWS_OF_COUNTS } RowKind;
+
+/* Reads one row's numbers into `value` (n_state); chances are made to sum to 1 exactly, because
+   what is off by 1e-10 would grow day by day. */
 static bool table_row_values(double *value, const Table *table, size_t row, const Chain *chain,
-                             Error *error)
+                             RowKind kind, Error *error)
 {
     const char *name = table_cell(table, row, 0);
     size_t line = table->line[row], width = table_width(table, row) - 1;
+    double sum = 0.0;
     if (width != chain->n_state)
         return fail(error, "%s:%zu: row '%.40s' has %zu numbers, but there are %zu states",
                     table->path, line, name, width, chain->n_state);
     for (size_t j = 0; j < width; j++) {
         Error why;
-        if (!number_parse(&value[j], table_cell(table, row, j + 1), &why))
+        bool ok = number_parse(&value[j], table_cell(table, row, j + 1), &why);
+        if (ok && value[j] < 0.0)
+            ok = fail(&why, "%g is negative", value[j]);
+        if (ok && kind == ROWS_OF_COUNTS && (value[j] != floor(value[j]) || value[j] > 1e15))
+            ok = fail(&why, "%g is not a count", value[j]);
+        if (!ok)
             return fail(error, "%s:%zu: row '%.40s', column '%.40s': %s", table->path, line, name,
                         chain->name[j], why.text);
-        if (value[j] < 0.0)
-            return fail(error, "%s:%zu: row '%.40s', column '%.40s': %g is negative", table->path,
-                        line, name, chain->name[j], value[j]);
+        sum += value[j];
     }
+    if (kind == ROWS_OF_CHANCES && !(fabs(sum - 1.0) <= 1e-9))
+        return fail(error, "%s:%zu: row '%.40s' sums to %.10g, not 1", table->path, line, name,
+                    sum);
+    for (size_t j = 0; kind == ROWS_OF_CHANCES && j < width; j++)
+        value[j] /= sum;
     return true;
 }
 
-/* Fills `chain` (its names and, as P, the raw numbers) from the rows below the header. */
-static bool table_fill(Chain *chain, const Table *table, size_t header, Error *error)
+/* Fills `chain` (its names and, as P, the numbers) from the rows below the header. */
+static bool table_fill(Chain *chain, const Table *table, size_t header, RowKind kind, Error *error)
 {
     size_t n = chain->n_state;
     bool *seen = NEW(bool, n), ok = true;
@@ -820,7 +838,7 @@ static bool table_fill(Chain *chain, const Table *table, size_t header, Error *e
             ok = fail(error, "%s:%zu: a second row for state '%.40s'", table->path,
                       table->line[row], name);
         else
-            ok = table_row_values(chain->P + i * n, table, row, chain, error);
+            ok = table_row_values(chain->P + i * n, table, row, chain, kind, error);
         if (ok)
             seen[i] = true;
     }
@@ -831,8 +849,8 @@ static bool table_fill(Chain *chain, const Table *table, size_t header, Error *e
     return ok;
 }
 
-/* Names and raw numbers of a table, as a Chain whose rows need not sum to 1 yet. */
-static bool table_to_chain(Chain *chain, const Table *table, Error *error)
+/* Names and numbers of a table of either kind; counts then stand where P does. */
+static bool table_to_chain(Chain *chain, const Table *table, RowKind kind, Error *error)
 {
     size_t header;
     if (!is_table(table, &header)) {
@@ -844,7 +862,7 @@ static bool table_to_chain(Chain *chain, const Table *table, Error *error)
     if (!table_names_check(table, header, error))
         return false;
     Chain read = chain_new(table_width(table, header) - 1);
-    if (!table_fill(&read, table, header, error)) {
+    if (!table_fill(&read, table, header, kind, error)) {
         chain_free(&read);
         return false;
     }
@@ -855,23 +873,7 @@ static bool table_to_chain(Chain *chain, const Table *table, Error *error)
 /* The chain in a table; fails unless every row sums to 1 within 1e-9. */
 bool chain_from_table(Chain *chain, const Table *table, Error *error)
 {
-    Chain read;
-    if (!table_to_chain(&read, table, error))
-        return false;
-    for (size_t i = 0; i < read.n_state; i++) {
-        double sum = 0.0;
-        for (size_t j = 0; j < read.n_state; j++)
-            sum += read.P[i * read.n_state + j];
-        if (!(fabs(sum - 1.0) <= 1e-9)) {
-            fail(error, "%s: row '%.40s' sums to %.10g, not 1", table->path, read.name[i], sum);
-            chain_free(&read);
-            return false;
-        }
-        for (size_t j = 0; j < read.n_state; j++)
-            read.P[i * read.n_state + j] /= sum; /* what is off by 1e-10 would grow day by day */
-    }
-    *chain = read;
-    return true;
+    return table_to_chain(chain, table, ROWS_OF_CHANCES, error);
 }
 
 bool chain_read(Chain *chain, const char *path, Error *error)
@@ -887,18 +889,8 @@ bool chain_read(Chain *chain, const char *path, Error *error)
 static bool counts_from_counts(Counts *counts, const Table *table, Error *error)
 {
     Chain read;
-    if (!table_to_chain(&read, table, error))
+    if (!table_to_chain(&read, table, ROWS_OF_COUNTS, error))
         return false;
-    for (size_t i = 0; i < read.n_state * read.n_state; i++) {
-        double count = read.P[i];
-        if (count != floor(count) || count > 9007199254740992.0) {
-            size_t n = read.n_state;
-            fail(error, "%s: row '%.40s', column '%.40s': %g is not a count", table->path,
-                 read.name[i / n], read.name[i % n], count);
-            chain_free(&read);
-            return false;
-        }
-    }
     Counts taken = {read.n_state, read.name, read.P, 0.0, 0.0};
     *counts = taken;
     return true;
@@ -2047,7 +2039,7 @@ static void print_far_day(uint64_t days, const Study *study)
 static void print_days(const double *pi, size_t days, const Study *study)
 {
     size_t n = study->chain.n_state;
-    puts("\nDay by day (distance: total variation from where it settles):");
+    puts("\nDay by day (distance: total variation from the shares in the long run):");
     print_names(&study->chain, "      day  ");
     for (size_t t = 0; t <= days; t++)
         print_day(t, pi + t * n, study);

@@ -1,0 +1,1107 @@
+/* Chapter 1 held against numbers worked by hand, golden data, itself, and bad input. */
+
+#include "../ch01_markov/markov.c"
+#include "golden.h"
+
+/* A random chain of n states whose rows sum to 1 as well as doubles can. */
+static Chain random_chain(size_t n, uint64_t seed)
+{
+    Random random = random_from_seed(seed);
+    Chain chain = chain_new(n);
+    for (size_t i = 0; i < n; i++) {
+        char name[32];
+        double sum = 0.0;
+        snprintf(name, sizeof name, "s%zu", i);
+        chain.name[i] = strdup(name);
+        for (size_t j = 0; j < n; j++)
+            sum += chain.P[i * n + j] = random_uniform(&random);
+        for (size_t j = 0; j < n; j++)
+            chain.P[i * n + j] /= sum;
+    }
+    return chain;
+}
+
+/* A chain from a text that is a table. */
+static bool chain_from_text(Chain *chain, const char *text, Error *error)
+{
+    Table table;
+    if (!table_parse(&table, strdup(text), strlen(text), false, "x.csv", error))
+        return false;
+    bool ok = chain_from_table(chain, &table, error);
+    table_free(&table);
+    return ok;
+}
+
+static Chain chain_of(const char *text)
+{
+    Chain chain;
+    Error error;
+    if (!chain_from_text(&chain, text, &error))
+        fail_msg("%s", error.text);
+    return chain;
+}
+
+static bool counts_from_text(Counts *counts, const char *text, Error *error)
+{
+    Table table;
+    if (!table_parse(&table, strdup(text), strlen(text), false, "x.csv", error))
+        return false;
+    bool ok = counts_from_table(counts, &table, error);
+    table_free(&table);
+    return ok;
+}
+
+/* The sentence that a bad chain, or bad counts, give; and the output must be untouched. */
+static void assert_chain_refused(const char *text, const char *sentence)
+{
+    Chain chain, untouched;
+    Error error;
+    memset(&chain, 0x5A, sizeof chain);
+    memset(&untouched, 0x5A, sizeof untouched);
+    assert_false(chain_from_text(&chain, text, &error));
+    assert_string_equal(error.text, sentence);
+    assert_memory_equal(&chain, &untouched, sizeof chain);
+}
+
+static void assert_counts_refused(const char *text, const char *sentence)
+{
+    Counts counts;
+    Error error;
+    assert_false(counts_from_text(&counts, text, &error));
+    assert_string_equal(error.text, sentence);
+}
+
+/* ---- the numbers of the lesson ------------------------------------------------------------------ */
+
+static void ex1_1_one_step_gives_the_forecast_worked_by_hand(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    double today[2] = {0.5, 0.5}, one[2] = {NAN, NAN}, two[2] = {NAN, NAN};
+    chain_step(one, today, &chain);
+    chain_step(two, one, &chain);
+    assert_near(one[0], 0.60, 1e-15, 0);
+    assert_near(one[1], 0.40, 1e-15, 0);
+    assert_near(two[0], 0.64, 1e-15, 0);
+    assert_near(two[1], 0.36, 1e-15, 0);
+    chain_free(&chain);
+}
+
+static void ex1_1_a_step_from_a_certain_state_is_that_row_of_P(void **state)
+{
+    (void)state;
+    Chain chain = random_chain(33, 1);
+    for (size_t i = 0; i < 33; i++) {
+        double now[33] = {0}, next[33];
+        now[i] = 1.0;
+        chain_step(next, now, &chain);
+        assert_all_near(next, chain.P + i * 33, 33, 0, 0);
+    }
+    chain_free(&chain);
+}
+
+static void forecasts_agree_with_golden_data(void **state)
+{
+    (void)state;
+    glob_t found;
+    size_t files = golden_list(&found, "ch01_*.safetensors");
+    for (size_t f = 0; f < files; f++) {
+        Safetensors file;
+        golden_open(&file, found.gl_pathv[f]);
+        size_t n = golden_size(&file, "P", 0), days = golden_size(&file, "pi", 0) - 1;
+        double *start = golden_doubles(NULL, &file, "pi0"),
+               *want = golden_doubles(NULL, &file, "pi");
+        double *P = golden_doubles(NULL, &file, "P"), *pi = NEW(double, (days + 1) * n);
+        Chain chain = {n, NULL, P};
+        chain_forecast(pi, start, &chain, days);
+        assert_all_near(pi, want, (days + 1) * n, 1e-13, 0); /* INDEX.md: absolute 1e-13 */
+        free(start);
+        free(want);
+        free(P);
+        free(pi);
+        safetensors_close(&file);
+    }
+    globfree(&found);
+}
+
+static void ex1_2_powers_agree_with_golden_data(void **state)
+{
+    (void)state;
+    glob_t found;
+    size_t files = golden_list(&found, "ch01_*.safetensors");
+    for (size_t f = 0; f < files; f++) {
+        Safetensors file;
+        golden_open(&file, found.gl_pathv[f]);
+        size_t n = golden_size(&file, "P", 0), powers = golden_size(&file, "Pn", 0);
+        double *P = golden_doubles(NULL, &file, "P"), *want = golden_doubles(NULL, &file, "Pn");
+        double *power = NEW(double, n *n);
+        for (size_t t = 0; t < powers; t++) {
+            matrix_power(power, P, n, t);
+            assert_all_near(power, want + t * n * n, n * n, 1e-13, 0);
+        }
+        free(P);
+        free(want);
+        free(power);
+        safetensors_close(&file);
+    }
+    globfree(&found);
+}
+
+static void ex1_2_repeated_squaring_is_repeated_steps(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 31, 33}, days[] = {0, 1, 2, 7, 64, 100, 1000};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        Chain chain = random_chain(n, 40 + n);
+        double *power = NEW(double, n *n), *squared = NEW(double, n), *start = NEW(double, n);
+        double *steps = NEW(double, 1001 * n);
+        start[n / 2] = 1.0;
+        chain_forecast(steps, start, &chain, 1000);
+        for (size_t d = 0; d < 7; d++) {
+            matrix_power(power, chain.P, n, days[d]);
+            vector_times_matrix(squared, start, power, n, n);
+            assert_all_near(squared, steps + days[d] * n, n, 1e-13, 0);
+        }
+        free(power);
+        free(squared);
+        free(start);
+        free(steps);
+        chain_free(&chain);
+    }
+}
+
+/* ---- where it settles ---------------------------------------------------------------------------- */
+
+static void ex1_3_the_weather_settles_at_two_thirds(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    double M[4], b[2], pi[2];
+    stationary_system(M, b, chain.P, 2);
+    assert_true(matrix_solve(b, M, 2, 1));
+    assert_near(b[0], 2.0 / 3.0, 1e-15, 0);
+    Error error;
+    assert_true(chain_stationary(pi, &chain, &error));
+    assert_near(pi[0], 2.0 / 3.0, 1e-15, 0);
+    assert_near(pi[1], 1.0 / 3.0, 1e-15, 0);
+    chain_free(&chain);
+}
+
+static void ex1_3_stationary_distributions_agree_with_golden_data(void **state)
+{
+    (void)state;
+    glob_t found;
+    size_t files = golden_list(&found, "ch01_*.safetensors");
+    for (size_t f = 0; f < files; f++) {
+        Safetensors file;
+        golden_open(&file, found.gl_pathv[f]);
+        size_t n = golden_size(&file, "P", 0);
+        double *P = golden_doubles(NULL, &file, "P"), *pi = NEW(double, n);
+        double *want = golden_doubles(NULL, &file, "stationary");
+        Chain chain = {n, NULL, P};
+        Structure structure = chain_structure(&chain);
+        chain_class_stationary(pi, &chain, &structure, 0);
+        assert_all_near(pi, want, n, 1e-14, 0); /* INDEX.md: 1e-14 by solving the system */
+        structure_free(&structure);
+        free(P);
+        free(pi);
+        free(want);
+        safetensors_close(&file);
+    }
+    globfree(&found);
+}
+
+static void ex1_3_a_stationary_distribution_stays_as_it_is(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 3, 31, 257};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        Chain chain = random_chain(n, 70 + n);
+        double *pi = NEW(double, n), *next = NEW(double, n), sum = 0.0;
+        Error error;
+        assert_true(chain_stationary(pi, &chain, &error));
+        chain_step(next, pi, &chain);
+        assert_all_near(next, pi, n, 1e-14, 0);
+        for (size_t i = 0; i < n; i++)
+            sum += pi[i];
+        assert_near(sum, 1.0, 1e-13, 0);
+        free(pi);
+        free(next);
+        chain_free(&chain);
+    }
+}
+
+static const char *const two_islands = "from,a,b,c,d,e\na,.5,.2,0,.3,0\nb,0,.9,.1,0,0\n"
+                                       "c,0,.5,.5,0,0\nd,0,0,0,.7,.3\ne,0,0,0,.6,.4\n";
+
+static void a_reducible_chain_is_recognised_and_not_solved(void **state)
+{
+    (void)state;
+    Chain chain = chain_of(two_islands);
+    Structure structure = chain_structure(&chain);
+    double pi[5] = {7, 7, 7, 7, 7};
+    Error error;
+    size_t want[5] = {2, 0, 0, 1, 1};
+    assert_int_equal(structure.n_class, 2);
+    assert_memory_equal(structure.class_of, want, sizeof want);
+    assert_false(chain_stationary(pi, &chain, &error));
+    assert_contains(error.text, "2 closed classes");
+    assert_contains(error.text, "where it starts");
+    assert_near(pi[0], 7, 0, 0);
+    assert_near(chain_forgetting_rate(&chain, &structure), 1.0, 0, 0);
+    structure_free(&structure);
+    chain_free(&chain);
+}
+
+static void a_reducible_chain_ends_where_many_steps_end(void **state)
+{
+    (void)state;
+    Chain chain = chain_of(two_islands);
+    Structure structure = chain_structure(&chain);
+    double start[5] = {0.8, 0, 0.1, 0.1, 0}, weight[2], limit[5], pi[301 * 5];
+    chain_absorption(weight, start, &chain, &structure);
+    assert_near(weight[0], 0.8 * 0.4 + 0.1, 1e-15, 0); /* the border ends in class 1 with 2 / 5 */
+    assert_near(weight[1], 0.8 * 0.6 + 0.1, 1e-15, 0);
+    chain_long_run(limit, start, &chain, &structure);
+    chain_forecast(pi, start, &chain, 300);
+    assert_all_near(limit, pi + 300 * 5, 5, 1e-13, 0);
+    structure_free(&structure);
+    chain_free(&chain);
+}
+
+static void transient_states_do_not_hinder_a_single_answer(void **state)
+{
+    (void)state;
+    Chain chain = chain_of("from,a,b,c\na,0.5,0.5,0\nb,0,0.8,0.2\nc,0,0.4,0.6\n");
+    double pi[3], want[3] = {0, 2.0 / 3.0, 1.0 / 3.0};
+    Error error;
+    assert_true(chain_stationary(pi, &chain, &error));
+    assert_all_near(pi, want, 3, 1e-15, 0);
+    chain_free(&chain);
+}
+
+static void periods_are_found(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t period;
+    } cases[] = {
+        {"from,a\na,1\n", 1},
+        {"from,a,b\na,0,1\nb,1,0\n", 2},
+        {"from,a,b,c\na,0,1,0\nb,0,0,1\nc,1,0,0\n", 3},
+        {"from,a,b,c\na,0,1,0\nb,0.5,0,0.5\nc,0,1,0\n", 2},
+        {"from,a,b,c\na,0,1,0\nb,0.5,0,0.5\nc,1,0,0\n", 1}, /* rounds of 2 and of 3 */
+        {"from,a,b,c,d\na,0,.5,0,.5\nb,0,0,1,0\nc,1,0,0,0\nd,0,0,1,0\n", 3},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Chain chain = chain_of(cases[k].text);
+        Structure structure = chain_structure(&chain);
+        assert_int_equal(structure.n_class, 1);
+        assert_int_equal(structure.period[0], cases[k].period);
+        if (cases[k].period > 1)
+            assert_near(chain_forgetting_rate(&chain, &structure), 1.0, 0, 0);
+        structure_free(&structure);
+        chain_free(&chain);
+    }
+}
+
+/* ---- forgetting ------------------------------------------------------------------------------------ */
+
+static void ex1_4_total_variation_counts_every_difference_once(void **state)
+{
+    (void)state;
+    double p[3] = {0.5, 0.5, 0.0}, q[3] = {0.25, 0.25, 0.5};
+    double half[2] = {0.5, 0.5}, settled[2] = {2.0 / 3.0, 1.0 / 3.0};
+    assert_near(total_variation(p, q, 3), 0.5, 1e-16, 0);
+    assert_near(total_variation(q, p, 3), 0.5, 1e-16, 0);
+    assert_near(total_variation(p, p, 3), 0.0, 0, 0);
+    assert_near(total_variation(half, settled, 2), 1.0 / 6.0, 1e-16, 0);
+}
+
+static void the_weather_forgets_by_two_fifths_a_day(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    Structure structure = chain_structure(&chain);
+    double start[2] = {1, 0}, settled[2] = {2.0 / 3.0, 1.0 / 3.0}, pi[22];
+    assert_near(chain_forgetting_rate(&chain, &structure), 0.4, 1e-12, 0);
+    chain_forecast(pi, start, &chain, 10);
+    for (size_t t = 0; t <= 10; t++)
+        assert_near(total_variation(pi + 2 * t, settled, 2), pow(0.4, (double)t) / 3.0, 1e-15, 0);
+    assert_near(half_life(0.4), 0.7564707973660301, 1e-15, 0); /* log(1/2) / log(0.4) */
+    assert_near(half_life(0.0), 0.0, 0, 0);
+    assert_true(isinf(half_life(1.0)));
+    structure_free(&structure);
+    chain_free(&chain);
+}
+
+static void spectral_radii_known_in_closed_form_are_found(void **state)
+{
+    (void)state;
+    double turn[4] = {0.6, -0.8, 0.8, 0.6}, jordan[4] = {0.9, 1, 0, 0.9},
+           nilpotent[4] = {0, 1, 0, 0};
+    double large[4] = {3e200, 0, 0, 1e200}, lopsided[4] = {0.5, 1e6, 0, -0.7};
+    assert_near(matrix_spectral_radius(turn, 2), 1.0, 1e-12, 0);
+    assert_near(matrix_spectral_radius(jordan, 2), 0.9, 1e-12, 0);
+    assert_near(matrix_spectral_radius(nilpotent, 2), 0.0, 0, 0);
+    assert_near(matrix_spectral_radius(large, 2), 3e200, 0, 1e-12);
+    assert_near(matrix_spectral_radius(lopsided, 2), 0.7, 1e-12, 0);
+}
+
+static void independent_days_forget_at_once(void **state)
+{
+    (void)state;
+    Chain chain = chain_of("from,a,b\na,0.3,0.7\nb,0.3,0.7\n");
+    Structure structure = chain_structure(&chain);
+    assert_near(chain_forgetting_rate(&chain, &structure), 0.0, 0, 0);
+    structure_free(&structure);
+    chain_free(&chain);
+}
+
+/* ---- chance ------------------------------------------------------------------------------------------ */
+
+static void pcg32_gives_its_published_numbers(void **state)
+{
+    (void)state; /* the first outputs of the reference implementation for seed 42, stream 54 */
+    static const uint32_t want[] = {0xa15c02b7, 0x7b47f409, 0xba1d3330,
+                                    0x83d2f293, 0xbfa4784b, 0xcbed606e};
+    Random random = random_from_seed(42);
+    for (size_t k = 0; k < 6; k++)
+        assert_int_equal(random_u32(&random), want[k]);
+}
+
+static void uniform_and_normal_numbers_have_their_moments(void **state)
+{
+    (void)state;
+    enum { DRAWS = 200000 };
+    Random random = random_from_seed(5);
+    double sum = 0, square = 0, mean = 0, variance = 0;
+    for (int k = 0; k < DRAWS; k++) {
+        double u = random_uniform(&random), z = random_normal(&random);
+        assert_true(u >= 0.0 && u < 1.0 && isfinite(z));
+        sum += u;
+        square += u * u;
+        mean += z;
+        variance += z * z;
+    }
+    /* allowances: five standard errors of each mean */
+    assert_near(sum / DRAWS, 0.5, 5 * sqrt(1.0 / 12 / DRAWS), 0);
+    assert_near(square / DRAWS, 1.0 / 3, 5 * sqrt(4.0 / 45 / DRAWS), 0);
+    assert_near(mean / DRAWS, 0.0, 5 * sqrt(1.0 / DRAWS), 0);
+    assert_near(variance / DRAWS, 1.0, 5 * sqrt(2.0 / DRAWS), 0);
+}
+
+static void ex1_5_states_are_drawn_with_their_chances(void **state)
+{
+    (void)state;
+    enum { DRAWS = 100000 };
+    double p[5] = {0.0, 0.5, 0.0, 0.3, 0.2}, seen[5] = {0};
+    Random random = random_from_seed(6);
+    for (int k = 0; k < DRAWS; k++)
+        seen[random_pick(&random, p, 5)] += 1.0;
+    for (size_t i = 0; i < 5; i++) /* five standard errors; none at all for a chance of 0 */
+        assert_near(seen[i] / DRAWS, p[i], 5 * sqrt(p[i] * (1 - p[i]) / DRAWS), 0);
+}
+
+static void ex1_5_a_state_without_a_chance_is_never_drawn(void **state)
+{
+    (void)state; /* chances that sum to half: half of the darts fly past the end */
+    double p[4] = {0.0, 0.25, 0.25, 0.0};
+    Random random = random_from_seed(7);
+    for (int k = 0; k < 1000; k++) {
+        size_t i = random_pick(&random, p, 4);
+        assert_true(i == 1 || i == 2);
+    }
+}
+
+static void a_simulation_stopped_and_gone_on_with_is_the_same(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    double start[2] = {0.5, 0.5};
+    Random one = random_from_seed(8), two = random_from_seed(8);
+    Simulation whole = simulation_new(&chain, start, &one);
+    Simulation parts = simulation_new(&chain, start, &two);
+    simulation_run(&whole, &chain, 5000, &one, NULL);
+    for (uint64_t until = 7; until < 5000; until += 13)
+        simulation_run(&parts, &chain, until, &two, NULL);
+    simulation_run(&parts, &chain, 5000, &two, NULL);
+    assert_memory_equal(whole.days, parts.days, 2 * sizeof(uint64_t));
+    assert_memory_equal(whole.longest, parts.longest, 2 * sizeof(uint64_t));
+    assert_memory_equal(whole.spells, parts.spells, 2 * sizeof(uint64_t));
+    assert_int_equal(whole.days[0] + whole.days[1], 5000);
+    simulation_free(&whole);
+    simulation_free(&parts);
+    chain_free(&chain);
+}
+
+static void spells_are_counted_and_the_longest_kept(void **state)
+{
+    (void)state; /* a light that shows a, b, b, b, a, ... cannot be drawn otherwise */
+    Chain chain = chain_of("from,a,b1,b2\na,0,1,0\nb1,0,0,1\nb2,1,0,0\n");
+    double start[3] = {1, 0, 0};
+    Random random = random_from_seed(1);
+    Simulation seen = simulation_new(&chain, start, &random);
+    simulation_run(&seen, &chain, 10, &random, NULL);
+    uint64_t days[3] = {4, 3, 3}, ones[3] = {1, 1, 1};
+    assert_memory_equal(seen.days, days, sizeof days);
+    assert_memory_equal(seen.spells, days, sizeof days);
+    assert_memory_equal(seen.longest, ones, sizeof ones);
+    simulation_free(&seen);
+    chain_free(&chain);
+    Chain stay = chain_of("from,a\na,1\n");
+    Simulation one = simulation_new(&stay, start, &random);
+    simulation_run(&one, &stay, 9, &random, NULL);
+    assert_int_equal(one.longest[0], 9);
+    assert_int_equal(one.spells[0], 1);
+    simulation_free(&one);
+    chain_free(&stay);
+}
+
+static void standard_errors_account_for_correlation(void **state)
+{
+    (void)state; /* two states: pi (1 - pi) (1 + lambda) / (1 - lambda), lambda = 0.4 */
+    Chain chain = chain_weather();
+    double pi[2] = {2.0 / 3.0, 1.0 / 3.0}, error[2];
+    chain_standard_errors(error, &chain, pi);
+    assert_near(error[0], sqrt(2.0 / 9.0 * 1.4 / 0.6), 1e-14, 0);
+    assert_near(error[1], error[0], 1e-14, 0);
+    chain_free(&chain);
+}
+
+static void shares_scatter_as_the_standard_errors_say(void **state)
+{
+    (void)state;
+    enum { RECORDS = 400, DAYS = 2000 };
+    Chain chain = random_chain(3, 9);
+    double pi[3], error[3], square[3] = {0};
+    Error ignored;
+    assert_true(chain_stationary(pi, &chain, &ignored));
+    chain_standard_errors(error, &chain, pi);
+    for (uint64_t seed = 0; seed < RECORDS; seed++) {
+        Random random = random_from_seed(seed);
+        Simulation seen = simulation_new(&chain, pi, &random);
+        simulation_run(&seen, &chain, DAYS, &random, NULL);
+        for (size_t i = 0; i < 3; i++) {
+            double z = ((double)seen.days[i] / DAYS - pi[i]) / error[i] * sqrt((double)DAYS);
+            square[i] += z * z / RECORDS;
+        }
+        simulation_free(&seen);
+    }
+    for (size_t i = 0; i < 3; i++) /* a mean of 400 chi-squared: five standard errors */
+        assert_near(square[i], 1.0, 5 * sqrt(2.0 / RECORDS), 0);
+    chain_free(&chain);
+}
+
+/* ---- fitting -------------------------------------------------------------------------------------------- */
+
+static Fit fit_text(const char *text)
+{
+    Counts counts;
+    Fit fit;
+    Error error;
+    if (!counts_from_text(&counts, text, &error) || !chain_fit(&fit, &counts, &error))
+        fail_msg("%s", error.text);
+    counts_free(&counts);
+    return fit;
+}
+
+static void ex1_6_tel_aviv_is_fitted_as_published(void **state)
+{
+    (void)state; /* Gabriel & Neumann 1962: 0.750, 0.250, 0.338, 0.662 */
+    Fit fit = fit_text("from,dry,wet\ndry,1049,350\nwet,351,687\n");
+    double P[4] = {1049.0 / 1399, 350.0 / 1399, 351.0 / 1038, 687.0 / 1038};
+    assert_all_near(fit.chain.P, P, 4, 1e-15, 0);
+    assert_near(fit.error[1], sqrt(P[0] * P[1] / 1399), 1e-15, 0);
+    assert_near(fit.error[3], sqrt(P[2] * P[3] / 1038), 1e-15, 0);
+    fit_free(&fit);
+}
+
+static void ex1_6_no_other_chain_is_more_likely(void **state)
+{
+    (void)state;
+    double count[3] = {7, 2, 5}, p[3], error[3], best = 0.0;
+    fit_row(p, error, count, 3);
+    for (size_t j = 0; j < 3; j++)
+        best += count[j] * log(p[j]);
+    Random random = random_from_seed(10);
+    for (int k = 0; k < 1000; k++) {
+        double q[3], sum = 0.0, other = 0.0;
+        for (size_t j = 0; j < 3; j++)
+            sum += q[j] = random_uniform(&random);
+        for (size_t j = 0; j < 3; j++)
+            other += count[j] * log(q[j] / sum);
+        assert_true(other <= best);
+    }
+}
+
+static void ex1_7_the_likelihood_ratio_is_as_worked_by_hand(void **state)
+{
+    (void)state; /* 3 of 4 stay: each cell is 3 or 1 where 2 is expected */
+    Fit fit = fit_text("from,a,b\na,3,1\nb,1,3\n");
+    assert_near(fit.G2, 2 * (6 * log(1.5) + 2 * log(0.5)), 1e-14, 0);
+    assert_near(fit.freedom, 1, 0, 0);
+    fit_free(&fit);
+}
+
+static void ex1_7_counts_without_memory_have_no_likelihood_ratio(void **state)
+{
+    (void)state;
+    Fit fit = fit_text("from,a,b,c\na,10,20,0\nb,30,60,0\nc,1,2,0\n");
+    assert_near(fit.G2, 0.0, 1e-12, 0);
+    assert_near(fit.freedom, 2, 0, 0); /* column c was never seen: it is not in the test */
+    assert_near(fit.p_value, 1.0, 1e-6, 0);
+    fit_free(&fit);
+}
+
+static void chi_squared_tails_have_their_closed_forms(void **state)
+{
+    (void)state;
+    static const double x[] = {1e-3, 0.5, 1, 3.84, 10, 100, 421.94, 1000};
+    for (size_t k = 0; k < 8; k++) {
+        assert_near(chi_squared_tail(x[k], 1), erfc(sqrt(x[k] / 2)), 0, 1e-11);
+        assert_near(chi_squared_tail(x[k], 2), exp(-x[k] / 2), 0, 1e-11);
+        assert_near(chi_squared_tail(x[k], 4), exp(-x[k] / 2) * (1 + x[k] / 2), 0, 1e-11);
+    }
+    assert_near(chi_squared_tail(0, 3), 1, 0, 0);
+    double poisson = 0.0; /* an even freedom 2m: the chance of fewer than m events */
+    for (int k = 0; k < 500; k++)
+        poisson += exp(-500 + k * log(500) - lgamma(k + 1));
+    assert_near(chi_squared_tail(1000, 1000), poisson, 0, 1e-11);
+    assert_near(chi_squared_tail(999.9, 1000), poisson, 0.002,
+                0); /* the series: on its other side */
+}
+
+static void a_record_is_counted_and_gaps_are_not(void **state)
+{
+    (void)state;
+    Counts counts;
+    Error error;
+    assert_true(counts_from_text(&counts, "state\na\na\nb\n\nb\na\nNA\n?\na\nb\nb\n", &error));
+    double want[4] = {1, 2, 1, 1}; /* a a, a b | b a | a b, b b */
+    assert_int_equal(counts.n_state, 2);
+    assert_string_equal(counts.name[0], "a");
+    assert_all_near(counts.count, want, 4, 0, 0);
+    assert_near(counts.days, 8, 0, 0);
+    assert_near(counts.gaps, 2, 0, 0);
+    counts_free(&counts);
+}
+
+static void dates_that_jump_break_the_record(void **state)
+{
+    (void)state;
+    Counts counts;
+    Error error;
+    const char *text = "date,state\n1987-12-30,a\n1987-12-31,b\n1988-01-01,a\n1988-01-03,b\n"
+                       "1988-02-28,a\n1988-02-29,b\n1988-03-01,b\n2000-02-29,a\n2000-03-01,a\n";
+    assert_true(counts_from_text(&counts, text, &error));
+    double want[4] = {1, 2, 1, 1};
+    assert_all_near(counts.count, want, 4, 0, 0);
+    assert_near(counts.gaps, 3, 0, 0);
+    counts_free(&counts);
+}
+
+static void dates_follow_each_other_for_four_hundred_years(void **state)
+{
+    (void)state;
+    static const int days[12] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    long last = date_number("1799-12-31");
+    for (int year = 1800; year < 2200; year++)
+        for (int month = 1; month <= 12; month++) {
+            bool leap = month == 2 && (year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
+            char text[32];
+            for (int day = 1; day <= days[month - 1] + leap; day++) {
+                snprintf(text, sizeof text, "%04d-%02d-%02d", year, month, day);
+                long number = date_number(text);
+                assert_int_equal(number, last + 1);
+                last = number;
+            }
+            snprintf(text, sizeof text, "%04d-%02d-%02d", year, month, days[month - 1] + leap + 1);
+            assert_int_equal(date_number(text), -1);
+        }
+}
+
+static void a_simulated_record_is_fitted_back(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/ch01_record_XXXXXX";
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    FILE *record = fdopen(descriptor, "w");
+    Chain chain = random_chain(4, 11);
+    double start[4] = {0.25, 0.25, 0.25, 0.25};
+    Random random = random_from_seed(12);
+    Simulation seen = simulation_new(&chain, start, &random);
+    simulation_run(&seen, &chain, 40000, &random, record);
+    fclose(record);
+    Counts counts;
+    Fit fit;
+    Error error;
+    assert_true(counts_read(&counts, path, &error) && chain_fit(&fit, &counts, &error));
+    assert_near(counts.days, 40000, 0, 0);
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++) { /* states are met in another order: by name */
+            size_t a = chain_find(&chain, fit.chain.name[i]),
+                   b = chain_find(&chain, fit.chain.name[j]);
+            assert_near(fit.chain.P[i * 4 + j], chain.P[a * 4 + b], 5 * fit.error[i * 4 + j], 0);
+        }
+    unlink(path);
+    simulation_free(&seen);
+    counts_free(&counts);
+    fit_free(&fit);
+    chain_free(&chain);
+}
+
+/* ---- bad input -------------------------------------------------------------------------------------------- */
+
+static void a_row_that_does_not_sum_to_1_is_refused(void **state)
+{
+    (void)state;
+    assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,0.4\n", "x.csv:3: row 'b' sums to 0.9, not 1");
+    assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,0.500000002\n",
+                         "x.csv:3: row 'b' sums to 1.000000002, not 1");
+    Chain chain = chain_of("from,a,b\na,0.5,0.5\nb,0.5,0.5000000005\n"); /* within 1e-9: mended */
+    assert_near(chain.P[2] + chain.P[3], 1.0, 1e-16, 0);
+    chain_free(&chain);
+}
+
+static void entries_that_are_no_chances_are_refused(void **state)
+{
+    (void)state;
+    assert_chain_refused("from,a,b\na,1.5,-0.5\nb,0,1\n",
+                         "x.csv:2: row 'a', column 'b': -0.5 is negative");
+    assert_chain_refused("from,a,b\na,nan,1\nb,0,1\n",
+                         "x.csv:2: row 'a', column 'a': 'nan' is not a finite number");
+    assert_chain_refused("from,a,b\na,0,1\nb,inf,1\n",
+                         "x.csv:3: row 'b', column 'a': 'inf' is not a finite number");
+    assert_chain_refused("from,a,b\na,half,1\nb,0,1\n",
+                         "x.csv:2: row 'a', column 'a': 'half' is not a number");
+    assert_chain_refused("from,a,b\na,,1\nb,0,1\n",
+                         "x.csv:2: row 'a', column 'a': '' is not a number");
+    assert_chain_refused("from,a,b\na,1/0,1\nb,0,1\n",
+                         "x.csv:2: row 'a', column 'a': '1/0' is not a finite number");
+    assert_chain_refused("from,a,b\na,1/,1\nb,0,1\n",
+                         "x.csv:2: row 'a', column 'a': '1/' is not a number");
+}
+
+static void ragged_rows_are_refused(void **state)
+{
+    (void)state;
+    assert_chain_refused("from,a,b\na,1\nb,0,1\n",
+                         "x.csv:2: row 'a' has 1 numbers, but there are 2 states");
+    assert_chain_refused("from,a,b\na,0,1\nb,0,0,1\n",
+                         "x.csv:3: row 'b' has 3 numbers, but there are 2 states");
+    assert_chain_refused("from,a,b\na,0,1\n", "x.csv: no row for state 'b'");
+}
+
+static void unknown_and_duplicate_states_are_refused(void **state)
+{
+    (void)state;
+    assert_chain_refused("from,a,b\na,0,1\nc,0,1\n",
+                         "x.csv:3: unknown state 'c': the first line does not name it");
+    assert_chain_refused("from,a,b\na,0,1\na,0,1\n", "x.csv:3: a second row for state 'a'");
+    assert_chain_refused("from,a,a\na,0,1\n", "x.csv:1: state 'a' is named twice");
+    assert_chain_refused("from,a,\na,0,1\n", "x.csv:1: state 2 has no name");
+}
+
+static void files_that_are_no_tables_are_refused(void **state)
+{
+    (void)state;
+    Chain chain;
+    Error error;
+    assert_chain_refused("", "x.csv: empty: there is nothing in this file");
+    assert_chain_refused("# only\n\n  \n", "x.csv: empty: there is nothing in this file");
+    assert_chain_refused("a,b\n0,1\n",
+                         "x.csv:1: a table starts with 'from' and the names of its states");
+    assert_chain_refused("from\n", "x.csv:1: no state is named after 'from'");
+    assert_false(chain_read(&chain, "tests/no_such_file.csv", &error));
+    assert_string_equal(error.text, "tests/no_such_file.csv: No such file or directory");
+    assert_false(chain_read(&chain, "tests", &error));
+    assert_string_equal(error.text, "tests: Is a directory");
+    char *text = strdup("from,a\na,1\n");
+    Table table;
+    text[7] = '\0';
+    assert_false(table_parse(&table, text, 10, false, "x.csv", &error));
+    assert_string_equal(error.text, "x.csv: a zero byte: this is not a text file");
+}
+
+static void tables_are_read_however_they_are_written(void **state)
+{
+    (void)state;
+    Chain chain = chain_of("\xEF\xBB\xBF# comment\r\nFrom , \"dry, hot\",we\"\"t\r\n\r\n"
+                           " we\"\"t ,1/3 , 2/3\r\n\"dry, hot\",2e-1,.8");
+    double P[4] = {0.2, 0.8, 1.0 / 3.0, 2.0 / 3.0};
+    assert_int_equal(chain.n_state, 2);
+    assert_string_equal(chain.name[0], "dry, hot");
+    assert_all_near(chain.P, P, 4, 1e-16, 0);
+    chain_free(&chain);
+}
+
+static void bad_starts_are_refused(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"windy", "--start: unknown state 'windy'"},
+        {"0.5", "--start: 1 numbers, but there are 2 states"},
+        {"0.2,0.3,0.5", "--start: 3 numbers, but there are 2 states"},
+        {"0.5,0.6", "--start: the numbers sum to 1.1, not 1"},
+        {"1.5,-0.5", "--start: -0.5 is negative"},
+        {"0.5,x", "--start: 'x' is not a number"},
+        {"nan,1", "--start: 'nan' is not a finite number"},
+    };
+    Chain chain = chain_weather();
+    Error error;
+    double start[2] = {7, 8};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        assert_false(start_parse(start, cases[k][0], &chain, &error));
+        assert_string_equal(error.text, cases[k][1]);
+        assert_true(start[0] == 7 && start[1] == 8);
+    }
+    assert_true(start_parse(start, "rainy", &chain, &error));
+    assert_true(start[0] == 0 && start[1] == 1);
+    assert_true(start_parse(start, "1/4,3/4", &chain, &error));
+    assert_true(start[0] == 0.25 && start[1] == 0.75);
+    chain_free(&chain);
+}
+
+static void bad_counts_and_records_are_refused(void **state)
+{
+    (void)state;
+    assert_counts_refused("from,a,b\na,1,2.5\nb,1,1\n",
+                          "x.csv:2: row 'a', column 'b': 2.5 is not a count");
+    assert_counts_refused("from,a,b\na,1,-2\nb,1,1\n",
+                          "x.csv:2: row 'a', column 'b': -2 is negative");
+    assert_counts_refused("", "x.csv: empty: there is no day in this record");
+    assert_counts_refused("state\nNA\n", "x.csv: empty: there is no day in this record");
+    assert_counts_refused("a\nb,c,d\n", "x.csv:2: 3 cells; a record has a line `state` or "
+                                        "`date,state` a day");
+    assert_counts_refused("1987-02-29,a\n", "x.csv:1: '1987-02-29' is not a date like 1987-01-31");
+    assert_counts_refused("1987-01-02,a\n1987-01-02,b\n",
+                          "x.csv:2: the date 1987-01-02 does not come after the one before it");
+}
+
+static void a_state_never_left_cannot_be_fitted(void **state)
+{
+    (void)state;
+    Counts counts;
+    Fit fit;
+    Error error;
+    assert_true(counts_from_text(&counts, "a\na\nb\na\nsnow\n", &error));
+    assert_false(chain_fit(&fit, &counts, &error));
+    assert_string_equal(error.text, "state 'snow' is never left in the record, so nothing is known "
+                                    "about the day after it");
+    counts_free(&counts);
+}
+
+static void too_many_states_are_refused(void **state)
+{
+    (void)state;
+    char *record = NEW(char, 2101 * 8), *end = record;
+    for (int i = 0; i < 2100; i++)
+        end += sprintf(end, "s%d\n", i);
+    assert_counts_refused(record,
+                          "x.csv:2001: 's2000' is state number 2001, more than the limit of 2000");
+    for (char *c = record; c < end; c++)
+        *c = *c == '\n' ? ',' : *c;
+    char *table = NEW(char, 2101 * 8 + 16);
+    sprintf(table, "from,%s", record);
+    assert_chain_refused(table, "x.csv:1: 2101 states, more than the limit of 2000");
+    free(record);
+    free(table);
+}
+
+static void a_chain_of_one_state_works(void **state)
+{
+    (void)state;
+    Chain chain = chain_of("from,a\na,1\n");
+    Structure structure = chain_structure(&chain);
+    double pi[1], error[1];
+    Error why;
+    assert_true(chain_stationary(pi, &chain, &why));
+    assert_near(pi[0], 1, 0, 0);
+    assert_near(chain_forgetting_rate(&chain, &structure), 0, 0, 0);
+    chain_standard_errors(error, &chain, pi);
+    assert_near(error[0], 0, 0, 0);
+    structure_free(&structure);
+    chain_free(&chain);
+}
+
+static void a_thousand_states_work_in_a_second(void **state)
+{
+    (void)state;
+    double before = (double)clock() / CLOCKS_PER_SEC;
+    Chain chain = random_chain(1000, 13);
+    double *pi = NEW(double, 1000), *next = NEW(double, 1000);
+    Error error;
+    assert_true(chain_stationary(pi, &chain, &error));
+    chain_step(next, pi, &chain);
+    assert_all_near(next, pi, 1000, 1e-14, 0);
+    double seconds = (double)clock() / CLOCKS_PER_SEC - before;
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+    assert_true(seconds < 1.0);
+#endif
+    (void)seconds;
+    free(pi);
+    free(next);
+    chain_free(&chain);
+}
+
+/* ---- the tools ---------------------------------------------------------------------------------------------- */
+
+static void linear_systems_are_solved(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 31, 100};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        double *A = NEW(double, n *n), *copy = NEW(double, n *n), *X = NEW(double, n * 3);
+        double *want = NEW(double, n * 3);
+        Random random = random_from_seed(n);
+        for (size_t i = 0; i < n * n; i++)
+            copy[i] = A[i] = random_normal(&random);
+        for (size_t i = 0; i < n * 3; i++)
+            want[i] = random_normal(&random);
+        matrix_multiply(X, A, want, n, n, 3);
+        assert_true(matrix_solve(X, copy, n, 3));
+        assert_relmax(X, want, n * 3, 1e-10); /* condition numbers up to about 1e4 here */
+        free(A);
+        free(copy);
+        free(X);
+        free(want);
+    }
+    double zero_pivot[4] = {0, 1, 1, 0}, b[2] = {3, 4}, singular[4] = {1, 2, 2, 4};
+    assert_true(matrix_solve(b, zero_pivot, 2, 1));
+    assert_true(b[0] == 4 && b[1] == 3);
+    assert_false(matrix_solve(b, singular, 2, 1));
+}
+
+static void whole_numbers_are_read_strictly(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"abc", "--days: 'abc' is not a whole number"},
+        {"", "--days: '' is not a whole number"},
+        {"1.5", "--days: '1.5' is not a whole number"},
+        {"-1", "--days: '-1' is not a whole number"},
+        {"0", "--days: 0 is out of range: 1 to 1000"},
+        {"1001", "--days: 1001 is out of range: 1 to 1000"},
+        {"99999999999999999999", "--days: 99999999999999999999 is out of range: 1 to 1000"},
+    };
+    uint64_t value = 77;
+    Error error;
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        assert_false(option_integer(&value, "days", bad[k][0], 1, 1000, &error));
+        assert_string_equal(error.text, bad[k][1]);
+        assert_int_equal(value, 77);
+    }
+    assert_true(option_integer(&value, "days", "1000", 1, 1000, &error));
+    assert_int_equal(value, 1000);
+}
+
+static void a_file_appears_whole_or_not_at_all(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch01_out_XXXXXX", path[64], text[8] = "";
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    OutFile file;
+    Error error;
+    assert_true(out_open(&file, path, &error));
+    fputs("one", file.stream);
+    fflush(file.stream);
+    assert_int_equal(access(path, F_OK), -1); /* not yet */
+    assert_true(out_close(&file, &error));
+    FILE *in = fopen(path, "r");
+    assert_non_null(in);
+    assert_int_equal(fread(text, 1, 7, in), 3);
+    fclose(in);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0); /* no temporary file is left */
+    assert_false(out_open(&file, "/tmp/no/such/dir/file", &error));
+    assert_contains(error.text, "/tmp/no/such/dir/file: cannot be written");
+}
+
+static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
+{
+    (void)state;
+    OutFile file;
+    Error error;
+    struct stat info;
+    if (access("/dev/full", W_OK) == 0) {
+        assert_true(out_open(&file, "/dev/full", &error));
+        fputs("text", file.stream);
+        assert_false(out_close(&file, &error));
+        assert_contains(error.text, "/dev/full: cannot be written: No space left");
+    }
+    assert_true(out_open(&file, "/dev/null", &error));
+    assert_true(out_close(&file, &error));
+    assert_int_equal(stat("/dev/null", &info), 0);
+    assert_true(S_ISCHR(info.st_mode));
+}
+
+enum { CHART_TEXT = 20000 };
+
+/* What `chart_print` draws: text (CHART_TEXT). */
+static void chart_text(char *text, const Chart *chart, bool ascii)
+{
+    Look look = {ascii, false};
+    FILE *out = fmemopen(text, CHART_TEXT, "w");
+    assert_non_null(out);
+    chart_print(out, chart, &look);
+    fclose(out);
+}
+
+static void charts_draw_points_where_they_are(void **state)
+{
+    (void)state;
+    double x[3] = {0, 5, 10}, y[3] = {0, 1, 2};
+    Chart chart = chart_new("title", "x", "y");
+    chart_add(&chart, "", MARK_POINTS, x, y, 3);
+    char text[CHART_TEXT];
+    chart_text(text, &chart, true);
+    const char *line = strchr(text, '\n') + 1;
+    assert_contains(text, "title   (y)");
+    assert_int_equal(strcspn(line, "\n"), 13 + 60); /* the last point: top right */
+    assert_int_equal(line[13 + 59], '*');
+    assert_contains(text, "          0 |*\n"); /* the first: bottom left */
+}
+
+static void charts_bear_any_numbers(void **state)
+{
+    (void)state;
+    double x[6] = {0, 1, 2, 3, 4, 5}, y[6] = {NAN, INFINITY, -INFINITY, 1e300, -1e300, 0};
+    char text[CHART_TEXT];
+    double flat[6] = {3, 3, 3, 3, 3, 3}, tiny[6] = {1e-320, 1e-310, 1e-300, 0, -1, 1};
+    for (int log = 0; log < 2; log++)
+        for (int ascii = 0; ascii < 2; ascii++) {
+            Chart chart = chart_new("t", "x", "y");
+            chart.log_x = chart.log_y = log;
+            chart_add(&chart, "a", MARK_LINE, x, y, 6);
+            chart_add(&chart, "b", MARK_STEMS, x, tiny, 6);
+            chart_add(&chart, "c", MARK_POINTS, x, flat, 6);
+            chart_add(&chart, "none", MARK_LINE, x, y, 0);
+            chart_text(text, &chart, ascii);
+            Chart empty = chart_new("t", "x", "y");
+            chart_add(&empty, "", MARK_LINE, x, y, 1);
+            chart_text(text, &empty, ascii);
+            Chart level = chart_new("t", "x", "y");
+            level.log_y = log;
+            chart_add(&level, "", MARK_LINE, x, flat, 6);
+            chart_text(text, &level, ascii);
+        }
+}
+
+static void ascii_charts_are_ascii(void **state)
+{
+    (void)state;
+    double x[3] = {0, 5, 10}, y[3] = {-1, 1, 2};
+    Chart chart = chart_new("t", "x", "y");
+    chart_add(&chart, "a", MARK_LINE, x, y, 3);
+    chart_add(&chart, "b", MARK_STEMS, x, y, 3);
+    char text[CHART_TEXT];
+    chart_text(text, &chart, true);
+    for (char *c = text; *c; c++)
+        assert_true((unsigned char)*c < 128);
+}
+
+static void names_in_a_drawing_cannot_break_it(void **state)
+{
+    (void)state;
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    svg_text(out, 1, 2, "", "<a & \"b\">\x01");
+    fclose(out);
+    assert_string_equal(text, "<text x=\"1.0\" y=\"2.0\" >&lt;a &amp; \"b\"&gt;</text>\n");
+    free(text);
+}
+
+static void hostile_tables_are_survived(void **state)
+{
+    (void)state; /* what the fuzzer does for long, for a moment: random edits of a good file */
+    static const char good[] = "# x\nfrom,a,b\na,0.5,1/2\nb,\"0.25\",0.75\n\n1987-01-01,a\n";
+    static const char spice[] = ",\"\n\r#/ \t.-0e9naNfrom\xEF\xBB\xBF";
+    Random random = random_from_seed(14);
+    for (int k = 0; k < 20000; k++) {
+        char text[sizeof good];
+        memcpy(text, good, sizeof good);
+        for (uint32_t edits = 1 + random_u32(&random) % 6; edits > 0; edits--)
+            text[random_u32(&random) % (sizeof good - 1)] =
+                spice[random_u32(&random) % (sizeof spice - 1)];
+        Chain chain;
+        Counts counts;
+        Fit fit;
+        Error error;
+        if (chain_from_text(&chain, text, &error))
+            chain_free(&chain);
+        if (counts_from_text(&counts, text, &error)) {
+            if (chain_fit(&fit, &counts, &error))
+                fit_free(&fit);
+            counts_free(&counts);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ex1_1_one_step_gives_the_forecast_worked_by_hand),
+        cmocka_unit_test(ex1_1_a_step_from_a_certain_state_is_that_row_of_P),
+        cmocka_unit_test(forecasts_agree_with_golden_data),
+        cmocka_unit_test(ex1_2_powers_agree_with_golden_data),
+        cmocka_unit_test(ex1_2_repeated_squaring_is_repeated_steps),
+        cmocka_unit_test(ex1_3_the_weather_settles_at_two_thirds),
+        cmocka_unit_test(ex1_3_stationary_distributions_agree_with_golden_data),
+        cmocka_unit_test(ex1_3_a_stationary_distribution_stays_as_it_is),
+        cmocka_unit_test(a_reducible_chain_is_recognised_and_not_solved),
+        cmocka_unit_test(a_reducible_chain_ends_where_many_steps_end),
+        cmocka_unit_test(transient_states_do_not_hinder_a_single_answer),
+        cmocka_unit_test(periods_are_found),
+        cmocka_unit_test(ex1_4_total_variation_counts_every_difference_once),
+        cmocka_unit_test(the_weather_forgets_by_two_fifths_a_day),
+        cmocka_unit_test(spectral_radii_known_in_closed_form_are_found),
+        cmocka_unit_test(independent_days_forget_at_once),
+        cmocka_unit_test(pcg32_gives_its_published_numbers),
+        cmocka_unit_test(uniform_and_normal_numbers_have_their_moments),
+        cmocka_unit_test(ex1_5_states_are_drawn_with_their_chances),
+        cmocka_unit_test(ex1_5_a_state_without_a_chance_is_never_drawn),
+        cmocka_unit_test(a_simulation_stopped_and_gone_on_with_is_the_same),
+        cmocka_unit_test(spells_are_counted_and_the_longest_kept),
+        cmocka_unit_test(standard_errors_account_for_correlation),
+        cmocka_unit_test(shares_scatter_as_the_standard_errors_say),
+        cmocka_unit_test(ex1_6_tel_aviv_is_fitted_as_published),
+        cmocka_unit_test(ex1_6_no_other_chain_is_more_likely),
+        cmocka_unit_test(ex1_7_the_likelihood_ratio_is_as_worked_by_hand),
+        cmocka_unit_test(ex1_7_counts_without_memory_have_no_likelihood_ratio),
+        cmocka_unit_test(chi_squared_tails_have_their_closed_forms),
+        cmocka_unit_test(a_record_is_counted_and_gaps_are_not),
+        cmocka_unit_test(dates_that_jump_break_the_record),
+        cmocka_unit_test(dates_follow_each_other_for_four_hundred_years),
+        cmocka_unit_test(a_simulated_record_is_fitted_back),
+        cmocka_unit_test(a_row_that_does_not_sum_to_1_is_refused),
+        cmocka_unit_test(entries_that_are_no_chances_are_refused),
+        cmocka_unit_test(ragged_rows_are_refused),
+        cmocka_unit_test(unknown_and_duplicate_states_are_refused),
+        cmocka_unit_test(files_that_are_no_tables_are_refused),
+        cmocka_unit_test(tables_are_read_however_they_are_written),
+        cmocka_unit_test(bad_starts_are_refused),
+        cmocka_unit_test(bad_counts_and_records_are_refused),
+        cmocka_unit_test(a_state_never_left_cannot_be_fitted),
+        cmocka_unit_test(too_many_states_are_refused),
+        cmocka_unit_test(a_chain_of_one_state_works),
+        cmocka_unit_test(a_thousand_states_work_in_a_second),
+        cmocka_unit_test(linear_systems_are_solved),
+        cmocka_unit_test(whole_numbers_are_read_strictly),
+        cmocka_unit_test(a_file_appears_whole_or_not_at_all),
+        cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
+        cmocka_unit_test(charts_draw_points_where_they_are),
+        cmocka_unit_test(charts_bear_any_numbers),
+        cmocka_unit_test(ascii_charts_are_ascii),
+        cmocka_unit_test(names_in_a_drawing_cannot_break_it),
+        cmocka_unit_test(hostile_tables_are_survived),
+    };
+    return cmocka_run_group_tests_name("chapter 1: the chain and the tools", tests, NULL, NULL);
+}

@@ -1,0 +1,78 @@
+/* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
+
+#include "../ch02_ssm_abcd/ssm.c"
+#include "check.h"
+
+enum { DAYS = 3 };
+
+/* (0.5, 0.5) -> (0.60, 0.40) -> (0.64, 0.36), worked by hand in the lesson of chapter 1. */
+static const double by_hand[DAYS * 2] = {0.5, 0.5, 0.6, 0.4, 0.64, 0.36};
+static const double start[2] = {0.5, 0.5};
+
+static void chapter_1_forecasts_it_as_a_chain(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    double pi[DAYS * 2];
+    chain_forecast(pi, start, &chain, DAYS - 1);
+    assert_all_near(pi, by_hand, DAYS * 2, 1e-15, 0);
+    chain_free(&chain);
+}
+
+static void chapter_2_forecasts_it_by_its_four_matrices(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    Ssm system = ssm_from_chain(&chain, start);
+    double pi[DAYS * 2], y[DAYS * 2], u[DAYS] = {0};
+    chain_forecast(pi, start, &chain, DAYS - 1);
+    ssm_run(y, system.x0, u, &system, DAYS, READ_BEFORE);
+    assert_all_near(y, by_hand, DAYS * 2, 1e-15, 0);
+    assert_memory_equal(y, pi, sizeof y);
+    ssm_free(&system);
+    chain_free(&chain);
+}
+
+static void chapter_2_forecasts_it_as_a_convolution(void **state)
+{
+    (void)state; /* the start comes in as an impulse through B: x_0 = start, y_t = K_t */
+    Chain chain = chain_weather();
+    double origin[2] = {0, 0}, K[DAYS * 2], y[DAYS * 2], u[DAYS] = {1};
+    Ssm system = ssm_from_chain(&chain, origin);
+    memcpy(system.B, start, sizeof start);
+    ssm_kernel(K, &system, DAYS, READ_AFTER);
+    ssm_convolve(y, K, u, &system, DAYS);
+    assert_all_near(y, by_hand, DAYS * 2, 1e-15, 0);
+    ssm_convolve_fft(y, K, u, &system, DAYS);
+    assert_all_near(y, by_hand, DAYS * 2, 1e-15, 0);
+    ssm_free(&system);
+    chain_free(&chain);
+}
+
+static void chapter_2_forecasts_it_in_the_eigenbasis(void **state)
+{
+    (void)state;
+    Chain chain = chain_weather();
+    Ssm system = ssm_from_chain(&chain, start), diagonal;
+    double lambda[2], T[4], y[DAYS * 2], u[DAYS] = {0};
+    Error error;
+    assert_true(eigen_2x2(lambda, T, system.A));
+    assert_true(ssm_change_basis(&diagonal, &system, T, &error));
+    ssm_run(y, diagonal.x0, u, &diagonal, DAYS, READ_BEFORE);
+    assert_all_near(y, by_hand, DAYS * 2, 1e-15, 0);
+    ssm_free(&system);
+    ssm_free(&diagonal);
+    chain_free(&chain);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(chapter_1_forecasts_it_as_a_chain),
+        cmocka_unit_test(chapter_2_forecasts_it_by_its_four_matrices),
+        cmocka_unit_test(chapter_2_forecasts_it_as_a_convolution),
+        cmocka_unit_test(chapter_2_forecasts_it_in_the_eigenbasis),
+    };
+    return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,
+                                       NULL);
+}

@@ -65,7 +65,7 @@ show = @printf '\n$$ %s\n' '$(1)' && $(1)
 CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 
 run: $(PROGRAMS) ## walk every chapter's demo on the data in data/; CH=02 walks one
-	$(if $(filter-out $(CHAPTERS),$(CH_TWO)),$(error there is no chapter $(CH): try $(CHAPTERS)))
+	@$(if $(filter-out $(CHAPTERS),$(CH_TWO)),echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2)
 	@for chapter in $(or $(CH_TWO),$(CHAPTERS)); do \
 	    $(MAKE) --no-print-directory -j1 run-$$chapter || exit 1; done
 

@@ -53,6 +53,9 @@ typedef struct {
 } Error;
 
 bool fail(Error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#ifdef __clang_analyzer__ /* it does not look into variadic functions: say what fail returns */
+#define fail(...) ((fail)(__VA_ARGS__), false)
+#endif
 
 /* Zeroed memory for `count` things of `size` bytes, for NEW. Without memory a program of this
    course can say nothing more: it says that and exits with 1. */
@@ -284,14 +287,14 @@ static void or_row(unsigned char *to, const unsigned char *from, size_t n)
         to[j] |= from[j];
 }
 
-/* reach[i][j] = 1 if state j can follow state i after any number of days, 0 included: Warshall's
-   closure, J. ACM 9 (1962), a row at a time. */
+/* reach[i][j] = 1 if state j can follow state i after one day or more: Warshall's closure,
+   J. ACM 9 (1962), a row at a time. */
 static void chain_reach(unsigned char *reach, const Chain *chain)
 {
     size_t n = chain->n_state;
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
-            reach[i * n + j] = i == j || chain->P[i * n + j] > 0.0;
+            reach[i * n + j] = chain->P[i * n + j] > 0.0;
     for (size_t k = 0; k < n; k++)
         for (size_t i = 0; i < n; i++)
             if (i != k && reach[i * n + k])
@@ -1095,7 +1098,7 @@ bool start_parse(double *start, const char *text, const Chain *chain, Error *err
 /* ============================== Tools: errors, memory, time =============================== */
 /* From here to the next double line: what every chapter needs and none is about.             */
 
-bool fail(Error *error, const char *format, ...)
+bool(fail)(Error *error, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -1278,8 +1281,7 @@ double matrix_spectral_radius(const double *M, size_t n)
     double *power = NEW(double, n *n), *square = NEW(double, n *n);
     double log_norm = 0.0, radius = 0.0; /* |M^k| = exp(log_norm) * |power| */
     memcpy(power, M, n * n * sizeof *power);
-    double k = 1.0;
-    for (int doubling = 0; doubling <= 50; doubling++, k *= 2.0) {
+    for (int doubling = 0; doubling <= 50; doubling++) {
         double size = matrix_max_abs(power, n * n);
         if (!(size > 0.0) || !isfinite(size)) { /* nilpotent, or not a finite matrix */
             radius = size;
@@ -1288,7 +1290,7 @@ double matrix_spectral_radius(const double *M, size_t n)
         for (size_t i = 0; i < n * n; i++)
             power[i] /= size;
         log_norm += log(size);
-        radius = exp(log_norm / k);
+        radius = exp(log_norm / ldexp(1.0, doubling)); /* k = 2^doubling */
         matrix_multiply(square, power, power, n, n, n);
         memcpy(power, square, n * n * sizeof *power);
         log_norm *= 2.0;
@@ -1640,9 +1642,18 @@ static void axis_label(char *text, size_t room, const Axis *axis, double tick)
         snprintf(text, room, "%.6g", fabs(tick) < 1e-9 * axis->step ? 0.0 : tick);
 }
 
-static double axis_first_tick(const Axis *axis)
+/* Tick number k of an axis, counted from the first that is on it. */
+static double axis_tick(const Axis *axis, size_t k)
 {
-    return axis->step * ceil(axis->low / axis->step - 1e-9);
+    return axis->step * (ceil(axis->low / axis->step - 1e-9) + (double)k);
+}
+
+static size_t axis_ticks(const Axis *axis)
+{
+    size_t count = 0;
+    while (axis_tick(axis, count) <= axis->high + 1e-9 * axis->step)
+        count++;
+    return count;
 }
 
 enum { PLOT_COLUMNS = 60, PLOT_ROWS = 14, EMPTY = -1, STALK = 100, BASE = 200 };
@@ -1726,8 +1737,8 @@ static void print_axis_across(FILE *out, const Axis *axis, const char *label)
     char line[PLOT_COLUMNS + 24], text[32];
     memset(line, ' ', sizeof line);
     int end = 0;
-    for (double tick = axis_first_tick(axis); tick <= axis->high + 1e-9 * axis->step;
-         tick += axis->step) {
+    for (size_t k = 0; k < axis_ticks(axis); k++) {
+        double tick = axis_tick(axis, k);
         axis_label(text, sizeof text, axis, tick);
         int width = (int)strlen(text);
         double place = (tick - axis->low) / (axis->high - axis->low);
@@ -1741,9 +1752,15 @@ static void print_axis_across(FILE *out, const Axis *axis, const char *label)
     fprintf(out, "%*s%.*s  %s\n", 13, "", end, line, label);
 }
 
+/* A single series without a name needs none. */
+static bool chart_has_legend(const Chart *chart)
+{
+    return chart->n_series > 1 || (chart->n_series == 1 && *chart->series[0].name);
+}
+
 static void print_legend(FILE *out, const Chart *chart, const Look *look)
 {
-    if (chart->n_series == 1 && chart->series[0].name[0] == '\0')
+    if (!chart_has_legend(chart))
         return;
     fprintf(out, "%*s", 10, "");
     for (size_t s = 0; s < chart->n_series; s++) {
@@ -1769,9 +1786,9 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
     fprintf(out, "%*s%s   (%s)\n", 13, "", chart->title, chart->y_label);
     for (int row = PLOT_ROWS - 1; row >= 0; row--) {
         char label[32] = "";
-        for (double tick = axis_first_tick(&up); tick <= up.high + 1e-9 * up.step; tick += up.step)
-            if (plot_cell((tick - up.low) / (up.high - up.low), PLOT_ROWS) == row)
-                axis_label(label, sizeof label, &up, tick);
+        for (size_t k = 0; k < axis_ticks(&up); k++)
+            if (plot_cell((axis_tick(&up, k) - up.low) / (up.high - up.low), PLOT_ROWS) == row)
+                axis_label(label, sizeof label, &up, axis_tick(&up, k));
         fprintf(out, "%11s %s", label, look->ascii ? "|" : *label ? "┤" : "│");
         int last = PLOT_COLUMNS - 1;
         while (last >= 0 && plot->cell[row][last] == EMPTY)
@@ -1865,15 +1882,16 @@ static void svg_series(FILE *out, const Series *series, size_t number, const Axi
 static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double box[4])
 {
     char label[32];
-    for (double tick = axis_first_tick(up); tick <= up->high + 1e-9 * up->step; tick += up->step) {
+    for (size_t k = 0; k < axis_ticks(up); k++) {
+        double tick = axis_tick(up, k);
         double y = box[1] + box[3] * (1.0 - (tick - up->low) / (up->high - up->low));
         fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#e4e4e4\"/>\n",
                 box[0], y, box[0] + box[2], y);
         axis_label(label, sizeof label, up, tick);
         svg_text(out, box[0] - 8, y + 4, "text-anchor=\"end\" fill=\"#444\"", label);
     }
-    for (double tick = axis_first_tick(across); tick <= across->high + 1e-9 * across->step;
-         tick += across->step) {
+    for (size_t k = 0; k < axis_ticks(across); k++) {
+        double tick = axis_tick(across, k);
         double x = box[0] + box[2] * (tick - across->low) / (across->high - across->low);
         fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#999\"/>\n", x,
                 box[1] + box[3], x, box[1] + box[3] + 5);
@@ -1889,7 +1907,7 @@ void chart_svg(FILE *out, const Chart *chart, double left, double top, double wi
 {
     Axis across = axis_fit(chart, false, chart->log_x, false, 8.0);
     Axis up = axis_fit(chart, true, chart->log_y, true, 6.0);
-    bool legend = chart->n_series > 1 || chart->series[0].name[0] != '\0';
+    bool legend = chart_has_legend(chart);
     double box[4] = {left + 62, top + 50, width - 86, height - (legend ? 122 : 98)};
     svg_text(out, left + 14, top + 22, "font-size=\"15\" font-weight=\"bold\"", chart->title);
     svg_text(out, left + 14, top + 40, "fill=\"#444\"", chart->y_label);

@@ -271,6 +271,20 @@ static void a_reducible_chain_ends_where_many_steps_end(void **state)
     chain_free(&chain);
 }
 
+static void transient_states_may_stand_anywhere(void **state)
+{
+    (void)state; /* the same two islands with the border country last */
+    Chain chain = chain_of("from,b,c,d,e,a\na,.2,0,.3,0,.5\nb,.9,.1,0,0,0\nc,.5,.5,0,0,0\n"
+                           "d,0,0,.7,.3,0\ne,0,0,.6,.4,0\n");
+    Structure structure = chain_structure(&chain);
+    double start[5] = {0, 0, 0, 0.25, 0.75}, weight[2];
+    chain_absorption(weight, start, &chain, &structure);
+    assert_near(weight[0], 0.75 * 0.4, 1e-15, 0);
+    assert_near(weight[1], 0.75 * 0.6 + 0.25, 1e-15, 0);
+    structure_free(&structure);
+    chain_free(&chain);
+}
+
 static void transient_states_do_not_hinder_a_single_answer(void **state)
 {
     (void)state;
@@ -502,6 +516,7 @@ static Fit fit_text(const char *text)
 {
     Counts counts;
     Fit fit;
+    memset(&fit, 0, sizeof fit);
     Error error;
     if (!counts_from_text(&counts, text, &error) || !chain_fit(&fit, &counts, &error))
         fail_msg("%s", error.text);
@@ -545,6 +560,9 @@ static void ex1_7_the_likelihood_ratio_is_as_worked_by_hand(void **state)
     assert_near(fit.G2, 2 * (6 * log(1.5) + 2 * log(0.5)), 1e-14, 0);
     assert_near(fit.freedom, 1, 0, 0);
     fit_free(&fit);
+    Fit other = fit_text("from,a,b\na,0,4\nb,4,0\n"); /* a count of 0 adds nothing */
+    assert_near(other.G2, 2 * 8 * log(2), 1e-14, 0);
+    fit_free(&other);
 }
 
 static void ex1_7_counts_without_memory_have_no_likelihood_ratio(void **state)
@@ -731,11 +749,11 @@ static void files_that_are_no_tables_are_refused(void **state)
 static void tables_are_read_however_they_are_written(void **state)
 {
     (void)state;
-    Chain chain = chain_of("\xEF\xBB\xBF# comment\r\nFrom , \"dry, hot\",we\"\"t\r\n\r\n"
-                           " we\"\"t ,1/3 , 2/3\r\n\"dry, hot\",2e-1,.8");
+    Chain chain = chain_of("\xEF\xBB\xBF# comment\r\nFrom , \"dry, \"\"hot\"\"\",we\"\"t\r\n\r\n"
+                           " we\"\"t ,1/3 , 2/3\r\n\"dry, \"\"hot\"\"\",2e-1,.8");
     double P[4] = {0.2, 0.8, 1.0 / 3.0, 2.0 / 3.0};
     assert_int_equal(chain.n_state, 2);
-    assert_string_equal(chain.name[0], "dry, hot");
+    assert_string_equal(chain.name[0], "dry, \"hot\"");
     assert_all_near(chain.P, P, 4, 1e-16, 0);
     chain_free(&chain);
 }
@@ -897,6 +915,8 @@ static void whole_numbers_are_read_strictly(void **state)
         assert_string_equal(error.text, bad[k][1]);
         assert_int_equal(value, 77);
     }
+    assert_false(option_integer(&value, "seed", "18446744073709551616", 0, UINT64_MAX, &error));
+    assert_contains(error.text, "out of range");
     assert_true(option_integer(&value, "days", "1000", 1, 1000, &error));
     assert_int_equal(value, 1000);
 }
@@ -1058,6 +1078,7 @@ int main(void)
         cmocka_unit_test(ex1_3_a_stationary_distribution_stays_as_it_is),
         cmocka_unit_test(a_reducible_chain_is_recognised_and_not_solved),
         cmocka_unit_test(a_reducible_chain_ends_where_many_steps_end),
+        cmocka_unit_test(transient_states_may_stand_anywhere),
         cmocka_unit_test(transient_states_do_not_hinder_a_single_answer),
         cmocka_unit_test(periods_are_found),
         cmocka_unit_test(ex1_4_total_variation_counts_every_difference_once),

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Formatting, static analysis, and every source as C11 and as C++17 with every compiler there is,
+# warnings as errors. A tool that is missing is named and left out; with REQUIRE_TOOLS=1 it is an
+# error.
+set -u
+bad=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+chapters=$(ls ch[0-9]*/*.c)
+tests=$(ls tests/*.c tests/fuzz/*.c)
+headers=$(ls tests/*.h)
+strict='-Wall -Wextra -Wshadow -Werror'
+
+have() {
+    command -v "$1" > /dev/null && return 0
+    echo "skipped: $1 is not installed"
+    [ "${REQUIRE_TOOLS:-0}" = 0 ] || bad=1
+    return 1
+}
+
+ok() { # name status
+    if [ "$2" = 0 ]; then echo "ok: $1"; else echo "FAILED: $1"; bad=1; fi
+}
+
+# shellcheck disable=SC2086
+{
+    if have clang-format; then
+        clang-format --dry-run -Werror $chapters $tests $headers
+        ok "clang-format" $?
+    fi
+
+    if have cppcheck; then
+        cppcheck --quiet --std=c11 --language=c --error-exitcode=1 --inline-suppr \
+            --enable=warning,performance,portability -D__INCLUDE_LEVEL__=0 \
+            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar $chapters
+        ok "cppcheck" $?
+    fi
+
+    if have clang-tidy; then
+        status=0
+        for file in $chapters; do
+            clang-tidy --quiet "$file" -- -std=c11 2> "$work/tidy" > "$work/findings" || status=1
+            cat "$work/findings"
+        done
+        ok "clang-tidy" $status
+    fi
+
+    for compiler in gcc clang; do
+        have $compiler || continue
+        status=0
+        for file in $chapters $tests; do
+            $compiler -std=c11 $strict -O2 -c "$file" -o "$work/out.o" || status=1
+        done
+        ok "$compiler -std=c11" $status
+    done
+    for compiler in g++ clang++; do
+        have $compiler || continue
+        status=0
+        for file in $chapters; do
+            $compiler -x c++ -std=c++17 $strict -O2 -c "$file" -o "$work/out.o" || status=1
+        done
+        ok "$compiler -std=c++17" $status
+    done
+    # the one line that the lessons give: no flags at all
+    status=0
+    for file in $chapters; do
+        cc -O2 "$file" -o "$work/program" -lm || status=1
+    done
+    ok "cc -O2 FILE -lm" $status
+}
+[ "$bad" = 0 ] && echo "check: everything is in order"
+exit $bad

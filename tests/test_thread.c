@@ -9,10 +9,20 @@ enum { DAYS = 3 };
 static const double by_hand[DAYS * 2] = {0.5, 0.5, 0.6, 0.4, 0.64, 0.36};
 static const double start[2] = {0.5, 0.5};
 
+/* The chain from its file, not from the program: a compiler that knows the numbers may work out one
+   chapter's sums beforehand, with other rounding than the processor has (clang does). */
+static Chain weather(void)
+{
+    Chain chain = {0, NULL, NULL};
+    Error error;
+    assert_true(chain_read(&chain, "data/weather.csv", &error));
+    return chain;
+}
+
 static void chapter_1_forecasts_it_as_a_chain(void **state)
 {
     (void)state;
-    Chain chain = chain_weather();
+    Chain chain = weather();
     double pi[DAYS * 2];
     chain_forecast(pi, start, &chain, DAYS - 1);
     assert_all_near(pi, by_hand, DAYS * 2, 1e-15, 0);
@@ -22,7 +32,7 @@ static void chapter_1_forecasts_it_as_a_chain(void **state)
 static void chapter_2_forecasts_it_by_its_four_matrices(void **state)
 {
     (void)state;
-    Chain chain = chain_weather();
+    Chain chain = weather();
     Ssm system = ssm_from_chain(&chain, start);
     double pi[DAYS * 2], y[DAYS * 2], u[DAYS] = {0};
     chain_forecast(pi, start, &chain, DAYS - 1);
@@ -36,7 +46,7 @@ static void chapter_2_forecasts_it_by_its_four_matrices(void **state)
 static void chapter_2_forecasts_it_as_a_convolution(void **state)
 {
     (void)state; /* the start comes in as an impulse through B: x_0 = start, y_t = K_t */
-    Chain chain = chain_weather();
+    Chain chain = weather();
     double origin[2] = {0, 0}, K[DAYS * 2], y[DAYS * 2], u[DAYS] = {1};
     Ssm system = ssm_from_chain(&chain, origin);
     memcpy(system.B, start, sizeof start);
@@ -52,7 +62,7 @@ static void chapter_2_forecasts_it_as_a_convolution(void **state)
 static void chapter_2_forecasts_it_in_the_eigenbasis(void **state)
 {
     (void)state;
-    Chain chain = chain_weather();
+    Chain chain = weather();
     Ssm system = ssm_from_chain(&chain, start), diagonal;
     double lambda[2], T[4], y[DAYS * 2], u[DAYS] = {0};
     Error error;

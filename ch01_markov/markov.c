@@ -2586,6 +2586,7 @@ int chain_main(int argc, char **argv)
     else if (ok)
         ok = demo_forecast(&study, options.days, options.svg, &error);
     study_close(&study);
+    fflush(stdout); /* what was said before the error comes before it */
     if (!ok)
         fprintf(stderr, "error: %s\n", error.text);
     return ok ? 0 : 1;

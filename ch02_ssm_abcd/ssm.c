@@ -1495,6 +1495,7 @@ int ssm_main(int argc, char **argv)
     bool ok = options.system  ? run_system(&options, &look, &error)
               : options.bench ? demo_bench(&look, options.svg, &error)
                               : ssm_demos(&options, &look, &error);
+    fflush(stdout); /* what was said before the error comes before it */
     if (!ok)
         fprintf(stderr, "error: %s\n", error.text);
     return ok ? 0 : 1;

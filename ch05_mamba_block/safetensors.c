@@ -1,0 +1,1747 @@
+/* safetensors: how do the weights of a trained model travel from one program to another?
+
+   In a file that is a length, a header in JSON, and the numbers as they lie in memory:
+
+       byte 0        8                          8 + N                               the end
+            +--------+--------------------------+---------------------------------------+
+            |   N    | {"P":{"dtype":...}}      | 9a 99 99 99 99 99 e9 3f 9a 99 ...     |
+            +--------+--------------------------+---------------------------------------+
+             uint64   N bytes of JSON, spaces    the numbers, row-major, little-endian
+                      at its end
+
+       {"__metadata__": {"format": "pt"},                    optional; strings only
+        "P": {"dtype": "F64", "shape": [2, 2], "data_offsets": [0, 32]}, ...}
+
+   The offsets count from the end of the header. Every byte of the data belongs to exactly one
+   tensor: none is used twice, none is left over.
+
+   New here       a reader and a writer of that format, and the JSON reader they stand on, which
+                  config.json and tokenizer.json are read with too.
+   It is not      a piece of Mamba's mathematics: skip it on a first reading. Nor is it a way to
+                  run code from a file: nothing in here can be executed, which is why this format
+                  took over from Python's pickle.
+   One rule       the file is a stranger. Whatever it says is checked before it is believed, and
+                  what does not hold is told in one sentence with file, tensor and value.
+   Left out       types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8,
+                  more than 8 dimensions, big-endian machines.
+   Build and run  cc -O2 ch05_mamba_block/safetensors.c -o safetensors -lm && ./safetensors
+   Time           25 minutes to read, 10 to look into a file of your own.
+   Sources        the format: https://huggingface.co/docs/safetensors; JSON: RFC 8259; UTF-8: RFC
+                  3629; F16 and its rounding: IEEE 754-2019, sections 3.4 and 4.3.1. */
+
+#ifndef CH05_SAFETENSORS
+#define CH05_SAFETENSORS
+
+#include "../ch01_markov/markov.c"
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "safetensors.c takes numbers from the file as they are: it needs a little-endian machine"
+#endif
+
+enum {
+    JSON_MAX_DEPTH = 64,                /* objects and arrays inside each other */
+    TENSOR_MAX_RANK = 8,                /* dimensions of one tensor */
+    SAFETENSORS_MAX_HEADER = 100000000, /* bytes; the limit of the reference implementation */
+    SAFETENSORS_SHOWN = 60              /* bytes of a name that a message shows */
+};
+
+/* ---- What this file offers: JSON ------------------------------------------------------------ */
+
+typedef enum {
+    JSON_NOTHING, /* the end of the text, or what begins no value */
+    JSON_NULL,
+    JSON_BOOLEAN,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT
+} JsonType;
+
+/* A string of the text with its escapes resolved: UTF-8, with a 0 byte after it. It lives until
+   json_close. It may hold 0 bytes itself (\u0000), so `len` is its length. */
+typedef struct {
+    const char *bytes;
+    size_t len;
+} JsonText;
+
+/* A reader walks over the text once and hands out one value at a time, as its caller asks:
+
+       json_open(&json, text, len, "config.json", &error);
+       json_enter_object(&json);
+       for (JsonText key; json_next_key(&json, &key);) {
+           if (json_is(key, "vocab_size"))
+               json_integer(&json, &vocab, 1000000);
+           else
+               json_skip(&json);
+       }
+       bool ok = json_end(&json);
+       json_close(&json);
+
+   The first failure stays: it fills *error, and from there on every call does nothing and returns
+   false, so loops end and one look at the end is enough. Outputs of failed calls are untouched.
+   Each key or item must be read (or skipped) before the next one is asked for. */
+typedef struct {
+    const char *text;    /* (len) borrowed; needs no 0 byte at its end */
+    size_t len;          /* bytes */
+    size_t at;           /* the next byte to read */
+    size_t mark;         /* where the last thing read began: messages point there */
+    size_t origin;       /* what to add to `mark` to count from the start of the file */
+    size_t depth;        /* objects and arrays that are open */
+    bool first;          /* the object or array just opened has given nothing yet */
+    bool failed;         /* *error is filled */
+    const char *path;    /* named in messages */
+    const char *subject; /* "tensor 'P'": named too; NULL for nothing */
+    char *strings;       /* (len + 1) the strings read so far, one after the other */
+    size_t used;         /* bytes of `strings` */
+    Error *error;
+} Json;
+
+void json_open(Json *json, const char *text, size_t len, const char *path, Error *error);
+void json_close(Json *json);
+JsonType json_peek(Json *json); /* what comes next; reads nothing */
+bool json_enter_object(Json *json);
+bool json_next_key(Json *json, JsonText *key); /* false after the last, which closes the object */
+bool json_enter_array(Json *json);
+bool json_next_item(Json *json); /* false after the last, which closes the array */
+bool json_string(Json *json, JsonText *value);
+bool json_integer(Json *json, uint64_t *value, uint64_t most); /* 0, 1, 2 ... most; no 1.0, 1e3 */
+bool json_number(Json *json, double *value);                   /* any number; finite */
+bool json_boolean(Json *json, bool *value);
+bool json_skip(Json *json); /* one whole value */
+bool json_end(Json *json);  /* false if anything failed, or if text is left */
+bool json_fail(Json *json, const char *format, ...) __attribute__((format(printf, 2, 3)));
+bool json_is(JsonText text, const char *word);
+void json_write_string(FILE *out, const char *text); /* quoted and escaped */
+
+/* ---- What this file offers: tensors --------------------------------------------------------- */
+
+/* In rising order of alignment, and so in falling order of their place in a written file. */
+typedef enum {
+    TENSOR_BOOL,
+    TENSOR_U8,
+    TENSOR_I8,
+    TENSOR_I16,
+    TENSOR_F16,
+    TENSOR_BF16,
+    TENSOR_I32,
+    TENSOR_F32,
+    TENSOR_F64,
+    TENSOR_I64,
+    TENSOR_ANY /* for safetensors_expect only: whatever the type */
+} TensorType;
+
+typedef struct {
+    const char *name; /* UTF-8, ends with a 0 byte */
+    TensorType type;
+    size_t rank;                   /* dimensions; 0 for a single number */
+    size_t shape[TENSOR_MAX_RANK]; /* (rank) */
+    size_t count;                  /* numbers: the product of the shape; may be 0 */
+    size_t bytes;                  /* of data */
+    const unsigned char *data;     /* (bytes) borrowed, row-major; aligned to nothing */
+} Tensor;
+
+const char *tensor_type_name(TensorType type);
+size_t tensor_type_size(TensorType type); /* bytes of one number */
+
+/* All numbers of a tensor, whatever their type, into the caller's array of tensor->count. Wider
+   types are rounded to nearest; BOOL gives 0 and 1. */
+void tensor_to_float(float *out, const Tensor *tensor);
+void tensor_to_double(double *out, const Tensor *tensor);
+
+/* Half precision, both kinds. Into it: rounded to nearest, halves to even; a NaN stays one. */
+float tensor_float_from_f16(uint16_t half);
+float tensor_float_from_bf16(uint16_t half);
+uint16_t tensor_f16_from_float(float value);
+uint16_t tensor_bf16_from_float(float value);
+
+/* ---- What this file offers: files of tensors ------------------------------------------------ */
+
+typedef struct {
+    const char *key, *value; /* UTF-8, end with a 0 byte */
+} SafetensorsNote;
+
+typedef struct {
+    char *path;            /* as it was given, for messages */
+    Tensor *tensor;        /* (n_tensor) sorted by name, bytewise */
+    SafetensorsNote *note; /* (n_note) the __metadata__, sorted by key */
+    size_t n_tensor, n_note;
+    const unsigned char *data; /* (data_bytes) what follows the header */
+    size_t data_bytes;
+    char *strings; /* every name, key and value above points in here */
+    void *map;     /* (map_bytes) the file in memory; NULL if the bytes are the caller's */
+    size_t map_bytes;
+} Safetensors;
+
+/* Maps the file into memory: numbers are read from disk only where they are looked at. Nobody may
+   shorten the file before safetensors_close (the kernel would answer with SIGBUS). */
+bool safetensors_open(Safetensors *file, const char *path, Error *error);
+
+/* The same from memory; `bytes` must live, unchanged, as long as `file`. */
+bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const char *path,
+                       Error *error);
+void safetensors_close(Safetensors *file);
+const Tensor *safetensors_find(const Safetensors *file, const char *name);  /* or NULL */
+const char *safetensors_metadata(const Safetensors *file, const char *key); /* or NULL */
+
+/* Finds a tensor that must be there and must have this type (or TENSOR_ANY) and shape. */
+bool safetensors_expect(const Tensor **tensor, const Safetensors *file, const char *name,
+                        TensorType type, size_t rank, const size_t *shape, Error *error);
+
+/* A file in the making. Names, keys, values and shapes are copied, data is borrowed until
+   safetensors_writer_free. The first mistake stays, and safetensors_write tells it. */
+typedef struct {
+    Tensor *tensor;        /* (n_tensor) */
+    SafetensorsNote *note; /* (n_note) */
+    size_t n_tensor, n_note;
+    bool failed;
+    Error error;
+} SafetensorsWriter;
+
+void safetensors_writer_init(SafetensorsWriter *writer);
+void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType type, const void *data,
+                     size_t rank, const size_t *shape);
+void safetensors_add_metadata(SafetensorsWriter *writer, const char *key, const char *value);
+bool safetensors_write(SafetensorsWriter *writer, const char *path, Error *error);
+void safetensors_writer_free(SafetensorsWriter *writer);
+
+/* What the program prints. */
+void safetensors_print_list(FILE *out, const Safetensors *file);
+void safetensors_print_tensor(FILE *out, const Tensor *tensor, size_t numbers);
+bool safetensors_demo(FILE *out, Error *error);
+
+/* ==================================== Names in messages ====================================== */
+/* A name from a stranger's file may be a megabyte long or hold the codes that clear a screen.   */
+
+typedef struct {
+    char text[SAFETENSORS_SHOWN + 4];
+} ShownName;
+
+/* Control characters become '?': C0, DEL, and C1, which UTF-8 writes as C2 80 to C2 9F. */
+static char *shown_clean(char *text)
+{
+    for (char *at = text; *at; at++) {
+        unsigned char byte = (unsigned char)at[0], next = (unsigned char)at[1];
+        if (byte < 0x20 || byte == 0x7F)
+            at[0] = '?';
+        else if (byte == 0xC2 && next >= 0x80 && next < 0xA0)
+            at[0] = at[1] = '?';
+    }
+    return text;
+}
+
+static bool shown_inside(const char *at) /* a character: not at its first byte */
+{
+    return ((unsigned char)*at & 0xC0) == 0x80;
+}
+
+/* Fits `name` into a message: clean, and cut after a whole character if it is long. */
+static ShownName shown_name(const char *name)
+{
+    ShownName shown;
+    size_t len = strnlen(name, SAFETENSORS_SHOWN + 1);
+    bool cut = len > SAFETENSORS_SHOWN;
+    while (cut && len > 0 && (len > SAFETENSORS_SHOWN || shown_inside(name + len)))
+        len--;
+    memcpy(shown.text, name, len);
+    strcpy(shown.text + len, cut ? "..." : "");
+    shown_clean(shown.text);
+    return shown;
+}
+
+/* The end of a path, which says more than its beginning, so that the sentence after it has room. */
+static const char *shown_path(const char *path)
+{
+    enum { MOST = 80 };
+    size_t len = strlen(path);
+    const char *tail = len > MOST ? path + len - MOST : path;
+    while (shown_inside(tail))
+        tail++;
+    return tail;
+}
+
+/* ========================================== JSON ============================================= */
+/* One function for each kind of value, each of which reads exactly that or fails (RFC 8259).    */
+
+void json_open(Json *json, const char *text, size_t len, const char *path, Error *error)
+{
+    memset(json, 0, sizeof *json);
+    json->text = text;
+    json->len = len;
+    json->path = path;
+    json->error = error;
+    json->strings = NEW(char, len + 1); /* no string is longer resolved than written */
+}
+
+void json_close(Json *json)
+{
+    free(json->strings);
+    json->strings = NULL;
+}
+
+bool json_fail(Json *json, const char *format, ...)
+{
+    if (json->failed)
+        return false;
+    json->failed = true;
+    char what[sizeof json->error->text];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    return fail(json->error, "%s: %s%s%s (at byte %zu)", shown_path(json->path),
+                json->subject ? json->subject : "", json->subject ? ": " : "", what,
+                json->origin + json->mark);
+}
+
+bool json_is(JsonText text, const char *word)
+{
+    return text.len == strlen(word) && memcmp(text.bytes, word, text.len) == 0;
+}
+
+/* The byte at a place, or -1 after the end. The text is looked at in no other way. */
+static int json_byte(const Json *json, size_t at)
+{
+    return at < json->len ? (unsigned char)json->text[at] : -1;
+}
+
+static bool json_digit(const Json *json, size_t at)
+{
+    int byte = json_byte(json, at);
+    return byte >= '0' && byte <= '9';
+}
+
+/* Steps over blanks to the next thing, marks it, and returns its first byte. */
+static int json_ahead(Json *json)
+{
+    int byte = json_byte(json, json->at);
+    while (byte == ' ' || byte == '\t' || byte == '\n' || byte == '\r')
+        byte = json_byte(json, ++json->at);
+    json->mark = json->at;
+    return byte;
+}
+
+JsonType json_peek(Json *json)
+{
+    if (json->failed)
+        return JSON_NOTHING;
+    switch (json_ahead(json)) {
+    case '{':
+        return JSON_OBJECT;
+    case '[':
+        return JSON_ARRAY;
+    case '"':
+        return JSON_STRING;
+    case 't':
+    case 'f':
+        return JSON_BOOLEAN;
+    case 'n':
+        return JSON_NULL;
+    case '-':
+        return JSON_NUMBER;
+    default:
+        return json_digit(json, json->at) ? JSON_NUMBER : JSON_NOTHING;
+    }
+}
+
+static const char *json_type_name(JsonType type)
+{
+    static const char *const names[] = {"nothing",  "null",     "true or false", "a number",
+                                        "a string", "an array", "an object"};
+    return names[type];
+}
+
+/* Fails with what should have come next and what does. */
+static bool json_expected(Json *json, const char *what)
+{
+    JsonType found = json_peek(json);
+    int byte = json_byte(json, json->at);
+    if (found != JSON_NOTHING)
+        return json_fail(json, "expected %s, found %s", what, json_type_name(found));
+    if (byte < 0)
+        return json_fail(json, "expected %s, found the end", what);
+    if (byte > ' ' && byte < 0x7F)
+        return json_fail(json, "expected %s, found '%c'", what, byte);
+    return json_fail(json, "expected %s, found the byte 0x%02x", what, (unsigned)byte);
+}
+
+/* ---- objects and arrays --------------------------------------------------------------------- */
+
+static bool json_enter(Json *json, JsonType type)
+{
+    if (json_peek(json) != type)
+        return json_expected(json, json_type_name(type));
+    if (json->depth == JSON_MAX_DEPTH)
+        return json_fail(json, "nested deeper than %d levels", JSON_MAX_DEPTH);
+    json->depth++;
+    json->at++;
+    json->first = true;
+    return true;
+}
+
+bool json_enter_object(Json *json)
+{
+    return json_enter(json, JSON_OBJECT);
+}
+
+bool json_enter_array(Json *json)
+{
+    return json_enter(json, JSON_ARRAY);
+}
+
+/* Steps over the comma before the next element; false, and one level up, at the closing bracket. */
+static bool json_next(Json *json, char close, const char *comma_or_close)
+{
+    if (json->failed)
+        return false;
+    assert(json->depth > 0);
+    int byte = json_ahead(json);
+    if (byte == close) {
+        json->at++;
+        json->depth--;
+        json->first = false; /* for the one around it, this was an element */
+        return false;
+    }
+    if (!json->first) {
+        if (byte != ',')
+            return json_expected(json, comma_or_close);
+        json->at++;
+    }
+    json->first = false;
+    return true;
+}
+
+bool json_next_item(Json *json)
+{
+    return json_next(json, ']', "',' or ']'");
+}
+
+bool json_next_key(Json *json, JsonText *key)
+{
+    JsonText text = {"", 0};
+    if (!json_next(json, '}', "',' or '}'"))
+        return false;
+    if (json_peek(json) != JSON_STRING)
+        return json_expected(json, "a key in quotes");
+    if (!json_string(json, &text))
+        return false;
+    size_t mark = json->mark;
+    if (json_ahead(json) != ':')
+        return json_expected(json, "':' after a key");
+    json->at++;
+    json->mark = mark; /* what fails next is what the key says */
+    *key = text;
+    return true;
+}
+
+/* ---- strings -------------------------------------------------------------------------------- */
+
+/* How many bytes the UTF-8 character at `at` has; 0 if they are not one. RFC 3629, section 4: no
+   form longer than needed, no surrogates, nothing above 10FFFF. */
+static size_t json_utf8_len(const Json *json, size_t at)
+{
+    int first = json_byte(json, at), second = json_byte(json, at + 1);
+    size_t len = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    if (len == 1)
+        return 1;
+    int least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    int most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    if (len == 0 || first > 0xF4 || second < least || second > most)
+        return 0;
+    for (size_t i = 2; i < len; i++)
+        if ((json_byte(json, at + i) & ~0x3F) != 0x80)
+            return 0;
+    return len;
+}
+
+/* Appends a character to the strings, in UTF-8. */
+static void json_put_utf8(Json *json, uint32_t code)
+{
+    char *out = json->strings + json->used;
+    size_t len = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (size_t i = len; i-- > 1; code >>= 6)
+        out[i] = (char)(0x80 | (code & 0x3F));
+    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
+    out[0] = (char)(lead[len] | code);
+    json->used += len;
+}
+
+/* The four hexadecimal digits after a \u at `at`; false if they are none. */
+static bool json_hex4(uint32_t *code, const Json *json, size_t at)
+{
+    *code = 0;
+    if (json_byte(json, at) != '\\' || json_byte(json, at + 1) != 'u')
+        return false;
+    for (size_t i = at + 2; i < at + 6; i++) {
+        int byte = json_byte(json, i);
+        if (byte < 0 || !isxdigit(byte))
+            return false;
+        *code = *code << 4 | (uint32_t)(byte <= '9' ? byte - '0' : (byte | 0x20) - 'a' + 10);
+    }
+    return true;
+}
+
+/* \uXXXX. A character above FFFF is written as two of them, a high and a low surrogate, which
+   carry ten bits each; neither means anything alone. */
+static bool json_unicode_escape(Json *json)
+{
+    uint32_t code, low;
+    if (!json_hex4(&code, json, json->at))
+        return json_fail(json, "\\u without four hexadecimal digits in a string");
+    json->at += 6;
+    if (code >= 0xD800 && code < 0xE000) {
+        bool pair =
+            code < 0xDC00 && json_hex4(&low, json, json->at) && low >= 0xDC00 && low < 0xE000;
+        if (!pair)
+            return json_fail(json, "\\u%04x is half a surrogate pair", (unsigned)code);
+        json->at += 6;
+        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    }
+    json_put_utf8(json, code);
+    return true;
+}
+
+static bool json_escape(Json *json)
+{
+    static const char written[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
+    int byte = json_byte(json, json->at + 1);
+    if (byte == 'u')
+        return json_unicode_escape(json);
+    const char *found = byte > 0 ? strchr(written, byte) : NULL;
+    if (!found)
+        return json_fail(json, "a backslash that escapes nothing in a string");
+    json->strings[json->used++] = meant[found - written];
+    json->at += 2;
+    return true;
+}
+
+/* One character of a string, as it stands or escaped, onto the strings. */
+static bool json_character(Json *json)
+{
+    int byte = json_byte(json, json->at);
+    if (byte == '\\')
+        return json_escape(json);
+    if (byte < 0x20)
+        return json_fail(json, "the control byte 0x%02x in a string", (unsigned)byte);
+    size_t len = json_utf8_len(json, json->at);
+    if (len == 0)
+        return json_fail(json, "a string is not valid UTF-8");
+    memcpy(json->strings + json->used, json->text + json->at, len);
+    json->used += len;
+    json->at += len;
+    return true;
+}
+
+bool json_string(Json *json, JsonText *value)
+{
+    if (json_peek(json) != JSON_STRING)
+        return json_expected(json, json_type_name(JSON_STRING));
+    size_t start = json->used, quote = json->at++;
+    while (json_byte(json, json->at) != '"') {
+        if (json->at == json->len)
+            return json_fail(json, "a string without its closing quote");
+        json->mark = json->at;
+        if (!json_character(json))
+            return false;
+        json->mark = quote;
+    }
+    json->at++;
+    value->bytes = json->strings + start;
+    value->len = json->used - start;
+    json->strings[json->used++] = '\0'; /* the two quotes left room for it */
+    return true;
+}
+
+void json_write_string(FILE *out, const char *text)
+{
+    static const char meant[] = "\"\\\b\f\n\r\t", written[] = "\"\\bfnrt";
+    fputc('"', out);
+    for (; *text; text++) {
+        const char *found = strchr(meant, *text);
+        if (found)
+            fprintf(out, "\\%c", written[found - meant]);
+        else if ((unsigned char)*text < 0x20)
+            fprintf(out, "\\u%04x", (unsigned)*text);
+        else
+            fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+/* ---- numbers, words, anything --------------------------------------------------------------- */
+
+/* How much of the number just read a message shows. */
+static int json_shown_digits(const Json *json)
+{
+    size_t len = json->at - json->mark;
+    return len < 24 ? (int)len : 24;
+}
+
+/* The place after the digits at `at`; not good if there is none. */
+static size_t json_digits(const Json *json, size_t at, bool *good)
+{
+    *good = *good && json_digit(json, at);
+    while (json_digit(json, at))
+        at++;
+    return at;
+}
+
+/* -? (0 | [1-9] digit*) (. digit+)? ([eE] [+-]? digit+)?   `whole` if it is digits alone. */
+static bool json_scan_number(Json *json, bool *whole)
+{
+    if (json_peek(json) != JSON_NUMBER)
+        return json_expected(json, json_type_name(JSON_NUMBER));
+    bool good = true;
+    size_t start = json->at + (json_byte(json, json->at) == '-');
+    size_t at = json_digits(json, start, &good), digits_end = at;
+    good = good && (at == start + 1 || json_byte(json, start) != '0');
+    if (json_byte(json, at) == '.')
+        at = json_digits(json, at + 1, &good);
+    if (json_byte(json, at) == 'e' || json_byte(json, at) == 'E') {
+        int sign = json_byte(json, at + 1);
+        at = json_digits(json, at + (sign == '+' || sign == '-' ? 2 : 1), &good);
+    }
+    *whole = start == json->at && at == digits_end;
+    json->at = at;
+    return good || json_fail(json, "'%.*s' is not a number of JSON", json_shown_digits(json),
+                             json->text + json->mark);
+}
+
+bool json_integer(Json *json, uint64_t *value, uint64_t most)
+{
+    bool whole = false;
+    if (!json_scan_number(json, &whole))
+        return false;
+    const char *digits = json->text + json->mark;
+    if (!whole)
+        return json_fail(json, "%.*s is not a whole number of 0 or more", json_shown_digits(json),
+                         digits);
+    uint64_t number = 0;
+    for (size_t i = json->mark; i < json->at; i++) {
+        uint64_t digit = (uint64_t)(json->text[i] - '0');
+        if (digit > most || number > (most - digit) / 10)
+            return json_fail(json, "%.*s is too large: the most is %" PRIu64,
+                             json_shown_digits(json), digits, most);
+        number = 10 * number + digit;
+    }
+    *value = number;
+    return true;
+}
+
+bool json_number(Json *json, double *value)
+{
+    bool whole = false;
+    if (!json_scan_number(json, &whole))
+        return false;
+    size_t len = json->at - json->mark;
+    char *copy = json->strings + json->used; /* strtod needs a 0 byte after it */
+    memcpy(copy, json->text + json->mark, len);
+    copy[len] = '\0';
+    double number = strtod(copy, NULL);
+    if (!isfinite(number))
+        return json_fail(json, "%.*s is too large for a double", json_shown_digits(json), copy);
+    *value = number;
+    return true;
+}
+
+static bool json_word(Json *json, const char *word)
+{
+    for (size_t i = 0; word[i]; i++)
+        if (json_byte(json, json->at + i) != word[i])
+            return json_fail(json, "expected %s, found another word", word);
+    json->at += strlen(word);
+    return true;
+}
+
+bool json_boolean(Json *json, bool *value)
+{
+    if (json_peek(json) != JSON_BOOLEAN)
+        return json_expected(json, json_type_name(JSON_BOOLEAN));
+    bool yes = json_byte(json, json->at) == 't';
+    if (!json_word(json, yes ? "true" : "false"))
+        return false;
+    *value = yes;
+    return true;
+}
+
+bool json_skip(Json *json)
+{
+    JsonText text = {"", 0};
+    bool flag = false;
+    switch (json_peek(json)) {
+    case JSON_OBJECT: /* calls itself, JSON_MAX_DEPTH levels deep at most */
+        for (json_enter_object(json); json_next_key(json, &text);)
+            json_skip(json);
+        return !json->failed;
+    case JSON_ARRAY:
+        for (json_enter_array(json); json_next_item(json);)
+            json_skip(json);
+        return !json->failed;
+    case JSON_STRING:
+        return json_string(json, &text);
+    case JSON_NUMBER:
+        return json_scan_number(json, &flag); /* 1e999 is JSON, if no double */
+    case JSON_BOOLEAN:
+        return json_boolean(json, &flag);
+    case JSON_NULL:
+        return json_word(json, "null");
+    default:
+        return json_expected(json, "a value");
+    }
+}
+
+bool json_end(Json *json)
+{
+    if (json->failed)
+        return false;
+    return json_ahead(json) < 0 || json_expected(json, "the end");
+}
+
+/* ==================================== Numbers of tensors ===================================== */
+/* Bits as the file has them, and what they are worth.                                           */
+
+static const struct {
+    const char *name;
+    size_t size; /* bytes */
+} tensor_types[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"I16", 2}, {"F16", 2},     {"BF16", 2},
+                    {"I32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8}, {"any type", 0}};
+
+const char *tensor_type_name(TensorType type)
+{
+    return tensor_types[type].name;
+}
+
+size_t tensor_type_size(TensorType type)
+{
+    return tensor_types[type].size;
+}
+
+static float tensor_float_from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t tensor_bits_from_float(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* BF16 is the upper half of a float: 1 sign, 8 exponent, 7 fraction bits. */
+float tensor_float_from_bf16(uint16_t half)
+{
+    return tensor_float_from_bits((uint32_t)half << 16);
+}
+
+/* Adding just under half of the last kept place, and one more if that place is odd, rounds to
+   nearest, halves to even; a carry runs into the exponent, which is where it belongs. */
+uint16_t tensor_bf16_from_float(float value)
+{
+    uint32_t bits = tensor_bits_from_float(value);
+    if (isnan(value))
+        return (uint16_t)(bits >> 16 | 0x40); /* quiet: a NaN never becomes an infinity */
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+/* F16 has 1 sign, 5 exponent (bias 15), 10 fraction bits; a float 8 (bias 127) and 23. */
+float tensor_float_from_f16(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16;
+    uint32_t exponent = half >> 10 & 0x1F, fraction = half & 0x3FF;
+    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24, exact in a float */
+        float size = (float)fraction * 0x1p-24f;
+        return sign ? -size : size;
+    }
+    uint32_t wide = exponent == 31 ? 255 : exponent + (127 - 15); /* 31: infinity or NaN */
+    return tensor_float_from_bits(sign | wide << 23 | fraction << 13);
+}
+
+uint16_t tensor_f16_from_float(float value)
+{
+    uint32_t bits = tensor_bits_from_float(value), sign = bits >> 16 & 0x8000;
+    uint32_t size = bits & 0x7FFFFFFF; /* without the sign floats are ordered as their bits are */
+    if (isnan(value))
+        return (uint16_t)(sign | 0x7E00 | (size >> 13 & 0x1FF));
+    if (size >= 0x47800000) /* 65536 and more */
+        return (uint16_t)(sign | 0x7C00);
+    if (size < 0x38800000) { /* below 2^-14: the last place is 2^-24, as it is in 0.5 as a float */
+        float moved = tensor_float_from_bits(size) + 0.5f; /* so this sum rounds as F16 does */
+        return (uint16_t)(sign | (tensor_bits_from_float(moved) - tensor_bits_from_float(0.5f)));
+    }
+    size += 0xFFF + (size >> 13 & 1); /* as for BF16; 65520 and more carry into the infinity */
+    return (uint16_t)(sign | (size - ((127u - 15u) << 23)) >> 13);
+}
+
+/* One loop, for the numbers of one type. They may lie at any address, so each is copied first. */
+#define TENSOR_LOOP(type_in_file, value)                                                           \
+    for (size_t i = 0; i < tensor->count; i++) {                                                   \
+        type_in_file number;                                                                       \
+        memcpy(&number, tensor->data + i * sizeof number, sizeof number);                          \
+        out[i] = value;                                                                            \
+    }                                                                                              \
+    break
+
+void tensor_to_float(float *out, const Tensor *tensor)
+{
+    switch (tensor->type) {
+    case TENSOR_BOOL:
+        TENSOR_LOOP(uint8_t, (float)(number != 0));
+    case TENSOR_U8:
+        TENSOR_LOOP(uint8_t, (float)number);
+    case TENSOR_I8:
+        TENSOR_LOOP(int8_t, (float)number);
+    case TENSOR_I16:
+        TENSOR_LOOP(int16_t, (float)number);
+    case TENSOR_F16:
+        TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
+    case TENSOR_BF16:
+        TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
+    case TENSOR_I32:
+        TENSOR_LOOP(int32_t, (float)number);
+    case TENSOR_F32:
+        TENSOR_LOOP(float, number);
+    case TENSOR_F64:
+        TENSOR_LOOP(double, (float)number);
+    case TENSOR_I64:
+        TENSOR_LOOP(int64_t, (float)number);
+    case TENSOR_ANY:
+        assert(!"a tensor has a type");
+    }
+}
+
+void tensor_to_double(double *out, const Tensor *tensor)
+{
+    switch (tensor->type) {
+    case TENSOR_BOOL:
+        TENSOR_LOOP(uint8_t, (double)(number != 0));
+    case TENSOR_U8:
+        TENSOR_LOOP(uint8_t, (double)number);
+    case TENSOR_I8:
+        TENSOR_LOOP(int8_t, (double)number);
+    case TENSOR_I16:
+        TENSOR_LOOP(int16_t, (double)number);
+    case TENSOR_F16:
+        TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
+    case TENSOR_BF16:
+        TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
+    case TENSOR_I32:
+        TENSOR_LOOP(int32_t, (double)number);
+    case TENSOR_F32:
+        TENSOR_LOOP(float, (double)number);
+    case TENSOR_F64:
+        TENSOR_LOOP(double, number);
+    case TENSOR_I64:
+        TENSOR_LOOP(int64_t, (double)number);
+    case TENSOR_ANY:
+        assert(!"a tensor has a type");
+    }
+}
+
+#undef TENSOR_LOOP
+
+/* Fills count and bytes from type and shape; false if they are too large to be counted. */
+static bool tensor_measure(Tensor *tensor)
+{
+    tensor->count = 1;
+    for (size_t i = 0; i < tensor->rank; i++)
+        if (__builtin_mul_overflow(tensor->count, tensor->shape[i], &tensor->count))
+            return false;
+    return !__builtin_mul_overflow(tensor->count, tensor_type_size(tensor->type), &tensor->bytes);
+}
+
+typedef struct {
+    char text[TENSOR_MAX_RANK * 21 + 2];
+} ShownShape;
+
+static ShownShape shown_shape(size_t rank, const size_t *shape)
+{
+    ShownShape shown;
+    size_t used = 0;
+    assert(rank <= TENSOR_MAX_RANK);
+    for (size_t i = 0; i < rank; i++)
+        used += (size_t)sprintf(shown.text + used, "%c%zu", i ? ',' : '[', shape[i]);
+    strcpy(shown.text + used, rank ? "]" : "[]");
+    return shown;
+}
+
+/* ======================================== Reading ============================================ */
+/* Header length, header entry by entry, then what holds between the entries: no name twice, no  */
+/* byte of data twice, none left over. Sorting makes each of the three one look at neighbours.   */
+
+/* Room for one more. An array grows from 0 to 1, 2, 4, 8 ... elements: it is full when `count` is
+   one of these, and then it is replaced by one twice as large. */
+static void *safetensors_grow(void *array, size_t count, size_t size)
+{
+    if ((count & (count - 1)) != 0)
+        return array;
+    void *larger = new_zeroed(count ? 2 * count : 1, size);
+    if (count)
+        memcpy(larger, array, count * size);
+    free(array);
+    return larger;
+}
+
+static char *safetensors_copy(const char *text)
+{
+    size_t room = strlen(text) + 1;
+    char *copy = NEW(char, room);
+    memcpy(copy, text, room);
+    return copy;
+}
+
+/* ---- one entry of the header ---------------------------------------------------------------- */
+
+enum { ENTRY_DTYPE, ENTRY_SHAPE, ENTRY_OFFSETS, ENTRY_KEYS };
+
+/* What an entry says of its tensor. */
+typedef struct {
+    bool seen[ENTRY_KEYS];
+    Tensor tensor;
+    uint64_t offset[2]; /* first byte, and the one after the last */
+} TensorEntry;
+
+static bool entry_dtype(Json *json, TensorEntry *entry)
+{
+    static const char *const others[] = {"U16",     "U32",     "U64",         "F8_E5M2",
+                                         "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ",
+                                         "F6_E2M3", "F6_E3M2", "F4",          "C64"};
+    JsonText text = {"", 0};
+    if (!json_string(json, &text))
+        return false;
+    for (int type = 0; type < TENSOR_ANY; type++) {
+        if (json_is(text, tensor_types[type].name)) {
+            entry->tensor.type = (TensorType)type;
+            return true;
+        }
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (json_is(text, others[i]))
+            return json_fail(json,
+                             "dtype %s is not supported (BOOL U8 I8 I16 I32 I64 F16 BF16 "
+                             "F32 F64 are)",
+                             others[i]);
+    return json_fail(json, "unknown dtype '%s'", shown_name(text.bytes).text);
+}
+
+static bool entry_shape(Json *json, TensorEntry *entry)
+{
+    Tensor *tensor = &entry->tensor;
+    json_enter_array(json);
+    while (json_next_item(json)) {
+        uint64_t size = 0;
+        if (!json_integer(json, &size, SIZE_MAX))
+            return false;
+        if (tensor->rank == TENSOR_MAX_RANK)
+            return json_fail(json, "more than %d dimensions", TENSOR_MAX_RANK);
+        tensor->shape[tensor->rank++] = (size_t)size;
+    }
+    return !json->failed;
+}
+
+static bool entry_offsets(Json *json, TensorEntry *entry)
+{
+    size_t count = 0;
+    json_enter_array(json);
+    size_t mark = json->mark;
+    while (json_next_item(json)) {
+        uint64_t offset = 0;
+        if (!json_integer(json, &offset, SIZE_MAX))
+            return false;
+        if (count < 2)
+            entry->offset[count] = offset;
+        count++;
+    }
+    json->mark = mark;
+    return !json->failed &&
+           (count == 2 || json_fail(json, "data_offsets are two numbers, not %zu", count));
+}
+
+static const struct {
+    const char *key;
+    bool (*read)(Json *json, TensorEntry *entry);
+} entry_keys[ENTRY_KEYS] = {
+    {"dtype", entry_dtype}, {"shape", entry_shape}, {"data_offsets", entry_offsets}};
+
+static bool entry_read(Json *json, TensorEntry *entry)
+{
+    JsonText key = {"", 0};
+    json_enter_object(json);
+    size_t mark = json->mark;
+    while (json_next_key(json, &key)) {
+        int which = 0;
+        while (which < ENTRY_KEYS && !json_is(key, entry_keys[which].key))
+            which++;
+        if (which == ENTRY_KEYS)
+            return json_fail(json, "unknown key '%s'", shown_name(key.bytes).text);
+        if (entry->seen[which])
+            return json_fail(json, "the key '%s' appears twice", entry_keys[which].key);
+        entry->seen[which] = true;
+        if (!entry_keys[which].read(json, entry))
+            return false;
+    }
+    json->mark = mark;
+    for (int which = 0; which < ENTRY_KEYS; which++)
+        if (!entry->seen[which])
+            return json_fail(json, "'%s' is missing", entry_keys[which].key);
+    return !json->failed;
+}
+
+/* Holds the entry against itself and against the data; leaves the tensor complete. */
+static bool entry_place(Json *json, TensorEntry *entry, const Safetensors *file)
+{
+    Tensor *tensor = &entry->tensor;
+    const uint64_t begin = entry->offset[0], end = entry->offset[1];
+    const char *type = tensor_type_name(tensor->type);
+    if (!tensor_measure(tensor))
+        return json_fail(json, "%s %s is more bytes than can be counted", type,
+                         shown_shape(tensor->rank, tensor->shape).text);
+    if (begin > end)
+        return json_fail(json, "data_offsets [%" PRIu64 ",%" PRIu64 "] end before they begin",
+                         begin, end);
+    if (end > file->data_bytes)
+        return json_fail(json,
+                         "data_offsets [%" PRIu64 ",%" PRIu64 "] end after the data, which "
+                         "is %zu bytes: is the file cut off?",
+                         begin, end, file->data_bytes);
+    if (end - begin != tensor->bytes)
+        return json_fail(
+            json, "data_offsets [%" PRIu64 ",%" PRIu64 "] are %" PRIu64 " bytes, but %s %s is %zu",
+            begin, end, end - begin, type, shown_shape(tensor->rank, tensor->shape).text,
+            tensor->bytes);
+    tensor->data = file->data + begin;
+    return true;
+}
+
+/* ---- the header ----------------------------------------------------------------------------- */
+
+/* Names end up as C strings, which cannot hold a 0 byte. */
+static bool header_name(Json *json, JsonText text, const char *what)
+{
+    return strlen(text.bytes) == text.len ||
+           json_fail(json, "%s '%s' holds a 0 byte", what, shown_name(text.bytes).text);
+}
+
+static bool header_tensor(Safetensors *file, Json *json, JsonText name)
+{
+    TensorEntry entry;
+    memset(&entry, 0, sizeof entry);
+    entry.tensor.name = name.bytes;
+    char subject[SAFETENSORS_SHOWN + 16];
+    snprintf(subject, sizeof subject, "tensor '%s'", shown_name(name.bytes).text);
+    json->subject = subject;
+    bool ok = entry_read(json, &entry) && entry_place(json, &entry, file);
+    json->subject = NULL;
+    if (!ok)
+        return false;
+    file->tensor = (Tensor *)safetensors_grow(file->tensor, file->n_tensor, sizeof(Tensor));
+    file->tensor[file->n_tensor++] = entry.tensor;
+    return true;
+}
+
+static bool header_metadata(Safetensors *file, Json *json)
+{
+    JsonText key = {"", 0}, value = {"", 0};
+    json->subject = "__metadata__";
+    json_enter_object(json);
+    while (json_next_key(json, &key)) {
+        if (!header_name(json, key, "the key") || !json_string(json, &value) ||
+            !header_name(json, value, "the value"))
+            return false;
+        file->note =
+            (SafetensorsNote *)safetensors_grow(file->note, file->n_note, sizeof(SafetensorsNote));
+        file->note[file->n_note].key = key.bytes;
+        file->note[file->n_note++].value = value.bytes;
+    }
+    json->subject = NULL;
+    return !json->failed;
+}
+
+/* After the closing bracket: spaces, and no other blank. */
+static bool header_padding(Json *json)
+{
+    while (json_byte(json, json->at) == ' ')
+        json->at++;
+    json->mark = json->at;
+    return json->at == json->len ||
+           json_fail(json, "the byte 0x%02x after the last '}', where only spaces may follow",
+                     (unsigned)json_byte(json, json->at));
+}
+
+static bool header_read(Safetensors *file, Json *json)
+{
+    bool metadata = false;
+    JsonText name = {"", 0};
+    json_enter_object(json);
+    while (json_next_key(json, &name)) {
+        if (!json_is(name, "__metadata__")) {
+            if (!header_name(json, name, "the tensor name") || !header_tensor(file, json, name))
+                return false;
+        } else if (metadata) {
+            return json_fail(json, "__metadata__ appears twice");
+        } else {
+            metadata = true;
+            if (!header_metadata(file, json))
+                return false;
+        }
+    }
+    if (json->failed)
+        return false;
+    return header_padding(json);
+}
+
+/* ---- what holds between the entries --------------------------------------------------------- */
+
+static int tensor_by_name(const void *left, const void *right)
+{
+    return strcmp(((const Tensor *)left)->name, ((const Tensor *)right)->name);
+}
+
+static int tensor_by_place(const void *left, const void *right)
+{
+    const Tensor *a = (const Tensor *)left, *b = (const Tensor *)right;
+    if (a->data != b->data)
+        return a->data < b->data ? -1 : 1;
+    return a->bytes < b->bytes ? -1 : a->bytes > b->bytes; /* an empty one goes first */
+}
+
+static int note_by_key(const void *left, const void *right)
+{
+    return strcmp(((const SafetensorsNote *)left)->key, ((const SafetensorsNote *)right)->key);
+}
+
+static void tensors_sort(Tensor *tensor, size_t count, int (*order)(const void *, const void *))
+{
+    if (count > 0) /* an empty array is NULL here, which qsort does not allow */
+        qsort(tensor, count, sizeof *tensor, order);
+}
+
+static void notes_sort(SafetensorsNote *note, size_t count)
+{
+    if (count > 0)
+        qsort(note, count, sizeof *note, note_by_key);
+}
+
+/* Walks through the data from tensor to tensor: each must begin where the one before it ended. */
+static bool header_check_places(Safetensors *file, const char *path, Error *error)
+{
+    tensors_sort(file->tensor, file->n_tensor, tensor_by_place);
+    size_t covered = 0;
+    for (size_t i = 0; i < file->n_tensor; i++) {
+        const Tensor *tensor = &file->tensor[i];
+        size_t begin = (size_t)(tensor->data - file->data);
+        if (begin < covered)
+            return fail(error, "%s: tensor '%s' begins at byte %zu of the data, inside tensor '%s'",
+                        path, shown_name(tensor->name).text, begin,
+                        shown_name(tensor[-1].name).text);
+        if (begin > covered)
+            return fail(
+                error,
+                "%s: a hole in the data: %zu bytes from byte %zu to tensor '%s' belong to none",
+                path, begin - covered, covered, shown_name(tensor->name).text);
+        covered = begin + tensor->bytes;
+    }
+    if (covered < file->data_bytes)
+        return fail(error, "%s: the last %zu of %zu bytes of data belong to no tensor", path,
+                    file->data_bytes - covered, file->data_bytes);
+    return true;
+}
+
+static bool header_check_names(Safetensors *file, const char *path, Error *error)
+{
+    tensors_sort(file->tensor, file->n_tensor, tensor_by_name);
+    for (size_t i = 1; i < file->n_tensor; i++)
+        if (tensor_by_name(&file->tensor[i - 1], &file->tensor[i]) == 0)
+            return fail(error, "%s: tensor '%s' appears twice", path,
+                        shown_name(file->tensor[i].name).text);
+    notes_sort(file->note, file->n_note);
+    for (size_t i = 1; i < file->n_note; i++)
+        if (note_by_key(&file->note[i - 1], &file->note[i]) == 0)
+            return fail(error, "%s: __metadata__: the key '%s' appears twice", path,
+                        shown_name(file->note[i].key).text);
+    return true;
+}
+
+/* ---- the file ------------------------------------------------------------------------------- */
+
+static bool header_length(size_t *header, const unsigned char *bytes, size_t len, const char *path,
+                          Error *error)
+{
+    uint64_t length;
+    if (len == 0)
+        return fail(error, "%s: the file is empty", path);
+    if (len < sizeof length)
+        return fail(error, "%s: %zu bytes are too short for a safetensors file", path, len);
+    memcpy(&length, bytes, sizeof length);
+    if (length == 0)
+        return fail(error, "%s: the header length is 0", path);
+    if (length > SAFETENSORS_MAX_HEADER)
+        return fail(error,
+                    "%s: the header length %" PRIu64 " is over the limit of %d: is this a "
+                    "safetensors file?",
+                    path, length, SAFETENSORS_MAX_HEADER);
+    if (length > len - sizeof length)
+        return fail(error, "%s: the header length is %" PRIu64 ", but only %zu bytes follow", path,
+                    length, len - sizeof length);
+    if (bytes[sizeof length] != '{')
+        return fail(error, "%s: the header begins with the byte 0x%02x, not with '{'", path,
+                    bytes[sizeof length]);
+    *header = (size_t)length;
+    return true;
+}
+
+bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const char *path,
+                       Error *error)
+{
+    size_t header = 0;
+    if (!header_length(&header, (const unsigned char *)bytes, len, shown_path(path), error))
+        return false;
+    const char *text = (const char *)bytes + sizeof(uint64_t);
+    Safetensors read;
+    memset(&read, 0, sizeof read);
+    read.path = safetensors_copy(path);
+    read.data = (const unsigned char *)text + header;
+    read.data_bytes = len - sizeof(uint64_t) - header;
+    Json json;
+    json_open(&json, text, header, path, error);
+    json.origin = sizeof(uint64_t);
+    read.strings = json.strings; /* the names stay: they go with the file, not with the reader */
+    if (!header_read(&read, &json) || !header_check_places(&read, shown_path(path), error) ||
+        !header_check_names(&read, shown_path(path), error)) {
+        safetensors_close(&read);
+        return false;
+    }
+    *file = read;
+    return true;
+}
+
+static bool safetensors_is_file(size_t *len, int descriptor, const char *path, Error *error)
+{
+    struct stat info;
+    if (fstat(descriptor, &info) != 0)
+        return fail(error, "%s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode))
+        return fail(error, "%s: this is a directory, not a file", path);
+    if (!S_ISREG(info.st_mode))
+        return fail(error, "%s: this is not a regular file", path);
+    if ((uint64_t)info.st_size > SIZE_MAX)
+        return fail(error, "%s: too large for the addresses of this machine", path);
+    *len = (size_t)info.st_size;
+    return true;
+}
+
+/* The whole file in memory; an empty one, which cannot be mapped, as NULL. */
+static bool safetensors_map(void **map, size_t *len, const char *path, Error *error)
+{
+    /* O_NONBLOCK, or a pipe would wait for its writer before it can be refused. */
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0)
+        return fail(error, "%s: %s", shown_path(path), strerror(errno));
+    bool ok = safetensors_is_file(len, descriptor, shown_path(path), error);
+    *map = ok && *len ? mmap(NULL, *len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
+    if (*map == MAP_FAILED)
+        ok = fail(error, "%s: cannot be mapped: %s", shown_path(path), strerror(errno));
+    close(descriptor); /* the map keeps the file open by itself */
+    return ok;
+}
+
+bool safetensors_open(Safetensors *file, const char *path, Error *error)
+{
+    void *map = NULL;
+    size_t len = 0;
+    if (!safetensors_map(&map, &len, path, error))
+        return false;
+    if (!safetensors_parse(file, map, len, path, error)) {
+        if (map)
+            munmap(map, len);
+        return false;
+    }
+    file->map = map;
+    file->map_bytes = len;
+    return true;
+}
+
+void safetensors_close(Safetensors *file)
+{
+    if (file->map)
+        munmap(file->map, file->map_bytes);
+    free(file->path);
+    free(file->tensor);
+    free(file->note);
+    free(file->strings);
+    memset(file, 0, sizeof *file);
+}
+
+/* ---- looking things up ---------------------------------------------------------------------- */
+
+const Tensor *safetensors_find(const Safetensors *file, const char *name)
+{
+    Tensor key;
+    memset(&key, 0, sizeof key);
+    key.name = name;
+    if (file->n_tensor == 0)
+        return NULL;
+    return (const Tensor *)bsearch(&key, file->tensor, file->n_tensor, sizeof key, tensor_by_name);
+}
+
+const char *safetensors_metadata(const Safetensors *file, const char *key)
+{
+    SafetensorsNote sought = {key, NULL};
+    if (file->n_note == 0)
+        return NULL;
+    const SafetensorsNote *found = (const SafetensorsNote *)bsearch(
+        &sought, file->note, file->n_note, sizeof sought, note_by_key);
+    return found ? found->value : NULL;
+}
+
+bool safetensors_expect(const Tensor **tensor, const Safetensors *file, const char *name,
+                        TensorType type, size_t rank, const size_t *shape, Error *error)
+{
+    const Tensor *found = safetensors_find(file, name);
+    if (!found)
+        return fail(error, "%s: there is no tensor '%s' (expected: %s %s)", shown_path(file->path),
+                    shown_name(name).text, tensor_type_name(type), shown_shape(rank, shape).text);
+    bool same_shape = found->rank == rank;
+    for (size_t i = 0; same_shape && i < rank; i++)
+        same_shape = found->shape[i] == shape[i];
+    if (!same_shape || (type != TENSOR_ANY && found->type != type))
+        return fail(error, "%s: tensor '%s' is %s %s, expected %s %s", shown_path(file->path),
+                    shown_name(name).text, tensor_type_name(found->type),
+                    shown_shape(found->rank, found->shape).text, tensor_type_name(type),
+                    shown_shape(rank, shape).text);
+    *tensor = found;
+    return true;
+}
+
+/* ======================================== Writing ============================================ */
+/* Types of large numbers first, so that each number lies at a multiple of its size; names in    */
+/* order, so that the same tensors give the same file. The reference implementation does both.   */
+
+void safetensors_writer_init(SafetensorsWriter *writer)
+{
+    memset(writer, 0, sizeof *writer);
+}
+
+void safetensors_writer_free(SafetensorsWriter *writer)
+{
+    for (size_t i = 0; i < writer->n_tensor; i++)
+        free((char *)writer->tensor[i].name);
+    for (size_t i = 0; i < writer->n_note; i++) {
+        free((char *)writer->note[i].key);
+        free((char *)writer->note[i].value);
+    }
+    free(writer->tensor);
+    free(writer->note);
+    memset(writer, 0, sizeof *writer);
+}
+
+static void writer_fail(SafetensorsWriter *writer, const char *what, const char *name)
+{
+    if (!writer->failed)
+        fail(&writer->error, "'%s' %s", shown_name(name).text, what);
+    writer->failed = true;
+}
+
+/* A copy of a text that goes into the header, which must be UTF-8. */
+static char *writer_text(SafetensorsWriter *writer, const char *text)
+{
+    Json bytes; /* only to look at */
+    memset(&bytes, 0, sizeof bytes);
+    bytes.text = text;
+    bytes.len = strlen(text);
+    for (size_t at = 0, len; at < bytes.len; at += len) {
+        len = json_utf8_len(&bytes, at);
+        if (len == 0) {
+            writer_fail(writer, "is not valid UTF-8", text);
+            break;
+        }
+    }
+    return safetensors_copy(text);
+}
+
+void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType type, const void *data,
+                     size_t rank, const size_t *shape)
+{
+    assert(type < TENSOR_ANY && rank <= TENSOR_MAX_RANK);
+    writer->tensor = (Tensor *)safetensors_grow(writer->tensor, writer->n_tensor, sizeof(Tensor));
+    Tensor *tensor = &writer->tensor[writer->n_tensor++];
+    memset(tensor, 0, sizeof *tensor);
+    tensor->name = writer_text(writer, name);
+    tensor->type = type;
+    tensor->rank = rank;
+    if (rank)
+        memcpy(tensor->shape, shape, rank * sizeof *shape);
+    tensor->data = (const unsigned char *)data;
+    if (!tensor_measure(tensor))
+        writer_fail(writer, "is more bytes than can be counted", name);
+    assert(data || tensor->bytes == 0 || writer->failed);
+    if (strcmp(name, "__metadata__") == 0)
+        writer_fail(writer, "is no name for a tensor: the format keeps it for itself", name);
+}
+
+void safetensors_add_metadata(SafetensorsWriter *writer, const char *key, const char *value)
+{
+    writer->note =
+        (SafetensorsNote *)safetensors_grow(writer->note, writer->n_note, sizeof(SafetensorsNote));
+    SafetensorsNote *note = &writer->note[writer->n_note++];
+    note->key = writer_text(writer, key);
+    note->value = writer_text(writer, value);
+}
+
+static int tensor_by_type_and_name(const void *left, const void *right)
+{
+    const Tensor *a = (const Tensor *)left, *b = (const Tensor *)right;
+    return a->type != b->type ? (a->type > b->type ? -1 : 1) : tensor_by_name(a, b);
+}
+
+/* Brings tensors and metadata into the order of the file. */
+static void writer_sort(SafetensorsWriter *writer)
+{
+    notes_sort(writer->note, writer->n_note);
+    for (size_t i = 1; i < writer->n_note; i++)
+        if (note_by_key(&writer->note[i - 1], &writer->note[i]) == 0)
+            writer_fail(writer, "is a key of the metadata twice", writer->note[i].key);
+    tensors_sort(writer->tensor, writer->n_tensor, tensor_by_name);
+    for (size_t i = 1; i < writer->n_tensor; i++)
+        if (tensor_by_name(&writer->tensor[i - 1], &writer->tensor[i]) == 0)
+            writer_fail(writer, "is the name of two tensors", writer->tensor[i].name);
+    tensors_sort(writer->tensor, writer->n_tensor, tensor_by_type_and_name);
+}
+
+static void writer_print_tensor(FILE *out, const Tensor *tensor, size_t begin)
+{
+    json_write_string(out, tensor->name);
+    fprintf(out, ":{\"dtype\":\"%s\",\"shape\":[", tensor_type_name(tensor->type));
+    for (size_t i = 0; i < tensor->rank; i++)
+        fprintf(out, "%s%zu", i ? "," : "", tensor->shape[i]);
+    fprintf(out, "],\"data_offsets\":[%zu,%zu]}", begin, begin + tensor->bytes);
+}
+
+static void writer_print_header(FILE *out, SafetensorsWriter *writer)
+{
+    const char *comma = "";
+    fputc('{', out);
+    for (size_t i = 0; i < writer->n_note; i++) {
+        fputs(i ? "," : "\"__metadata__\":{", out);
+        json_write_string(out, writer->note[i].key);
+        fputc(':', out);
+        json_write_string(out, writer->note[i].value);
+        fputs(i + 1 == writer->n_note ? "}" : "", out);
+        comma = ",";
+    }
+    size_t begin = 0;
+    for (size_t i = 0; i < writer->n_tensor; i++) {
+        fputs(comma, out);
+        writer_print_tensor(out, &writer->tensor[i], begin);
+        if (__builtin_add_overflow(begin, writer->tensor[i].bytes, &begin))
+            writer_fail(writer, "goes beyond what can be counted", writer->tensor[i].name);
+        comma = ",";
+    }
+    fputc('}', out);
+}
+
+/* Header length and header, as they stand in the file; `*head` belongs to the caller. */
+static bool writer_head(char **head, size_t *len, SafetensorsWriter *writer, const char *path,
+                        Error *error)
+{
+    uint64_t length = 0;
+    writer_sort(writer);
+    FILE *out = open_memstream(head, len);
+    if (!out)
+        return fail(error, "%s: %s", shown_path(path), strerror(errno));
+    fwrite(&length, sizeof length, 1, out);
+    writer_print_header(out, writer);
+    while (ftell(out) % 8 != 0) /* so that the data starts at a multiple of 8 */
+        fputc(' ', out);
+    bool ok = !ferror(out);
+    ok = fclose(out) == 0 && ok;
+    if (!ok)
+        fail(error, "%s: out of memory for the header", shown_path(path));
+    else if (writer->failed)
+        ok = fail(error, "%s: %s", shown_path(path), writer->error.text);
+    else if (*len - sizeof length > SAFETENSORS_MAX_HEADER)
+        ok = fail(error, "%s: the header would be %zu bytes, over the limit of %d",
+                  shown_path(path), *len - sizeof length, SAFETENSORS_MAX_HEADER);
+    if (!ok) {
+        free(*head);
+        return false;
+    }
+    length = *len - sizeof length;
+    memcpy(*head, &length, sizeof length);
+    return true;
+}
+
+/* Stops at the first write that fails; the stream remembers it. */
+static void writer_emit(FILE *out, const char *head, size_t len, const SafetensorsWriter *writer)
+{
+    bool ok = fwrite(head, 1, len, out) == len;
+    for (size_t i = 0; ok && i < writer->n_tensor; i++) {
+        const Tensor *tensor = &writer->tensor[i];
+        ok = tensor->bytes == 0 || fwrite(tensor->data, 1, tensor->bytes, out) == tensor->bytes;
+    }
+}
+
+bool safetensors_write(SafetensorsWriter *writer, const char *path, Error *error)
+{
+    char *head;
+    size_t len;
+    OutFile out;
+    if (!writer_head(&head, &len, writer, path, error))
+        return false;
+    bool ok = out_open(&out, path, error);
+    if (ok) {
+        writer_emit(out.stream, head, len, writer);
+        ok = out_close(&out, error);
+    }
+    free(head);
+    return ok;
+}
+
+/* ======================================== Printing =========================================== */
+/* What the program shows of a file.                                                             */
+
+static void shown_print(FILE *out, const char *name, int width)
+{
+    char *copy = shown_clean(safetensors_copy(name));
+    text_pad(out, copy, width);
+    free(copy);
+}
+
+void safetensors_print_list(FILE *out, const Safetensors *file)
+{
+    size_t numbers = 0, width = 0;
+    for (size_t i = 0; i < file->n_tensor; i++)
+        if (text_width(file->tensor[i].name) > width)
+            width = text_width(file->tensor[i].name);
+    for (size_t i = 0; i < file->n_note; i++) {
+        shown_print(out, file->note[i].key, 0);
+        fputs(" = ", out);
+        shown_print(out, file->note[i].value, 0);
+        fputc('\n', out);
+    }
+    for (size_t i = 0; i < file->n_tensor; i++) {
+        const Tensor *tensor = &file->tensor[i];
+        shown_print(out, tensor->name, width < 80 ? -(int)width : -80);
+        fprintf(out, "  %-4s  %-16s %12zu bytes\n", tensor_type_name(tensor->type),
+                shown_shape(tensor->rank, tensor->shape).text, tensor->bytes);
+        numbers += tensor->count;
+    }
+    fprintf(out, "%zu tensor%s, %zu number%s, %zu bytes of data\n", file->n_tensor,
+            file->n_tensor == 1 ? "" : "s", numbers, numbers == 1 ? "" : "s", file->data_bytes);
+}
+
+/* What there is to say about the finite numbers of a tensor. */
+typedef struct {
+    double least, most, mean, squares; /* squares: the sum of (number - mean)^2 */
+    size_t finite;
+} TensorSummary;
+
+/* Mean and squares follow each number as it comes (Welford 1962), so one pass is enough. */
+static void summary_add(TensorSummary *summary, double number)
+{
+    if (!isfinite(number))
+        return;
+    summary->least = fmin(summary->least, number);
+    summary->most = fmax(summary->most, number);
+    summary->finite++;
+    double away = number - summary->mean;
+    summary->mean += away / (double)summary->finite;
+    summary->squares += away * (number - summary->mean);
+}
+
+/* A part of a tensor, as a tensor of one dimension. */
+static Tensor tensor_part(const Tensor *tensor, size_t start, size_t count)
+{
+    Tensor part = *tensor;
+    part.rank = 1;
+    part.shape[0] = part.count = count;
+    part.data = tensor->data + start * tensor_type_size(tensor->type);
+    part.bytes = count * tensor_type_size(tensor->type);
+    return part;
+}
+
+static TensorSummary tensor_summary(const Tensor *tensor)
+{
+    enum { PART = 4096 }; /* numbers at a time: a large tensor needs no second place in memory */
+    TensorSummary summary = {INFINITY, -INFINITY, 0.0, 0.0, 0};
+    double number[PART];
+    for (size_t done = 0; done < tensor->count; done += PART) {
+        size_t left = tensor->count - done, count = left < (size_t)PART ? left : (size_t)PART;
+        Tensor part = tensor_part(tensor, done, count);
+        tensor_to_double(number, &part);
+        for (size_t i = 0; i < count; i++)
+            summary_add(&summary, number[i]);
+    }
+    return summary;
+}
+
+void safetensors_print_tensor(FILE *out, const Tensor *tensor, size_t numbers)
+{
+    TensorSummary summary = tensor_summary(tensor);
+    size_t count = numbers < tensor->count ? numbers : tensor->count;
+    double *first = NEW(double, count);
+    Tensor part = tensor_part(tensor, 0, count);
+    tensor_to_double(first, &part);
+    shown_print(out, tensor->name, 0);
+    fprintf(out, "  %s %s  %zu number%s, %zu bytes\n", tensor_type_name(tensor->type),
+            shown_shape(tensor->rank, tensor->shape).text, tensor->count,
+            tensor->count == 1 ? "" : "s", tensor->bytes);
+    if (summary.finite)
+        fprintf(out, "least %.6g, most %.6g, mean %.6g, standard deviation %.6g\n", summary.least,
+                summary.most, summary.mean, sqrt(summary.squares / (double)summary.finite));
+    if (summary.finite < tensor->count)
+        fprintf(out, "NaN or infinite: %zu\n", tensor->count - summary.finite);
+    for (size_t i = 0; i < count; i++)
+        fprintf(out, "%s%.9g", i ? " " : "", isnan(first[i]) ? fabs(first[i]) : first[i]);
+    fputs(count == 0 ? "" : count < tensor->count ? " ...\n" : "\n", out);
+    free(first);
+}
+
+static void demo_bytes(FILE *out, const char *what, const char *bytes, size_t from, size_t to)
+{
+    fprintf(out, "\n%s:\n", what);
+    for (size_t line = from; line < to; line += 16) {
+        fprintf(out, "%6zu  ", line);
+        for (size_t i = line; i < line + 16; i++) {
+            if (i < to)
+                fprintf(out, "%02x ", (unsigned char)bytes[i]);
+            else
+                fputs("   ", out);
+        }
+        for (size_t i = line; i < line + 16 && i < to; i++)
+            fputc(isprint((unsigned char)bytes[i]) ? bytes[i] : '.', out);
+        fputc('\n', out);
+    }
+}
+
+/* The file of the head comment, as bytes of memory that belong to the caller. */
+static bool demo_file(char **bytes, size_t *len, size_t *data_at, Error *error)
+{
+    static const double P[4] = {0.8, 0.2, 0.4, 0.6};
+    static const size_t square[2] = {2, 2};
+    SafetensorsWriter writer;
+    char *head = NULL;
+    safetensors_writer_init(&writer);
+    safetensors_add_metadata(&writer, "format", "pt");
+    safetensors_add(&writer, "P", TENSOR_F64, P, 2, square);
+    bool ok = writer_head(&head, data_at, &writer, "the demo", error);
+    if (ok) {
+        FILE *memory = open_memstream(bytes, len);
+        if (memory)
+            writer_emit(memory, head, *data_at, &writer);
+        ok = (memory && fclose(memory) == 0) || fail(error, "out of memory");
+        free(head);
+    }
+    safetensors_writer_free(&writer);
+    return ok;
+}
+
+bool safetensors_demo(FILE *out, Error *error)
+{
+    char *bytes;
+    size_t len, data_at;
+    Safetensors file;
+    if (!demo_file(&bytes, &len, &data_at, error))
+        return false;
+    fputs("The weather of chapter 1 as a safetensors file, byte for byte.\n", out);
+    demo_bytes(out, "The length of the header", bytes, 0, 8);
+    demo_bytes(out, "The header, with spaces up to a multiple of 8", bytes, 8, data_at);
+    demo_bytes(out, "The data", bytes, data_at, len);
+    bool ok = safetensors_parse(&file, bytes, len, "the demo", error);
+    if (ok) {
+        fputs("\nRead back:\n", out);
+        safetensors_print_list(out, &file);
+        for (size_t i = 0; i < file.n_tensor; i++)
+            safetensors_print_tensor(out, &file.tensor[i], 4);
+        safetensors_close(&file);
+    }
+    free(bytes);
+    return ok;
+}
+
+#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+
+static const char usage[] = "usage: ch05_safetensors [--numbers N] [FILE [NAME]]\n";
+
+static const char help[] =
+    "Lists the tensors of a safetensors file, or shows one of them.\n"
+    "\n"
+    "  FILE             the file; without one, a small example is shown byte for byte\n"
+    "  NAME             the tensor to show; without one, all are listed\n"
+    "  -n, --numbers N  how many of its numbers to print (default 8)\n"
+    "  -h, --help       this text\n";
+
+typedef struct {
+    const char *path, *name; /* NULL if not given */
+    uint64_t numbers;
+    bool help;
+} Options;
+
+static bool options_read(Options *options, int argc, char **argv)
+{
+    static const struct option known[] = {{"numbers", required_argument, NULL, 'n'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    Error error;
+    for (int option; (option = getopt_long(argc, argv, "n:h", known, NULL)) != -1;) {
+        if (option == 'h') {
+            options->help = true;
+        } else if (option != 'n') {
+            return false; /* getopt_long has said what is wrong */
+        } else if (!option_integer(&options->numbers, "numbers", optarg, 0, 1000000, &error)) {
+            fprintf(stderr, "error: %s\n", error.text);
+            return false;
+        }
+    }
+    if (argc - optind > 2)
+        return false;
+    options->path = optind < argc ? argv[optind] : NULL;
+    options->name = optind + 1 < argc ? argv[optind + 1] : NULL;
+    return true;
+}
+
+static bool show_file(const Options *options, Error *error)
+{
+    Safetensors file;
+    if (!safetensors_open(&file, options->path, error))
+        return false;
+    bool ok = true;
+    const Tensor *tensor = options->name ? safetensors_find(&file, options->name) : NULL;
+    if (tensor)
+        safetensors_print_tensor(stdout, tensor, (size_t)options->numbers);
+    else if (options->name)
+        ok = fail(error, "%s: there is no tensor '%s'", shown_path(options->path),
+                  shown_name(options->name).text);
+    else
+        safetensors_print_list(stdout, &file);
+    safetensors_close(&file);
+    return ok;
+}
+
+int main(int argc, char **argv)
+{
+    Options options = {NULL, NULL, 8, false};
+    Error error;
+    if (!options_read(&options, argc, argv)) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    bool ok = true;
+    if (options.help)
+        printf("%s%s", usage, help);
+    else if (options.path)
+        ok = show_file(&options, &error);
+    else
+        ok = safetensors_demo(stdout, &error);
+    if (ok && (fflush(stdout) != 0 || ferror(stdout)))
+        ok = fail(&error, "the output cannot be written: %s", strerror(errno));
+    if (!ok)
+        fprintf(stderr, "error: %s\n", error.text);
+    return ok ? 0 : 1;
+}
+
+#endif
+#endif

@@ -1,0 +1,148 @@
+/* What every test needs: cmocka, and comparisons of numbers that a NaN cannot pass.
+
+   Include this after the chapter under test: cmocka.h makes a macro of the name fail(), which is
+   a function in the chapters. cmocka's own assert_float_equal is not used: in 1.1.5 a NaN equals
+   everything, and doubles are compared as floats. */
+
+#ifndef TESTS_CHECK
+#define TESTS_CHECK
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+/* got is want, give or take abs + rel |want|. Infinities and NaN are near nothing. */
+#define assert_near(got, want, abs, rel)                                                           \
+    check_near(#got, __FILE__, __LINE__, (got), (want), (abs), (rel))
+
+/* The same for every element of two arrays, of double or of float. */
+#define assert_all_near(got, want, count, abs, rel)                                                \
+    check_all_near(#got, __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count), (abs),  \
+                   (rel))
+
+/* max |got - want| <= tol max |want|: the measure of tests/golden/INDEX.md. */
+#define assert_relmax(got, want, count, tol)                                                       \
+    check_relmax(#got, __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count), (tol))
+
+/* The text has this in it somewhere. */
+#define assert_contains(text, part) check_contains((text), (part), __FILE__, __LINE__)
+
+/* An array of float or of double, told apart by their size. */
+typedef struct {
+    const void *numbers;
+    size_t size; /* bytes of one; 0 if they are whole numbers, in which 0.5 becomes 0 */
+} CheckArray;
+
+#define CHECK_ARRAY(array) check_array((array), (__typeof__(*(array)))0.5 > 0 ? sizeof *(array) : 0)
+
+static inline CheckArray check_array(const void *numbers, size_t size)
+{
+    CheckArray array;
+    array.numbers = numbers;
+    array.size = size;
+    return array;
+}
+
+/* Arrays that compare as equal because there is nothing to compare make a test that proves
+   nothing, so that fails too. */
+static inline void check_arrays(const char *text, const char *file, int line, CheckArray got,
+                                CheckArray want, size_t count)
+{
+    bool floats = (got.size == sizeof(float) || got.size == sizeof(double)) &&
+                  (want.size == sizeof(float) || want.size == sizeof(double));
+    if (!floats || count == 0) {
+        print_error("%s:%d: %s: %s\n", file, line, text,
+                    floats ? "no numbers to compare" : "arrays of float or double are wanted");
+        _fail(file, line);
+    }
+}
+
+static inline double check_number(CheckArray array, size_t i)
+{
+    return array.size == sizeof(float) ? (double)((const float *)array.numbers)[i]
+                                       : ((const double *)array.numbers)[i];
+}
+
+/* To be near must be shown: with a NaN the comparison is false. An infinite `want` would allow
+   every difference, so it is near nothing, itself included. */
+static inline bool check_is_near(double got, double want, double abs, double rel)
+{
+    return isfinite(want) && fabs(got - want) <= abs + rel * fabs(want);
+}
+
+static inline void check_near(const char *text, const char *file, int line, double got, double want,
+                              double abs, double rel)
+{
+    if (!check_is_near(got, want, abs, rel)) {
+        print_error("%s:%d: %s is %.17g, expected %.17g give or take %.3g\n", file, line, text, got,
+                    want, abs + rel * fabs(want));
+        _fail(file, line);
+    }
+}
+
+static inline void check_all_near(const char *text, const char *file, int line, CheckArray got,
+                                  CheckArray want, size_t count, double abs, double rel)
+{
+    check_arrays(text, file, line, got, want, count);
+    for (size_t i = 0; i < count; i++) {
+        double a = check_number(got, i), b = check_number(want, i);
+        if (!check_is_near(a, b, abs, rel)) {
+            print_error("%s:%d: %s[%zu] of %zu is %.17g, expected %.17g give or take %.3g\n", file,
+                        line, text, i, count, a, b, abs + rel * fabs(b));
+            _fail(file, line);
+        }
+    }
+}
+
+/* relmax, and where the largest difference is. NaN if either array holds one. Against a golden
+   tensor of zeros nothing is relative: then it is 0 if `got` is 0 to within 1e-30, else infinite. */
+static inline double check_relmax_of(size_t *worst_at, CheckArray got, CheckArray want,
+                                     size_t count)
+{
+    double worst = 0.0, size = 0.0;
+    *worst_at = 0;
+    for (size_t i = 0; i < count; i++) {
+        double difference = fabs(check_number(got, i) - check_number(want, i));
+        if (isnan(difference)) {
+            *worst_at = i;
+            return difference;
+        }
+        if (difference > worst) {
+            worst = difference;
+            *worst_at = i;
+        }
+        size = fmax(size, fabs(check_number(want, i)));
+    }
+    return size > 0.0 ? worst / size : worst <= 1e-30 ? 0.0 : (double)INFINITY;
+}
+
+static inline void check_relmax(const char *text, const char *file, int line, CheckArray got,
+                                CheckArray want, size_t count, double tol)
+{
+    size_t at;
+    check_arrays(text, file, line, got, want, count);
+    double relmax = check_relmax_of(&at, got, want, count);
+    if (!(relmax <= tol)) {
+        print_error("%s:%d: %s has relmax %.3g, allowed %.3g; worst at [%zu] of %zu: %.17g, "
+                    "expected %.17g\n",
+                    file, line, text, relmax, tol, at, count, check_number(got, at),
+                    check_number(want, at));
+        _fail(file, line);
+    }
+}
+
+static inline void check_contains(const char *text, const char *part, const char *file, int line)
+{
+    if (!strstr(text, part)) {
+        print_error("%s:%d: \"%s\" does not contain \"%s\"\n", file, line, text, part);
+        _fail(file, line);
+    }
+}
+
+#endif

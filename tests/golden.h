@@ -1,0 +1,118 @@
+/* The golden data of tests/golden/INDEX.md as tests want it: files by name or pattern, tensors as
+   plain arrays. Whatever is missing ends the test with a sentence.
+
+   GOLDEN=dir in the environment runs the same tests on another set of the same form, so a test
+   takes sizes from the tensors and file names from patterns, and never writes them itself.
+
+       glob_t found;
+       size_t files = golden_list(&found, "ch01_*.safetensors");
+       for (size_t i = 0; i < files; i++)
+           golden_open(&file, found.gl_pathv[i]); ...
+
+   Include this after the chapter under test and instead of check.h, which it includes. */
+
+#ifndef TESTS_GOLDEN
+#define TESTS_GOLDEN
+
+#ifdef TESTS_CHECK
+#error "include golden.h before check.h: cmocka's fail() must not reach the chapters"
+#endif
+#include "../ch05_mamba_block/safetensors.c"
+#include "check.h"
+#include <glob.h>
+
+static inline const char *golden_dir(void)
+{
+    const char *dir = getenv("GOLDEN");
+    return dir && *dir ? dir : "tests/golden";
+}
+
+/* "tests/golden/FILE"; the caller frees it. */
+static inline char *golden_path(const char *file)
+{
+    size_t room = strlen(golden_dir()) + strlen(file) + 2;
+    char *path = NEW(char, room);
+    snprintf(path, room, "%s/%s", golden_dir(), file);
+    return path;
+}
+
+/* The paths that match, in found->gl_pathv; globfree(found) when done. None is a failure: a test
+   that finds no data must not pass. */
+static inline size_t golden_list(glob_t *found, const char *pattern)
+{
+    char *path = golden_path(pattern);
+    int result = glob(path, 0, NULL, found);
+    if (result != 0)
+        print_error("%s: no golden file has such a name\n", path);
+    free(path);
+    assert_int_equal(result, 0);
+    return found->gl_pathc;
+}
+
+/* `path` as golden_list or golden_path gives it. */
+static inline void golden_open(Safetensors *file, const char *path)
+{
+    Error error;
+    if (!safetensors_open(file, path, &error))
+        fail_msg("%s", error.text);
+}
+
+static inline bool golden_has(const Safetensors *file, const char *name)
+{
+    return safetensors_find(file, name) != NULL;
+}
+
+static inline const Tensor *golden_tensor(const Safetensors *file, const char *name)
+{
+    const Tensor *tensor = safetensors_find(file, name);
+    if (!tensor)
+        fail_msg("%s: there is no tensor '%s'", file->path, name);
+    return tensor;
+}
+
+/* One size of a tensor's shape. */
+static inline size_t golden_size(const Safetensors *file, const char *name, size_t axis)
+{
+    const Tensor *tensor = golden_tensor(file, name);
+    if (axis >= tensor->rank)
+        fail_msg("%s: tensor '%s' has %zu dimensions, not %zu", file->path, name, tensor->rank,
+                 axis + 1);
+    return tensor->shape[axis];
+}
+
+/* The numbers of a tensor in an array of their own, which the caller frees; its shape through
+   *tensor, unless that is NULL. */
+static inline double *golden_doubles(const Tensor **tensor, const Safetensors *file,
+                                     const char *name)
+{
+    const Tensor *found = golden_tensor(file, name);
+    double *numbers = NEW(double, found->count);
+    tensor_to_double(numbers, found);
+    if (tensor)
+        *tensor = found;
+    return numbers;
+}
+
+static inline float *golden_floats(const Tensor **tensor, const Safetensors *file, const char *name)
+{
+    const Tensor *found = golden_tensor(file, name);
+    float *numbers = NEW(float, found->count);
+    tensor_to_float(numbers, found);
+    if (tensor)
+        *tensor = found;
+    return numbers;
+}
+
+/* A tensor of one number. */
+static inline double golden_scalar(const Safetensors *file, const char *name)
+{
+    const Tensor *tensor = golden_tensor(file, name);
+    double number = NAN;
+    if (tensor->count != 1)
+        fail_msg("%s: tensor '%s' has %zu numbers, not one", file->path, name, tensor->count);
+    else
+        tensor_to_double(&number, tensor);
+    return number;
+}
+
+#endif

@@ -1268,8 +1268,8 @@ bool matrix_solve(double *X, double *A, size_t n, size_t cols)
 double matrix_max_abs(const double *M, size_t count)
 {
     double largest = 0.0;
-    for (size_t i = 0; i < count; i++)
-        if (!(fabs(M[i]) <= largest)) /* written so that a NaN comes through */
+    for (size_t i = 0; i < count && !isnan(largest); i++)
+        if (!(fabs(M[i]) <= largest)) /* so written, a NaN counts as larger, and stays */
             largest = fabs(M[i]);
     return largest;
 }

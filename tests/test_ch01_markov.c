@@ -896,6 +896,18 @@ static void linear_systems_are_solved(void **state)
     assert_false(matrix_solve(b, singular, 2, 1));
 }
 
+static void the_largest_of_numbers_with_a_NaN_is_NaN(void **state)
+{
+    (void)state;
+    double first[3] = {NAN, 1, 2}, middle[3] = {1, NAN, 2}, last[3] = {1, 2, NAN};
+    double none[3] = {1, -3, 2};
+    assert_true(isnan(matrix_max_abs(first, 3)));
+    assert_true(isnan(matrix_max_abs(middle, 3)));
+    assert_true(isnan(matrix_max_abs(last, 3)));
+    assert_near(matrix_max_abs(none, 3), 3, 0, 0);
+    assert_near(matrix_max_abs(none, 0), 0, 0, 0);
+}
+
 static void whole_numbers_are_read_strictly(void **state)
 {
     (void)state;
@@ -1115,6 +1127,7 @@ int main(void)
         cmocka_unit_test(a_chain_of_one_state_works),
         cmocka_unit_test(a_thousand_states_work_in_a_second),
         cmocka_unit_test(linear_systems_are_solved),
+        cmocka_unit_test(the_largest_of_numbers_with_a_NaN_is_NaN),
         cmocka_unit_test(whole_numbers_are_read_strictly),
         cmocka_unit_test(a_file_appears_whole_or_not_at_all),
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),

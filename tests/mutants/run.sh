@@ -26,7 +26,7 @@ one() { # list number line-number expression
     # shellcheck disable=SC2086
     elif ! $CC -O1 -w "$dir/tests/test_$name.c" -o "$dir/test" $flags -lm 2> "$dir/log"; then
         echo "BROKEN    $name.txt:$line does not compile: $expression"
-    elif { (cd "$dir" && timeout 60 ./test > log 2>&1 < /dev/null); } 2> /dev/null; then
+    elif [ "$(exec 2> /dev/null; cd "$dir" && timeout 60 ./test > log 2>&1 < /dev/null; echo $?)" = 0 ]; then
         echo "SURVIVED  $name.txt:$line no test noticed: $expression"
     else
         echo "noticed   $name.txt:$line"

@@ -12,11 +12,12 @@ CH       ?=
 BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 
 # Each program's source; chapter NN's file STEM.c becomes build/chNN_STEM.
-SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch05_mamba_block/safetensors.c
+SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch03_discretize/discretize.c \
+           ch05_mamba_block/safetensors.c
 program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-CHAPTERS := 01 02
+CHAPTERS := 01 02 03
 
 # What this compiler and machine can do is tried, not assumed.
 try      = $(shell echo 'int main(void) { return 0; }' | \
@@ -84,8 +85,16 @@ run-02: $(PROGRAMS)
 	$(call show,$(BUILD)/ch02_ssm --system data/two_memories.ssm --input data/sunspots.csv --length 60)
 	$(call show,$(BUILD)/ch02_ssm --system data/oscillator.ssm --input step --length 60)
 
+run-03: $(PROGRAMS)
+	@printf '\n==== Chapter 3: from continuous time to steps (ch03_discretize/README.md) ====\n'
+	$(call show,$(BUILD)/ch03_discretize)
+	$(call show,$(BUILD)/ch03_discretize --hippo 32 --signal data/sunspots.csv --length 60)
+	$(call show,$(BUILD)/ch03_discretize --system data/spring.ssm --rule zoh --step 0.25)
+	$(call show,$(BUILD)/ch03_discretize --generator data/weather.csv)
+
 bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits
 	$(call show,$(BUILD)/ch02_ssm --bench)
+	$(call show,$(BUILD)/ch03_discretize --bench)
 
 # ---- to test -----------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 /* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
 
-#include "../ch02_ssm_abcd/ssm.c"
+#include "../ch03_discretize/discretize.c"
 #include "check.h"
 
 enum { DAYS = 3 };
@@ -75,6 +75,44 @@ static void chapter_2_forecasts_it_in_the_eigenbasis(void **state)
     chain_free(&chain);
 }
 
+static void chapter_3_forecasts_it_from_its_generator(void **state)
+{
+    (void)state; /* the day as one step of x' = Q^T x, and as two steps of half a day */
+    Chain chain = weather();
+    Ssm system = ssm_from_chain(&chain, start), day, half;
+    double Q[4], y[DAYS * 2], fine[(2 * DAYS - 1) * 2], u[2 * DAYS] = {0};
+    Error error;
+    assert_true(chain_generator(Q, &chain, &error));
+    matrix_transpose(system.A, Q, 2, 2);
+    assert_true(discretize(&day, &system, 1.0, RULE_ZOH, &error));
+    assert_true(discretize(&half, &system, 0.5, RULE_ZOH, &error));
+    run_from_start(y, u, &day, DAYS, READ_BEFORE);
+    run_from_start(fine, u, &half, 2 * DAYS - 1, READ_BEFORE);
+    assert_all_near(y, by_hand, DAYS * 2, 1e-14, 0);
+    for (size_t t = 0; t < DAYS; t++)
+        assert_all_near(fine + 4 * t, by_hand + 2 * t, 2, 1e-14, 0);
+    ssm_free(&system);
+    ssm_free(&day);
+    ssm_free(&half);
+    chain_free(&chain);
+}
+
+static void chapter_3_forecasts_it_by_two_held_scalars(void **state)
+{
+    (void)state; /* in the eigenbasis: rates 0 and log 0.4, each held alone */
+    static const double x0[2] = {1.0, -1.0 / 6.0}, rate[2] = {0.0, -0.916290731874155065};
+    for (size_t t = 0; t < DAYS; t++) {
+        double x[2], ignored;
+        for (size_t i = 0; i < 2; i++) {
+            double a_bar;
+            hold_scalar(&a_bar, &ignored, rate[i], (double)t);
+            x[i] = a_bar * x0[i];
+        }
+        assert_near(2.0 / 3.0 * x[0] + x[1], by_hand[2 * t], 1e-15, 0);
+        assert_near(1.0 / 3.0 * x[0] - x[1], by_hand[2 * t + 1], 1e-15, 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -82,6 +120,8 @@ int main(void)
         cmocka_unit_test(chapter_2_forecasts_it_by_its_four_matrices),
         cmocka_unit_test(chapter_2_forecasts_it_as_a_convolution),
         cmocka_unit_test(chapter_2_forecasts_it_in_the_eigenbasis),
+        cmocka_unit_test(chapter_3_forecasts_it_from_its_generator),
+        cmocka_unit_test(chapter_3_forecasts_it_by_two_held_scalars),
     };
     return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,
                                        NULL);

@@ -1,0 +1,750 @@
+/* Chapter 3 held against golden data, chapters 1 and 2, closed forms, and bad input. */
+
+#include "../ch03_discretize/discretize.c"
+#include "golden.h"
+#include <sys/wait.h>
+
+/* Calls `check` for every golden file of this pattern. */
+static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
+{
+    glob_t found;
+    size_t files = golden_list(&found, pattern);
+    for (size_t f = 0; f < files; f++) {
+        Safetensors file;
+        golden_open(&file, found.gl_pathv[f]);
+        check(&file);
+        safetensors_close(&file);
+    }
+    globfree(&found);
+}
+
+static void assert_golden(const Safetensors *file, const char *name, const double *got,
+                          double tolerance)
+{
+    const Tensor *tensor;
+    double *want = golden_doubles(&tensor, file, name);
+    assert_relmax(got, want, tensor->count, tolerance);
+    free(want);
+}
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t len = strlen(name), tail = strlen(end);
+    return len >= tail && strcmp(name + len - tail, end) == 0;
+}
+
+/* "PREFIX.part" for a name like "PREFIX.A". */
+static void sibling(char out[128], const char *name, const char *part)
+{
+    snprintf(out, 128, "%.*s%s", (int)(strrchr(name, '.') - name + 1), name, part);
+}
+
+/* ---- the exponential ----------------------------------------------------------------------------- */
+
+static void check_exponentials(const Safetensors *file)
+{
+    size_t checked = 0;
+    for (size_t i = 0; i < file->n_tensor; i++) {
+        const char *name = file->tensor[i].name;
+        char other[128];
+        if (!ends_with(name, ".A"))
+            continue;
+        size_t n = file->tensor[i].shape[0];
+        double *A = golden_doubles(NULL, file, name), *E = NEW(double, n *n);
+        assert_true(expm(E, A, n));
+        sibling(other, name, "tol");
+        double tolerance = golden_scalar(file, other);
+        sibling(other, name, "E");
+        assert_golden(file, other, E, tolerance); /* INDEX.md: .tol is for a very good code */
+        free(A);
+        free(E);
+        checked++;
+    }
+    assert_true(checked > 0);
+}
+
+static void exponentials_are_as_exact_as_a_very_good_code(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_expm.safetensors", check_exponentials);
+}
+
+static void check_minus_identity(const Safetensors *file)
+{
+    for (size_t i = 0; i < file->n_tensor; i++) {
+        const char *name = file->tensor[i].name;
+        char other[128];
+        if (!ends_with(name, ".EmI"))
+            continue;
+        sibling(other, name, "A");
+        size_t n = file->tensor[i].shape[0];
+        double *A = golden_doubles(NULL, file, other), *E = NEW(double, n *n),
+               *hold = NEW(double, n *n);
+        assert_true(discretize_zoh(E, hold, A, A, n, n, 1.0)); /* int exp(A s) ds A = exp(A) - I */
+        assert_golden(file, name, hold, 1e-13);
+        free(A);
+        free(E);
+        free(hold);
+    }
+}
+
+static void the_hold_of_A_is_the_exponential_without_its_identity(void **state)
+{
+    (void)state; /* for entries of 1e-12, where E - I itself has lost four digits of five */
+    for_each_golden("ch03_expm.safetensors", check_minus_identity);
+}
+
+static void exponentials_of_commuting_times_multiply(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 7, 31};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        double *A = NEW(double, 6 * n * n), *part = A + n * n, *rest = part + n * n,
+               *E = rest + n * n;
+        double *product = E + n * n, *scaled = product + n * n;
+        Random random = random_from_seed(n);
+        for (size_t i = 0; i < n * n; i++)
+            A[i] = random_normal(&random);
+        for (size_t i = 0; i < n * n; i++)
+            scaled[i] = 0.3 * A[i];
+        assert_true(expm(part, scaled, n));
+        for (size_t i = 0; i < n * n; i++)
+            scaled[i] = 0.7 * A[i];
+        assert_true(expm(rest, scaled, n));
+        matrix_multiply(product, part, rest, n, n, n);
+        assert_true(expm(E, A, n));
+        assert_relmax(product, E, n * n, 1e-12); /* norms up to 30: condition about that */
+        free(A);
+    }
+}
+
+static void an_exponential_that_overflows_is_refused(void **state)
+{
+    (void)state;
+    double large[1] = {710}, fine[1] = {709}, huge[4] = {1e300, 1, 1, 1e300}, nan[1] = {NAN}, E[4];
+    assert_false(expm(E, large, 1));
+    assert_true(expm(E, fine, 1));
+    assert_near(E[0], exp(709), 0, 1e-13);
+    assert_false(expm(E, huge, 2));
+    assert_false(expm(E, nan, 1));
+    double gone[4] = {-1e300, 0, 0, -2};
+    assert_true(expm(E, gone, 2));
+    assert_near(E[0], 0, 0, 0);
+    assert_near(E[3], exp(-2), 0, 1e-15);
+}
+
+static void the_power_series_is_right_where_it_is_short(void **state)
+{
+    (void)state;
+    double A[4] = {0.1, 0.2, -0.3, 0.05}, E[4], series[4];
+    assert_true(expm(E, A, 2));
+    expm_taylor(series, A, 2);
+    assert_all_near(series, E, 4, 1e-15, 0);
+    double cold[1] = {-30};
+    expm_taylor(series, cold, 1);
+    assert_false(fabs(series[0] / exp(-30) - 1) < 1); /* and hopeless where it is long */
+}
+
+/* ---- the rules ------------------------------------------------------------------------------------ */
+
+typedef bool (*RuleFunction)(double *, double *, const double *, const double *, size_t, size_t,
+                             double);
+
+static bool euler(double *A_bar, double *B_bar, const double *A, const double *B, size_t n,
+                  size_t m, double delta)
+{
+    discretize_euler(A_bar, B_bar, A, B, n, m, delta);
+    return true;
+}
+
+static void check_rule(const Safetensors *file, const char *rule, RuleFunction function)
+{
+    size_t n = golden_size(file, "A", 0), m = golden_size(file, "B", 1),
+           steps = golden_size(file, "dts", 0);
+    double *A = golden_doubles(NULL, file, "A"), *B = golden_doubles(NULL, file, "B");
+    double *dts = golden_doubles(NULL, file, "dts"), *A_bar = NEW(double, n *n),
+           *B_bar = NEW(double, n *m);
+    for (size_t k = 0; k < steps; k++) {
+        char name[64];
+        assert_true(function(A_bar, B_bar, A, B, n, m, dts[k]));
+        snprintf(name, sizeof name, "dt%zu.%s.Ad", k, rule);
+        assert_golden(file, name, A_bar, 1e-12);
+        snprintf(name, sizeof name, "dt%zu.%s.Bd", k, rule);
+        assert_golden(file, name, B_bar, 1e-12);
+    }
+    free(A);
+    free(B);
+    free(dts);
+    free(A_bar);
+    free(B_bar);
+}
+
+static void check_euler(const Safetensors *file)
+{
+    check_rule(file, "euler", euler);
+}
+
+static void check_bilinear(const Safetensors *file)
+{
+    check_rule(file, "bilinear", discretize_bilinear);
+}
+
+static void check_zoh(const Safetensors *file)
+{
+    check_rule(file, "zoh", discretize_zoh);
+}
+
+static void ex3_1_euler_agrees_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_discretize.safetensors", check_euler);
+}
+
+static void ex3_2_bilinear_agrees_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_discretize.safetensors", check_bilinear);
+}
+
+static void ex3_3_the_hold_agrees_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_discretize.safetensors", check_zoh);
+}
+
+static void ex3_3_the_hold_works_where_A_has_no_inverse(void **state)
+{
+    (void)state; /* place' = speed, speed' = u: after 2 with u = 1 the speed is 2 and the place 2 */
+    double A[4] = {0, 1, 0, 0}, B[2] = {0, 1}, A_bar[4], B_bar[2], want[4] = {1, 2, 0, 1};
+    assert_true(discretize_zoh(A_bar, B_bar, A, B, 2, 1, 2.0));
+    assert_all_near(A_bar, want, 4, 1e-15, 0);
+    assert_near(B_bar[0], 2, 1e-15, 0);
+    assert_near(B_bar[1], 2, 1e-15, 0);
+}
+
+static void mambas_rule_is_the_holds_A_and_eulers_B(void **state)
+{
+    (void)state;
+    double A[4] = {-1, 0.5, 0.3, -2}, B[2] = {1, -3};
+    double hold[4], ignored[2], A_bar[4], B_bar[2], straight[4], want[2];
+    assert_true(discretize_zoh(hold, ignored, A, B, 2, 1, 0.7));
+    assert_true(discretize_mamba(A_bar, B_bar, A, B, 2, 1, 0.7));
+    discretize_euler(straight, want, A, B, 2, 1, 0.7);
+    assert_all_near(A_bar, hold, 4, 1e-15, 0);
+    assert_all_near(B_bar, want, 2, 0, 0);
+}
+
+/* x(t) under a held u by the classical Runge-Kutta method of order 4 in many small steps. */
+static void integrate(double *x, const Ssm *system, const double *u, double time, size_t steps)
+{
+    static const double ahead[4] = {0, 0.5, 0.5, 1}, weight[4] = {1, 2, 2, 1};
+    size_t n = system->d_state;
+    double *slope = NEW(double, 3 * n), *at = slope + n, *sum = at + n, h = time / (double)steps;
+    for (size_t s = 0; s < steps; s++) {
+        memset(sum, 0, n * sizeof *sum);
+        for (int k = 0; k < 4; k++) {
+            for (size_t i = 0; i < n; i++)
+                at[i] = x[i] + ahead[k] * h * (k ? slope[i] : 0.0);
+            ssm_step(slope, at, u, system);
+            for (size_t i = 0; i < n; i++)
+                sum[i] += weight[k] * slope[i] / 6.0;
+        }
+        for (size_t i = 0; i < n; i++)
+            x[i] += h * sum[i];
+    }
+    free(slope);
+}
+
+static void the_hold_is_a_fine_numerical_integration(void **state)
+{
+    (void)state;
+    enum { LEN = 10 };
+    Ssm system = spring_system(), step = step_system(&system, 0.7, RULE_ZOH);
+    Signal u = input_of("noise", LEN, 5);
+    double y[LEN], x[2] = {0, 0};
+    run_from_start(y, u.value, &step, LEN, READ_AFTER);
+    for (size_t t = 0; t < LEN; t++) {
+        integrate(x, &system, u.value + t, 0.7, 2000);
+        assert_near(y[t], x[0], 1e-12, 0); /* RK4: (0.7 / 2000)^4 = 1.5e-14 a step */
+    }
+    ssm_free(&system);
+    ssm_free(&step);
+    signal_free(&u);
+}
+
+static void the_errors_of_the_rules_have_their_orders(void **state)
+{
+    (void)state;
+    static const double orders[N_RULE] = {0, 2, 1, 1};
+    for (int rule = 1; rule < N_RULE; rule++) {
+        double slope = log2(rule_error((Rule)rule, 256) / rule_error((Rule)rule, 512));
+        assert_near(slope, orders[rule], 0.02, 0);
+    }
+    assert_near(rule_error(RULE_ZOH, 1), 0, 1e-14, 0);
+    assert_near(rule_error(RULE_ZOH, 512), 0, 1e-11, 0); /* 5120 steps of rounding */
+}
+
+static void half_the_step_with_every_sample_twice_is_the_same(void **state)
+{
+    (void)state;
+    enum { LEN = 33 };
+    Ssm system = spring_system();
+    Ssm whole = step_system(&system, 0.5, RULE_ZOH), half = step_system(&system, 0.25, RULE_ZOH);
+    Signal u = input_of("noise", LEN, 6);
+    double coarse[LEN], fine[2 * LEN], twice[2 * LEN];
+    for (size_t t = 0; t < 2 * LEN; t++)
+        twice[t] = u.value[t / 2];
+    run_from_start(coarse, u.value, &whole, LEN, READ_AFTER);
+    run_from_start(fine, twice, &half, 2 * LEN, READ_AFTER);
+    for (size_t t = 0; t < LEN; t++)
+        assert_near(fine[2 * t + 1], coarse[t], 1e-12, 0);
+    ssm_free(&system);
+    ssm_free(&whole);
+    ssm_free(&half);
+    signal_free(&u);
+}
+
+static void ex3_4_one_state_is_held_without_cancelling(void **state)
+{
+    (void)state;
+    static const double z[] = {0,    1e-300, -1e-300, 1e-16, -1e-12, 1e-8, -1e-3,
+                               1e-3, -1,     1,       -40,   40,     -700};
+    for (size_t k = 0; k < sizeof z / sizeof *z; k++) {
+        double a_bar, b_bar, delta = 0.5, sum = 0.0, term = 1.0;
+        hold_scalar(&a_bar, &b_bar, z[k] / delta, delta);
+        assert_near(a_bar, exp(z[k]), 0, 1e-15);
+        for (int i = 1; i < 60; i++) { /* (exp(z) - 1) / z = 1 + z/2 + z^2/6 + ..., for a small z */
+            sum += term;
+            term *= z[k] / (i + 1);
+        }
+        double want = fabs(z[k]) <= 1 ? delta * sum : delta * (exp(z[k]) - 1) / z[k];
+        assert_near(b_bar, want, 0, 1e-12);
+    }
+}
+
+static void ex3_4_one_state_is_held_as_the_matrix_rule_holds_it(void **state)
+{
+    (void)state;
+    Random random = random_from_seed(7);
+    for (int k = 0; k < 200; k++) {
+        double a = 3 * random_normal(&random), delta = random_uniform(&random) + 0.01, one = 1;
+        double a_bar, b_bar, A_bar, B_bar;
+        hold_scalar(&a_bar, &b_bar, a, delta);
+        assert_true(discretize_zoh(&A_bar, &B_bar, &a, &one, 1, 1, delta));
+        assert_near(a_bar, A_bar, 0, 1e-13);
+        assert_near(b_bar, B_bar, 0, 1e-13);
+    }
+}
+
+/* ---- the weather in continuous time ------------------------------------------------------------------ */
+
+static Chain random_chain(size_t n, uint64_t seed, double stay)
+{
+    Random random = random_from_seed(seed);
+    Chain chain = chain_new(n);
+    for (size_t i = 0; i < n; i++) {
+        double sum = 0.0;
+        chain.name[i] = strdup("state");
+        for (size_t j = 0; j < n; j++)
+            sum += chain.P[i * n + j] = random_uniform(&random) + (i == j ? stay : 0.0);
+        for (size_t j = 0; j < n; j++)
+            chain.P[i * n + j] /= sum;
+    }
+    return chain;
+}
+
+static void check_generator(const Safetensors *file)
+{
+    size_t n = golden_size(file, "P", 0), times = golden_size(file, "times", 0);
+    double *P = golden_doubles(NULL, file, "P"), *want = golden_doubles(NULL, file, "Q");
+    double *time = golden_doubles(NULL, file, "times"), *all = golden_doubles(NULL, file, "expQt");
+    double *half = golden_doubles(NULL, file, "exp_half"), *Q = NEW(double, n *n),
+           *P_t = NEW(double, n *n);
+    Chain chain = {n, NULL, P};
+    Error error;
+    assert_true(chain_generator(Q, &chain, &error));
+    assert_all_near(Q, want, n * n, 1e-13, 0); /* INDEX.md: absolute 1e-13 */
+    for (size_t k = 0; k < times; k++) {
+        assert_true(chain_at_time(P_t, Q, n, time[k]));
+        assert_all_near(P_t, all + k * n * n, n * n, 1e-13, 0);
+    }
+    assert_true(chain_at_time(P_t, Q, n, 0.5));
+    assert_all_near(P_t, half, n * n, 1e-13, 0);
+    free(P);
+    free(want);
+    free(time);
+    free(all);
+    free(half);
+    free(Q);
+    free(P_t);
+}
+
+static void the_generator_agrees_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_generator.safetensors", check_generator);
+}
+
+static void a_day_of_the_generator_is_the_chain(void **state)
+{
+    (void)state; /* and two half days are, too */
+    static const size_t sizes[] = {1, 2, 3, 8};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        double *Q = NEW(double, n *n), *P = NEW(double, n *n), *half = NEW(double, n *n);
+        Error error;
+        uint64_t seed = 0;
+        Chain chain = random_chain(n, ++seed, 8.0 * (double)n);
+        while (!chain_generator(Q, &chain, &error)) { /* not every random chain has one */
+            chain_free(&chain);
+            chain = random_chain(n, ++seed, 8.0 * (double)n);
+        }
+        assert_true(chain_at_time(P, Q, n, 1.0));
+        assert_all_near(P, chain.P, n * n, 1e-12, 0);
+        assert_true(chain_at_time(half, Q, n, 0.5));
+        matrix_multiply(P, half, half, n, n, n);
+        assert_all_near(P, chain.P, n * n, 1e-12, 0);
+        free(Q);
+        free(P);
+        free(half);
+        chain_free(&chain);
+    }
+}
+
+static void assert_no_generator(const char *rows, size_t n, const char *sentence)
+{
+    static const char *const names[] = {"a", "b", "c"};
+    Chain chain = chain_new(n);
+    double Q[9] = {7};
+    Error error;
+    char *rest = strdup(rows), *start = rest;
+    for (size_t i = 0; i < n; i++)
+        chain.name[i] = strdup(names[i]);
+    for (size_t i = 0; i < n * n; i++)
+        assert_true(number_parse(&chain.P[i], strsep(&rest, " "), &error));
+    assert_false(chain_generator(Q, &chain, &error));
+    assert_contains(error.text, sentence);
+    assert_true(Q[0] == 7);
+    free(start);
+    chain_free(&chain);
+}
+
+static void chains_without_a_generator_are_told_so(void **state)
+{
+    (void)state;
+    assert_no_generator("0.1 0.9 0.9 0.1", 2, "an eigenvalue that is 0 or negative");
+    assert_no_generator("0.5 0.5 0.5 0.5", 2, "an eigenvalue that is 0 or negative");
+    assert_no_generator("0.8 0.2 0 0 0.8 0.2 0.2 0 0.8", 3,
+                        "the rate from 'a' to 'c' would be -0.0"); /* goes round too regularly */
+}
+
+static void logarithms_undo_exponentials(void **state)
+{
+    (void)state;
+    Random random = random_from_seed(9);
+    for (size_t n = 1; n <= 16; n *= 2) {
+        double *A = NEW(double, n *n), *E = NEW(double, n *n), *L = NEW(double, n *n);
+        for (size_t i = 0; i < n * n; i++)
+            A[i] = random_normal(&random) / (double)n;
+        assert_true(expm(E, A, n));
+        assert_true(logm(L, E, n));
+        assert_relmax(L, A, n * n, 1e-12);
+        free(A);
+        free(E);
+        free(L);
+    }
+}
+
+/* ---- HiPPO ------------------------------------------------------------------------------------------------- */
+
+static void check_legs(const Safetensors *file)
+{
+    double dt = golden_scalar(file, "dt");
+    size_t checked = 0;
+    for (size_t i = 0; i < file->n_tensor; i++) {
+        const char *name = file->tensor[i].name;
+        char other[128];
+        if (!ends_with(name, ".A"))
+            continue;
+        size_t n = file->tensor[i].shape[0];
+        double *A = NEW(double, n *n), *B = NEW(double, n), *A_bar = NEW(double, n *n),
+               *B_bar = NEW(double, n);
+        legs_matrices(A, B, n);
+        assert_golden(file, name, A, 1e-15);
+        sibling(other, name, "B");
+        assert_golden(file, other, B, 1e-15);
+        assert_true(discretize_zoh(A_bar, B_bar, A, B, n, 1, dt));
+        sibling(other, name, "zoh.Ad");
+        assert_golden(file, other, A_bar, 1e-11); /* INDEX.md: A is far from normal */
+        sibling(other, name, "zoh.Bd");
+        assert_golden(file, other, B_bar, 1e-11);
+        assert_true(discretize_bilinear(A_bar, B_bar, A, B, n, 1, dt));
+        sibling(other, name, "bilinear.Ad");
+        assert_golden(file, other, A_bar, 1e-11);
+        free(A);
+        free(B);
+        free(A_bar);
+        free(B_bar);
+        checked++;
+    }
+    assert_true(checked > 0);
+}
+
+static void ex3_5_the_hippo_matrices_agree_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_legs.safetensors", check_legs);
+}
+
+static void what_hippo_keeps_is_the_projection_of_the_past(void **state)
+{
+    (void)
+        state; /* state[i] = sqrt(2i+1) int_0^1 u(s) P_i(2s - 1) ds, and int P_i = (P_{i+1} - P_{i-1}) / (2i+1) */
+    enum { LEN = 50, KEPT = 20 };
+    Signal u = input_of("noise", LEN, 10);
+    double got[KEPT], want[KEPT] = {0}, low[KEPT + 1], high[KEPT + 1];
+    assert_true(legs_remember(got, u.value, LEN, KEPT));
+    for (size_t t = 0; t < LEN; t++) {
+        legendre(low, 2.0 * (double)t / LEN - 1.0, KEPT + 1);
+        legendre(high, 2.0 * (double)(t + 1) / LEN - 1.0, KEPT + 1);
+        for (size_t i = 0; i < KEPT; i++) {
+            double to = high[i + 1] - (i ? high[i - 1] : -1.0),
+                   from = low[i + 1] - (i ? low[i - 1] : -1.0);
+            double odd = 2.0 * (double)i + 1.0;
+            want[i] += sqrt(odd) * u.value[t] * (i ? (to - from) / odd : high[1] - low[1]) / 2.0;
+        }
+    }
+    assert_relmax(got, want, KEPT, 1e-11);
+    signal_free(&u);
+}
+
+static void hippo_draws_a_polynomial_past_exactly(void **state)
+{
+    (void)state; /* a constant is kept by one number, whatever their number */
+    enum { LEN = 40 };
+    double u[LEN], state_of[8], drawn[LEN];
+    for (size_t t = 0; t < LEN; t++)
+        u[t] = 3.5;
+    assert_true(legs_remember(state_of, u, LEN, 8));
+    legs_recall(drawn, state_of, LEN, 8);
+    assert_all_near(drawn, u, LEN, 1e-12, 0);
+    for (size_t t = 0; t < LEN; t++)
+        u[t] = (double)t + 0.5; /* a ramp, but for the stairs of its samples */
+    assert_true(legs_remember(state_of, u, LEN, 8));
+    legs_recall(drawn, state_of, LEN, 8);
+    assert_all_near(drawn, u, LEN, 0.5, 0);
+}
+
+static void keeping_more_numbers_draws_the_past_better(void **state)
+{
+    (void)state;
+    Signal u = hippo_signal(200);
+    double last = INFINITY, kept_state[64], drawn[200];
+    for (size_t kept = 8; kept <= 64; kept *= 2) {
+        assert_true(legs_remember(kept_state, u.value, u.len, kept));
+        legs_recall(drawn, kept_state, u.len, kept);
+        double error = relative_error(drawn, u.value, u.len);
+        assert_true(error < last);
+        last = error;
+    }
+    assert_true(last < 0.05);
+    signal_free(&u);
+}
+
+/* ---- S4D ---------------------------------------------------------------------------------------------------- */
+
+static Complex *complex_pairs(const double *re, const double *im, size_t n)
+{
+    Complex *out = NEW(Complex, n);
+    for (size_t i = 0; i < n; i++) {
+        out[i].re = re[i];
+        out[i].im = im ? im[i] : 0.0;
+    }
+    return out;
+}
+
+static void check_s4d(const Safetensors *file, const char *kind, bool real)
+{
+    char name[64];
+    snprintf(name, sizeof name, real ? "%s.A" : "%s.A_re", kind);
+    size_t n = golden_size(file, name, 0);
+    double *a_re = golden_doubles(NULL, file, name);
+    double *a_im = real ? NULL : golden_doubles(NULL, file, "lin.A_im");
+    double *c_re = golden_doubles(NULL, file, real ? "real.C" : "lin.C_re");
+    double *c_im = real ? NULL : golden_doubles(NULL, file, "lin.C_im");
+    Complex *a = complex_pairs(a_re, a_im, n), *c = complex_pairs(c_re, c_im, n);
+    for (size_t i = 0; i < n; i++) {
+        Complex start = real ? s4d_real(i) : s4d_lin(i);
+        assert_near(a[i].re, start.re, 0, 1e-15);
+        assert_near(a[i].im, start.im, 0, 1e-15);
+    }
+    for (int rule = 0; rule < 2; rule++) {
+        snprintf(name, sizeof name, "%s.K_%s", kind, rule_name((Rule)rule));
+        size_t len = golden_size(file, name, 0);
+        double *K = NEW(double, len);
+        s4d_kernel(K, a, c, n, golden_scalar(file, "dt"), (Rule)rule, real ? 1.0 : 2.0, len);
+        assert_golden(file, name, K, 1e-12);
+        free(K);
+    }
+    free(a_re);
+    free(a_im);
+    free(c_re);
+    free(c_im);
+    free(a);
+    free(c);
+}
+
+static void check_both_s4d(const Safetensors *file)
+{
+    check_s4d(file, "lin", false);
+    check_s4d(file, "real", true);
+}
+
+static void ex3_6_s4d_kernels_agree_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_s4d.safetensors", check_both_s4d);
+}
+
+static void ex3_6_a_vandermonde_sum_is_the_recurrence(void **state)
+{
+    (void)state; /* a complex state is two real ones: a rotation and a shrinking */
+    enum { LEN = 60, N = 5 };
+    Complex a[N], c[N];
+    double K[LEN], want[LEN];
+    Ssm system = ssm_new(2 * N, 1, 1);
+    Random random = random_from_seed(11);
+    for (size_t i = 0; i < N; i++) {
+        Complex a_bar, b_bar;
+        a[i] = s4d_lin(i);
+        c[i].re = random_normal(&random);
+        c[i].im = random_normal(&random);
+        s4d_step(&a_bar, &b_bar, a[i], 0.1, RULE_ZOH);
+        double *A = system.A + 2 * i * 2 * N + 2 * i;
+        A[0] = A[2 * N + 1] = a_bar.re;
+        A[1] = -a_bar.im;
+        A[2 * N] = a_bar.im;
+        system.B[2 * i] = b_bar.re;
+        system.B[2 * i + 1] = b_bar.im;
+        system.C[2 * i] = 2.0 * c[i].re;
+        system.C[2 * i + 1] = -2.0 * c[i].im;
+    }
+    ssm_kernel(want, &system, LEN, READ_AFTER);
+    s4d_kernel(K, a, c, N, 0.1, RULE_ZOH, 2.0, LEN);
+    assert_relmax(K, want, LEN, 1e-12);
+    ssm_free(&system);
+}
+
+static void real_s4d_states_are_held_as_single_states(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 16; i++) {
+        Complex a_bar, b_bar;
+        double re, b;
+        s4d_step(&a_bar, &b_bar, s4d_real(i), 0.01, RULE_ZOH);
+        hold_scalar(&re, &b, s4d_real(i).re, 0.01);
+        assert_near(a_bar.re, re, 1e-15, 0);
+        assert_near(b_bar.re, b, 0, 1e-14);
+        assert_near(a_bar.im, 0, 0, 0);
+    }
+}
+
+/* ---- bad input --------------------------------------------------------------------------------------------------- */
+
+static void bad_steps_are_refused(void **state)
+{
+    (void)state;
+    Ssm system = scalar_system(2.0), out;
+    Error error;
+    assert_false(discretize(&out, &system, 0.0, RULE_ZOH, &error));
+    assert_contains(error.text, "the step 0 is not a time above 0");
+    assert_false(discretize(&out, &system, -1.0, RULE_EULER, &error));
+    assert_false(discretize(&out, &system, NAN, RULE_EULER, &error));
+    assert_false(discretize(&out, &system, 1000.0, RULE_ZOH, &error));
+    assert_contains(error.text, "exp(A delta) overflows for the step 1000");
+    assert_false(discretize(&out, &system, 1000.0, RULE_MAMBA, &error));
+    assert_false(discretize(&out, &system, 1.0, RULE_BILINEAR, &error)); /* 1 - 2 * 1/2 = 0 */
+    assert_contains(error.text, "singular");
+    ssm_free(&system);
+}
+
+static int run_program(char *text, size_t room, const char *words)
+{
+    char command[512];
+    snprintf(command, sizeof command, "%s/ch03_discretize %s 2>&1 >/dev/null </dev/null",
+             getenv("BUILD") ? getenv("BUILD") : "build", words);
+    FILE *out = popen(command, "r");
+    assert_non_null(out);
+    size_t len = fread(text, 1, room - 1, out);
+    text[len] = '\0';
+    int status = pclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void wrong_options_are_told_in_one_sentence(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence;
+        int code;
+    } cases[] = {
+        {"--step 0 --system data/spring.ssm", "--step: 0 is not a time above 0", 2},
+        {"--step nan --system data/spring.ssm", "--step: 'nan' is not a finite number", 2},
+        {"--step x --system data/spring.ssm", "--step: 'x' is not a number", 2},
+        {"--step -1 --system data/spring.ssm", "--step: -1 is not a time above 0", 2},
+        {"--rule fast --system data/spring.ssm", "--rule: 'fast' is none of zoh", 2},
+        {"--hippo 0", "--hippo: 0 is out of range: 1 to 128", 2},
+        {"--hippo 8 --bench", "exclude each other", 2},
+        {"--signal data/sunspots.csv", "--signal needs --hippo", 2},
+        {"--demo none", "--demo: 'none' is none of hours", 1},
+        {"--system no.ssm", "no.ssm: No such file or directory", 1},
+        {"--system data/savings.ssm --step 1000", "exp(A delta) overflows for the step 1000", 1},
+        {"--system data/spring.ssm --rule euler --step 3 --length 2000", "overflow at step", 1},
+        {"--generator data/traffic_light.csv", "this chain has no generator", 1},
+        {"--generator data/no.csv", "data/no.csv: No such file or directory", 1},
+        {"--hippo 8 --signal data/weather.csv", "columns, but the system has 1 input", 1},
+    };
+    char text[4096];
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int code = run_program(text, sizeof text, cases[k].words);
+        assert_contains(text, cases[k].sentence);
+        assert_int_equal(code, cases[k].code);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exponentials_are_as_exact_as_a_very_good_code),
+        cmocka_unit_test(the_hold_of_A_is_the_exponential_without_its_identity),
+        cmocka_unit_test(exponentials_of_commuting_times_multiply),
+        cmocka_unit_test(an_exponential_that_overflows_is_refused),
+        cmocka_unit_test(the_power_series_is_right_where_it_is_short),
+        cmocka_unit_test(ex3_1_euler_agrees_with_golden_data),
+        cmocka_unit_test(ex3_2_bilinear_agrees_with_golden_data),
+        cmocka_unit_test(ex3_3_the_hold_agrees_with_golden_data),
+        cmocka_unit_test(ex3_3_the_hold_works_where_A_has_no_inverse),
+        cmocka_unit_test(mambas_rule_is_the_holds_A_and_eulers_B),
+        cmocka_unit_test(the_hold_is_a_fine_numerical_integration),
+        cmocka_unit_test(the_errors_of_the_rules_have_their_orders),
+        cmocka_unit_test(half_the_step_with_every_sample_twice_is_the_same),
+        cmocka_unit_test(ex3_4_one_state_is_held_without_cancelling),
+        cmocka_unit_test(ex3_4_one_state_is_held_as_the_matrix_rule_holds_it),
+        cmocka_unit_test(the_generator_agrees_with_golden_data),
+        cmocka_unit_test(a_day_of_the_generator_is_the_chain),
+        cmocka_unit_test(chains_without_a_generator_are_told_so),
+        cmocka_unit_test(logarithms_undo_exponentials),
+        cmocka_unit_test(ex3_5_the_hippo_matrices_agree_with_golden_data),
+        cmocka_unit_test(what_hippo_keeps_is_the_projection_of_the_past),
+        cmocka_unit_test(hippo_draws_a_polynomial_past_exactly),
+        cmocka_unit_test(keeping_more_numbers_draws_the_past_better),
+        cmocka_unit_test(ex3_6_s4d_kernels_agree_with_golden_data),
+        cmocka_unit_test(ex3_6_a_vandermonde_sum_is_the_recurrence),
+        cmocka_unit_test(real_s4d_states_are_held_as_single_states),
+        cmocka_unit_test(bad_steps_are_refused),
+        cmocka_unit_test(wrong_options_are_told_in_one_sentence),
+    };
+    return cmocka_run_group_tests_name("chapter 3: from continuous time to steps", tests, NULL,
+                                       NULL);
+}

@@ -27,6 +27,7 @@
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <float.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
@@ -90,6 +91,8 @@ void matrix_identity(double *out, size_t n);
 void matrix_transpose(double *out, const double *M, size_t rows, size_t cols);
 void matrix_multiply(double *out, const double *left, const double *right, size_t rows,
                      size_t inner, size_t cols);
+
+void add_scaled_row(double *to, const double *from, double factor, size_t cols);
 
 /* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up.
    Returns false if A is singular, with X then undefined. */
@@ -385,6 +388,33 @@ void stationary_system(double *M, double *b, const double *P, size_t n)
     //< EX 1.3
 }
 
+/* The same answer, pi (n), without a single subtraction: P (n, n) is used up. State after state is
+   taken out, and the chances of passing through it are given to the others; then they are put back
+   in turn. Where parts of a chain hardly ever meet, P[i][i] - 1 has lost what matters, and this has
+   not. (Grassmann, Taksar, Heyman, Operations Research 33 (1985), 1107-1116.) */
+void stationary_by_reduction(double *pi, double *P, size_t n)
+{
+    for (size_t k = n; k-- > 1;) {
+        double leave = 0.0;
+        for (size_t j = 0; j < k; j++)
+            leave += P[k * n + j];
+        leave = fmax(leave, DBL_MIN); /* it can only be 0 by underflow */
+        for (size_t i = 0; i < k; i++) {
+            P[i * n + k] /= leave;
+            add_scaled_row(P + i * n, P + k * n, P[i * n + k], k);
+        }
+    }
+    double sum = 0.0;
+    for (size_t k = 0; k < n; k++) {
+        pi[k] = k == 0 ? 1.0 : 0.0;
+        for (size_t i = 0; i < k; i++)
+            pi[k] += pi[i] * P[i * n + k];
+        sum += pi[k];
+    }
+    for (size_t k = 0; k < n; k++)
+        pi[k] /= sum;
+}
+
 /* The stationary distribution that lives on closed class k alone: pi (n_state), 0 elsewhere. */
 void chain_class_stationary(double *pi, const Chain *chain, const Structure *structure, size_t k)
 {
@@ -393,55 +423,58 @@ void chain_class_stationary(double *pi, const Chain *chain, const Structure *str
     for (size_t i = 0; i < n; i++)
         if (structure->class_of[i] == k)
             member[size++] = i;
-    double *P = NEW(double, size *size), *M = NEW(double, size *size), *b = NEW(double, size);
+    double *P = NEW(double, size *size), *within = NEW(double, size);
     for (size_t i = 0; i < size; i++)
         for (size_t j = 0; j < size; j++)
             P[i * size + j] = chain->P[member[i] * n + member[j]];
-    stationary_system(M, b, P, size);
-    bool solved = matrix_solve(b, M, size, 1);
-    assert(solved); /* within one closed class the system has one answer (Norris, Theorem 1.7.6) */
-    (void)solved;
+    stationary_by_reduction(within, P, size);
     memset(pi, 0, n * sizeof *pi);
     for (size_t i = 0; i < size; i++)
-        pi[member[i]] = fmax(b[i], 0.0); /* rounding may leave -1e-19 */
+        pi[member[i]] = within[i];
     free(member);
     free(P);
-    free(M);
-    free(b);
+    free(within);
 }
 
-/* weight[k] = the chance to end in closed class k: from `start`, the mass that begins there plus
-   what the transient states T hand over, sum of (I - P_TT)^-1 P_TC. (Norris, Theorem 1.3.2.) */
+/* Takes the transient state k out of P (n, n): its mass goes where it goes when it leaves, and so
+   does whoever would have come to it. No subtraction here either. */
+static void pass_through(double *mass, double *P, size_t k, size_t n)
+{
+    double leave = 0.0;
+    for (size_t j = 0; j < n; j++)
+        leave += j == k ? 0.0 : P[k * n + j];
+    leave = fmax(leave, DBL_MIN);
+    P[k * n + k] = 0.0;
+    for (size_t j = 0; j < n; j++)
+        mass[j] += mass[k] * (P[k * n + j] / leave);
+    mass[k] = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        double come = P[i * n + k] / leave;
+        P[i * n + k] = 0.0;
+        if (come > 0.0)
+            add_scaled_row(P + i * n, P + k * n, come, n);
+    }
+}
+
+/* weight[k] = the chance to end in closed class k, from `start`. The transient states are passed
+   through one after the other, until all mass is in closed classes (Norris, Theorem 1.3.2, solved by
+   elimination). */
 void chain_absorption(double *weight, const double *start, const Chain *chain,
                       const Structure *structure)
 {
-    size_t n = chain->n_state, n_class = structure->n_class, size = 0;
-    size_t *transient = NEW(size_t, n);
+    size_t n = chain->n_state, n_class = structure->n_class;
+    double *P = NEW(double, n *n), *mass = NEW(double, n);
+    memcpy(P, chain->P, n * n * sizeof *P);
+    memcpy(mass, start, n * sizeof *mass);
     for (size_t i = 0; i < n; i++)
         if (structure->class_of[i] == n_class)
-            transient[size++] = i;
-    double *M = NEW(double, size *size), *end = NEW(double, size *n_class);
-    for (size_t i = 0; i < size; i++) {
-        const double *row = chain->P + transient[i] * n;
-        for (size_t j = 0; j < size; j++)
-            M[i * size + j] = (i == j ? 1.0 : 0.0) - row[transient[j]];
-        for (size_t j = 0; j < n; j++)
-            if (structure->class_of[j] < n_class)
-                end[i * n_class + structure->class_of[j]] += row[j];
-    }
-    bool solved = matrix_solve(end, M, size, n_class);
-    assert(solved); /* a transient state is left for good, so I - P_TT has an inverse */
-    (void)solved;
+            pass_through(mass, P, i, n);
     memset(weight, 0, n_class * sizeof *weight);
     for (size_t i = 0; i < n; i++)
         if (structure->class_of[i] < n_class)
-            weight[structure->class_of[i]] += start[i];
-    for (size_t i = 0; i < size; i++)
-        for (size_t k = 0; k < n_class; k++)
-            weight[k] += start[transient[i]] * end[i * n_class + k];
-    free(transient);
-    free(M);
-    free(end);
+            weight[structure->class_of[i]] += mass[i];
+    free(P);
+    free(mass);
 }
 
 /* The share of days spent in each state in the long run, from `start`: limit (n_state). With one
@@ -596,8 +629,9 @@ void simulation_free(Simulation *seen)
    (n_state). Days that resemble their neighbours tell less than independent ones:
        error_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
    and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1. (Kemeny & Snell, Finite Markov Chains,
-   1960, Theorem 4.6.3.) For a chain with one closed class. */
-void chain_standard_errors(double *error, const Chain *chain, const double *stationary)
+   1960, Theorem 4.6.3.) For a chain with one closed class; false if its parts meet so rarely that the
+   equations cannot be told from singular ones. */
+bool chain_standard_errors(double *error, const Chain *chain, const double *stationary)
 {
     size_t n = chain->n_state;
     double *M = NEW(double, n *n), *Z = NEW(double, n *n);
@@ -605,15 +639,14 @@ void chain_standard_errors(double *error, const Chain *chain, const double *stat
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
             M[i * n + j] = (i == j ? 1.0 : 0.0) - chain->P[i * n + j] + stationary[j];
-    bool solved = matrix_solve(Z, M, n, n);
-    assert(solved); /* Kemeny & Snell, Theorem 4.3.1 */
-    (void)solved;
-    for (size_t i = 0; i < n; i++) {
+    bool ok = matrix_solve(Z, M, n, n) && matrix_max_abs(Z, n * n) < 1e12;
+    for (size_t i = 0; ok && i < n; i++) {
         double pi = stationary[i];
         error[i] = sqrt(fmax(0.0, 2.0 * pi * Z[i * n + i] - pi - pi * pi));
     }
     free(M);
     free(Z);
+    return ok;
 }
 
 /* ================================== Fitting a chain to a record ============================ */
@@ -1228,7 +1261,7 @@ static void swap_rows(double *a, double *b, size_t cols)
     }
 }
 
-static void add_scaled_row(double *to, const double *from, double factor, size_t cols)
+void add_scaled_row(double *to, const double *from, double factor, size_t cols)
 {
     for (size_t j = 0; j < cols; j++)
         to[j] += factor * from[j];
@@ -1921,7 +1954,7 @@ void chart_svg(FILE *out, const Chart *chart, double left, double top, double wi
         fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", x,
                 top + height - 18, svg_colour(s));
         svg_text(out, x + 9, top + height - 13.5, "", chart->series[s].name);
-        x += 28.0 + 7.0 * (double)text_width(chart->series[s].name);
+        x += 34.0 + 7.4 * (double)text_width(chart->series[s].name);
     }
 }
 
@@ -2077,6 +2110,16 @@ static void print_class(const Study *study, size_t k, double weight)
     free(pi);
 }
 
+static void print_forgetting(double rate)
+{
+    double days = half_life(rate);
+    printf("In the end each day keeps the fraction %.4f of the distance: ", rate);
+    if (days < 1e6)
+        printf("half of it is gone every %.2f days.\n", days);
+    else
+        puts("it takes more than a million days to lose half of it.");
+}
+
 /* In words, where the chain settles, if it does, and why not if not. */
 static void print_settling(const Study *study)
 {
@@ -2107,9 +2150,7 @@ static void print_settling(const Study *study)
     else if (isnan(study->rate))
         printf("(The forgetting rate is worked out for up to %d states.)\n", CHAIN_RATE_STATES);
     else
-        printf("In the end each day keeps the fraction %.4f of the distance: half of it is gone "
-               "every %.2f days.\n",
-               study->rate, half_life(study->rate));
+        print_forgetting(study->rate);
 }
 
 /* ---- the picture: states as circles, chances as arrows --------------------------------------- */
@@ -2345,8 +2386,8 @@ static bool demo_simulate(const Study *study, uint64_t days, uint64_t seed, cons
                 days, seed);
     double *deviation = NEW(double, n), *series = NEW(double, 4 * LOOKS);
     double *at = series, *share = at + LOOKS, *low = share + LOOKS, *high = low + LOOKS;
-    if (study->structure.n_class == 1)
-        chain_standard_errors(deviation, chain, study->limit);
+    bool known =
+        study->structure.n_class == 1 && chain_standard_errors(deviation, chain, study->limit);
     Random random = random_from_seed(seed);
     Simulation seen = simulation_new(chain, study->start, &random);
     Progress progress = progress_start("simulating");
@@ -2368,6 +2409,10 @@ static bool demo_simulate(const Study *study, uint64_t days, uint64_t seed, cons
     if (study->structure.n_class > 1)
         puts("\nThe chain is reducible: where one record ends is chance, and its shares need not "
              "come near the\nexpected ones however long it is. No standard error is given.");
+    else if (!known)
+        puts(
+            "\nParts of this chain meet so rarely that no record shows its shares, and no standard "
+            "error is given.");
     else
         puts("\nStandard errors count that a day resembles the day before. z is how many of them "
              "the share is off:\nbeyond 2 or -2 in about one of twenty.");

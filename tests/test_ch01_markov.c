@@ -233,6 +233,58 @@ static void ex1_3_a_stationary_distribution_stays_as_it_is(void **state)
     }
 }
 
+static void ex1_3_the_equations_and_the_reduction_have_one_answer(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 3, 31, 100};
+    for (size_t s = 0; s < 5; s++) {
+        size_t n = sizes[s];
+        Chain chain = random_chain(n, 90 + n);
+        double *M = NEW(double, n *n), *b = NEW(double, n), *pi = NEW(double, n);
+        stationary_system(M, b, chain.P, n);
+        assert_true(matrix_solve(b, M, n, 1));
+        stationary_by_reduction(pi, chain.P, n);
+        assert_all_near(b, pi, n, 1e-14, 0);
+        free(M);
+        free(b);
+        free(pi);
+        chain_free(&chain);
+    }
+}
+
+static void parts_that_hardly_meet_are_weighed_right(void **state)
+{
+    (void)state; /* two pairs; over there with 1e-20, back with 3e-20: three quarters and one */
+    Chain chain =
+        chain_of("from,a,b,c,d\na,.5,.5,0,0\nb,.5,.5,1e-20,0\nc,0,0,.5,.5\nd,3e-20,0,.5,.5\n");
+    double pi[4], want[4] = {0.375, 0.375, 0.125, 0.125}, error[4];
+    Error why;
+    assert_true(chain_stationary(pi, &chain, &why));
+    assert_all_near(pi, want, 4, 1e-15, 0);
+    assert_false(chain_standard_errors(error, &chain, pi));
+    chain_free(&chain);
+    Chain leaving = chain_of("from,a,b,c\na,1,1e-17,2e-17\nb,0,1,0\nc,0,0,1\n");
+    Structure structure = chain_structure(&leaving);
+    double start[3] = {1, 0, 0}, weight[2];
+    chain_absorption(weight, start, &leaving, &structure);
+    assert_near(weight[0], 1.0 / 3.0, 1e-15, 0);
+    assert_near(weight[1], 2.0 / 3.0, 1e-15, 0);
+    structure_free(&structure);
+    chain_free(&leaving);
+    Chain there_and_back =
+        chain_of("from,a,b,c,d\na,0,.5,.5,0\nb,.5,0,0,.5\nc,0,0,1,0\nd,0,0,0,1\n");
+    Structure two = chain_structure(&there_and_back);
+    double from_b[4] = {0, 1, 0, 0}; /* x_b = x_a / 2, x_a = 1/2 + x_b / 2 */
+    chain_absorption(weight, from_b, &there_and_back, &two);
+    assert_near(weight[0], 1.0 / 3.0, 1e-15, 0);
+    structure_free(&two);
+    chain_free(&there_and_back);
+    Chain tiny = chain_of("from,a,b,c\na,1,1e-300,0\nb,1e-300,1,1e-300\nc,0,1e-300,1\n");
+    assert_true(chain_stationary(pi, &tiny, &why)); /* products of these underflow */
+    assert_near(pi[0] + pi[1] + pi[2], 1, 1e-15, 0);
+    chain_free(&tiny);
+}
+
 static const char *const two_islands = "from,a,b,c,d,e\na,.5,.2,0,.3,0\nb,0,.9,.1,0,0\n"
                                        "c,0,.5,.5,0,0\nd,0,0,0,.7,.3\ne,0,0,0,.6,.4\n";
 
@@ -480,7 +532,7 @@ static void standard_errors_account_for_correlation(void **state)
     (void)state; /* two states: pi (1 - pi) (1 + lambda) / (1 - lambda), lambda = 0.4 */
     Chain chain = chain_weather();
     double pi[2] = {2.0 / 3.0, 1.0 / 3.0}, error[2];
-    chain_standard_errors(error, &chain, pi);
+    assert_true(chain_standard_errors(error, &chain, pi));
     assert_near(error[0], sqrt(2.0 / 9.0 * 1.4 / 0.6), 1e-14, 0);
     assert_near(error[1], error[0], 1e-14, 0);
     chain_free(&chain);
@@ -494,7 +546,7 @@ static void shares_scatter_as_the_standard_errors_say(void **state)
     double pi[3], error[3], square[3] = {0};
     Error ignored;
     assert_true(chain_stationary(pi, &chain, &ignored));
-    chain_standard_errors(error, &chain, pi);
+    assert_true(chain_standard_errors(error, &chain, pi));
     for (uint64_t seed = 0; seed < RECORDS; seed++) {
         Random random = random_from_seed(seed);
         Simulation seen = simulation_new(&chain, pi, &random);
@@ -841,7 +893,7 @@ static void a_chain_of_one_state_works(void **state)
     assert_true(chain_stationary(pi, &chain, &why));
     assert_near(pi[0], 1, 0, 0);
     assert_near(chain_forgetting_rate(&chain, &structure), 0, 0, 0);
-    chain_standard_errors(error, &chain, pi);
+    assert_true(chain_standard_errors(error, &chain, pi));
     assert_near(error[0], 0, 0, 0);
     structure_free(&structure);
     chain_free(&chain);
@@ -1088,6 +1140,8 @@ int main(void)
         cmocka_unit_test(ex1_3_the_weather_settles_at_two_thirds),
         cmocka_unit_test(ex1_3_stationary_distributions_agree_with_golden_data),
         cmocka_unit_test(ex1_3_a_stationary_distribution_stays_as_it_is),
+        cmocka_unit_test(ex1_3_the_equations_and_the_reduction_have_one_answer),
+        cmocka_unit_test(parts_that_hardly_meet_are_weighed_right),
         cmocka_unit_test(a_reducible_chain_is_recognised_and_not_solved),
         cmocka_unit_test(a_reducible_chain_ends_where_many_steps_end),
         cmocka_unit_test(transient_states_may_stand_anywhere),

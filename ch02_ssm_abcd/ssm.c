@@ -710,7 +710,7 @@ bool ssm_read(Ssm *system, double **T, const char *path, Error *error)
 
 /* ================================== What the program prints ================================ */
 
-enum { SHOWN_STEPS = 12, SHOWN_SIZE = 6 };
+enum { SHOWN_STEPS = 12, SHOWN_SIZE = 6, SSM_RADIUS_SIZE = 256 };
 
 typedef enum { MODE_RECURRENT, MODE_CONVOLUTION, MODE_FFT } Mode;
 
@@ -747,6 +747,10 @@ static void print_system(const Ssm *system)
 /* Spectral radius, and what it means for the memory. */
 static void print_stability(const Ssm *system)
 {
+    if (system->d_state > SSM_RADIUS_SIZE) {
+        printf("(The spectral radius is worked out for up to %d states.)\n", SSM_RADIUS_SIZE);
+        return;
+    }
     double radius = matrix_spectral_radius(system->A, system->d_state);
     printf("Spectral radius of A: %.4f. ", radius);
     if (radius > 1.0 + 1e-9)
@@ -1252,10 +1256,13 @@ static bool compute(double *y, const Signal *u, const Ssm *system, Mode mode, Re
         }
         free(K);
     }
-    return done == len || fail(error,
-                               "the numbers overflow at step %zu: the system is unstable "
-                               "(spectral radius %.4f)",
-                               done, matrix_spectral_radius(system->A, n));
+    if (done == len)
+        return true;
+    if (n > SSM_RADIUS_SIZE)
+        return fail(error, "the numbers overflow at step %zu: the system is unstable", done);
+    return fail(error,
+                "the numbers overflow at step %zu: the system is unstable (spectral radius %.6g)",
+                done, matrix_spectral_radius(system->A, n));
 }
 
 /* Shows that the basis T from the file changes the matrices and not the outputs. */

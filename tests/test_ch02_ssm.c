@@ -598,7 +598,7 @@ static void an_unstable_system_says_at_which_step_it_overflows(void **state)
         Error error;
         assert_false(compute(y, &u, &system, (Mode)mode, READ_AFTER, &error));
         assert_contains(error.text, want[mode]);
-        assert_contains(error.text, "spectral radius 10.0000");
+        assert_contains(error.text, "spectral radius 10)");
     }
     free(y);
     signal_free(&u);

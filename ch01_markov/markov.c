@@ -86,6 +86,7 @@ double random_uniform(Random *random); /* in [0, 1), 53 random bits */
 double random_normal(Random *random);  /* mean 0, variance 1 (Box and Muller) */
 
 /* Matrices are row-major arrays of double; sizes come last; `out` never overlaps an input. */
+double *matrix_new(size_t rows, size_t cols); /* zeros; to be freed */
 void vector_times_matrix(double *out, const double *v, const double *M, size_t rows, size_t cols);
 void matrix_identity(double *out, size_t n);
 void matrix_transpose(double *out, const double *M, size_t rows, size_t cols);
@@ -186,7 +187,7 @@ Chain chain_new(size_t n_state)
     Chain chain;
     chain.n_state = n_state;
     chain.name = NEW(char *, n_state);
-    chain.P = NEW(double, n_state *n_state);
+    chain.P = matrix_new(n_state, n_state);
     return chain;
 }
 
@@ -252,7 +253,7 @@ void chain_forecast(double *pi, const double *start, const Chain *chain, size_t 
    M^13 = M^8 M^4 M^1, and M, M^2, M^4, M^8 come from squaring. NumPy: matrix_power(M, exponent). */
 void matrix_power(double *out, const double *M, size_t n, uint64_t exponent)
 {
-    double *square = NEW(double, n *n), *product = NEW(double, n *n);
+    double *square = matrix_new(n, n), *product = matrix_new(n, n);
     memcpy(square, M, n * n * sizeof *square);
     matrix_identity(out, n);
     //> EX 1.2 [3 pts] [20 min] a power by repeated squaring
@@ -341,7 +342,7 @@ Structure chain_structure(const Chain *chain)
 {
     size_t n = chain->n_state;
     Structure structure = {0, NEW(size_t, n), NEW(size_t, n)};
-    unsigned char *reach = NEW(unsigned char, n *n);
+    unsigned char *reach = (unsigned char *)new_zeroed(n, n);
     chain_reach(reach, chain);
     for (size_t i = 0; i < n; i++)
         structure.class_of[i] = SIZE_MAX;
@@ -423,7 +424,7 @@ void chain_class_stationary(double *pi, const Chain *chain, const Structure *str
     for (size_t i = 0; i < n; i++)
         if (structure->class_of[i] == k)
             member[size++] = i;
-    double *P = NEW(double, size *size), *within = NEW(double, size);
+    double *P = matrix_new(size, size), *within = NEW(double, size);
     for (size_t i = 0; i < size; i++)
         for (size_t j = 0; j < size; j++)
             P[i * size + j] = chain->P[member[i] * n + member[j]];
@@ -463,7 +464,7 @@ void chain_absorption(double *weight, const double *start, const Chain *chain,
                       const Structure *structure)
 {
     size_t n = chain->n_state, n_class = structure->n_class;
-    double *P = NEW(double, n *n), *mass = NEW(double, n);
+    double *P = matrix_new(n, n), *mass = NEW(double, n);
     memcpy(P, chain->P, n * n * sizeof *P);
     memcpy(mass, start, n * sizeof *mass);
     for (size_t i = 0; i < n; i++)
@@ -537,7 +538,7 @@ double chain_forgetting_rate(const Chain *chain, const Structure *structure)
     size_t n = chain->n_state;
     if (structure->n_class > 1 || structure->period[0] > 1)
         return 1.0;
-    double *pi = NEW(double, n), *M = NEW(double, n *n);
+    double *pi = NEW(double, n), *M = matrix_new(n, n);
     chain_class_stationary(pi, chain, structure, 0);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
@@ -634,7 +635,7 @@ void simulation_free(Simulation *seen)
 bool chain_standard_errors(double *error, const Chain *chain, const double *stationary)
 {
     size_t n = chain->n_state;
-    double *M = NEW(double, n *n), *Z = NEW(double, n *n);
+    double *M = matrix_new(n, n), *Z = matrix_new(n, n);
     matrix_identity(Z, n);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
@@ -756,7 +757,7 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
     }
     if (never_left == n) {
         fit->chain = chain_new(n);
-        fit->error = NEW(double, n *n);
+        fit->error = matrix_new(n, n);
         for (size_t i = 0; i < n; i++) {
             fit->chain.name[i] = strdup(counts->name[i]);
             fit_row(fit->chain.P + i * n, fit->error + i * n, counts->count + i * n, n);
@@ -968,7 +969,7 @@ static size_t tally_state(Tally *tally, const char *name)
     if (tally->n_state == tally->room) {
         size_t room = 2 * tally->room;
         const char **names = NEW(const char *, room);
-        double *count = NEW(double, room *room);
+        double *count = matrix_new(room, room);
         for (size_t i = 0; i < tally->n_state; i++) {
             names[i] = tally->name[i];
             memcpy(count + i * room, tally->count + i * tally->room,
@@ -1055,7 +1056,7 @@ static bool counts_from_record(Counts *counts, const Table *table, size_t first,
     if (ok) {
         size_t n = read.n_state = tally.n_state;
         read.name = NEW(char *, n);
-        read.count = NEW(double, n *n);
+        read.count = matrix_new(n, n);
         for (size_t i = 0; i < n; i++) {
             read.name[i] = strdup(tally.name[i]);
             memcpy(read.count + i * n, tally.count + i * tally.room, n * sizeof *read.count);
@@ -1223,6 +1224,11 @@ double random_normal(Random *random)
 
 /* ---- matrices ----------------------------------------------------------------------------- */
 
+double *matrix_new(size_t rows, size_t cols)
+{
+    return (double *)new_zeroed(rows, (cols ? cols : 1) * sizeof(double));
+}
+
 void vector_times_matrix(double *out, const double *v, const double *M, size_t rows, size_t cols)
 {
     memset(out, 0, cols * sizeof *out);
@@ -1311,7 +1317,7 @@ double matrix_max_abs(const double *M, size_t count)
    back to size 1 and the logarithm of the scale kept, so nothing overflows or vanishes. */
 double matrix_spectral_radius(const double *M, size_t n)
 {
-    double *power = NEW(double, n *n), *square = NEW(double, n *n);
+    double *power = matrix_new(n, n), *square = matrix_new(n, n);
     double log_norm = 0.0, radius = 0.0; /* |M^k| = exp(log_norm) * |power| */
     memcpy(power, M, n * n * sizeof *power);
     for (int doubling = 0; doubling <= 50; doubling++) {
@@ -2067,7 +2073,7 @@ static void print_day(size_t day, const double *pi, const Study *study)
 static void print_far_day(uint64_t days, const Study *study)
 {
     size_t n = study->chain.n_state;
-    double *power = NEW(double, n *n), *pi = NEW(double, 3 * n);
+    double *power = matrix_new(n, n), *pi = NEW(double, 3 * n);
     matrix_power(power, study->chain.P, n, days);
     vector_times_matrix(pi, study->start, power, n, n);
     memcpy(pi + n, study->start, n * sizeof *pi);
@@ -2296,7 +2302,7 @@ static bool demo_forecast(const Study *study, uint64_t days, const char *svg, Er
         print_far_day(days, study);
     print_settling(study);
     size_t shown = shown_states(chain);
-    double *day = NEW(double, listed + 1), *column = NEW(double, shown *(listed + 1));
+    double *day = NEW(double, listed + 1), *column = matrix_new(shown, listed + 1);
     Chart chart = chart_new("The forecast, day by day", "day", "chance");
     count_up(day, listed + 1);
     for (size_t i = 0; i < shown; i++) {
@@ -2317,8 +2323,8 @@ static bool demo_forgetting(const Study *study, uint64_t days, const char *svg, 
 {
     const Chain *chain = &study->chain;
     size_t n = chain->n_state, count = (days ? days : 12) + 1, shown = shown_states(chain);
-    double *day = NEW(double, count), *distance = NEW(double, shown *count);
-    double *pi = NEW(double, count *n), *start = NEW(double, n), *limit = NEW(double, n);
+    double *day = NEW(double, count), *distance = matrix_new(shown, count);
+    double *pi = matrix_new(count, n), *start = NEW(double, n), *limit = NEW(double, n);
     Chart chart = chart_new("How fast the chain forgets its first day", "day",
                             "total variation distance, logarithmic");
     chart.log_y = true;

@@ -48,10 +48,10 @@ Ssm ssm_new(size_t d_state, size_t d_in, size_t d_out)
     Ssm system = {d_state,
                   d_in,
                   d_out,
-                  NEW(double, d_state *d_state),
-                  NEW(double, d_state *d_in),
-                  NEW(double, d_out *d_state),
-                  NEW(double, d_out *d_in),
+                  matrix_new(d_state, d_state),
+                  matrix_new(d_state, d_in),
+                  matrix_new(d_out, d_state),
+                  matrix_new(d_out, d_in),
                   NEW(double, d_state)};
     return system;
 }
@@ -372,7 +372,7 @@ void ssm_convolve_fft(double *y, const double *K, const double *u, const Ssm *sy
 bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error)
 {
     size_t n = system->d_state, m = system->d_in, p = system->d_out;
-    double *inverse = NEW(double, n *n), *copy = NEW(double, n *n);
+    double *inverse = matrix_new(n, n), *copy = matrix_new(n, n);
     matrix_identity(inverse, n);
     memcpy(copy, T, n * n * sizeof *copy);
     bool ok = matrix_solve(inverse, copy, n, n) && all_finite(inverse, n * n);
@@ -441,7 +441,7 @@ enum { SSM_MAX_SIZE = 1000, SIGNAL_MAX_LEN = 10000000, SIGNAL_MAX_NUMBERS = 1 <<
 
 Signal signal_new(size_t len, size_t width)
 {
-    Signal signal = {len, width, NEW(double, len), NEW(double, len *width)};
+    Signal signal = {len, width, NEW(double, len), matrix_new(len, width)};
     for (size_t t = 0; t < len; t++)
         signal.time[t] = (double)t;
     return signal;
@@ -1246,7 +1246,7 @@ static bool compute(double *y, const Signal *u, const Ssm *system, Mode mode, Re
         done = ssm_run(y, x, u->value, system, len, reading);
         free(x);
     } else {
-        double *K = NEW(double, len *pairs);
+        double *K = matrix_new(len, pairs);
         done = ssm_kernel(K, system, len, reading);
         if (done == len) {
             (mode == MODE_FFT ? ssm_convolve_fft : ssm_convolve)(y, K, u->value, system, len);
@@ -1467,7 +1467,7 @@ static bool run_system(const SsmOptions *options, const Look *look, Error *error
         return false;
     bool ok = input_open(&u, options, &system, error);
     if (ok) {
-        double *y = NEW(double, u.len *system.d_out);
+        double *y = matrix_new(u.len, system.d_out);
         printf("The system of %s\n\n", options->system);
         print_system(&system);
         print_stability(&system);

@@ -48,7 +48,7 @@ double matrix_norm1(const double *M, size_t n)
    (n, n). Kept as a warning: for A = -20 the terms reach 43 million and cancel to 2e-9, badly. */
 void expm_taylor(double *E, const double *A, size_t n)
 {
-    double *term = NEW(double, n *n), *next = NEW(double, n *n);
+    double *term = matrix_new(n, n), *next = matrix_new(n, n);
     matrix_identity(E, n);
     matrix_identity(term, n);
     bool changed = true;
@@ -97,7 +97,7 @@ static void pade_coefficients(double b[14], int m)
 static void pade_parts(double *U, double *V, const Powers *powers, int m)
 {
     size_t n = powers->n;
-    double b[14] = {0}, *sum = NEW(double, n *n), *high = NEW(double, n *n);
+    double b[14] = {0}, *sum = matrix_new(n, n), *high = matrix_new(n, n);
     pade_coefficients(b, m);
     double odd[5] = {b[1], b[3], b[5], b[7], b[9]}, even[5] = {b[0], b[2], b[4], b[6], b[8]};
     if (m == 13) /* A^8 and up as A^6 times A^2, A^4, A^6: two products more and no further power */
@@ -151,7 +151,7 @@ static void powers_new(Powers *powers, const double *A, size_t n)
     powers->n = n;
     powers->A = A;
     for (int k = 0; k < 4; k++) {
-        *power[k] = NEW(double, n *n);
+        *power[k] = matrix_new(n, n);
         if (k == 0)
             matrix_multiply(*power[k], A, A, n, n, n);
         else
@@ -175,7 +175,7 @@ static int pade_choose(double *halvings, const Powers *powers, double unit)
     static const double theta[] = {1.495585217958292e-2, 2.539398330063230e-1, 9.504178996162932e-1,
                                    2.097847961257068e0};
     size_t n = powers->n;
-    double *power10 = NEW(double, n *n), *scaled = NEW(double, n *n);
+    double *power10 = matrix_new(n, n), *scaled = matrix_new(n, n);
     matrix_multiply(power10, powers->power4, powers->power6, n, n, n);
     double d4 = unit * pow(matrix_norm1(powers->power4, n), 1.0 / 4);
     double d6 = unit * pow(matrix_norm1(powers->power6, n), 1.0 / 6);
@@ -205,7 +205,7 @@ static int pade_choose(double *halvings, const Powers *powers, double unit)
 static bool pade_solve(double *E, const double *A, size_t n, int m)
 {
     Powers powers;
-    double *U = NEW(double, n *n), *below = NEW(double, n *n);
+    double *U = matrix_new(n, n), *below = matrix_new(n, n);
     powers_new(&powers, A, n);
     pade_parts(U, E, &powers, m);
     for (size_t i = 0; i < n * n; i++) {
@@ -247,7 +247,7 @@ bool expm(double *E, const double *A, size_t n)
         return false;
     int exponent = 0;
     frexp(norm, &exponent); /* work with A / 2^exponent, whose powers cannot overflow */
-    double *small = NEW(double, n *n), *square = NEW(double, n *n);
+    double *small = matrix_new(n, n), *square = matrix_new(n, n);
     Powers powers;
     for (size_t i = 0; i < n * n; i++)
         small[i] = ldexp(A[i], -exponent);
@@ -303,7 +303,7 @@ void discretize_euler(double *A_bar, double *B_bar, const double *A, const doubl
 bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const double *B, size_t n,
                          size_t m, double delta)
 {
-    double *left = NEW(double, n *n), *copy = NEW(double, n *n);
+    double *left = matrix_new(n, n), *copy = matrix_new(n, n);
     //> EX 3.2 [3 pts] [20 min] the bilinear rule
     //? x_next - x = delta (A (x_next + x) / 2 + B u): bring x_next to the left.
     //? Fill `left` with I - delta A/2, A_bar with I + delta A/2, B_bar with delta B.
@@ -333,7 +333,7 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
                     size_t m, double delta)
 {
     size_t size = n + m;
-    double *block = NEW(double, size *size), *E = NEW(double, size *size);
+    double *block = matrix_new(size, size), *E = matrix_new(size, size);
     //> EX 3.3 [2 pts] [15 min] the hold by one exponential
     //? Think of u as states that keep still: u' = 0. What is the matrix of (x, u)' ?
     //? `block` is (size, size) and full of zeros: the two lower rows of blocks are done.
@@ -360,7 +360,7 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
 bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const double *B, size_t n,
                       size_t m, double delta)
 {
-    double *scaled = NEW(double, n *n);
+    double *scaled = matrix_new(n, n);
     for (size_t i = 0; i < n * n; i++)
         scaled[i] = delta * A[i];
     bool ok = expm(A_bar, scaled, n);
@@ -423,8 +423,8 @@ void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
    or negative. */
 static bool matrix_square_root(double *X, const double *A, size_t n)
 {
-    double *Y = NEW(double, n *n), *inverse_X = NEW(double, n *n), *inverse_Y = NEW(double, n *n);
-    double *copy = NEW(double, n *n), change = INFINITY;
+    double *Y = matrix_new(n, n), *inverse_X = matrix_new(n, n), *inverse_Y = matrix_new(n, n);
+    double *copy = matrix_new(n, n), change = INFINITY;
     memcpy(X, A, n * n * sizeof *X);
     matrix_identity(Y, n);
     bool ok = true;
@@ -489,7 +489,7 @@ static void gauss_rule(double *node, double *weight, size_t count)
 static bool log_near_identity(double *L, const double *Y, size_t n)
 {
     enum { POINTS = 8 };
-    double node[POINTS], weight[POINTS], *below = NEW(double, n *n), *part = NEW(double, n *n);
+    double node[POINTS], weight[POINTS], *below = matrix_new(n, n), *part = matrix_new(n, n);
     gauss_rule(node, weight, POINTS);
     memset(L, 0, n * n * sizeof *L);
     bool ok = true;
@@ -511,7 +511,7 @@ static bool log_near_identity(double *L, const double *Y, size_t n)
    0 or negative: then it has none. */
 bool logm(double *L, const double *A, size_t n)
 {
-    double *near = NEW(double, n *n), *root = NEW(double, n *n), *identity = NEW(double, n *n);
+    double *near = matrix_new(n, n), *root = matrix_new(n, n), *identity = matrix_new(n, n);
     memcpy(near, A, n * n * sizeof *near);
     matrix_identity(identity, n);
     int roots = 0;
@@ -539,7 +539,7 @@ bool logm(double *L, const double *A, size_t n)
 bool chain_generator(double *Q, const Chain *chain, Error *error)
 {
     size_t n = chain->n_state;
-    double *L = NEW(double, n *n);
+    double *L = matrix_new(n, n);
     bool ok =
         logm(L, chain->P, n) ||
         fail(error, "this chain has no generator: P has an eigenvalue that is 0 or negative, and a "
@@ -561,7 +561,7 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
 /* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. */
 bool chain_at_time(double *P_t, const double *Q, size_t n_state, double t)
 {
-    double *scaled = NEW(double, n_state *n_state);
+    double *scaled = matrix_new(n_state, n_state);
     for (size_t i = 0; i < n_state * n_state; i++)
         scaled[i] = Q[i] * t;
     bool ok = expm(P_t, scaled, n_state);
@@ -596,8 +596,8 @@ void legs_matrices(double *A, double *B, size_t n)
    length log((t + 1) / t). False if an exponential overflows (it does not for n up to a few hundred). */
 bool legs_remember(double *state, const double *signal, size_t len, size_t n)
 {
-    double *A = NEW(double, n *n), *B = NEW(double, n), *next = NEW(double, n);
-    double *A_bar = NEW(double, n *n), *B_bar = NEW(double, n);
+    double *A = matrix_new(n, n), *B = NEW(double, n), *next = NEW(double, n);
+    double *A_bar = matrix_new(n, n), *B_bar = NEW(double, n);
     legs_matrices(A, B, n);
     memset(state, 0, n * sizeof *state);
     if (len > 0)
@@ -1041,7 +1041,7 @@ static bool demo_expm(void)
     }
     puts("\n    states    series, us      expm, us    series / expm   (norm of A about 20)");
     for (size_t n = 2; n <= 128; n *= 4) {
-        double *A = NEW(double, n *n), *E = NEW(double, n *n), seconds[2];
+        double *A = matrix_new(n, n), *E = matrix_new(n, n), seconds[2];
         Random random = random_from_seed(n);
         for (size_t i = 0; i < n * n; i++)
             A[i] = random_normal(&random) * 25.0 / (double)n;
@@ -1084,7 +1084,7 @@ static bool run_continuous(const Ssm *system, const char *name, double delta, Ru
     bool ok = signal_built_in(&u, input, len, system->d_in, seed) ||
               signal_read(&u, input, system->d_in, error);
     if (ok) {
-        double *y = NEW(double, u.len *step.d_out);
+        double *y = matrix_new(u.len, step.d_out);
         for (size_t t = 0; t < u.len; t++)
             u.time[t] = delta * (double)(t + 1);
         putchar('\n');
@@ -1108,7 +1108,7 @@ static bool run_generator(const char *path, Error *error)
     if (!chain_read(&chain, path, error))
         return false;
     size_t n = chain.n_state;
-    double *Q = NEW(double, n *n), *P_t = NEW(double, n *n), *pi = NEW(double, 2 * n);
+    double *Q = matrix_new(n, n), *P_t = matrix_new(n, n), *pi = NEW(double, 2 * n);
     bool ok = chain_generator(Q, &chain, error);
     if (ok) {
         printf("The generator of %s (rates, a day)\n\n", path);

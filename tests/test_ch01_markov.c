@@ -134,7 +134,7 @@ static void ex1_2_powers_agree_with_golden_data(void **state)
         golden_open(&file, found.gl_pathv[f]);
         size_t n = golden_size(&file, "P", 0), powers = golden_size(&file, "Pn", 0);
         double *P = golden_doubles(NULL, &file, "P"), *want = golden_doubles(NULL, &file, "Pn");
-        double *power = NEW(double, n *n);
+        double *power = matrix_new(n, n);
         for (size_t t = 0; t < powers; t++) {
             matrix_power(power, P, n, t);
             assert_all_near(power, want + t * n * n, n * n, 1e-13, 0);
@@ -154,7 +154,7 @@ static void ex1_2_repeated_squaring_is_repeated_steps(void **state)
     for (size_t s = 0; s < 4; s++) {
         size_t n = sizes[s];
         Chain chain = random_chain(n, 40 + n);
-        double *power = NEW(double, n *n), *squared = NEW(double, n), *start = NEW(double, n);
+        double *power = matrix_new(n, n), *squared = NEW(double, n), *start = NEW(double, n);
         double *steps = NEW(double, 1001 * n);
         start[n / 2] = 1.0;
         chain_forecast(steps, start, &chain, 1000);
@@ -240,7 +240,7 @@ static void ex1_3_the_equations_and_the_reduction_have_one_answer(void **state)
     for (size_t s = 0; s < 5; s++) {
         size_t n = sizes[s];
         Chain chain = random_chain(n, 90 + n);
-        double *M = NEW(double, n *n), *b = NEW(double, n), *pi = NEW(double, n);
+        double *M = matrix_new(n, n), *b = NEW(double, n), *pi = NEW(double, n);
         stationary_system(M, b, chain.P, n);
         assert_true(matrix_solve(b, M, n, 1));
         stationary_by_reduction(pi, chain.P, n);
@@ -927,7 +927,7 @@ static void linear_systems_are_solved(void **state)
     static const size_t sizes[] = {1, 2, 31, 100};
     for (size_t s = 0; s < 4; s++) {
         size_t n = sizes[s];
-        double *A = NEW(double, n *n), *copy = NEW(double, n *n), *X = NEW(double, n * 3);
+        double *A = matrix_new(n, n), *copy = matrix_new(n, n), *X = NEW(double, n * 3);
         double *want = NEW(double, n * 3);
         Random random = random_from_seed(n);
         for (size_t i = 0; i < n * n; i++)

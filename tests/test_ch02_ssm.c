@@ -206,7 +206,7 @@ static void a_sequence_in_pieces_is_the_sequence(void **state)
 static void check_as_control(const Golden *golden)
 {
     Ssm control = ssm_as_control(&golden->system);
-    double *y = NEW(double, golden->len *control.d_out);
+    double *y = matrix_new(golden->len, control.d_out);
     run_from_start(y, golden->u, &control, golden->len, READ_BEFORE);
     assert_golden(golden, "ssm.y", y);
     free(y);
@@ -240,7 +240,7 @@ static void check_kernels(const Golden *golden)
 {
     const Ssm *system = &golden->system;
     size_t pairs = system->d_out * system->d_in, len = golden->len;
-    double *K = NEW(double, len *pairs);
+    double *K = matrix_new(len, pairs);
     assert_int_equal(ssm_kernel(K, system, len, READ_AFTER), len);
     assert_golden(golden, "ssm.K", K);
     assert_int_equal(ssm_kernel(K, system, len, READ_BEFORE), len);
@@ -278,7 +278,7 @@ static void check_convolutions(const Golden *golden)
                                                                                       "ctl.y0"};
     const Ssm *system = &golden->system;
     size_t len = golden->len, pairs = system->d_out * system->d_in;
-    double *K = NEW(double, len *pairs), *y = NEW(double, len * system->d_out);
+    double *K = matrix_new(len, pairs), *y = NEW(double, len * system->d_out);
     for (int r = 0; r < 2; r++) {
         ssm_kernel(K, system, len, (Reading)r);
         ssm_convolve(y, K, golden->u, system, len);
@@ -367,7 +367,7 @@ static void ex2_6_another_basis_gives_the_same_outputs(void **state)
         size_t n = sizes[s];
         Ssm system = random_system(n, 2, 3, 0.9, 20 + n), changed;
         Signal u = noise(LEN, 2, 21);
-        double *T = NEW(double, n *n), y[LEN * 3], again[LEN * 3];
+        double *T = matrix_new(n, n), y[LEN * 3], again[LEN * 3];
         Random random = random_from_seed(22);
         for (size_t i = 0; i < n * n; i++)
             T[i] = random_normal(&random) + (i % (n + 1) == 0 ? 2.0 : 0.0);

@@ -50,7 +50,7 @@ static void check_exponentials(const Safetensors *file)
         if (!ends_with(name, ".A"))
             continue;
         size_t n = file->tensor[i].shape[0];
-        double *A = golden_doubles(NULL, file, name), *E = NEW(double, n *n);
+        double *A = golden_doubles(NULL, file, name), *E = matrix_new(n, n);
         assert_true(expm(E, A, n));
         sibling(other, name, "tol");
         double tolerance = golden_scalar(file, other);
@@ -78,8 +78,8 @@ static void check_minus_identity(const Safetensors *file)
             continue;
         sibling(other, name, "A");
         size_t n = file->tensor[i].shape[0];
-        double *A = golden_doubles(NULL, file, other), *E = NEW(double, n *n),
-               *hold = NEW(double, n *n);
+        double *A = golden_doubles(NULL, file, other), *E = matrix_new(n, n),
+               *hold = matrix_new(n, n);
         assert_true(discretize_zoh(E, hold, A, A, n, n, 1.0)); /* int exp(A s) ds A = exp(A) - I */
         assert_golden(file, name, hold, 1e-13);
         free(A);
@@ -163,8 +163,8 @@ static void check_rule(const Safetensors *file, const char *rule, RuleFunction f
     size_t n = golden_size(file, "A", 0), m = golden_size(file, "B", 1),
            steps = golden_size(file, "dts", 0);
     double *A = golden_doubles(NULL, file, "A"), *B = golden_doubles(NULL, file, "B");
-    double *dts = golden_doubles(NULL, file, "dts"), *A_bar = NEW(double, n *n),
-           *B_bar = NEW(double, n *m);
+    double *dts = golden_doubles(NULL, file, "dts"), *A_bar = matrix_new(n, n),
+           *B_bar = matrix_new(n, m);
     for (size_t k = 0; k < steps; k++) {
         char name[64];
         assert_true(function(A_bar, B_bar, A, B, n, m, dts[k]));
@@ -359,8 +359,8 @@ static void check_generator(const Safetensors *file)
     size_t n = golden_size(file, "P", 0), times = golden_size(file, "times", 0);
     double *P = golden_doubles(NULL, file, "P"), *want = golden_doubles(NULL, file, "Q");
     double *time = golden_doubles(NULL, file, "times"), *all = golden_doubles(NULL, file, "expQt");
-    double *half = golden_doubles(NULL, file, "exp_half"), *Q = NEW(double, n *n),
-           *P_t = NEW(double, n *n);
+    double *half = golden_doubles(NULL, file, "exp_half"), *Q = matrix_new(n, n),
+           *P_t = matrix_new(n, n);
     Chain chain = {n, NULL, P};
     Error error;
     assert_true(chain_generator(Q, &chain, &error));
@@ -392,7 +392,7 @@ static void a_day_of_the_generator_is_the_chain(void **state)
     static const size_t sizes[] = {1, 2, 3, 8};
     for (size_t s = 0; s < 4; s++) {
         size_t n = sizes[s];
-        double *Q = NEW(double, n *n), *P = NEW(double, n *n), *half = NEW(double, n *n);
+        double *Q = matrix_new(n, n), *P = matrix_new(n, n), *half = matrix_new(n, n);
         Error error;
         uint64_t seed = 0;
         Chain chain = random_chain(n, ++seed, 8.0 * (double)n);
@@ -444,7 +444,7 @@ static void logarithms_undo_exponentials(void **state)
     (void)state;
     Random random = random_from_seed(9);
     for (size_t n = 1; n <= 16; n *= 2) {
-        double *A = NEW(double, n *n), *E = NEW(double, n *n), *L = NEW(double, n *n);
+        double *A = matrix_new(n, n), *E = matrix_new(n, n), *L = matrix_new(n, n);
         for (size_t i = 0; i < n * n; i++)
             A[i] = random_normal(&random) / (double)n;
         assert_true(expm(E, A, n));
@@ -468,7 +468,7 @@ static void check_legs(const Safetensors *file)
         if (!ends_with(name, ".A"))
             continue;
         size_t n = file->tensor[i].shape[0];
-        double *A = NEW(double, n *n), *B = NEW(double, n), *A_bar = NEW(double, n *n),
+        double *A = matrix_new(n, n), *B = NEW(double, n), *A_bar = matrix_new(n, n),
                *B_bar = NEW(double, n);
         legs_matrices(A, B, n);
         assert_golden(file, name, A, 1e-15);

@@ -910,6 +910,48 @@ static bool demo_stability(const Look *look, const char *svg, Error *error)
     return show_chart(&chart, look, svg, error);
 }
 
+/* The largest |eigenvalue| of the spring's step. */
+static double spring_radius(double delta, Rule rule)
+{
+    Ssm system = spring_system(), step = step_system(&system, delta, rule);
+    double radius = matrix_spectral_radius(step.A, 2);
+    ssm_free(&system);
+    ssm_free(&step);
+    return radius;
+}
+
+/* Where in the plane of z = delta lambda each rule fades: Euler inside the circle |1 + z| = 1, the
+   others everywhere left of the vertical axis. The spring's z wanders out of the circle. */
+static bool demo_region(const Look *look, const char *svg, Error *error)
+{
+    enum { POINTS = 121, STEPS = 8 };
+    double re[POINTS], im[POINTS], zero[2] = {0, 0}, height[2] = {-1.2, 1.2}, spring_re[STEPS],
+                                   spring_im[STEPS];
+    puts("Where a rule keeps what fades fading: the spring, lambda = -0.1 +- 0.995 i\n");
+    puts("   delta   largest |eigenvalue|: zoh    bilinear       euler");
+    for (size_t k = 0; k < STEPS; k++) {
+        double delta = 0.1 + 0.15 * (double)k;
+        spring_re[k] = -0.1 * delta;
+        spring_im[k] = sqrt(0.99) * delta;
+        if (k < 4)
+            printf("  %6.2f%28.4f%12.4f%12.4f\n", delta, spring_radius(delta, RULE_ZOH),
+                   spring_radius(delta, RULE_BILINEAR), spring_radius(delta, RULE_EULER));
+    }
+    puts("Euler's rule needs |1 + delta lambda| < 1, here a step below 0.2; the others fade at any "
+         "step.");
+    for (size_t k = 0; k < POINTS; k++) {
+        re[k] = -1.0 + cos(2.0 * PI * (double)k / (POINTS - 1));
+        im[k] = sin(2.0 * PI * (double)k / (POINTS - 1));
+    }
+    Chart chart = chart_new("Regions of stability in the plane of delta lambda", "real part",
+                            "imaginary part");
+    chart_add(&chart, "Euler: inside", MARK_LINE, re, im, POINTS);
+    chart_add(&chart, "zoh, mamba, bilinear: left of this", MARK_LINE, zero, height, 2);
+    chart_add(&chart, "the spring, delta = 0.1, 0.25, ...", MARK_POINTS, spring_re, spring_im,
+              STEPS);
+    return show_chart(&chart, look, svg, error);
+}
+
 /* The same spring at step delta and at delta / 2 with every sample twice. */
 static bool demo_resolution(const Look *look, const char *svg, Error *error)
 {
@@ -995,7 +1037,9 @@ static double relative_error(const double *a, const double *b, size_t len)
 static bool demo_hippo(const Signal *u, size_t n, const char *name, const Look *look,
                        const char *svg, Error *error)
 {
-    double *state = NEW(double, n), *drawn = NEW(double, u->len);
+    enum { MOST = 16 };
+    double *state = NEW(double, n), *drawn = NEW(double, u->len), kept_numbers[MOST], errors[MOST];
+    size_t tried = 0;
     printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", name, u->len,
            n);
     puts("  numbers kept   relative error");
@@ -1004,11 +1048,20 @@ static bool demo_hippo(const Signal *u, size_t n, const char *name, const Look *
         ok = legs_remember(state, u->value, u->len, kept) ||
              fail(error, "--hippo %zu: the exponential overflows", kept);
         legs_recall(drawn, state, u->len, kept);
+        kept_numbers[tried] = (double)kept;
+        errors[tried] = relative_error(drawn, u->value, u->len);
         if (ok)
-            printf("  %12zu%17.4f\n", kept, relative_error(drawn, u->value, u->len));
+            printf("  %12zu%17.4f\n", kept, errors[tried]);
+        tried++;
     }
     if (ok) {
         char title[80];
+        Chart falling =
+            chart_new("The error against the numbers kept", "numbers kept", "relative error");
+        falling.log_x = true;
+        chart_add(&falling, "", MARK_LINE, kept_numbers, errors, tried);
+        putchar('\n');
+        chart_print(stdout, &falling, look);
         snprintf(title, sizeof title, "The past drawn again from %zu numbers", n);
         Chart chart = chart_new(title, "t", "signal");
         chart_add(&chart, "the signal", MARK_POINTS, u->time, u->value, u->len);
@@ -1144,7 +1197,7 @@ typedef struct {
 
 static void step_usage(FILE *out)
 {
-    fputs("usage: ch03_discretize [--demo hours|rules|error|stability|resolution|memories | "
+    fputs("usage: ch03_discretize [--demo hours|rules|error|stability|region|resolution|memories | "
           "--bench]\n"
           "       ch03_discretize --system FILE [--rule zoh|bilinear|euler|mamba] [--step DELTA]\n"
           "                       [--input FILE|impulse|step|sine|noise|none] [--length N] [--seed "
@@ -1285,10 +1338,11 @@ static bool step_options_parse(StepOptions *options, int argc, char **argv, Erro
 
 static bool step_demos(const StepOptions *options, const Look *look, Error *error)
 {
-    static const char *const names[] = {"hours",     "rules",      "error",
-                                        "stability", "resolution", "memories"};
-    bool (*const demos[])(const Look *, const char *, Error *) = {
-        demo_hours, demo_rules, demo_error, demo_stability, demo_resolution, demo_memories};
+    static const char *const names[] = {"hours",  "rules",      "error",   "stability",
+                                        "region", "resolution", "memories"};
+    bool (*const demos[])(const Look *, const char *,
+                          Error *) = {demo_hours,  demo_rules,      demo_error,   demo_stability,
+                                      demo_region, demo_resolution, demo_memories};
     bool ok = true, found = false;
     for (size_t k = 0; ok && k < sizeof names / sizeof *names; k++) {
         if (options->demo && strcmp(options->demo, names[k]) != 0)

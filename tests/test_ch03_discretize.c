@@ -650,6 +650,48 @@ static void real_s4d_states_are_held_as_single_states(void **state)
     }
 }
 
+/* The discretized values of the golden modes, real and imaginary parts apart. */
+static void check_s4d_steps(const Safetensors *file)
+{
+    size_t n = golden_size(file, "lin.A_re", 0);
+    double delta = golden_scalar(file, "dt"), *part[4];
+    for (int rule = 0; rule < 2; rule++) {
+        for (int k = 0; k < 4; k++)
+            part[k] = NEW(double, n);
+        for (size_t i = 0; i < n; i++) {
+            Complex a_bar, b_bar;
+            s4d_step(&a_bar, &b_bar, s4d_lin(i), delta, (Rule)rule);
+            part[0][i] = a_bar.re;
+            part[1][i] = a_bar.im;
+            part[2][i] = b_bar.re;
+            part[3][i] = b_bar.im;
+        }
+        static const char *const names[4] = {"Ad_re", "Ad_im", "Bd_re", "Bd_im"};
+        for (int k = 0; k < 4; k++) {
+            char name[64];
+            snprintf(name, sizeof name, "lin.%s.%s", rule_name((Rule)rule), names[k]);
+            assert_golden(file, name, part[k], 1e-12);
+            free(part[k]);
+        }
+    }
+}
+
+static void complex_steps_agree_with_golden_data(void **state)
+{
+    (void)state;
+    for_each_golden("ch03_s4d.safetensors", check_s4d_steps);
+}
+
+static void eulers_region_is_a_disc(void **state)
+{
+    (void)state; /* |1 + z| = 1 for the spring, lambda = -0.1 +- 0.995 i, at delta = 0.2 */
+    assert_near(spring_radius(0.2, RULE_EULER), 1.0, 1e-12, 0);
+    assert_true(spring_radius(0.19, RULE_EULER) < 1.0);
+    assert_true(spring_radius(0.21, RULE_EULER) > 1.0);
+    assert_true(spring_radius(100.0, RULE_BILINEAR) < 1.0);
+    assert_near(spring_radius(3.0, RULE_ZOH), exp(-0.3), 1e-12, 0);
+}
+
 /* ---- bad input --------------------------------------------------------------------------------------------------- */
 
 static void bad_steps_are_refused(void **state)
@@ -742,6 +784,8 @@ int main(void)
         cmocka_unit_test(ex3_6_s4d_kernels_agree_with_golden_data),
         cmocka_unit_test(ex3_6_a_vandermonde_sum_is_the_recurrence),
         cmocka_unit_test(real_s4d_states_are_held_as_single_states),
+        cmocka_unit_test(complex_steps_agree_with_golden_data),
+        cmocka_unit_test(eulers_region_is_a_disc),
         cmocka_unit_test(bad_steps_are_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
     };

@@ -946,9 +946,8 @@ static bool demo_region(const Look *look, const char *svg, Error *error)
     Chart chart = chart_new("Regions of stability in the plane of delta lambda", "real part",
                             "imaginary part");
     chart_add(&chart, "Euler: inside", MARK_LINE, re, im, POINTS);
-    chart_add(&chart, "zoh, mamba, bilinear: left of this", MARK_LINE, zero, height, 2);
-    chart_add(&chart, "the spring, delta = 0.1, 0.25, ...", MARK_POINTS, spring_re, spring_im,
-              STEPS);
+    chart_add(&chart, "the other rules: left of this", MARK_LINE, zero, height, 2);
+    chart_add(&chart, "the spring", MARK_POINTS, spring_re, spring_im, STEPS);
     return show_chart(&chart, look, svg, error);
 }
 

@@ -14,7 +14,9 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <cmocka.h>
 
 /* got is want, give or take abs + rel |want|. Infinities and NaN are near nothing. */
@@ -143,6 +145,22 @@ static inline void check_contains(const char *text, const char *part, const char
         print_error("%s:%d: \"%s\" does not contain \"%s\"\n", file, line, text, part);
         _fail(file, line);
     }
+}
+
+/* Runs build/PROGRAM (or $BUILD/PROGRAM) with these words; what it says on stderr goes into text
+   (room bytes). Returns its exit status, or -1 if a signal ended it. */
+static inline int run_program(char *text, size_t room, const char *program, const char *words)
+{
+    char command[1024];
+    const char *build = getenv("BUILD");
+    snprintf(command, sizeof command, "%s/%s %s 2>&1 >/dev/null </dev/null",
+             build ? build : "build", program, words);
+    FILE *out = popen(command, "r");
+    assert_non_null(out);
+    size_t len = fread(text, 1, room - 1, out);
+    text[len] = '\0';
+    int status = pclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 #endif

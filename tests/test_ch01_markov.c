@@ -1103,6 +1103,38 @@ static void names_in_a_drawing_cannot_break_it(void **state)
     free(text);
 }
 
+static void wrong_options_are_told_in_one_sentence(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence;
+        int code;
+    } cases[] = {
+        {"--days 0", "--days: 0 is out of range: 1 to 1000000", 2},
+        {"--days 1000001", "--days: 1000001 is out of range", 2},
+        {"--days 3.5", "--days: '3.5' is not a whole number", 2},
+        {"--simulate 0", "--simulate: 0 is out of range: 1 to 1000000000", 2},
+        {"--seed -1", "--seed: '-1' is not a whole number", 2},
+        {"--days", "requires an argument", 2},
+        {"--dayz 3", "unrecognized option", 2},
+        {"rain", "'rain' is not an option", 2},
+        {"--chain a --fit b", "--chain and --fit exclude each other", 2},
+        {"--forgetting --simulate 3", "--forgetting and --simulate exclude each other", 2},
+        {"--record x", "--record needs --simulate", 2},
+        {"--chain no.csv", "error: no.csv: No such file or directory", 1},
+        {"--start windy", "error: --start: unknown state 'windy'", 1},
+        {"--fit data/weather.csv", "row 'sunny', column 'sunny': 0.8 is not a count", 1},
+        {"--svg /no/dir/x.svg", "/no/dir/x.svg: cannot be written", 1},
+        {"--simulate 10 --record /no/dir/x", "/no/dir/x: cannot be written", 1},
+    };
+    char text[4096];
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int code = run_program(text, sizeof text, "ch01_markov", cases[k].words);
+        assert_contains(text, cases[k].sentence);
+        assert_int_equal(code, cases[k].code);
+    }
+}
+
 static void hostile_tables_are_survived(void **state)
 {
     (void)state; /* what the fuzzer does for long, for a moment: random edits of a good file */
@@ -1189,6 +1221,7 @@ int main(void)
         cmocka_unit_test(charts_bear_any_numbers),
         cmocka_unit_test(ascii_charts_are_ascii),
         cmocka_unit_test(names_in_a_drawing_cannot_break_it),
+        cmocka_unit_test(wrong_options_are_told_in_one_sentence),
         cmocka_unit_test(hostile_tables_are_survived),
     };
     return cmocka_run_group_tests_name("chapter 1: the chain and the tools", tests, NULL, NULL);

@@ -2,7 +2,6 @@
 
 #include "../ch02_ssm_abcd/ssm.c"
 #include "golden.h"
-#include <sys/wait.h>
 
 /* A random system of these sizes with spectral radius `radius`. */
 static Ssm random_system(size_t n, size_t m, size_t p, double radius, uint64_t seed)
@@ -617,20 +616,6 @@ static void a_direct_sum_that_would_take_for_ever_is_refused(void **state)
     ssm_free(&system);
 }
 
-/* Runs the program with these words; its error text into `text`. */
-static int run_program(char *text, size_t room, const char *words)
-{
-    char command[512];
-    snprintf(command, sizeof command, "%s/ch02_ssm %s 2>&1 >/dev/null </dev/null",
-             getenv("BUILD") ? getenv("BUILD") : "build", words);
-    FILE *out = popen(command, "r");
-    assert_non_null(out);
-    size_t len = fread(text, 1, room - 1, out);
-    text[len] = '\0';
-    int status = pclose(out);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 static void wrong_options_are_told_in_one_sentence(void **state)
 {
     (void)state;
@@ -657,7 +642,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
     };
     char text[4096];
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        assert_int_equal(run_program(text, sizeof text, cases[k].words), cases[k].code);
+        assert_int_equal(run_program(text, sizeof text, "ch02_ssm", cases[k].words), cases[k].code);
         assert_contains(text, cases[k].sentence);
     }
 }

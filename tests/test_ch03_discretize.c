@@ -2,7 +2,6 @@
 
 #include "../ch03_discretize/discretize.c"
 #include "golden.h"
-#include <sys/wait.h>
 
 /* Calls `check` for every golden file of this pattern. */
 static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
@@ -711,19 +710,6 @@ static void bad_steps_are_refused(void **state)
     ssm_free(&system);
 }
 
-static int run_program(char *text, size_t room, const char *words)
-{
-    char command[512];
-    snprintf(command, sizeof command, "%s/ch03_discretize %s 2>&1 >/dev/null </dev/null",
-             getenv("BUILD") ? getenv("BUILD") : "build", words);
-    FILE *out = popen(command, "r");
-    assert_non_null(out);
-    size_t len = fread(text, 1, room - 1, out);
-    text[len] = '\0';
-    int status = pclose(out);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 static void wrong_options_are_told_in_one_sentence(void **state)
 {
     (void)state;
@@ -749,7 +735,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
     };
     char text[4096];
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        int code = run_program(text, sizeof text, cases[k].words);
+        int code = run_program(text, sizeof text, "ch03_discretize", cases[k].words);
         assert_contains(text, cases[k].sentence);
         assert_int_equal(code, cases[k].code);
     }

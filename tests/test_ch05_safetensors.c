@@ -1701,6 +1701,29 @@ static int remove_directory(void **state)
     return result;
 }
 
+static void the_program_tells_what_is_wrong(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence;
+        int code;
+    } cases[] = {
+        {"a b c", "usage: ch05_safetensors", 2},
+        {"--tensor", "unrecognized option", 2},
+        {"no.st", "error: no.st: No such file or directory", 1},
+        {"tests", "error: tests: this is a directory, not a file", 1},
+        {"tests/golden/INDEX.md", "is over the limit", 1},
+        {"tests/fuzz/corpus/safetensors/bad_overlap", "error: ", 1},
+        {"tests/fuzz/corpus/safetensors/valid_f32 nothing", "there is no tensor 'nothing'", 1},
+    };
+    char text[4096];
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int code = run_program(text, sizeof text, "ch05_safetensors", cases[k].words);
+        assert_contains(text, cases[k].sentence);
+        assert_int_equal(code, cases[k].code);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1774,6 +1797,7 @@ int main(void)
         cmocka_unit_test(a_tensor_is_shown_with_its_statistics),
         cmocka_unit_test(statistics_are_over_all_of_a_large_tensor),
         cmocka_unit_test(the_demo_reads_back_what_it_wrote),
+        cmocka_unit_test(the_program_tells_what_is_wrong),
         cmocka_unit_test(a_nan_is_near_nothing),
         cmocka_unit_test(relmax_is_the_measure_of_the_index),
         cmocka_unit_test(floats_and_doubles_are_compared_with_each_other),

@@ -2376,64 +2376,93 @@ static void print_simulation(const Simulation *seen, const Study *study, const d
     }
 }
 
-/* Simulates, watching the share of the last state's days at ever longer times. */
+enum { LOOKS = 120 };
+
+/* The share of one state's days at ever longer times, and what to expect of it. */
+typedef struct {
+    size_t state, looks;
+    double at[LOOKS], share[LOOKS], low[LOOKS], high[LOOKS]; /* days, shares */
+} RunningShare;
+
+static void look_at_share(RunningShare *running, const Simulation *seen, double expected,
+                          double deviation)
+{
+    double days = (double)seen->total, error = 2.0 * deviation / sqrt(days);
+    size_t k = running->looks++;
+    running->at[k] = days;
+    running->share[k] = (double)seen->days[running->state] / days;
+    running->low[k] = fmax(0.0, expected - error);
+    running->high[k] = fmin(1.0, expected + error);
+}
+
+/* Lives through `days` days, and looks at the share at times that grow evenly in their logarithm. */
+static Simulation watch_simulation(RunningShare *running, const Study *study, uint64_t days,
+                                   const double *deviation, Random *random, FILE *record)
+{
+    Simulation seen = simulation_new(&study->chain, study->start, random);
+    Progress progress = progress_start("simulating");
+    while (seen.total < days) {
+        bool last = running->looks == LOOKS - 1;
+        double part = (double)(running->looks + 1) / LOOKS;
+        uint64_t until = last ? days : (uint64_t)exp(log((double)days) * part);
+        simulation_run(&seen, &study->chain, until > seen.total ? until : seen.total + 1, random,
+                       record);
+        look_at_share(running, &seen, study->limit[running->state], deviation[running->state]);
+        progress_show(&progress, (double)seen.total, (double)days);
+    }
+    progress_end(&progress);
+    return seen;
+}
+
+/* What the standard errors mean, or why there are none. */
+static void print_errors_explained(const Study *study, bool known)
+{
+    if (study->structure.n_class > 1)
+        puts("\nThe chain is reducible: where one record ends is chance, and its shares need not "
+             "come near the\nexpected ones however long it is. No standard error is given.");
+    else if (!known)
+        puts("\nParts of this chain meet so rarely that no record shows its shares, and no "
+             "standard error is given.");
+    else
+        puts("\nStandard errors count that a day resembles the day before. z is how many of them "
+             "the share is off:\nbeyond 2 or -2 in about one of twenty.");
+}
+
 static bool demo_simulate(const Study *study, uint64_t days, uint64_t seed, const char *record,
                           const char *svg, Error *error)
 {
-    enum { LOOKS = 120 };
     const Chain *chain = &study->chain;
-    size_t n = chain->n_state, last = shown_states(chain) - 1, looks = 0;
-    OutFile file;
+    OutFile file = {NULL, NULL, NULL};
     if (record && !out_open(&file, record, error))
         return false;
     if (record)
         fprintf(file.stream,
                 "# SYNTHETIC: %" PRIu64 " days drawn by ch01_markov, seed %" PRIu64 "\nstate\n",
                 days, seed);
-    double *deviation = NEW(double, n), *series = NEW(double, 4 * LOOKS);
-    double *at = series, *share = at + LOOKS, *low = share + LOOKS, *high = low + LOOKS;
+    double *deviation = NEW(double, chain->n_state);
+    RunningShare *running = NEW(RunningShare, 1);
+    running->state = shown_states(chain) - 1;
     bool known =
         study->structure.n_class == 1 && chain_standard_errors(deviation, chain, study->limit);
     Random random = random_from_seed(seed);
-    Simulation seen = simulation_new(chain, study->start, &random);
-    Progress progress = progress_start("simulating");
-    while (seen.total < days) {
-        double next = exp(log((double)days) * (double)++looks / LOOKS);
-        uint64_t until = looks == LOOKS ? days : (uint64_t)next;
-        simulation_run(&seen, chain, until > seen.total ? until : seen.total + 1, &random,
-                       record ? file.stream : NULL);
-        at[looks - 1] = (double)seen.total;
-        share[looks - 1] = (double)seen.days[last] / (double)seen.total;
-        double error_now = 2.0 * deviation[last] / sqrt((double)seen.total);
-        low[looks - 1] = fmax(0.0, study->limit[last] - error_now);
-        high[looks - 1] = fmin(1.0, study->limit[last] + error_now);
-        progress_show(&progress, (double)seen.total, (double)days);
-    }
-    progress_end(&progress);
+    Simulation seen = watch_simulation(running, study, days, deviation, &random, file.stream);
     printf("%" PRIu64 " days, drawn with seed %" PRIu64 ":\n", days, seed);
     print_simulation(&seen, study, deviation);
-    if (study->structure.n_class > 1)
-        puts("\nThe chain is reducible: where one record ends is chance, and its shares need not "
-             "come near the\nexpected ones however long it is. No standard error is given.");
-    else if (!known)
-        puts(
-            "\nParts of this chain meet so rarely that no record shows its shares, and no standard "
-            "error is given.");
-    else
-        puts("\nStandard errors count that a day resembles the day before. z is how many of them "
-             "the share is off:\nbeyond 2 or -2 in about one of twenty.");
+    print_errors_explained(study, known);
     Chart chart = chart_new("A simulated record settles", "days", "share of days");
     chart.log_x = true;
-    chart_add(&chart, chain->name[last], MARK_LINE, at, share, looks);
-    chart_add(&chart, "two standard errors below", MARK_LINE, at, low, looks);
-    chart_add(&chart, "two above", MARK_LINE, at, high, looks);
+    chart_add(&chart, chain->name[running->state], MARK_LINE, running->at, running->share,
+              running->looks);
+    chart_add(&chart, "two standard errors below", MARK_LINE, running->at, running->low,
+              running->looks);
+    chart_add(&chart, "two above", MARK_LINE, running->at, running->high, running->looks);
     putchar('\n');
     chart_print(stdout, &chart, &study->look);
-    simulation_free(&seen);
     bool ok =
         (!record || out_close(&file, error)) && (!svg || write_svg(study, &chart, svg, error));
+    simulation_free(&seen);
     free(deviation);
-    free(series);
+    free(running);
     return ok;
 }
 
@@ -2517,41 +2546,22 @@ static bool chain_options_parse(ChainOptions *options, int argc, char **argv, Er
     bool ok = true;
     for (int code; ok && (code = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (code) {
-        case 'c':
-            options->chain = optarg;
-            break;
-        case 'f':
-            options->fit = optarg;
-            break;
-        case 's':
-            options->start = optarg;
-            break;
-        case 'w':
-            options->record = optarg;
-            break;
-        case 'v':
-            options->svg = optarg;
-            break;
-        case 'g':
-            options->forgetting = true;
-            break;
-        case 'a':
-            options->ascii = true;
-            break;
+        case 'c': options->chain = optarg; break;
+        case 'f': options->fit = optarg; break;
+        case 's': options->start = optarg; break;
+        case 'w': options->record = optarg; break;
+        case 'v': options->svg = optarg; break;
+        case 'g': options->forgetting = true; break;
+        case 'a': options->ascii = true; break;
         case 'd':
             ok = option_integer(&options->days, "days", optarg, 1, CHAIN_MAX_DAYS, error);
             break;
         case 'n':
             ok = option_integer(&options->simulate, "simulate", optarg, 1, 1000000000, error);
             break;
-        case 'r':
-            ok = option_integer(&options->seed, "seed", optarg, 0, UINT64_MAX, error);
-            break;
-        case 'h':
-            chain_help();
-            exit(0);
-        default:
-            return false;
+        case 'r': ok = option_integer(&options->seed, "seed", optarg, 0, UINT64_MAX, error); break;
+        case 'h': chain_help(); exit(0);
+        default: return false;
         }
     }
     if (ok && optind < argc)

@@ -1370,44 +1370,21 @@ static bool ssm_options_parse(SsmOptions *options, int argc, char **argv, Error 
     bool ok = true;
     for (int code; ok && (code = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (code) {
-        case 's':
-            options->system = optarg;
-            break;
-        case 'i':
-            options->input = optarg;
-            break;
-        case 'o':
-            options->csv = optarg;
-            break;
-        case 'v':
-            options->svg = optarg;
-            break;
-        case 'd':
-            options->demo = optarg;
-            break;
-        case 'b':
-            options->bench = true;
-            break;
-        case 'a':
-            options->ascii = true;
-            break;
-        case 'c':
-            options->reading = READ_BEFORE;
-            break;
-        case 'm':
-            ok = mode_parse(&options->mode, optarg, error);
-            break;
+        case 's': options->system = optarg; break;
+        case 'i': options->input = optarg; break;
+        case 'o': options->csv = optarg; break;
+        case 'v': options->svg = optarg; break;
+        case 'd': options->demo = optarg; break;
+        case 'b': options->bench = true; break;
+        case 'a': options->ascii = true; break;
+        case 'c': options->reading = READ_BEFORE; break;
+        case 'm': ok = mode_parse(&options->mode, optarg, error); break;
         case 'l':
             ok = option_integer(&options->length, "length", optarg, 1, SIGNAL_MAX_LEN, error);
             break;
-        case 'r':
-            ok = option_integer(&options->seed, "seed", optarg, 0, UINT64_MAX, error);
-            break;
-        case 'h':
-            ssm_help();
-            exit(0);
-        default:
-            return false;
+        case 'r': ok = option_integer(&options->seed, "seed", optarg, 0, UINT64_MAX, error); break;
+        case 'h': ssm_help(); exit(0);
+        default: return false;
         }
     }
     if (ok && optind < argc)

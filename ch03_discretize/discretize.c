@@ -1284,50 +1284,21 @@ static bool step_options_parse(StepOptions *options, int argc, char **argv, Erro
     bool ok = true;
     for (int code; ok && (code = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (code) {
-        case 's':
-            options->system = optarg;
-            break;
-        case 'i':
-            options->input = optarg;
-            break;
-        case 'g':
-            options->signal = optarg;
-            break;
-        case 'q':
-            options->generator = optarg;
-            break;
-        case 'v':
-            options->svg = optarg;
-            break;
-        case 'd':
-            options->demo = optarg;
-            break;
-        case 'b':
-            options->bench = true;
-            break;
-        case 'a':
-            options->ascii = true;
-            break;
-        case 'u':
-            ok = rule_parse(&options->rule, optarg, error);
-            break;
-        case 't':
-            ok = step_parse(&options->step, optarg, error);
-            break;
-        case 'l':
-            ok = option_integer(&options->length, "length", optarg, 1, 1000000, error);
-            break;
-        case 'n':
-            ok = option_integer(&options->hippo, "hippo", optarg, 1, 128, error);
-            break;
-        case 'r':
-            ok = option_integer(&options->seed, "seed", optarg, 0, UINT64_MAX, error);
-            break;
-        case 'h':
-            step_help();
-            exit(0);
-        default:
-            return false;
+        case 's': options->system = optarg; break;
+        case 'i': options->input = optarg; break;
+        case 'g': options->signal = optarg; break;
+        case 'q': options->generator = optarg; break;
+        case 'v': options->svg = optarg; break;
+        case 'd': options->demo = optarg; break;
+        case 'b': options->bench = true; break;
+        case 'a': options->ascii = true; break;
+        case 'u': ok = rule_parse(&options->rule, optarg, error); break;
+        case 't': ok = step_parse(&options->step, optarg, error); break;
+        case 'l': ok = option_integer(&options->length, "length", optarg, 1, 1000000, error); break;
+        case 'n': ok = option_integer(&options->hippo, "hippo", optarg, 1, 128, error); break;
+        case 'r': ok = option_integer(&options->seed, "seed", optarg, 0, UINT64_MAX, error); break;
+        case 'h': step_help(); exit(0);
+        default: return false;
         }
     }
     if (ok && optind < argc)

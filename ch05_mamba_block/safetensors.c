@@ -327,21 +327,14 @@ JsonType json_peek(Json *json)
     if (json->failed)
         return JSON_NOTHING;
     switch (json_ahead(json)) {
-    case '{':
-        return JSON_OBJECT;
-    case '[':
-        return JSON_ARRAY;
-    case '"':
-        return JSON_STRING;
+    case '{': return JSON_OBJECT;
+    case '[': return JSON_ARRAY;
+    case '"': return JSON_STRING;
     case 't':
-    case 'f':
-        return JSON_BOOLEAN;
-    case 'n':
-        return JSON_NULL;
-    case '-':
-        return JSON_NUMBER;
-    default:
-        return json_digit(json, json->at) ? JSON_NUMBER : JSON_NOTHING;
+    case 'f': return JSON_BOOLEAN;
+    case 'n': return JSON_NULL;
+    case '-': return JSON_NUMBER;
+    default: return json_digit(json, json->at) ? JSON_NUMBER : JSON_NOTHING;
     }
 }
 
@@ -678,16 +671,11 @@ bool json_skip(Json *json)
         for (json_enter_array(json); json_next_item(json);)
             json_skip(json);
         return !json->failed;
-    case JSON_STRING:
-        return json_string(json, &text);
-    case JSON_NUMBER:
-        return json_scan_number(json, &flag); /* 1e999 is JSON, if no double */
-    case JSON_BOOLEAN:
-        return json_boolean(json, &flag);
-    case JSON_NULL:
-        return json_word(json, "null");
-    default:
-        return json_expected(json, "a value");
+    case JSON_STRING: return json_string(json, &text);
+    case JSON_NUMBER: return json_scan_number(json, &flag); /* 1e999 is JSON, if no double */
+    case JSON_BOOLEAN: return json_boolean(json, &flag);
+    case JSON_NULL: return json_word(json, "null");
+    default: return json_expected(json, "a value");
     }
 }
 
@@ -788,56 +776,34 @@ uint16_t tensor_f16_from_float(float value)
 void tensor_to_float(float *out, const Tensor *tensor)
 {
     switch (tensor->type) {
-    case TENSOR_BOOL:
-        TENSOR_LOOP(uint8_t, (float)(number != 0));
-    case TENSOR_U8:
-        TENSOR_LOOP(uint8_t, (float)number);
-    case TENSOR_I8:
-        TENSOR_LOOP(int8_t, (float)number);
-    case TENSOR_I16:
-        TENSOR_LOOP(int16_t, (float)number);
-    case TENSOR_F16:
-        TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
-    case TENSOR_BF16:
-        TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
-    case TENSOR_I32:
-        TENSOR_LOOP(int32_t, (float)number);
-    case TENSOR_F32:
-        TENSOR_LOOP(float, number);
-    case TENSOR_F64:
-        TENSOR_LOOP(double, (float)number);
-    case TENSOR_I64:
-        TENSOR_LOOP(int64_t, (float)number);
-    case TENSOR_ANY:
-        assert(!"a tensor has a type");
+    case TENSOR_BOOL: TENSOR_LOOP(uint8_t, (float)(number != 0));
+    case TENSOR_U8: TENSOR_LOOP(uint8_t, (float)number);
+    case TENSOR_I8: TENSOR_LOOP(int8_t, (float)number);
+    case TENSOR_I16: TENSOR_LOOP(int16_t, (float)number);
+    case TENSOR_F16: TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
+    case TENSOR_BF16: TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
+    case TENSOR_I32: TENSOR_LOOP(int32_t, (float)number);
+    case TENSOR_F32: TENSOR_LOOP(float, number);
+    case TENSOR_F64: TENSOR_LOOP(double, (float)number);
+    case TENSOR_I64: TENSOR_LOOP(int64_t, (float)number);
+    case TENSOR_ANY: assert(!"a tensor has a type");
     }
 }
 
 void tensor_to_double(double *out, const Tensor *tensor)
 {
     switch (tensor->type) {
-    case TENSOR_BOOL:
-        TENSOR_LOOP(uint8_t, (double)(number != 0));
-    case TENSOR_U8:
-        TENSOR_LOOP(uint8_t, (double)number);
-    case TENSOR_I8:
-        TENSOR_LOOP(int8_t, (double)number);
-    case TENSOR_I16:
-        TENSOR_LOOP(int16_t, (double)number);
-    case TENSOR_F16:
-        TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
-    case TENSOR_BF16:
-        TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
-    case TENSOR_I32:
-        TENSOR_LOOP(int32_t, (double)number);
-    case TENSOR_F32:
-        TENSOR_LOOP(float, (double)number);
-    case TENSOR_F64:
-        TENSOR_LOOP(double, number);
-    case TENSOR_I64:
-        TENSOR_LOOP(int64_t, (double)number);
-    case TENSOR_ANY:
-        assert(!"a tensor has a type");
+    case TENSOR_BOOL: TENSOR_LOOP(uint8_t, (double)(number != 0));
+    case TENSOR_U8: TENSOR_LOOP(uint8_t, (double)number);
+    case TENSOR_I8: TENSOR_LOOP(int8_t, (double)number);
+    case TENSOR_I16: TENSOR_LOOP(int16_t, (double)number);
+    case TENSOR_F16: TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
+    case TENSOR_BF16: TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
+    case TENSOR_I32: TENSOR_LOOP(int32_t, (double)number);
+    case TENSOR_F32: TENSOR_LOOP(float, (double)number);
+    case TENSOR_F64: TENSOR_LOOP(double, number);
+    case TENSOR_I64: TENSOR_LOOP(int64_t, (double)number);
+    case TENSOR_ANY: assert(!"a tensor has a type");
     }
 }
 

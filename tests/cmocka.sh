@@ -27,16 +27,16 @@ as_root() {
 
 install() {
     echo "cmocka, the test library, is not there: installing it" >&2
-    if command -v apt-get; then
+    if command -v apt-get > /dev/null; then
         as_root apt-get install -y libcmocka-dev ||
             { as_root apt-get update && as_root apt-get install -y libcmocka-dev; }
-    elif command -v dnf; then
+    elif command -v dnf > /dev/null; then
         as_root dnf install -y libcmocka-devel
-    elif command -v pacman; then
+    elif command -v pacman > /dev/null; then
         as_root pacman -S --noconfirm cmocka
-    elif command -v apk; then
+    elif command -v apk > /dev/null; then
         as_root apk add cmocka-dev
-    elif command -v brew; then
+    elif command -v brew > /dev/null; then
         brew install cmocka
     fi >&2
 }

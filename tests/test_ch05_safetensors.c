@@ -1451,17 +1451,12 @@ static size_t mutate(unsigned char *bytes, size_t len, size_t room, Random *rand
     size_t size = 1 + random_u32(random) % 16;
     const char *piece = pieces[random_u32(random) % (sizeof pieces / sizeof *pieces)];
     switch (random_u32(random) % 6) {
-    case 0:
-        bytes[at] = (unsigned char)random_u32(random);
-        return len;
-    case 1:
-        bytes[at] ^= (unsigned char)(1u << random_u32(random) % 8);
-        return len;
+    case 0: bytes[at] = (unsigned char)random_u32(random); return len;
+    case 1: bytes[at] ^= (unsigned char)(1u << random_u32(random) % 8); return len;
     case 2: /* written over */
         memcpy(bytes + at, piece, strlen(piece) < left ? strlen(piece) : left);
         return len;
-    case 3: /* cut off */
-        return at ? at : 1;
+    case 3: /* cut off */ return at ? at : 1;
     case 4: /* dropped */
         size = size < left ? size : left;
         memmove(bytes + at, bytes + at + size, left - size);

@@ -719,25 +719,17 @@ static bool check_exercises(const Lines *source, Error *error)
 static bool check_claim(const Claim *claim, Error *error)
 {
     switch (claim->kind) {
-    case CODE:
-        return check_code(claim, error);
-    case RUN:
-        return check_run(claim, error);
-    case TIMING:
-        return check_timing(claim, error);
+    case CODE: return check_code(claim, error);
+    case RUN: return check_run(claim, error);
+    case TIMING: return check_timing(claim, error);
     case FIGURE:
-    case TIMING_FIGURE:
-        return check_figure(claim, error);
-    case SHELL:
-        return check_shell(claim, error);
-    case LINK:
-        return check_link(claim, error);
-    case EXERCISE:
-        return check_exercises(claim->lesson, error);
+    case TIMING_FIGURE: return check_figure(claim, error);
+    case SHELL: return check_shell(claim, error);
+    case LINK: return check_link(claim, error);
+    case EXERCISE: return check_exercises(claim->lesson, error);
     case PROBLEM:
         return fail(error, "%s:%zu: %s", claim->lesson->path, claim->line + 1, claim->argument);
-    case BY_HAND:
-        return true;
+    case BY_HAND: return true;
     }
     return false;
 }

@@ -138,11 +138,8 @@ static void fuzz_value(Json *json, size_t *strings)
         if (json_number(json, &number))
             MUST(isfinite(number));
         break;
-    case JSON_BOOLEAN:
-        json_boolean(json, &flag);
-        break;
-    default:
-        json_skip(json);
+    case JSON_BOOLEAN: json_boolean(json, &flag); break;
+    default: json_skip(json);
     }
 }
 

@@ -42,7 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- The tools of the course: declared here, defined after the chain ------------------------ */
+/* ---- The tools of the course: declared here, defined after the chain --------------------- */
 
 #define PI           3.14159265358979323846
 #define NEW(type, n) ((type *)new_zeroed((n), sizeof(type)))
@@ -171,7 +171,7 @@ void svg_open(FILE *out, double width, double height);
 void svg_text(FILE *out, double x, double y, const char *style, const char *text);
 void svg_close(FILE *out);
 
-/* ================================== The chain ============================================== */
+/* ================================== The chain ============================================= */
 /* Today's state decides the rule for tomorrow: row i of P is used when today is state i.      */
 
 typedef struct {
@@ -220,7 +220,7 @@ size_t chain_find(const Chain *chain, const char *name)
     return i;
 }
 
-/* ================================== Forecasting ============================================ */
+/* ================================== Forecasting =========================================== */
 /* A forecast is a row of chances. One day on, each state hands its chance to the states that  */
 /* may follow it, in the shares of its row.                                                    */
 
@@ -273,7 +273,7 @@ void matrix_power(double *out, const double *M, size_t n, uint64_t exponent)
     free(product);
 }
 
-/* ================================== Where it settles ======================================= */
+/* ================================== Where it settles ====================================== */
 /* Before solving pi = pi P, look at which states lead where: a chain may have several answers, */
 /* and one that goes round in a circle never settles on its answer.                            */
 
@@ -458,8 +458,8 @@ static void pass_through(double *mass, double *P, size_t k, size_t n)
 }
 
 /* weight[k] = the chance to end in closed class k, from `start`. The transient states are passed
-   through one after the other, until all mass is in closed classes (Norris, Theorem 1.3.2, solved by
-   elimination). */
+   through one after the other, until all mass is in closed classes (Norris, Theorem 1.3.2, solved
+   by elimination). */
 void chain_absorption(double *weight, const double *start, const Chain *chain,
                       const Structure *structure)
 {
@@ -514,7 +514,7 @@ bool chain_stationary(double *pi, const Chain *chain, Error *error)
     return n_class == 1;
 }
 
-/* ================================== How fast it forgets ==================================== */
+/* ================================== How fast it forgets =================================== */
 
 /* Exercise 1.4. The total variation distance of two distributions p, q (n): half the sum of
    |p[i] - q[i]|. It is the most by which they can differ about any event (Levin & Peres, 4.1). */
@@ -555,7 +555,7 @@ double half_life(double rate)
     return rate <= 0.0 ? 0.0 : rate >= 1.0 ? INFINITY : log(0.5) / log(rate);
 }
 
-/* ================================== Simulation ============================================= */
+/* ================================== Simulation ============================================ */
 
 /* Exercise 1.5. Draws i with chance p[i], p (n) summing to 1 but for rounding: throws a dart at
    [0, 1) cut into pieces of lengths p[0], p[1], ... One call of random_uniform. */
@@ -630,8 +630,8 @@ void simulation_free(Simulation *seen)
    (n_state). Days that resemble their neighbours tell less than independent ones:
        error_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
    and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1. (Kemeny & Snell, Finite Markov Chains,
-   1960, Theorem 4.6.3.) For a chain with one closed class; false if its parts meet so rarely that the
-   equations cannot be told from singular ones. */
+   1960, Theorem 4.6.3.) For a chain with one closed class; false if its parts meet so rarely
+   that the equations cannot be told from singular ones. */
 bool chain_standard_errors(double *error, const Chain *chain, const double *stationary)
 {
     size_t n = chain->n_state;
@@ -650,7 +650,7 @@ bool chain_standard_errors(double *error, const Chain *chain, const double *stat
     return ok;
 }
 
-/* ================================== Fitting a chain to a record ============================ */
+/* ================================== Fitting a chain to a record =========================== */
 
 /* How often each state followed each: all that a record says about a chain. */
 typedef struct {
@@ -789,7 +789,7 @@ void counts_free(Counts *counts)
     memset(counts, 0, sizeof *counts);
 }
 
-/* ================================== Reading chains and records ============================= */
+/* ================================== Reading chains and records ============================ */
 /* A table has a first line `from,sunny,rainy` and a line `sunny,0.8,0.2` for each state: a     */
 /* chain if the rows are chances, counts if they are whole numbers. Anything else is a record. */
 
@@ -1129,7 +1129,7 @@ bool start_parse(double *start, const char *text, const Chain *chain, Error *err
     return ok;
 }
 
-/* ============================== Tools: errors, memory, time =============================== */
+/* ================================== Tools: errors, memory, time =========================== */
 /* From here to the next double line: what every chapter needs and none is about.             */
 
 bool(fail)(Error *error, const char *format, ...)
@@ -1222,7 +1222,7 @@ double random_normal(Random *random)
     return radius * cos(2.0 * PI * random_uniform(random));
 }
 
-/* ---- matrices ----------------------------------------------------------------------------- */
+/* ---- matrices ---------------------------------------------------------------------------- */
 
 double *matrix_new(size_t rows, size_t cols)
 {
@@ -1339,7 +1339,7 @@ double matrix_spectral_radius(const double *M, size_t n)
     return radius;
 }
 
-/* ---- text: whole files, tables of cells, numbers -------------------------------------------- */
+/* ---- text: whole files, tables of cells, numbers ----------------------------------------- */
 
 /* Reads a stream to its end. The size is not asked for beforehand: it may be a pipe. */
 static bool stream_read(char **text, size_t *len, FILE *in, const char *path, Error *error)
@@ -1538,7 +1538,7 @@ void text_pad(FILE *out, const char *text, int width)
             width < 0 && blank > 0 ? blank : 0, "");
 }
 
-/* ---- files written whole or not at all -------------------------------------------------------- */
+/* ---- files written whole or not at all --------------------------------------------------- */
 
 bool out_open(OutFile *out, const char *path, Error *error)
 {
@@ -1587,7 +1587,7 @@ bool out_close(OutFile *out, Error *error)
     free(out->path);
     return ok;
 }
-/* ---- charts: one description, drawn in the terminal or as SVG ---------------------------------- */
+/* ---- charts: one description, drawn in the terminal or as SVG ---------------------------- */
 
 Chart chart_new(const char *title, const char *x_label, const char *y_label)
 {
@@ -1845,7 +1845,7 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
     free(plot);
 }
 
-/* ---- the same charts as SVG ------------------------------------------------------------------- */
+/* ---- the same charts as SVG -------------------------------------------------------------- */
 
 /* Okabe & Ito's colours, told apart by colour-blind eyes as well. */
 static const char *svg_colour(size_t series)
@@ -1982,9 +1982,9 @@ Look look_at_terminal(bool ascii)
     look.colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
     return look;
 }
-/* ================================ End of the tools ========================================= */
+/* ================================== End of the tools ====================================== */
 
-/* ================================== What the program prints ================================ */
+/* ================================== What the program prints =============================== */
 
 enum { SHOWN_STATES = 6, SHOWN_DAYS = 20 };
 
@@ -2159,7 +2159,7 @@ static void print_settling(const Study *study)
         print_forgetting(study->rate);
 }
 
-/* ---- the picture: states as circles, chances as arrows --------------------------------------- */
+/* ---- the picture: states as circles, chances as arrows ----------------------------------- */
 
 enum { CHAIN_MIDDLE_X = 160, CHAIN_MIDDLE_Y = 210 };
 
@@ -2266,7 +2266,7 @@ static bool write_svg(const Study *study, const Chart *chart, const char *path, 
     return out_close(&file, error);
 }
 
-/* ---- the demos --------------------------------------------------------------------------------- */
+/* ---- the demos --------------------------------------------------------------------------- */
 
 /* One column of pi (days + 1, n_state) as a series of its own. */
 static void copy_column(double *out, const double *pi, size_t column, size_t n_state, size_t days)
@@ -2395,7 +2395,7 @@ static void look_at_share(RunningShare *running, const Simulation *seen, double 
     running->high[k] = fmin(1.0, expected + error);
 }
 
-/* Lives through `days` days, and looks at the share at times that grow evenly in their logarithm. */
+/* Lives through `days` days and looks at the share, ever less often as time goes on. */
 static Simulation watch_simulation(RunningShare *running, const Study *study, uint64_t days,
                                    const double *deviation, Random *random, FILE *record)
 {
@@ -2498,7 +2498,7 @@ static void print_fit(const Fit *fit, const Counts *counts)
         printf("if it were not, chance would do this with p = %.1e. It is.\n\n", fit->p_value);
 }
 
-/* ================================== ChainOptions and main ======================================= */
+/* ================================== Options and main ====================================== */
 
 typedef struct {
     const char *chain, *fit, *start, *svg, *record;

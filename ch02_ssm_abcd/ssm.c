@@ -30,7 +30,7 @@
 
 #include "../ch01_markov/markov.c"
 
-/* ================================== The system ============================================= */
+/* ================================== The system ============================================ */
 /* Four matrices and three sizes say everything about it.                                      */
 
 typedef struct {
@@ -95,7 +95,7 @@ Ssm ssm_from_chain(const Chain *chain, const double *start)
     return system;
 }
 
-/* ================================== The recurrence ========================================= */
+/* ================================== The recurrence ======================================== */
 /* One step costs the same however long the past was: the state is all that is kept of it.     */
 
 /* out (rows) += M (rows, cols) times v (cols), a column at a time: column i is what v[i] does.
@@ -181,14 +181,15 @@ Ssm ssm_as_control(const Ssm *system)
     return out;
 }
 
-/* ================================== The convolution ======================================== */
+/* ================================== The convolution ======================================= */
 /* Unrolled, y_t = C A^{t+1} x0 + sum_k C A^k B u_{t-k} + D u_t: the past, weighted by a kernel  */
 /* that depends only on how long ago. It can be computed once, and all t at the same time.      */
 
 /* Exercise 2.4. The kernel K (len, d_out, d_in), K[k] = C A^k B, for outputs read after the
-   update (S4, equation 5); read before it, everything comes one step later. D is not in it. Column i
-   is the answer to one impulse on input i: no power of A is needed, only a state that walks on.
-   Returns the number of finite steps: len, or less if the system is unstable and overflows. */
+   update (S4, equation 5); read before it, everything comes one step later. D is not in it.
+   Column i is the answer to one impulse on input i: no power of A is needed, only a state that
+   walks on. Returns the number of finite steps: len, or less if the system is unstable and
+   overflows. */
 size_t ssm_kernel(double *K, const Ssm *system, size_t len, Reading reading)
 {
     size_t n = system->d_state, m = system->d_in, p = system->d_out, finite = len;
@@ -260,7 +261,7 @@ void ssm_add_free_response(double *y, const double *x0, const Ssm *system, size_
     free(x);
 }
 
-/* ---- the same sum by the fast Fourier transform ------------------------------------------------ */
+/* ---- the same sum by the fast Fourier transform ------------------------------------------ */
 
 typedef struct {
     double re, im;
@@ -363,7 +364,7 @@ void ssm_convolve_fft(double *y, const double *K, const double *u, const Ssm *sy
     free(sum);
 }
 
-/* ================================== Change of basis ======================================== */
+/* ================================== Change of basis ======================================= */
 /* The numbers in x are coordinates. Other coordinates, x = T x', give other matrices and the   */
 /* same outputs. In the right ones A is diagonal: nothing mixes, and a step costs n, not n^2.   */
 
@@ -428,7 +429,7 @@ bool eigen_2x2(double lambda[2], double T[4], const double A[4])
     return true;
 }
 
-/* ================================== Inputs ================================================= */
+/* ================================== Inputs ================================================ */
 
 /* A series of samples and when they were taken. */
 typedef struct {
@@ -552,7 +553,7 @@ bool signal_read(Signal *signal, const char *path, size_t width, Error *error)
     return ok;
 }
 
-/* ================================== Reading a system ======================================= */
+/* ================================== Reading a system ====================================== */
 /* A text file of blocks: a line with a name, then the rows of that matrix. A is needed; without */
 /* B there is one input that does nothing, without C all of the state is seen, D and x0 are 0.   */
 
@@ -674,7 +675,8 @@ static void block_copy(double *to, const Block *block)
         memcpy(to, block->value, block->rows * block->cols * sizeof *to);
 }
 
-/* The system in a table of blocks. If the file gives a basis T, *T is it (to be freed), else NULL. */
+/* The system in a table of blocks. If the file gives a basis T, *T is it (to be freed), else
+   NULL. */
 bool ssm_from_table(Ssm *system, double **T, const Table *table, Error *error)
 {
     Block blocks[N_BLOCK];
@@ -708,7 +710,7 @@ bool ssm_read(Ssm *system, double **T, const char *path, Error *error)
     return ok;
 }
 
-/* ================================== What the program prints ================================ */
+/* ================================== What the program prints =============================== */
 
 enum { SHOWN_STEPS = 12, SHOWN_SIZE = 6, SSM_RADIUS_SIZE = 256 };
 
@@ -817,7 +819,7 @@ static double max_difference(const double *a, const double *b, size_t count)
     return largest;
 }
 
-/* ---- the demos: one idea of the lesson each ----------------------------------------------------- */
+/* ---- the demos: one idea of the lesson each ---------------------------------------------- */
 
 /* A built-in input that is known to be one. */
 static Signal input_of(const char *kind, size_t len, uint64_t seed)
@@ -1045,7 +1047,7 @@ static bool demo_basis(const Look *look, const char *svg, Error *error)
     return ok;
 }
 
-/* ---- what the three computations cost ------------------------------------------------------------ */
+/* ---- what the three computations cost ---------------------------------------------------- */
 
 enum {
     BENCH_FIRST = 4,
@@ -1205,7 +1207,7 @@ static bool demo_bench(const Look *look, const char *svg, Error *error)
     return ok;
 }
 
-/* ---- a system and an input of one's own ----------------------------------------------------------- */
+/* ---- a system and an input of one's own -------------------------------------------------- */
 
 static bool write_csv(const char *path, const Signal *u, const double *y, size_t d_out,
                       Error *error)
@@ -1306,7 +1308,7 @@ static bool chart_outputs(const Signal *u, const double *y, const Ssm *system, c
     return ok;
 }
 
-/* ================================== Options and main ======================================= */
+/* ================================== Options and main ====================================== */
 
 typedef struct {
     const char *system, *input, *csv, *svg, *demo;

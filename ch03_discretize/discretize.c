@@ -15,9 +15,10 @@
    BUILD      cc -O2 ch03_discretize/discretize.c -o discretize -lm && ./discretize
    TIME       45 minutes to read, 100 to do the exercises
    SOURCES    N. J. Higham, The scaling and squaring method for the matrix exponential revisited,
-              SIAM J. Matrix Anal. 26 (2005); A. H. Al-Mohy, N. J. Higham, A new scaling and squaring
-              algorithm, same journal 31 (2009)
-              C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE TAC 23 (1978)
+              SIAM J. Matrix Anal. 26 (2005)
+              A. H. Al-Mohy, N. J. Higham, A new scaling and squaring algorithm, same 31 (2009)
+              C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE Trans.
+              Automatic Control 23 (1978)
               A. Gu et al., HiPPO, NeurIPS 2020 (arXiv 2008.07669); S4, arXiv 2111.00396; S4D, arXiv
               2206.11893; A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 2 */
 
@@ -26,7 +27,7 @@
 
 #include "../ch02_ssm_abcd/ssm.c"
 
-/* ================================== The matrix exponential ================================= */
+/* ================================== The matrix exponential ================================ */
 /* exp(A) is what A, at work for one unit of time, does to a state. Its power series is right  */
 /* and useless; halving A until it is small, and squaring back, is right and useful.           */
 
@@ -93,7 +94,8 @@ static void pade_coefficients(double b[14], int m)
         b[j - 1] = b[j] * (double)(j * (2 * m - j + 1)) / (double)(m - j + 1);
 }
 
-/* U (odd part) and V (even part) of the [m/m] approximant, m = 3, 5, 7, 9 or 13; r = (V + U)/(V - U). */
+/* U (odd part) and V (even part) of the [m/m] approximant, m = 3, 5, 7, 9 or 13; r = (V + U)/(V -
+   U). */
 static void pade_parts(double *U, double *V, const Powers *powers, int m)
 {
     size_t n = powers->n;
@@ -118,9 +120,9 @@ static void pade_parts(double *U, double *V, const Powers *powers, int m)
     free(high);
 }
 
-/* How many more halvings the approximant of degree m needs for A (n, n), so that rounding does not
-   outgrow its error (Al-Mohy & Higham 2009, equation 5.1): || |A|^(2m+1) || comes from 2m+1 products of
-   |A| with a row of ones. */
+/* How many more halvings the approximant of degree m needs for A (n, n), so that rounding does
+   not outgrow its error (Al-Mohy & Higham 2009, equation 5.1): || |A|^(2m+1) || comes from 2m+1
+   products of |A| with a row of ones. */
 static double extra_halvings(const double *A, size_t n, int m)
 {
     double *row = NEW(double, 2 * n), *next = row + n, log_size = 0.0, norm = matrix_norm1(A, n);
@@ -270,7 +272,7 @@ bool expm(double *E, const double *A, size_t n)
     return ok && all_finite(E, n * n);
 }
 
-/* ================================== Four rules for a step ================================== */
+/* ================================== Four rules for a step ================================= */
 /* All give x_{t+1} = A_bar x_t + B_bar u_t. They differ in what they suppose between the steps. */
 
 typedef enum { RULE_ZOH, RULE_BILINEAR, RULE_EULER, RULE_MAMBA, N_RULE } Rule;
@@ -398,15 +400,15 @@ bool discretize(Ssm *out, const Ssm *system, double delta, Rule rule, Error *err
     return ok;
 }
 
-/* Exercise 3.4. The hold for one state, x' = a x + b u with b = 1: *a_bar = exp(a delta),
-   *b_bar = (exp(a delta) - 1) / a, and delta where a is 0. What a diagonal A needs, and all that S4D
-   and Mamba compute of the theory above. Right to the last digits for any a: exp(z) - 1 must not be
+/* Exercise 3.4. The hold for one state, x' = a x + b u with b = 1: *a_bar = exp(a delta), *b_bar
+   = (exp(a delta) - 1) / a, and delta where a is 0. What a diagonal A needs, and all that S4D and
+   Mamba compute of the theory above. Right to the last digits for any a: exp(z) - 1 must not be
    computed as it is written. */
 void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
 {
     double z = a * delta;
     //> EX 3.4 [2 pts] [15 min] the hold for one state
-    //? For z = 1e-12, exp(z) is 1.000000000001 with 16 digits: how many are left after taking off 1?
+    //? For z = 1e-12, exp(z) is 1.000000000001 with 16 digits: take off 1, and how many are left?
     //? libm has expm1(z), which is exp(z) - 1 without ever forming exp(z).
     //? At z = 0 the quotient is 0 / 0, but its limit is 1 times delta.
     *a_bar = exp(z);
@@ -414,13 +416,13 @@ void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
     //< EX 3.4
 }
 
-/* ================================== The weather in continuous time ========================= */
+/* ================================== The weather in continuous time ======================== */
 /* If P is a day, what is an hour? P = exp(Q): the generator Q holds rates, and any time can be  */
 /* put in for the day. Q is the logarithm of P, if there is one.                                 */
 
-/* X = square root of A (n, n), by Denman and Beavers' iteration (Higham, Functions of Matrices, 2008,
-   6.3): X and Y go to A^(1/2) and A^(-1/2). False if it does not converge: A has an eigenvalue that is 0
-   or negative. */
+/* X = square root of A (n, n), by Denman and Beavers' iteration (Higham, Functions of Matrices,
+   2008, 6.3): X and Y go to A^(1/2) and A^(-1/2). False if it does not converge: A has an
+   eigenvalue that is 0 or negative. */
 static bool matrix_square_root(double *X, const double *A, size_t n)
 {
     double *Y = matrix_new(n, n), *inverse_X = matrix_new(n, n), *inverse_Y = matrix_new(n, n);
@@ -484,8 +486,8 @@ static void gauss_rule(double *node, double *weight, size_t count)
     free(value);
 }
 
-/* L = log(I + Y) for a small Y (n, n): int_0^1 Y (I + s Y)^-1 ds by Gauss's rule with 8 points, which
-   is the [8/8] Pade approximant (Higham 2008, 11.4). */
+/* L = log(I + Y) for a small Y (n, n): int_0^1 Y (I + s Y)^-1 ds by Gauss's rule with 8 points,
+   which is the [8/8] Pade approximant (Higham 2008, 11.4). */
 static bool log_near_identity(double *L, const double *Y, size_t n)
 {
     enum { POINTS = 8 };
@@ -506,9 +508,9 @@ static bool log_near_identity(double *L, const double *Y, size_t n)
     return ok;
 }
 
-/* L (n, n) = the principal logarithm of A (n, n): square roots until A is near I, a logarithm there,
-   doubled back (inverse scaling and squaring; Higham 2008, 11.5). False if A has an eigenvalue that is
-   0 or negative: then it has none. */
+/* L (n, n) = the principal logarithm of A (n, n): square roots until A is near I, a logarithm
+   there, doubled back (inverse scaling and squaring; Higham 2008, 11.5). False if A has an
+   eigenvalue that is 0 or negative: then it has none. */
 bool logm(double *L, const double *A, size_t n)
 {
     double *near = matrix_new(n, n), *root = matrix_new(n, n), *identity = matrix_new(n, n);
@@ -533,9 +535,10 @@ bool logm(double *L, const double *A, size_t n)
     return ok;
 }
 
-/* Q (n_state, n_state) = the generator of a chain, P = exp(Q): Q[i][j] is the rate of going from i to j, a
-   share a day; rows sum to 0. Fails, and says why, if the chain is no continuous one looked at once a
-   day. (The principal logarithm is tried; for the rare chains with another: Norris 1997, 2.1.) */
+/* Q (n_state, n_state) = the generator of a chain, P = exp(Q): Q[i][j] is the rate of going from
+   i to j, a share a day; rows sum to 0. Fails, and says why, if the chain is no continuous one
+   looked at once a day. (The principal logarithm is tried; for the rare chains with another:
+   Norris 1997, 2.1.) */
 bool chain_generator(double *Q, const Chain *chain, Error *error)
 {
     size_t n = chain->n_state;
@@ -569,7 +572,7 @@ bool chain_at_time(double *P_t, const double *Q, size_t n_state, double t)
     return ok;
 }
 
-/* ================================== HiPPO: a memory of all the past ======================== */
+/* ================================== HiPPO: a memory of all the past ======================= */
 /* Which A remembers best? HiPPO's: its state is, at every moment, the best fit of a polynomial  */
 /* to the whole of the past, and the past can be drawn again from it.                            */
 
@@ -591,9 +594,10 @@ void legs_matrices(double *A, double *B, size_t n)
     //< EX 3.5
 }
 
-/* Reads `signal` (len) sample by sample and keeps n numbers of it: state (n). With s = log t the law
-   x' = (A x + B u) / t becomes dx/ds = A x + B u, whose hold is exact: a step from t to t + 1 is one of
-   length log((t + 1) / t). False if an exponential overflows (it does not for n up to a few hundred). */
+/* Reads `signal` (len) sample by sample and keeps n numbers of it: state (n). With s = log t the
+   law x' = (A x + B u) / t becomes dx/ds = A x + B u, whose hold is exact: a step from t to t + 1
+   is one of length log((t + 1) / t). False if an exponential overflows (it does not for n up to a
+   few hundred). */
 bool legs_remember(double *state, const double *signal, size_t len, size_t n)
 {
     double *A = matrix_new(n, n), *B = NEW(double, n), *next = NEW(double, n);
@@ -636,9 +640,9 @@ void legs_recall(double *out, const double *state, size_t len, size_t n)
     free(value);
 }
 
-/* ================================== S4D: diagonal systems ================================== */
+/* ================================== S4D: diagonal systems ================================= */
 /* Chapter 2 found coordinates in which nothing mixes. S4D starts there: a list of complex rates, */
-/* and Mamba keeps the real ones.                                                                  */
+/* and Mamba keeps the real ones. */
 
 /* S4D-Lin: a_n = -1/2 + i pi n, as for a bank of damped swings (S4D, section 4.2). */
 Complex s4d_lin(size_t n)
@@ -647,7 +651,7 @@ Complex s4d_lin(size_t n)
     return a;
 }
 
-/* S4D-Real: a_n = -(n + 1), plain forgetting; Mamba's A starts so (S4D, 4.2; Mamba, section 3.6). */
+/* S4D-Real: a_n = -(n + 1), plain forgetting; Mamba's A starts so (S4D, 4.2; Mamba, 3.6). */
 Complex s4d_real(size_t n)
 {
     Complex a = {-((double)n + 1.0), 0.0};
@@ -678,9 +682,9 @@ void s4d_step(Complex *a_bar, Complex *b_bar, Complex a, double delta, Rule rule
     *b_bar = rule != RULE_ZOH || (z.re == 0.0 && z.im == 0.0) ? step : complex_divide(grown, a);
 }
 
-/* Exercise 3.6. The kernel of n diagonal states with B = 1, as a sum over a Vandermonde matrix (S4D,
-   section 3.1): K[k] = scale Re sum_n c_n b_bar_n a_bar_n^k, K (len), a and c (n). scale is 2 if each
-   state stands for itself and its conjugate, else 1. */
+/* Exercise 3.6. The kernel of n diagonal states with B = 1, as a sum over a Vandermonde matrix
+   (S4D, section 3.1): K[k] = scale Re sum_n c_n b_bar_n a_bar_n^k, K (len), a and c (n). scale is
+   2 if each state stands for itself and its conjugate, else 1. */
 void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t n, double delta, Rule rule,
                 double scale, size_t len)
 {
@@ -690,7 +694,7 @@ void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t n, double 
         s4d_step(&a_bar, &b_bar, a[i], delta, rule);
         Complex walk = complex_multiply(c[i], b_bar);
         //> EX 3.6 [2 pts] [15 min] a kernel without a matrix
-        //? What is added to K[0], to K[1], to K[2] by this state? Each is the one before times what?
+        //? What does this state add to K[0], K[1], K[2]? Each is the one before times what?
         //? `walk` starts as c b_bar. Add scale * walk.re to K[k], then complex_multiply by a_bar.
         for (size_t k = 0; k < len; k++) {
             K[k] += scale * walk.re;
@@ -700,7 +704,7 @@ void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t n, double 
     }
 }
 
-/* ================================== What the program prints ================================ */
+/* ================================== What the program prints =============================== */
 
 /* x' = a x + u as a system. */
 static Ssm scalar_system(double a)
@@ -743,7 +747,7 @@ static void forecast_at(double pi[2], const double *Q, double t)
     vector_times_matrix(pi, start, P_t, 2, 2);
 }
 
-/* ---- the demos: one idea of the lesson each ------------------------------------------------------ */
+/* ---- the demos: one idea of the lesson each ---------------------------------------------- */
 
 static bool demo_hours(const Look *look, const char *svg, Error *error)
 {
@@ -1018,7 +1022,7 @@ static bool demo_memories(const Look *look, const char *svg, Error *error)
     return show_chart(&chart, look, svg, error);
 }
 
-/* ---- HiPPO on a signal ---------------------------------------------------------------------------- */
+/* ---- HiPPO on a signal ------------------------------------------------------------------- */
 
 /* Root mean square of a - b, relative to that of b about its mean. */
 static double relative_error(const double *a, const double *b, size_t len)
@@ -1072,7 +1076,7 @@ static bool demo_hippo(const Signal *u, size_t n, const char *name, const Look *
     return ok;
 }
 
-/* ---- expm against its definition -------------------------------------------------------------------- */
+/* ---- expm against its definition --------------------------------------------------------- */
 
 static bool demo_expm(void)
 {
@@ -1117,7 +1121,7 @@ static bool demo_expm(void)
     return true;
 }
 
-/* ---- a system of one's own -------------------------------------------------------------------------- */
+/* ---- a system of one's own --------------------------------------------------------------- */
 
 static bool run_continuous(const Ssm *system, const char *name, double delta, Rule rule,
                            const char *input, size_t len, uint64_t seed, const Look *look,
@@ -1184,7 +1188,7 @@ static bool run_generator(const char *path, Error *error)
     return ok;
 }
 
-/* ================================== Options and main ======================================= */
+/* ================================== Options and main ====================================== */
 
 typedef struct {
     const char *system, *generator, *input, *signal, *svg, *demo;

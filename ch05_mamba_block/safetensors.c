@@ -47,7 +47,7 @@ enum {
     SAFETENSORS_SHOWN = 60              /* bytes of a name that a message shows */
 };
 
-/* ---- What this file offers: JSON ------------------------------------------------------------ */
+/* ---- What this file offers: JSON --------------------------------------------------------- */
 
 typedef enum {
     JSON_NOTHING, /* the end of the text, or what begins no value */
@@ -115,7 +115,7 @@ bool json_fail(Json *json, const char *format, ...) __attribute__((format(printf
 bool json_is(JsonText text, const char *word);
 void json_write_string(FILE *out, const char *text); /* quoted and escaped */
 
-/* ---- What this file offers: tensors --------------------------------------------------------- */
+/* ---- What this file offers: tensors ------------------------------------------------------ */
 
 /* In rising order of alignment, and so in falling order of their place in a written file. */
 typedef enum {
@@ -156,7 +156,7 @@ float tensor_float_from_bf16(uint16_t half);
 uint16_t tensor_f16_from_float(float value);
 uint16_t tensor_bf16_from_float(float value);
 
-/* ---- What this file offers: files of tensors ------------------------------------------------ */
+/* ---- What this file offers: files of tensors --------------------------------------------- */
 
 typedef struct {
     const char *key, *value; /* UTF-8, end with a 0 byte */
@@ -359,7 +359,7 @@ static bool json_expected(Json *json, const char *what)
     return json_fail(json, "expected %s, found the byte 0x%02x", what, (unsigned)byte);
 }
 
-/* ---- objects and arrays --------------------------------------------------------------------- */
+/* ---- objects and arrays ------------------------------------------------------------------ */
 
 static bool json_enter(Json *json, JsonType type)
 {
@@ -428,7 +428,7 @@ bool json_next_key(Json *json, JsonText *key)
     return true;
 }
 
-/* ---- strings -------------------------------------------------------------------------------- */
+/* ---- strings ----------------------------------------------------------------------------- */
 
 /* How many bytes the UTF-8 character at `at` has; 0 if they are not one. RFC 3629, section 4: no
    form longer than needed, no surrogates, nothing above 10FFFF. */
@@ -562,7 +562,7 @@ void json_write_string(FILE *out, const char *text)
     fputc('"', out);
 }
 
-/* ---- numbers, words, anything --------------------------------------------------------------- */
+/* ---- numbers, words, anything ------------------------------------------------------------ */
 
 /* How much of the number just read a message shows. */
 static int json_shown_digits(const Json *json)
@@ -859,7 +859,7 @@ static char *safetensors_copy(const char *text)
     return copy;
 }
 
-/* ---- one entry of the header ---------------------------------------------------------------- */
+/* ---- one entry of the header ------------------------------------------------------------- */
 
 enum { ENTRY_DTYPE, ENTRY_SHAPE, ENTRY_OFFSETS, ENTRY_KEYS };
 
@@ -982,7 +982,7 @@ static bool entry_place(Json *json, TensorEntry *entry, const Safetensors *file)
     return true;
 }
 
-/* ---- the header ----------------------------------------------------------------------------- */
+/* ---- the header -------------------------------------------------------------------------- */
 
 /* Names end up as C strings, which cannot hold a 0 byte. */
 static bool header_name(Json *json, JsonText text, const char *what)
@@ -1059,7 +1059,7 @@ static bool header_read(Safetensors *file, Json *json)
     return header_padding(json);
 }
 
-/* ---- what holds between the entries --------------------------------------------------------- */
+/* ---- what holds between the entries ------------------------------------------------------ */
 
 static int tensor_by_name(const void *left, const void *right)
 {
@@ -1131,7 +1131,7 @@ static bool header_check_names(Safetensors *file, const char *path, Error *error
     return true;
 }
 
-/* ---- the file ------------------------------------------------------------------------------- */
+/* ---- the file ---------------------------------------------------------------------------- */
 
 static bool header_length(size_t *header, const unsigned char *bytes, size_t len, const char *path,
                           Error *error)
@@ -1241,7 +1241,7 @@ void safetensors_close(Safetensors *file)
     memset(file, 0, sizeof *file);
 }
 
-/* ---- looking things up ---------------------------------------------------------------------- */
+/* ---- looking things up ------------------------------------------------------------------- */
 
 const Tensor *safetensors_find(const Safetensors *file, const char *name)
 {

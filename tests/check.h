@@ -103,7 +103,7 @@ static inline void check_all_near(const char *text, const char *file, int line, 
 }
 
 /* relmax, and where the largest difference is. NaN if either array holds one. Against a golden
-   tensor of zeros nothing is relative: then it is 0 if `got` is 0 to within 1e-30, else infinite. */
+   tensor of zeros nothing is relative: it is 0 if `got` is 0 to within 1e-30, else infinite. */
 static inline double check_relmax_of(size_t *worst_at, CheckArray got, CheckArray want,
                                      size_t count)
 {

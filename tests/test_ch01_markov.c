@@ -71,7 +71,7 @@ static void assert_counts_refused(const char *text, const char *sentence)
     assert_string_equal(error.text, sentence);
 }
 
-/* ---- the numbers of the lesson ------------------------------------------------------------------ */
+/* ---- the numbers of the lesson ----------------------------------------------------------- */
 
 static void ex1_1_one_step_gives_the_forecast_worked_by_hand(void **state)
 {
@@ -171,7 +171,7 @@ static void ex1_2_repeated_squaring_is_repeated_steps(void **state)
     }
 }
 
-/* ---- where it settles ---------------------------------------------------------------------------- */
+/* ---- where it settles -------------------------------------------------------------------- */
 
 static void ex1_3_the_weather_settles_at_two_thirds(void **state)
 {
@@ -374,7 +374,7 @@ static void periods_are_found(void **state)
     }
 }
 
-/* ---- forgetting ------------------------------------------------------------------------------------ */
+/* ---- forgetting -------------------------------------------------------------------------- */
 
 static void ex1_4_total_variation_counts_every_difference_once(void **state)
 {
@@ -427,7 +427,7 @@ static void independent_days_forget_at_once(void **state)
     chain_free(&chain);
 }
 
-/* ---- chance ------------------------------------------------------------------------------------------ */
+/* ---- chance ------------------------------------------------------------------------------ */
 
 static void pcg32_gives_its_published_numbers(void **state)
 {
@@ -562,7 +562,7 @@ static void shares_scatter_as_the_standard_errors_say(void **state)
     chain_free(&chain);
 }
 
-/* ---- fitting -------------------------------------------------------------------------------------------- */
+/* ---- fitting ----------------------------------------------------------------------------- */
 
 static Fit fit_text(const char *text)
 {
@@ -725,7 +725,7 @@ static void a_simulated_record_is_fitted_back(void **state)
     chain_free(&chain);
 }
 
-/* ---- bad input -------------------------------------------------------------------------------------------- */
+/* ---- bad input --------------------------------------------------------------------------- */
 
 static void a_row_that_does_not_sum_to_1_is_refused(void **state)
 {
@@ -919,7 +919,7 @@ static void a_thousand_states_work_in_a_second(void **state)
     chain_free(&chain);
 }
 
-/* ---- the tools ---------------------------------------------------------------------------------------------- */
+/* ---- the tools --------------------------------------------------------------------------- */
 
 static void linear_systems_are_solved(void **state)
 {

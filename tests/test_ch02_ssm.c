@@ -83,7 +83,7 @@ static void assert_golden(const Golden *golden, const char *name, const double *
     free(want);
 }
 
-/* ---- the recurrence -------------------------------------------------------------------------------- */
+/* ---- the recurrence ---------------------------------------------------------------------- */
 
 static void ex2_1_the_weather_as_a_system_gives_chapter_1_bit_for_bit(void **state)
 {
@@ -233,7 +233,7 @@ static void without_D_the_two_readings_are_one_step_apart(void **state)
     ssm_free(&system);
 }
 
-/* ---- the convolution ---------------------------------------------------------------------------------- */
+/* ---- the convolution --------------------------------------------------------------------- */
 
 static void check_kernels(const Golden *golden)
 {
@@ -355,7 +355,7 @@ static void the_fft_is_the_sum_that_defines_it(void **state)
     }
 }
 
-/* ---- the basis --------------------------------------------------------------------------------------------- */
+/* ---- the basis --------------------------------------------------------------------------- */
 
 static void ex2_6_another_basis_gives_the_same_outputs(void **state)
 {
@@ -436,7 +436,7 @@ static void a_singular_basis_is_refused(void **state)
     ssm_free(&system);
 }
 
-/* ---- reading and bad input ------------------------------------------------------------------------------------ */
+/* ---- reading and bad input --------------------------------------------------------------- */
 
 static bool system_from_text(Ssm *system, double **T, const char *text, Error *error)
 {

@@ -38,7 +38,7 @@ static void sibling(char out[128], const char *name, const char *part)
     snprintf(out, 128, "%.*s%s", (int)(strrchr(name, '.') - name + 1), name, part);
 }
 
-/* ---- the exponential ----------------------------------------------------------------------------- */
+/* ---- the exponential --------------------------------------------------------------------- */
 
 static void check_exponentials(const Safetensors *file)
 {
@@ -145,7 +145,7 @@ static void the_power_series_is_right_where_it_is_short(void **state)
     assert_false(fabs(series[0] / exp(-30) - 1) < 1); /* and hopeless where it is long */
 }
 
-/* ---- the rules ------------------------------------------------------------------------------------ */
+/* ---- the rules --------------------------------------------------------------------------- */
 
 typedef bool (*RuleFunction)(double *, double *, const double *, const double *, size_t, size_t,
                              double);
@@ -336,7 +336,7 @@ static void ex3_4_one_state_is_held_as_the_matrix_rule_holds_it(void **state)
     }
 }
 
-/* ---- the weather in continuous time ------------------------------------------------------------------ */
+/* ---- the weather in continuous time ------------------------------------------------------ */
 
 static Chain random_chain(size_t n, uint64_t seed, double stay)
 {
@@ -455,7 +455,7 @@ static void logarithms_undo_exponentials(void **state)
     }
 }
 
-/* ---- HiPPO ------------------------------------------------------------------------------------------------- */
+/* ---- HiPPO ------------------------------------------------------------------------------- */
 
 static void check_legs(const Safetensors *file)
 {
@@ -498,8 +498,8 @@ static void ex3_5_the_hippo_matrices_agree_with_golden_data(void **state)
 
 static void what_hippo_keeps_is_the_projection_of_the_past(void **state)
 {
-    (void)
-        state; /* state[i] = sqrt(2i+1) int_0^1 u(s) P_i(2s - 1) ds, and int P_i = (P_{i+1} - P_{i-1}) / (2i+1) */
+    (void)state;
+    /* state[i] = sqrt(2i+1) int_0^1 u(s) P_i(2s - 1) ds; int P_i = (P_{i+1} - P_{i-1}) / (2i+1) */
     enum { LEN = 50, KEPT = 20 };
     Signal u = input_of("noise", LEN, 10);
     double got[KEPT], want[KEPT] = {0}, low[KEPT + 1], high[KEPT + 1];
@@ -551,7 +551,7 @@ static void keeping_more_numbers_draws_the_past_better(void **state)
     signal_free(&u);
 }
 
-/* ---- S4D ---------------------------------------------------------------------------------------------------- */
+/* ---- S4D --------------------------------------------------------------------------------- */
 
 static Complex *complex_pairs(const double *re, const double *im, size_t n)
 {
@@ -691,7 +691,7 @@ static void eulers_region_is_a_disc(void **state)
     assert_near(spring_radius(3.0, RULE_ZOH), exp(-0.3), 1e-12, 0);
 }
 
-/* ---- bad input --------------------------------------------------------------------------------------------------- */
+/* ---- bad input --------------------------------------------------------------------------- */
 
 static void bad_steps_are_refused(void **state)
 {

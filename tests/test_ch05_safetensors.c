@@ -1,7 +1,7 @@
 /* Tests of ch05_mamba_block/safetensors.c: run from the root of the repository.
 
    Most of them hand the reader a file that is wrong in one way and look for the sentence that says
-   so; the rest hold conversions against formulas of their own, and the writer against the reader. */
+   so; the rest hold conversions against formulas of their own, the writer against the reader. */
 
 #include "../ch05_mamba_block/safetensors.c"
 #include "fuzz/fuzz_safetensors.c"
@@ -9,7 +9,7 @@
 #include <sys/resource.h>
 #include <signal.h>
 
-/* ---- files made of a header and data ------------------------------------------------------ */
+/* ---- files made of a header and data ----------------------------------------------------- */
 
 /* Bytes that end where readable memory ends: one read too far is a crash, even without ASan. */
 typedef struct {
@@ -108,7 +108,7 @@ static void accept(Safetensors *file, const EdgeBytes *edge)
     "\"" name "\":{\"dtype\":\"U8\",\"shape\":[" #count "],\"data_offsets\":[" #begin "," #end "]" \
     "}"
 
-/* ---- the container ------------------------------------------------------------------------ */
+/* ---- the container ----------------------------------------------------------------------- */
 
 static void an_empty_file_is_refused(void **state)
 {
@@ -219,7 +219,7 @@ static void a_missing_or_empty_file_is_refused_by_name(void **state)
     unlink(path);
 }
 
-/* ---- entries of the header ---------------------------------------------------------------- */
+/* ---- entries of the header --------------------------------------------------------------- */
 
 static void an_unknown_dtype_is_refused(void **state)
 {
@@ -366,7 +366,7 @@ static void data_offsets_must_fit_type_and_shape(void **state)
     refuse_entry("\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,2]", 2, "but F16 [0] is 0");
 }
 
-/* ---- what holds between entries ----------------------------------------------------------- */
+/* ---- what holds between entries ---------------------------------------------------------- */
 
 static void overlapping_tensors_are_refused(void **state)
 {
@@ -524,7 +524,7 @@ static void an_expected_tensor_must_have_name_type_and_shape(void **state)
     edge_free(&edge);
 }
 
-/* ---- names in messages -------------------------------------------------------------------- */
+/* ---- names in messages ------------------------------------------------------------------- */
 
 static void control_characters_do_not_reach_the_terminal(void **state)
 {
@@ -555,7 +555,7 @@ static void long_names_and_paths_leave_room_for_the_sentence(void **state)
     edge_free(&edge);
 }
 
-/* ---- JSON --------------------------------------------------------------------------------- */
+/* ---- JSON -------------------------------------------------------------------------------- */
 
 static Json json_of(const char *text, Error *error)
 {
@@ -940,7 +940,7 @@ static void the_golden_json_files_are_read(void **state)
     globfree(&found);
 }
 
-/* ---- F16 and BF16 ------------------------------------------------------------------------- */
+/* ---- F16 and BF16 ------------------------------------------------------------------------ */
 
 static uint32_t bits_of(float value)
 {
@@ -1067,7 +1067,7 @@ static void a_nan_stays_a_nan(void **state)
     }
 }
 
-/* ---- tensors to numbers ------------------------------------------------------------------- */
+/* ---- tensors to numbers ------------------------------------------------------------------ */
 
 static Tensor tensor_of(TensorType type, const void *data, size_t count)
 {
@@ -1148,7 +1148,7 @@ static void types_have_the_names_and_sizes_of_the_format(void **state)
     }
 }
 
-/* ---- the writer --------------------------------------------------------------------------- */
+/* ---- the writer -------------------------------------------------------------------------- */
 
 static char *temporary(void **state, const char *name)
 {
@@ -1381,7 +1381,7 @@ static void an_existing_file_survives_a_failed_write(void **state)
     free(path);
 }
 
-/* ---- golden files and corpus -------------------------------------------------------------- */
+/* ---- golden files and corpus ------------------------------------------------------------- */
 
 static void rewrite_file(const char *from, const char *to)
 {
@@ -1511,7 +1511,7 @@ static void no_mutant_of_the_corpus_breaks_the_reader(void **state)
     globfree(&found);
 }
 
-/* ---- what the program prints -------------------------------------------------------------- */
+/* ---- what the program prints ------------------------------------------------------------- */
 
 static void a_list_shows_every_tensor(void **state)
 {
@@ -1598,7 +1598,7 @@ static void the_demo_reads_back_what_it_wrote(void **state)
     free(text);
 }
 
-/* ---- the tests' own tools ----------------------------------------------------------------- */
+/* ---- the tests' own tools ---------------------------------------------------------------- */
 
 static void a_nan_is_near_nothing(void **state)
 {
@@ -1680,7 +1680,7 @@ static void golden_tensors_come_with_their_shape(void **state)
     globfree(&found);
 }
 
-/* ---- all of them -------------------------------------------------------------------------- */
+/* ---- all of them ------------------------------------------------------------------------- */
 
 static int make_directory(void **state)
 {

@@ -2,8 +2,8 @@
 
 #include "test_lessons.c"
 
-/* Checks a lesson of this text, as if it stood in tests/. Returns whether all of it is true; if not,
-   the first error. */
+/* Checks a lesson of this text, as if it stood in tests/. Returns whether all of it is true; if
+   not, the first error. */
 static bool lesson_holds(const char *text, Error *error)
 {
     char name[] = "tests/lesson_XXXXXX.md";

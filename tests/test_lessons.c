@@ -10,13 +10,13 @@
        <!-- timing figure: build/... -->           a picture of a measurement: it exists
 
    A line of three dots in a block stands for lines left out. In code the markers of exercises and a
-   common indentation do not count. In runs numbers may be off by one in their last digit, and blanks
-   in front of a number are not counted: another compiler or processor may round otherwise. Blocks of
+   common indentation do not count. In runs numbers may be off by one in their last digit, and
+   blanks in front of a number do not count: another processor may round otherwise. Blocks of
    `sh` need no marker, but the programs, targets and files they name must exist. A block or image
    without a marker is an error, and so is a link to nothing. Exercises are checked too: see below.
 
        build/tests/test_lessons              check
-       build/tests/test_lessons --figures    draw every figure anew (--timings: those of timings too) */
+       build/tests/test_lessons --figures    draw every figure anew (--timings: all) */
 
 #include "../ch01_markov/markov.c"
 #include <glob.h>
@@ -59,7 +59,7 @@ typedef struct {
     size_t count, room;
 } Claims;
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------- */
 
 static bool lines_read(Lines *lines, const char *path, Error *error)
 {
@@ -116,7 +116,7 @@ static bool starts_with(const char *text, const char *start)
     return strncmp(text, start, strlen(start)) == 0;
 }
 
-/* The marker in a line: its kind, and what follows the colon, without the arrow, into `argument`. */
+/* The marker in a line: its kind; what follows the colon, without the arrow, is `argument`. */
 static bool marker_parse(Kind *kind, int *status, char *argument, size_t room, const char *line)
 {
     static const struct {
@@ -233,7 +233,7 @@ static void lesson_parse(Claims *claims, const Lines *lesson)
         marker_is_lost(&claims->claim[marker]);
 }
 
-/* ---- comparing --------------------------------------------------------------------------------- */
+/* ---- comparing --------------------------------------------------------------------------- */
 
 static bool is_dots(const char *line)
 {
@@ -367,7 +367,7 @@ static bool check_code(const Claim *claim, Error *error)
     return found && claim->last > claim->first;
 }
 
-/* ---- running ------------------------------------------------------------------------------------ */
+/* ---- running ----------------------------------------------------------------------------- */
 
 /* The command with build/ replaced by the folder of this build (BUILD), and, if `svg` is given, the
    file after --svg by that one. */
@@ -485,7 +485,7 @@ static bool check_figure(const Claim *claim, Error *error)
     return ok;
 }
 
-/* ---- what commands and links name ------------------------------------------------------------------ */
+/* ---- what commands and links name -------------------------------------------------------- */
 
 /* Is there a program of this name (build/NAME)? */
 static bool program_exists(const char *word)
@@ -601,10 +601,12 @@ static bool check_link(const Claim *claim, Error *error)
     return true;
 }
 
-/* ---- exercises ------------------------------------------------------------------------------------------ */
-/* //> EX N.M [2 pts] [10 min] title    opens; then hints (//?) in rising order, at least two; then    */
-/* the solution, 1 to 12 lines; //< EX N.M closes. N is the chapter. The comment before it, the lesson, */
-/* and a test whose name starts with exN_M_ must know of it.                                            */
+/* ---- exercises --------------------------------------------------------------------------- */
+/* //> EX N.M [2 pts] [10 min] title    opens; then hints (//?) in rising order, at least two;
+   then    */
+/* the solution, 1 to 12 lines; //< EX N.M closes. N is the chapter. The comment before it, the
+   lesson, */
+/* and a test whose name starts with exN_M_ must know of it. */
 
 typedef struct {
     int chapter, number, points, minutes;
@@ -714,7 +716,7 @@ static bool check_exercises(const Lines *source, Error *error)
            fail(error, "%s: %d exercises; a chapter has 3 to 8", source->path, count);
 }
 
-/* ---- everything ------------------------------------------------------------------------------------------- */
+/* ---- everything -------------------------------------------------------------------------- */
 
 static bool check_claim(const Claim *claim, Error *error)
 {

@@ -373,8 +373,8 @@ void structure_free(Structure *structure)
 
 /* Exercise 1.3. Fills the linear system M x = b whose only answer is the stationary distribution
    of a chain with one closed class and all its states in it. M (n, n), b (n).
-   pi = pi P, written for columns, is (P transposed - I) pi = 0: n equations, one of them the sum
-   of the others. The last is replaced by sum(pi) = 1. */
+   pi = pi P, written for columns, is (P transposed - I) pi = 0: n equations, one of them minus the
+   sum of the others. The last is replaced by sum(pi) = 1. */
 void stationary_system(double *M, double *b, const double *P, size_t n)
 {
     //> EX 1.3 [3 pts] [20 min] the equations of the stationary distribution

@@ -22,7 +22,7 @@
    SOURCES    R. E. Kalman, Mathematical description of linear dynamical systems, J. SIAM Control 1
               (1963); T. Kailath, Linear Systems (Prentice-Hall 1980), chapter 2
               A. Gu, K. Goel, C. Re, Efficiently modeling long sequences with structured state
-              spaces, ICLR 2022 (arXiv 2111.00396), sections 2.2 and 2.3
+              spaces, ICLR 2022 (arXiv 2111.00396), sections 2.3 and 2.4
               J. Cooley, J. Tukey, Math. Comp. 19 (1965): the fast Fourier transform */
 
 #ifndef CH02_SSM

@@ -147,6 +147,14 @@ static void ex1_2_powers_agree_with_golden_data(void **state)
     globfree(&found);
 }
 
+static void ex1_2_a_huge_exponent_takes_no_time(void **state)
+{
+    (void)state;
+    double shear[4] = {1, 1, 0, 1}, power[4]; /* shear^k has k in its corner */
+    matrix_power(power, shear, 2, ((uint64_t)1 << 33) + 5);
+    assert_near(power[1], 8589934597.0, 0, 0);
+}
+
 static void ex1_2_repeated_squaring_is_repeated_steps(void **state)
 {
     (void)state;
@@ -177,7 +185,7 @@ static void ex1_3_the_weather_settles_at_two_thirds(void **state)
 {
     (void)state;
     Chain chain = chain_weather();
-    double M[4], b[2], pi[2];
+    double M[4] = {NAN, NAN, NAN, NAN}, b[2] = {NAN, NAN}, pi[2];
     stationary_system(M, b, chain.P, 2);
     assert_true(matrix_solve(b, M, 2, 1));
     assert_near(b[0], 2.0 / 3.0, 1e-15, 0);
@@ -387,13 +395,15 @@ static void ex1_4_total_variation_counts_every_difference_once(void **state)
     (void)state;
     double p[3] = {0.5, 0.5, 0.0}, q[3] = {0.25, 0.25, 0.5};
     double half[2] = {0.5, 0.5}, settled[2] = {2.0 / 3.0, 1.0 / 3.0};
+    double left[4] = {0.5, 0.5, 0, 0}, right[4] = {0, 0, 0.5, 0.5};
+    assert_near(total_variation(left, right, 4), 1.0, 1e-16, 0); /* not the largest difference */
     assert_near(total_variation(p, q, 3), 0.5, 1e-16, 0);
     assert_near(total_variation(q, p, 3), 0.5, 1e-16, 0);
     assert_near(total_variation(p, p, 3), 0.0, 0, 0);
     assert_near(total_variation(half, settled, 2), 1.0 / 6.0, 1e-16, 0);
 }
 
-static void the_weather_forgets_by_two_fifths_a_day(void **state)
+static void the_weather_keeps_two_fifths_of_the_distance_a_day(void **state)
 {
     (void)state;
     Chain chain = chain_weather();
@@ -476,6 +486,18 @@ static void ex1_5_states_are_drawn_with_their_chances(void **state)
         seen[random_pick(&random, p, 5)] += 1.0;
     for (size_t i = 0; i < 5; i++) /* five standard errors; none at all for a chance of 0 */
         assert_near(seen[i] / DRAWS, p[i], 5 * sqrt(p[i] * (1 - p[i]) / DRAWS), 0);
+}
+
+static void ex1_5_one_dart_hits_the_pieces_in_their_order(void **state)
+{
+    (void)state; /* this generator's next number is exactly 0 */
+    Random random = {0, 109}, after = {0, 109};
+    double none_first[3] = {0, 0.5, 0.5}, half[2] = {0.5, 0.5};
+    assert_int_equal(random_pick(&random, none_first, 3), 1);
+    random_uniform(&after);
+    assert_memory_equal(&random, &after, sizeof after); /* one call, no more */
+    Random again = {0, 109};
+    assert_int_equal(random_pick(&again, half, 2), 0);
 }
 
 static void ex1_5_a_state_without_a_chance_is_never_drawn(void **state)
@@ -1174,6 +1196,7 @@ int main(void)
         cmocka_unit_test(ex1_1_a_step_from_a_certain_state_is_that_row_of_P),
         cmocka_unit_test(forecasts_agree_with_golden_data),
         cmocka_unit_test(ex1_2_powers_agree_with_golden_data),
+        cmocka_unit_test(ex1_2_a_huge_exponent_takes_no_time),
         cmocka_unit_test(ex1_2_repeated_squaring_is_repeated_steps),
         cmocka_unit_test(ex1_3_the_weather_settles_at_two_thirds),
         cmocka_unit_test(ex1_3_stationary_distributions_agree_with_golden_data),
@@ -1186,12 +1209,13 @@ int main(void)
         cmocka_unit_test(transient_states_do_not_hinder_a_single_answer),
         cmocka_unit_test(periods_are_found),
         cmocka_unit_test(ex1_4_total_variation_counts_every_difference_once),
-        cmocka_unit_test(the_weather_forgets_by_two_fifths_a_day),
+        cmocka_unit_test(the_weather_keeps_two_fifths_of_the_distance_a_day),
         cmocka_unit_test(spectral_radii_known_in_closed_form_are_found),
         cmocka_unit_test(independent_days_forget_at_once),
         cmocka_unit_test(pcg32_gives_its_published_numbers),
         cmocka_unit_test(uniform_and_normal_numbers_have_their_moments),
         cmocka_unit_test(ex1_5_states_are_drawn_with_their_chances),
+        cmocka_unit_test(ex1_5_one_dart_hits_the_pieces_in_their_order),
         cmocka_unit_test(ex1_5_a_state_without_a_chance_is_never_drawn),
         cmocka_unit_test(a_simulation_stopped_and_gone_on_with_is_the_same),
         cmocka_unit_test(spells_are_counted_and_the_longest_kept),

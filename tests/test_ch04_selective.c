@@ -285,12 +285,36 @@ static void ex4_3_the_clear_backward_pass_agrees_with_golden(void **state)
     for_each_golden("ch04_*.safetensors", check_clear_backward);
 }
 
+static void check_fast(const Safetensors *file)
+{
+    check_forward(file, selective_scan_fast);
+}
+
+static void the_fast_scan_agrees_with_golden(void **state)
+{
+    (void)state;
+    for_each_golden("ch04_*.safetensors", check_fast);
+}
+
+static void check_fast_backward(const Safetensors *file)
+{
+    check_backward(file, selective_scan_backward_fast);
+}
+
+static void the_fast_backward_pass_agrees_with_golden(void **state)
+{
+    (void)state;
+    for_each_golden("ch04_*.safetensors", check_fast_backward);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_clear_scan_agrees_with_golden),
         cmocka_unit_test(every_state_of_the_step_agrees_with_golden),
         cmocka_unit_test(ex4_1_softplus_agrees_with_golden_at_every_size),
+        cmocka_unit_test(the_fast_scan_agrees_with_golden),
+        cmocka_unit_test(the_fast_backward_pass_agrees_with_golden),
         cmocka_unit_test(ex4_3_the_clear_backward_pass_agrees_with_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

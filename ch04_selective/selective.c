@@ -52,8 +52,9 @@ typedef struct {
     bool delta_softplus;     /* the step is softplus(delta + delta_bias), not delta + delta_bias */
 } Scan;
 
-/* log(1 + exp(v)): positive, near 0 far left, near v far right. exp of a negative number never
-   overflows, and log1p keeps what 1 + exp(v) would round away. */
+/* log(1 + exp(v)): positive, near 0 far left, near v far right (the step size of Mamba, section 3.6).
+
+   Exercise 4.1. Write softplus so that it neither overflows nor loses small values. */
 float softplus(float v)
 {
     //> EX 4.1 [2 pts] [10 min] a softplus for every float
@@ -95,7 +96,9 @@ static float step_size(const Scan *scan, size_t token, size_t d)
 
 /* One channel, one token: x (d_state) moves on, and y before the gate is returned. This is the
    whole of the selective state space model (Mamba, algorithm 2 and equation 2a, with B_bar by the
-   rule of chapter 3's discretize_mamba). */
+   rule of chapter 3's discretize_mamba).
+
+   Exercise 4.2. Move every state on by one step, and add up what is read from them. */
 static float channel_step(float *x, const Scan *scan, size_t token, size_t d)
 {
     const float *A = scan->A + d * scan->d_state;
@@ -205,7 +208,10 @@ static void keep_checkpoints(ChannelBack *back, const Scan *scan)
 }
 
 /* One token backwards: y_grad is dL/dy of this channel here. Lines in the order of the lesson's
-   derivation; x_before and x_after are x_{t-1} and x_t. */
+   derivation; x_before and x_after are x_{t-1} and x_t.
+
+   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u, and what goes
+   on to the token before. */
 static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBack *back,
                                   const float *x_before, const float *x_after, const Scan *scan,
                                   size_t token)
@@ -684,9 +690,9 @@ size_t story_reading(const float *x, size_t contexts)
 /* ---- selective copying ---- */
 
 /* Sixteen symbols to remember, each one of sixteen, scattered among noise (Mamba, section 4.1): four
-   channels, a bit of the symbol each. softplus(0) = log 2 makes A_bar = 1/2: a symbol moves what is
-   there one binary place down and writes its bit; noise moves nothing. So 16 symbols stand in 16
-   binary places of four numbers. */
+   channels, a bit of the symbol each. With A_bar = 1/2 a symbol moves what is there one binary place
+   down and writes its bit; noise moves nothing. So 16 symbols stand in 16 binary places of four
+   numbers. */
 enum { COPY_SYMBOLS = 16, COPY_BITS = 4 };
 
 /* How the time-invariant rivals treat every token alike: halve (and so remember an order, but count
@@ -696,12 +702,23 @@ typedef enum { COPY_SELECTIVE, COPY_HALVING, COPY_KEEPING } CopyWay;
 /* Tokens: symbols 0 .. 15, and COPY_NOISE for noise. */
 enum { COPY_NOISE = 16 };
 
+/* The task as the input of a scan.
+
+   Exercise 4.4. Give every token its number before the softplus, so that the task is solved. */
 Wiring copying_wire(const int *token, size_t len, CopyWay way)
 {
     Wiring wiring = wiring_new(len, COPY_BITS);
     for (size_t t = 0; t < len; t++) {
         bool noise = token[t] == COPY_NOISE;
-        float raw = way == COPY_HALVING || (way == COPY_SELECTIVE && !noise) ? 0.0f : -30.0f;
+        float raw = way == COPY_HALVING ? 0.0f : -30.0f; /* for all tokens alike */
+        if (way == COPY_SELECTIVE) {
+            //> EX 4.4 [2 pts] [15 min] selective copying, wired by hand
+            //? What must Delta be for a token that is to change nothing?
+            //? With A = -1, A_bar = exp(-Delta). A symbol shall move what is there one binary place.
+            //? Which number has softplus log 2?
+            raw = noise ? -30.0f : 0.0f;
+            //< EX 4.4
+        }
         wiring.B[t] = 1.0f / softplus(raw); /* Delta B u is u */
         for (size_t bit = 0; bit < COPY_BITS; bit++) {
             wiring.delta[t * COPY_BITS + bit] = raw;
@@ -718,7 +735,7 @@ void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
     memset(symbol, 0, COPY_SYMBOLS * sizeof *symbol);
     for (size_t bit = 0; bit < COPY_BITS; bit++) {
         long places = lrint(ldexp(x[bit], COPY_SYMBOLS - 1));
-        bool mostly_one = x[bit] > COPY_SYMBOLS / 2;
+        bool mostly_one = x[bit] > 0.5f * COPY_SYMBOLS;
         for (size_t k = 0; k < COPY_SYMBOLS; k++) {
             bool one = way == COPY_KEEPING ? mostly_one : places >> k & 1;
             symbol[k] |= (int)one << bit;
@@ -769,17 +786,19 @@ typedef struct {
     float a, b;
 } ScanPair;
 
-/* First one step, then the other: a2 (a1 x + b1) + b2 = (a1 a2) x + (a2 b1 + b2). Associative: (1 2)
-   3 = 1 (2 3); not commutative: time has a direction. */
+/* First one step, then the other, as one step. Associative: (1 2) 3 = 1 (2 3); not commutative: time
+   has a direction.
+
+   Exercise 4.5. Join two steps into one. */
 ScanPair scan_join(ScanPair first, ScanPair then)
 {
     ScanPair both;
-    //> EX 4.4 [2 pts] [10 min] the associative operator
+    //> EX 4.5 [2 pts] [10 min] the associative operator
     //? Put x' = a1 x + b1 into x'' = a2 x' + b2.
     //? What stands before x is the new a; the rest is the new b.
     both.a = first.a * then.a;
     both.b = then.a * first.b + then.b;
-    //< EX 4.4
+    //< EX 4.5
     return both;
 }
 
@@ -819,16 +838,23 @@ static void sweep_up(ScanPair *tree, size_t len)
 }
 
 /* And down: each node is told what came before it, hands that to its left child, and to its right
-   child that joined with the left one. After it tree[t] is everything before t. */
+   child that joined with the left one. After it tree[t] is everything before t.
+
+   Exercise 4.6. Go down the tree. */
 static void sweep_down(ScanPair *tree, size_t len)
 {
     ScanPair nothing = {1.0f, 0.0f};
     tree[len - 1] = nothing;
     for (size_t width = len / 2; width > 0; width /= 2)
         for (size_t t = 2 * width - 1; t < len; t += 2 * width) {
+            //> EX 4.6 [3 pts] [25 min] the sweep down
+            //? A node at t has its left child at t - width and its right child in its own place.
+            //? Keep what the left child holds before you write over it.
+            //? The left child is told what the node was told; the right one that, joined with the left.
             ScanPair left = tree[t - width];
             tree[t - width] = tree[t];
             tree[t] = scan_join(tree[t], left);
+            //< EX 4.6
         }
 }
 
@@ -1363,7 +1389,7 @@ static float *checkpoint_of(const Tile *tile, size_t s, const Scan *scan)
 static void scan_block(float *y, Tile *tile, size_t tiles, const Scan *scan, const ExpTable *table)
 {
     Stretch stretch;
-    for (size_t s = 0; s < stretch_count(scan); s++) {
+    for (size_t s = 0; s < stretch_count(scan) && tiles > 0; s++) {
         stretch_place(&stretch, scan, tile->b, s);
         size_t ahead = (s + 2) * STRETCH <= scan->len ? STRETCH * scan->d_inner : 0;
         for (size_t i = 0; i < tiles; i++) {
@@ -1877,10 +1903,10 @@ static const char *reading_name(const Cues *cues, const float *x)
     return reading == cues->n_context ? "?" : cues->context[reading];
 }
 
-/* A number that is nearly 0 without a sign and an exponent. */
-static double two_places(double value)
+/* Rounded to so many parts of 1, and no negative 0. */
+static double rounded_to(double value, double parts)
 {
-    double rounded = round(value * 100.0) / 100.0;
+    double rounded = round(value * parts) / parts;
     return rounded == 0.0 ? 0.0 : rounded;
 }
 
@@ -1907,13 +1933,13 @@ static void print_story_word(const char *word, float delta, const float *x, cons
                              const Cues *cues, const Look *look)
 {
     print_word(word, 14);
-    printf(" %4.2f ", two_places((double)delta));
+    printf(" %4.2f ", rounded_to((double)delta, 100.0));
     print_bar((double)delta, 6.0, 12, look);
     for (size_t d = 0; d < cues->n_context; d++)
-        printf(" %8.2f", two_places((double)x[d]));
+        printf(" %8.2f", rounded_to((double)x[d], 100.0));
     printf("  %-9.9s |", reading_name(cues, x));
     for (size_t d = 0; d < cues->n_context; d++)
-        printf(" %8.2f", two_places((double)blurred[d]));
+        printf(" %8.2f", rounded_to((double)blurred[d], 100.0));
     printf("  %.9s\n", reading_name(cues, blurred));
 }
 
@@ -2062,7 +2088,7 @@ static bool demo_fillers(const Look *look, const char *svg, uint64_t seed, Error
         printf("  %7zu", fillers[i]);
         for (int k = 0; k < 4; k++) {
             filler_measure(&margin[k][i], &right[k][i], fillers[i], steps[k], seed + i);
-            printf("  %9.3f %5.1f%%", margin[k][i] + 0.0, 100.0 * right[k][i]);
+            printf("  %9.3f %5.1f%%", rounded_to(margin[k][i], 1000.0), 100.0 * right[k][i]);
         }
         putchar('\n');
     }
@@ -2138,11 +2164,12 @@ enum { TREE_LEN = 8 };
 
 static void print_pairs(const char *what, const ScanPair *pair, const bool *changed)
 {
-    printf("  %-16s", what);
+    printf("%-14s", what);
     for (size_t t = 0; t < TREE_LEN; t++) {
         char text[32];
-        snprintf(text, sizeof text, "%g,%g", (double)pair[t].a, (double)pair[t].b);
-        printf(" %13s%s", text, changed[t] ? "*" : " ");
+        snprintf(text, sizeof text, "%g,%g%s", (double)pair[t].a, (double)pair[t].b,
+                 changed[t] ? "*" : "");
+        printf(" %12s", text);
     }
     putchar('\n');
 }
@@ -2259,8 +2286,10 @@ static bool demo_trace(const Look *look, const char *svg, uint64_t seed, Error *
     print_pairs("loop", loop, unchanged);
     trace_hillis_steele(in);
     trace_blelloch(in);
-    printf("\nAll give the same states: %s.\n",
-           memcmp(loop, tree, sizeof loop) == 0 ? "yes" : "no");
+    bool same = true;
+    for (size_t t = 0; t < TREE_LEN; t++)
+        same = same && loop[t].a == tree[t].a && loop[t].b == tree[t].b;
+    printf("\nAll give the same states: %s.\n", same ? "yes" : "no");
     if (svg == NULL)
         return true;
     if (!out_open(&out, svg, error))
@@ -2284,7 +2313,8 @@ static bool demo_division(const Look *look, const char *svg, uint64_t seed, Erro
         P *= a;
         sum += 1.0f / P;
         if (t == 1 || t == 10 || t == 100 || t == 126 || t == 128 || t == 149 || t == 150)
-            printf("  %4zu  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P, (double)(P * sum));
+            printf("  %4zu  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
+                   fabs((double)(P * sum))); /* a NaN without its sign */
     }
     puts("\nThe product leaves the range of floats while the state is as lively as ever; with a "
          "single\n"
@@ -2400,7 +2430,7 @@ enum { BENCH_RUNS = 9 };
 /* Median seconds of a forward pass. */
 static double time_forward(ScanFunction *function, BenchScan *bench, int runs)
 {
-    double seconds[BENCH_RUNS];
+    double seconds[BENCH_RUNS] = {0};
     for (int i = 0; i < runs; i++) {
         double start = seconds_now();
         function(bench->y, NULL, &bench->scan);
@@ -2411,7 +2441,7 @@ static double time_forward(ScanFunction *function, BenchScan *bench, int runs)
 
 static double time_backward(ScanBackFunction *function, BenchScan *bench, int runs)
 {
-    double seconds[BENCH_RUNS];
+    double seconds[BENCH_RUNS] = {0};
     for (int i = 0; i < runs; i++) {
         double start = seconds_now();
         function(&bench->grad, bench->y_grad, NULL, &bench->scan, bench->work);

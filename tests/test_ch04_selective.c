@@ -470,6 +470,17 @@ static void the_fast_scans_are_the_clear_one_at_any_size(void **state)
     for_odd_scans(check_fast_is_clear);
 }
 
+static void time_in_pieces_is_the_clear_scan_over_many_stretches(void **state)
+{
+    (void)state;
+    Scan scan = random_scan(2, 3001, 5, 3, HAS_ALL, 2);
+    float *delta = (float *)(uintptr_t)scan.delta;
+    for (size_t i = 0; i < array_count(&scan, 1); i++)
+        delta[i] -= 5.0f; /* steps of a hundredth: what came in is still felt pieces later */
+    check_fast_is_clear(&scan);
+    scan_free(&scan);
+}
+
 static void no_tokens_leave_the_state_as_it_was(void **state)
 {
     (void)state;
@@ -1072,13 +1083,24 @@ static void check_pairs(const Safetensors *file)
     assert_true(checked > 0);
 }
 
-static void ex4_4_every_scan_of_pairs_agrees_with_golden(void **state)
+static void ex4_5_every_scan_of_pairs_agrees_with_golden(void **state)
 {
     (void)state;
     for_each_golden("ch06_pairs*.safetensors", check_pairs);
 }
 
-static void ex4_4_joining_is_associative_and_has_a_direction(void **state)
+static void ex4_6_the_sweep_down_tells_every_step_what_came_before(void **state)
+{
+    (void)state;
+    ScanPair tree[4] = {{1, 1}, {1, 2}, {1, 3}, {1, 4}}; /* plain sums: 0, 1, 3, 6 come before */
+    sweep_up(tree, 4);
+    assert_true(tree[3].b == 10);
+    sweep_down(tree, 4);
+    for (size_t t = 0; t < 4; t++)
+        assert_true(tree[t].a == 1 && tree[t].b == (float)(t * (t + 1) / 2));
+}
+
+static void ex4_5_joining_is_associative_and_has_a_direction(void **state)
 {
     (void)state; /* powers of two and small whole numbers: no rounding */
     ScanPair one = {0.5f, 3}, two = {-2, 5}, three = {0, 7};
@@ -1090,7 +1112,7 @@ static void ex4_4_joining_is_associative_and_has_a_direction(void **state)
     assert_true(back.a == -1 && back.b == 5.5f);
 }
 
-static void pair_scans_are_the_loop_where_nothing_rounds(void **state)
+static void ex4_6_pair_scans_are_the_loop_where_nothing_rounds(void **state)
 {
     (void)state; /* a in {0, 1, -1}, b small and whole: every order of joining is exact */
     for (size_t len = 0; len < 300; len += len < 40 ? 1 : 37) {
@@ -1207,6 +1229,9 @@ static void a_phrase_counts_at_its_last_word_and_the_longest_wins(void **state)
     assert_true(cue_at(&cues, &story, 4)->turn);
     assert_int_equal(cue_at(&cues, &story, 5)->context, 0);
     cues_free(&cues);
+    assert_true(parse_cues(&cues, "y: pot of gold\nx: gold\n", &error));
+    assert_int_equal(cue_at(&cues, &story, 3)->context, 0); /* whichever stands first */
+    cues_free(&cues);
     story_free(&story);
 }
 
@@ -1293,7 +1318,7 @@ static void a_thousand_fillers_leave_the_margin_as_it_was(void **state)
     assert_true(fabs(margin) < 0.02 * first && right < 0.65); /* chance, within 6 deviations */
 }
 
-static void selective_copying_is_solved_and_constant_steps_do_not(void **state)
+static void ex4_4_selective_copying_is_solved_and_not_with_constant_steps(void **state)
 {
     (void)state;
     Random random = random_from_seed(2);
@@ -1394,6 +1419,7 @@ int main(void)
         cmocka_unit_test(the_fast_backward_pass_agrees_with_golden),
         cmocka_unit_test(every_scan_agrees_with_one_written_in_double),
         cmocka_unit_test(the_fast_scans_are_the_clear_one_at_any_size),
+        cmocka_unit_test(time_in_pieces_is_the_clear_scan_over_many_stretches),
         cmocka_unit_test(no_tokens_leave_the_state_as_it_was),
         cmocka_unit_test(arrays_may_start_at_any_address),
         cmocka_unit_test(pieces_with_the_state_handed_on_are_the_whole_bit_for_bit),
@@ -1416,9 +1442,10 @@ int main(void)
         cmocka_unit_test(the_clear_backward_pass_keeps_the_square_root_of_the_states),
         cmocka_unit_test(constant_parameters_give_the_system_of_chapter_3),
         cmocka_unit_test(theorem_1_the_scan_is_a_gate),
-        cmocka_unit_test(ex4_4_every_scan_of_pairs_agrees_with_golden),
-        cmocka_unit_test(ex4_4_joining_is_associative_and_has_a_direction),
-        cmocka_unit_test(pair_scans_are_the_loop_where_nothing_rounds),
+        cmocka_unit_test(ex4_5_every_scan_of_pairs_agrees_with_golden),
+        cmocka_unit_test(ex4_6_the_sweep_down_tells_every_step_what_came_before),
+        cmocka_unit_test(ex4_5_joining_is_associative_and_has_a_direction),
+        cmocka_unit_test(ex4_6_pair_scans_are_the_loop_where_nothing_rounds),
         cmocka_unit_test(wrong_cues_are_named),
         cmocka_unit_test(wrong_stories_are_named),
         cmocka_unit_test(words_are_compared_without_capitals_and_punctuation),
@@ -1427,7 +1454,7 @@ int main(void)
         cmocka_unit_test(the_built_in_story_is_the_one_in_data),
         cmocka_unit_test(a_turn_lets_go_and_a_cue_does_not),
         cmocka_unit_test(a_thousand_fillers_leave_the_margin_as_it_was),
-        cmocka_unit_test(selective_copying_is_solved_and_constant_steps_do_not),
+        cmocka_unit_test(ex4_4_selective_copying_is_solved_and_not_with_constant_steps),
         cmocka_unit_test(a_copying_task_has_its_symbols_in_order),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(broken_stories_and_cues_never_crash),

@@ -1,6 +1,6 @@
 /* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
 
-#include "../ch03_discretize/discretize.c"
+#include "../ch04_selective/selective.c"
 #include "check.h"
 
 enum { DAYS = 3 };
@@ -113,6 +113,50 @@ static void chapter_3_forecasts_it_by_two_held_scalars(void **state)
     }
 }
 
+static void chapter_4_forecasts_it_by_a_selective_scan(void **state)
+{
+    (void)
+        state; /* nothing is selected: Delta is one day, B and C are 1, A the log of P's eigenvalues;
+                    a channel for each weather starts with its share of both modes */
+    Chain chain = weather();
+    double lambda[2], T[4], modes[2];
+    float A[4], x_start[4], u[2 * (DAYS - 1)] = {0}, one[2 * (DAYS - 1)], y[2 * (DAYS - 1)];
+    Ssm system = ssm_from_chain(&chain, start);
+    assert_true(eigen_2x2(lambda, T, system.A));
+    memcpy(modes, start, sizeof modes);
+    double copy[4];
+    memcpy(copy, T, sizeof copy);
+    assert_true(matrix_solve(modes, copy, 2, 1));
+    for (size_t d = 0; d < 2; d++)
+        for (size_t n = 0; n < 2; n++) {
+            A[d * 2 + n] = (float)log(lambda[n]);
+            x_start[d * 2 + n] = (float)(T[d * 2 + n] * modes[n]);
+        }
+    for (size_t i = 0; i < 2 * (DAYS - 1); i++)
+        one[i] = 1.0f;
+    Scan scan = {1, DAYS - 1, 2, 2, u, one, NULL, A, one, one, NULL, NULL, x_start, NULL, false};
+    selective_scan(y, NULL, &scan);
+    assert_all_near(y, by_hand + 2, 2 * (DAYS - 1), 2e-7, 0); /* floats from here on */
+    selective_scan_fast(y, NULL, &scan);
+    assert_all_near(y, by_hand + 2, 2 * (DAYS - 1), 2e-7, 0);
+    selective_scan_in_time(y, NULL, &scan);
+    assert_all_near(y, by_hand + 2, 2 * (DAYS - 1), 2e-7, 0);
+    ssm_free(&system);
+    chain_free(&chain);
+}
+
+static void chapter_4_forecasts_it_by_a_parallel_scan_of_pairs(void **state)
+{
+    (void)state; /* P(sunny) tomorrow = 0.4 + 0.4 P(sunny): one pair a day */
+    ScanPair day = {0.4f, 0.4f}, in[DAYS], out[DAYS];
+    in[0].a = 0.0f;
+    in[0].b = 0.5f;
+    in[1] = in[2] = day;
+    scan_pairs_blelloch(out, in, DAYS);
+    for (size_t t = 0; t < DAYS; t++)
+        assert_near(out[t].b, by_hand[2 * t], 1e-7, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +166,8 @@ int main(void)
         cmocka_unit_test(chapter_2_forecasts_it_in_the_eigenbasis),
         cmocka_unit_test(chapter_3_forecasts_it_from_its_generator),
         cmocka_unit_test(chapter_3_forecasts_it_by_two_held_scalars),
+        cmocka_unit_test(chapter_4_forecasts_it_by_a_selective_scan),
+        cmocka_unit_test(chapter_4_forecasts_it_by_a_parallel_scan_of_pairs),
     };
     return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,
                                        NULL);

@@ -13,11 +13,12 @@ BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 
 # Each program's source; chapter NN's file STEM.c becomes build/chNN_STEM.
 SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch03_discretize/discretize.c \
-           ch04_selective/selective.c ch05_mamba_block/safetensors.c
+           ch04_selective/selective.c ch05_mamba_block/mamba_block.c \
+           ch05_mamba_block/safetensors.c
 program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-CHAPTERS := 01 02 03 04
+CHAPTERS := 01 02 03 04 05
 
 # What this compiler and machine can do is tried, not assumed.
 try      = $(shell echo 'int main(void) { return 0; }' | \
@@ -97,10 +98,17 @@ run-04: $(PROGRAMS)
 	$(call show,$(BUILD)/ch04_selective)
 	$(call show,$(BUILD)/ch04_selective --story data/stories/back_and_forth.txt --cues data/cues.txt)
 
+run-05: $(PROGRAMS)
+	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
+	$(call show,$(BUILD)/ch05_mamba_block)
+	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
+
 bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits
 	$(call show,$(BUILD)/ch02_ssm --bench)
 	$(call show,$(BUILD)/ch03_discretize --bench)
 	$(call show,$(BUILD)/ch04_selective --bench)
+	$(call show,$(BUILD)/ch05_mamba_block --bench)
+	$(call show,$(BUILD)/ch05_mamba_block --compare)
 
 # ---- to test -----------------------------------------------------------------------------------
 

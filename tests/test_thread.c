@@ -1,6 +1,6 @@
 /* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
 
-#include "../ch04_selective/selective.c"
+#include "../ch05_mamba_block/mamba_block.c"
 #include "check.h"
 
 enum { DAYS = 3 };
@@ -157,6 +157,46 @@ static void chapter_4_forecasts_it_by_a_parallel_scan_of_pairs(void **state)
         assert_near(out[t].b, by_hand[2 * t], 1e-7, 0);
 }
 
+static void chapter_5_forecasts_it_inside_a_mamba_block(void **state)
+{
+    (void)
+        state; /* every token is (1, 1): the norm leaves it, biases open gate and convolution so that
+                    u = z's silu = 1, x_proj makes B = 0 and C = 1, dt_proj's bias makes Delta = 1; what
+                    moves is the state that the block starts with, by A = log of P's eigenvalues */
+    enum { D_MODEL = 2, D_INNER = 2, D_STATE = 2 };
+    const float opens = 1.27846454f; /* silu(opens) = 1 */
+    MambaConfig config = config_default(D_MODEL);
+    config.expand = 1;
+    config.intermediate_size = D_INNER;
+    config.state_size = D_STATE;
+    config.use_bias = true;
+    Random random = random_from_seed(1);
+    OwnBlock own = own_block_new(&config, 1, 1, &random);
+    float *const *p = own.block.params.tensor;
+    float input[D_MODEL] = {1, 1}, out[D_MODEL];
+    memset(p[NORM_WEIGHT], 0, block_params_floats(&config) * sizeof(float));
+    for (size_t d = 0; d < D_INNER; d++) {
+        p[NORM_WEIGHT][d] = 1.0f;
+        p[IN_PROJ_BIAS][d] = p[IN_PROJ_BIAS][D_INNER + d] = opens;
+        p[CONV1D_WEIGHT][d * 4 + 3] = 1.0f;
+        p[X_PROJ_WEIGHT][3 * D_INNER] = p[X_PROJ_WEIGHT][4 * D_INNER] =
+            1.0f;                                       /* C, from channel 0 */
+        p[DT_PROJ_BIAS][d] = 0.541324855f;              /* softplus of it is 1 */
+        p[A_LOG][d * D_STATE] = -100.0f;                /* A = -4e-44: the eigenvalue 1 */
+        p[A_LOG][d * D_STATE + 1] = logf(0.916290732f); /* A = log 0.4 */
+        p[OUT_PROJ_WEIGHT][d * D_INNER + d] = 1.0f;
+    }
+    block_refresh(&own.block);
+    static const float x_start[4] = {2.0f / 3, -1.0f / 6, 1.0f / 3, 1.0f / 6};
+    memcpy(own.state.x, x_start, sizeof x_start);
+    for (size_t day = 1; day < DAYS; day++) {
+        block_step(out, &own.cache, &own.state, input, &own.block);
+        for (size_t d = 0; d < D_MODEL; d++) /* the residual adds the input */
+            assert_near(out[d] - 1.0f, by_hand[day * 2 + d], 1e-6, 0);
+    }
+    own_block_free(&own);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -168,6 +208,7 @@ int main(void)
         cmocka_unit_test(chapter_3_forecasts_it_by_two_held_scalars),
         cmocka_unit_test(chapter_4_forecasts_it_by_a_selective_scan),
         cmocka_unit_test(chapter_4_forecasts_it_by_a_parallel_scan_of_pairs),
+        cmocka_unit_test(chapter_5_forecasts_it_inside_a_mamba_block),
     };
     return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,
                                        NULL);

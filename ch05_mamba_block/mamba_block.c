@@ -405,7 +405,7 @@ MambaConfig config_default(size_t d_model)
 /* One whole number from 1 to `most`. */
 static void config_size(Json *json, size_t *size, size_t most, const char *name)
 {
-    uint64_t value;
+    uint64_t value = 0;
     json->subject = name;
     if (json_integer(json, &value, most)) {
         if (value == 0)
@@ -459,7 +459,7 @@ static bool config_known(Json *json, JsonText key, MambaConfig *config)
 /* time_step_rank is a number or "auto". */
 static void config_rank(Json *json, MambaConfig *config)
 {
-    JsonText text;
+    JsonText text = {NULL, 0};
     if (json_peek(json) != JSON_STRING)
         config_size(json, &config->time_step_rank, CONFIG_MAX_SIZE, "time_step_rank");
     else if (json_string(json, &text)) {
@@ -472,7 +472,7 @@ static void config_rank(Json *json, MambaConfig *config)
 /* A word that must be this one, because nothing else is built here. */
 static void config_word(Json *json, const char *name, const char *wanted)
 {
-    JsonText text;
+    JsonText text = {NULL, 0};
     if (json_string(json, &text) && !json_is(text, wanted))
         json_fail(json, "%s is \"%.40s\"; only \"%s\" is known here", name, text.bytes, wanted);
 }
@@ -511,7 +511,7 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
     got.hidden_size = got.time_step_rank = 0;
     json_open(&json, text, len, path, error);
     json_enter_object(&json);
-    for (JsonText key; json_next_key(&json, &key);) {
+    for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
         has_inner = has_inner || json_is(key, "intermediate_size");
         if (json_is(key, "time_step_rank"))
             config_rank(&json, &got);

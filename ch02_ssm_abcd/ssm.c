@@ -915,9 +915,9 @@ static bool demo_front(const Look *look, const char *svg, Error *error)
         printf("  %8zu%8.2f |%8.4f%8.4f%11.2f |%20.4f%13.5f\n", t, u.value[t], y[3 * t], rain[0][t],
                y[3 * t + 2], rain[1][t], rain[0][t] - rain[1][t]);
     }
-    puts("The barometer (D) answers on day 3, the weather (B) on day 4; the push then fades by 0.4 "
-         "a "
-         "day.");
+    puts(
+        "The barometer (D) answers on day 3, the weather (B) on day 4; then each day leaves 0.4 of "
+        "the push.");
     count_up(day, DAYS);
     Chart chart = chart_new("A front arrives on day 3", "day", "chance of rain");
     chart_add(&chart, "with the front", MARK_LINE, day, rain[0], DAYS);

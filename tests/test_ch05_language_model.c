@@ -336,6 +336,22 @@ static void a_clipped_gradient_has_the_length_asked_for(void **state)
     model_params_free(&grad);
 }
 
+static void every_byte_s_target_is_the_byte_after_it(void **state)
+{
+    (void)state;
+    const char *text = "abcdefghijklmnop";
+    int32_t ids[2 * 15], targets[2 * 15];
+    Random random = random_from_seed(7);
+    for (size_t len = 1; len < 16; len++)
+        for (int k = 0; k < 20; k++) {
+            batch_draw(ids, targets, text, 16, 2, len, &random);
+            for (size_t i = 0; i < 2 * len; i++) {
+                assert_int_equal(targets[i], ids[i] + 1);
+                assert_true(ids[i] >= 'a' && targets[i] <= 'p');
+            }
+        }
+}
+
 static double train_small(const char *text, uint64_t steps)
 {
     MambaConfig config = config_default(16);
@@ -410,6 +426,7 @@ int main(void)
         cmocka_unit_test(the_loss_neither_overflows_nor_cancels),
         cmocka_unit_test(the_rate_goes_up_and_comes_down),
         cmocka_unit_test(a_clipped_gradient_has_the_length_asked_for),
+        cmocka_unit_test(every_byte_s_target_is_the_byte_after_it),
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
         cmocka_unit_test(wrong_options_are_named),

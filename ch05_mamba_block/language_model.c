@@ -279,12 +279,13 @@ void model_forward(ModelWork *work, float *state, const int32_t *ids, const Mode
 /* -log softmax(logits)[target] of one token, from the largest logit down so that nothing overflows. */
 double token_loss(const float *logits, size_t vocab, size_t target)
 {
+    assert(target < vocab);
     double largest = logits[0], sum = 0.0;
     for (size_t v = 1; v < vocab; v++)
         largest = fmax(largest, (double)logits[v]);
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
-    return log(sum) + largest - (double)logits[target];
+    return log(fmax(1.0, sum)) + largest - (double)logits[target]; /* the largest adds 1 to sum */
 }
 
 /* logits (vocab) become the gradient of token_loss, times `factor`: softmax less 1 at the target. */

@@ -276,13 +276,19 @@ void model_forward(ModelWork *work, float *state, const int32_t *ids, const Mode
                         config->vocab_size);
 }
 
+static double largest_logit(const float *logits, size_t vocab)
+{
+    float largest = logits[0];
+    for (size_t v = 1; v < vocab; v++)
+        largest = logits[v] > largest ? logits[v] : largest;
+    return (double)largest;
+}
+
 /* -log softmax(logits)[target] of one token, from the largest logit down so that nothing overflows. */
 double token_loss(const float *logits, size_t vocab, size_t target)
 {
     assert(target < vocab);
-    double largest = logits[0], sum = 0.0;
-    for (size_t v = 1; v < vocab; v++)
-        largest = fmax(largest, (double)logits[v]);
+    double largest = largest_logit(logits, vocab), sum = 0.0;
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
     return log(fmax(1.0, sum)) + largest - (double)logits[target]; /* the largest adds 1 to sum */
@@ -291,9 +297,7 @@ double token_loss(const float *logits, size_t vocab, size_t target)
 /* logits (vocab) become the gradient of token_loss, times `factor`: softmax less 1 at the target. */
 static void token_loss_backward(float *logits, size_t vocab, size_t target, double factor)
 {
-    double largest = logits[0], sum = 0.0;
-    for (size_t v = 1; v < vocab; v++)
-        largest = fmax(largest, (double)logits[v]);
+    double largest = largest_logit(logits, vocab), sum = 0.0;
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
     for (size_t v = 0; v < vocab; v++)

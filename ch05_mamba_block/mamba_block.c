@@ -134,37 +134,76 @@ static void product_tile(float *out, size_t out_row, Strided left, const Lanes *
    beyond `cols`. */
 static void panel_pack(float *panel, Strided right, size_t depth, size_t cols)
 {
-    for (size_t first = 0; first < cols; first += TILE_COLS, panel += PANEL_DEPTH * TILE_COLS)
-        for (size_t j = 0; j < TILE_COLS; j++)
+    for (size_t first = 0; first < cols; first += TILE_COLS, panel += PANEL_DEPTH * TILE_COLS) {
+        size_t wide = smaller(cols - first, TILE_COLS);
+        const float *from = right.at + first * right.col;
+        zero(panel, wide < TILE_COLS ? depth * TILE_COLS : 0);
+        if (right.col == 1)
             for (size_t k = 0; k < depth; k++)
-                panel[k * TILE_COLS + j] =
-                    first + j < cols ? right.at[k * right.row + (first + j) * right.col] : 0.0f;
+                memcpy(panel + k * TILE_COLS, from + k * right.row, wide * sizeof(float));
+        else
+            for (size_t j = 0; j < wide; j++)
+                for (size_t k = 0; k < depth; k++)
+                    panel[k * TILE_COLS + j] = from[k * right.row + j * right.col];
+    }
 }
 
-/* out (rows, cols), out_row from row to row, = left (rows, depth) right (depth, cols), + out if `add`. Every number of out is
-   summed by one thread, over k in order, in stretches of PANEL_DEPTH: the same bits for any number of
-   threads, and for any number of other rows. */
+/* The rows of one tile of the left matrix, one beside the other: (depth, TILE_ROWS). Wanted where
+   they lie across memory, a number here and the next a whole row away. */
+static Strided rows_pack(float *packed, Strided left, size_t rows, size_t depth)
+{
+    for (size_t k = 0; k < depth; k++) {
+        const float *from = left.at + k * left.col;
+        if (rows == TILE_ROWS && left.row == 1) /* the usual case, with a length known beforehand */
+            memcpy(packed + k * TILE_ROWS, from, TILE_ROWS * sizeof(float));
+        else
+            for (size_t i = 0; i < rows; i++)
+                packed[k * TILE_ROWS + i] = from[i * left.row];
+    }
+    return strided(packed, 1, TILE_ROWS);
+}
+
+/* The part of product_into that one processor does: `rows` rows, up to PANEL_COLS columns. */
+static void product_part(float *out, size_t out_row, Strided left, Strided right, size_t rows,
+                         size_t cols, size_t depth, bool add)
+{
+    Lanes panel[PANEL_DEPTH * PANEL_COLS / LANES];
+    float packed[PANEL_DEPTH * TILE_ROWS];
+    for (size_t k = 0; k < depth || (k == 0 && !add); k += PANEL_DEPTH) {
+        size_t deep = smaller(depth - k, PANEL_DEPTH);
+        panel_pack((float *)panel, strided(right.at + k * right.row, right.row, right.col), deep,
+                   cols);
+        for (size_t i = 0; i < rows; i += TILE_ROWS) {
+            size_t some = smaller(rows - i, TILE_ROWS);
+            Strided tile =
+                strided(left.at + i * left.row + k * left.col, left.row, left.col);
+            if (left.col != 1)
+                tile = rows_pack(packed, tile, some, deep);
+            for (size_t j = 0; j < cols; j += TILE_COLS)
+                product_tile(out + i * out_row + j, out_row, tile,
+                             panel + j / TILE_COLS * PANEL_DEPTH * 2, some,
+                             smaller(cols - j, TILE_COLS), deep, add || k > 0);
+        }
+    }
+}
+
+/* out (rows, cols), out_row from row to row, = left (rows, depth) right (depth, cols), + out if `add`.
+   Columns go to the processors in panels, and rows in halves and so on where there are few panels.
+   Every number of out is summed by one thread, over k in order, in stretches of PANEL_DEPTH: the same
+   bits for any number of threads, and for any number of other rows. */
 static void product_into(float *out, size_t out_row, Strided left, Strided right, size_t rows,
                          size_t cols, size_t depth, bool add)
 {
-    PARALLEL_FOR(schedule(static) if (rows * cols * depth > 100000))
-    for (size_t first = 0; first < cols; first += PANEL_COLS) {
-        Lanes panel[PANEL_DEPTH * PANEL_COLS / LANES];
-        size_t wide = smaller(cols - first, PANEL_COLS);
-        for (size_t k = 0; k < depth || (k == 0 && !add); k += PANEL_DEPTH) {
-            size_t deep = smaller(depth - k, PANEL_DEPTH);
-            Strided below =
-                strided(right.at + k * right.row + first * right.col, right.row, right.col);
-            panel_pack((float *)panel, below, deep, wide);
-            for (size_t i = 0; i < rows; i += TILE_ROWS)
-                for (size_t j = 0; j < wide; j += TILE_COLS)
-                    product_tile(out + i * out_row + first + j, out_row,
-                                 strided(left.at + i * left.row + k * left.col, left.row, left.col),
-                                 panel + j / TILE_COLS * PANEL_DEPTH * 2,
-                                 smaller(rows - i, TILE_ROWS), smaller(wide - j, TILE_COLS), deep,
-                                 add || k > 0);
-        }
-    }
+    size_t panels = (cols + PANEL_COLS - 1) / PANEL_COLS, threads = (size_t)threads_most();
+    size_t parts = panels % threads == 0 || panels > 4 * threads ? 1 : threads;
+    size_t high = ((rows + parts - 1) / parts + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    PARALLEL_FOR(collapse(2) schedule(static) if (rows * cols * depth > 100000))
+    for (size_t first = 0; first < cols; first += PANEL_COLS)
+        for (size_t row = 0; row < rows; row += high)
+            product_part(out + row * out_row + first, out_row,
+                         strided(left.at + row * left.row, left.row, left.col),
+                         strided(right.at + first * right.col, right.row, right.col),
+                         smaller(rows - row, high), smaller(cols - first, PANEL_COLS), depth, add);
 }
 
 static void product(float *out, Strided left, Strided right, size_t rows, size_t cols, size_t depth,
@@ -237,6 +276,7 @@ void bias_backward(float *bias_grad, const float *y_grad, size_t tokens, size_t 
 void rms_norm_forward(float *out, float *scale, const float *input, const float *weight,
                       double epsilon, size_t tokens, size_t d_model)
 {
+    PARALLEL_FOR(schedule(static) if (tokens * d_model > 10000))
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model;
         scale[t] = (float)(1.0 / sqrt((double)dot(in, in, d_model) / (double)d_model + epsilon));
@@ -253,11 +293,13 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
                        size_t d_model)
 {
     zero(weight_grad, d_model);
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t i = 0; i < d_model; i++)
+            weight_grad[i] += out_grad[t * d_model + i] * input[t * d_model + i] * scale[t];
+    PARALLEL_FOR(schedule(static) if (tokens * d_model > 10000))
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model, *dy = out_grad + t * d_model;
         float *to = input_grad + t * d_model;
-        for (size_t i = 0; i < d_model; i++)
-            weight_grad[i] += dy[i] * in[i] * scale[t];
         //> EX 5.1 [3 pts] [25 min] the backward pass of the norm
         //? With n_i = in_i * scale, dL/dn_i is dy_i * weight_i.
         //? scale = (mean of in^2 + epsilon)^(-1/2), so d scale / d in_i = -scale^3 in_i / d_model.
@@ -337,28 +379,54 @@ void conv1d_keep(float *past, const float *u, size_t batch, size_t len, size_t d
         }
 }
 
+/* The part of conv1d_backward that belongs to channels first .. first + width - 1. */
+enum { CONV_WIDTH = 64 };
+
+static void conv1d_backward_part(float *u_grad, float *weight_grad, float *bias_grad,
+                                 const float *out_grad, const float *u, const float *weight,
+                                 size_t batch, size_t len, size_t d_inner, size_t d_conv,
+                                 size_t first)
+{
+    float tap[CONV_MOST][CONV_WIDTH], tap_grad[CONV_MOST + 1][CONV_WIDTH];
+    size_t width = smaller(d_inner - first, CONV_WIDTH);
+    memset(tap_grad, 0, sizeof tap_grad);
+    for (size_t j = 0; j < d_conv; j++)
+        for (size_t d = 0; d < width; d++)
+            tap[j][d] = weight[(first + d) * d_conv + j];
+    for (size_t b = 0; b < batch; b++)
+        for (size_t t = 0; t < len; t++) {
+            const float *dy = out_grad + (b * len + t) * d_inner + first;
+            zero(u_grad + (b * len + t) * d_inner + first, width);
+            for (size_t d = 0; d < width && bias_grad != NULL; d++)
+                tap_grad[CONV_MOST][d] += dy[d];
+            for (size_t j = 0; j < d_conv; j++) {
+                if (t + j < d_conv - 1) /* before the first token */
+                    continue;
+                size_t from = (b * len + t + j - (d_conv - 1)) * d_inner + first;
+                for (size_t d = 0; d < width; d++) {
+                    u_grad[from + d] += tap[j][d] * dy[d];
+                    tap_grad[j][d] += u[from + d] * dy[d];
+                }
+            }
+        }
+    for (size_t d = 0; d < width; d++) {
+        for (size_t j = 0; j < d_conv; j++)
+            weight_grad[(first + d) * d_conv + j] = tap_grad[j][d];
+        if (bias_grad != NULL)
+            bias_grad[first + d] = tap_grad[CONV_MOST][d];
+    }
+}
+
 /* The gradients, for sequences that began with nothing: u_grad (batch, len, d_inner), weight_grad
    (d_inner, 1, d_conv), bias_grad (d_inner) or NULL. */
 void conv1d_backward(float *u_grad, float *weight_grad, float *bias_grad, const float *out_grad,
                      const float *u, const float *weight, size_t batch, size_t len, size_t d_inner,
                      size_t d_conv)
 {
-    zero(u_grad, batch * len * d_inner);
-    zero(weight_grad, d_inner * d_conv);
-    if (bias_grad != NULL)
-        bias_backward(bias_grad, out_grad, batch * len, d_inner);
-    for (size_t b = 0; b < batch; b++)
-        for (size_t t = 0; t < len; t++)
-            for (size_t j = 0; j < d_conv; j++) {
-                if (t + j < d_conv - 1) /* before the first token */
-                    continue;
-                size_t from = (b * len + t + j - (d_conv - 1)) * d_inner,
-                       to = (b * len + t) * d_inner;
-                for (size_t d = 0; d < d_inner; d++) {
-                    u_grad[from + d] += weight[d * d_conv + j] * out_grad[to + d];
-                    weight_grad[d * d_conv + j] += u[from + d] * out_grad[to + d];
-                }
-            }
+    PARALLEL_FOR(schedule(static))
+    for (size_t first = 0; first < d_inner; first += CONV_WIDTH)
+        conv1d_backward_part(u_grad, weight_grad, bias_grad, out_grad, u, weight, batch, len,
+                             d_inner, d_conv, first);
 }
 
 /* ================================== Sizes and parameters =================================== */

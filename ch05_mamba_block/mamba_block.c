@@ -440,6 +440,7 @@ typedef struct {
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
+    bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 
 enum {
@@ -801,6 +802,7 @@ typedef struct {
     float *gated;          /* (batch, len, d_inner) the scan's output, gated */
     float *checkpoint;     /* for the scan's way back */
     float *zeros;          /* (d_inner) */
+    float *constant;       /* as u; what x_proj gets in a time-invariant block, else NULL */
 } BlockCache;
 
 /* The next `count` floats of `memory`, on a vector; only counted if memory is NULL. */
@@ -856,6 +858,7 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     cache->dt_raw = take(memory, &used, wide);
     cache->gated = take(memory, &used, wide);
     cache->zeros = take(memory, &used, config->intermediate_size);
+    cache->constant = config->time_invariant ? take(memory, &used, wide) : NULL;
     cache->checkpoint = NULL;
     if (back) {
         Scan scan = block_scan(cache, block, NULL);
@@ -863,6 +866,8 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     }
     if (memory != NULL)
         zero(cache->zeros, config->intermediate_size);
+    for (size_t i = 0; i < wide && memory != NULL && config->time_invariant; i++)
+        cache->constant[i] = 1.0f / sqrtf((float)config->intermediate_size);
     return used;
 }
 
@@ -908,6 +913,13 @@ static void columns_in(float *to, const float *in, size_t first, size_t count, s
         memcpy(to + r * cols + first, in + r * count, count * sizeof(float));
 }
 
+/* What x_proj makes Delta, B and C of: this token's u, or always the same. In the second case the
+   scan is a system of chapter 3, one for each channel, and only the gate still selects. */
+static const float *selecting(const BlockCache *cache)
+{
+    return cache->constant == NULL ? cache->u : cache->constant;
+}
+
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. One line for each box of the diagram (Mamba, figure 3). */
@@ -934,7 +946,8 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
         conv1d_keep(state->conv, cache->u_raw, cache->batch, cache->len, d_inner, d_conv);
     silu_all(cache->u, cache->conv, tokens * d_inner);
     /* dt, B, C = split(x_proj(u)) */
-    linear_forward_fast(cache->x_dbl, cache->u, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
+    linear_forward_fast(cache->x_dbl, selecting(cache), p[X_PROJ_WEIGHT], NULL, tokens, d_inner,
+                        narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
@@ -1052,9 +1065,11 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
-    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, cache->u, tokens, d_inner, narrow);
-    linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
-                               narrow);
+    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, selecting(cache), tokens, d_inner,
+                                narrow);
+    if (cache->constant == NULL)
+        linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
+                                   narrow);
     /* u = silu(conv1d(u_raw)) */
     memcpy(back->conv, back->u, tokens * d_inner * sizeof(float));
     silu_backward_all(back->conv, cache->conv, tokens * d_inner);

@@ -456,6 +456,281 @@ size_t token_greedy(const float *logits, size_t vocab)
     return best;
 }
 
+/* ======================================== Sampling ========================================= */
+/* The likeliest token each time soon goes round in circles. So the next token is drawn, in the     */
+/* order and with the meaning of Hugging Face's: penalty, temperature, top-k, top-p.                */
+
+typedef struct {
+    double temperature; /* the logits are divided by it; 0: the likeliest token, no draw */
+    size_t top_k;       /* only the k likeliest, and what equals the last of them; 0: all */
+    double top_p;       /* only the likeliest that together make up this share; 1: all */
+    double
+        repetition_penalty; /* what was seen: logits above 0 divided, below 0 multiplied; 1: off */
+} Sampling;
+
+/* What drawing needs besides the logits, asked for once; sampler_free when done. */
+typedef struct {
+    size_t vocab, n_seen;
+    float *weight;       /* (vocab) of each token: 1 for the likeliest, 0 for what is cut away */
+    float *close;        /* (vocab) weights from which a cut is chosen */
+    uint32_t *seen;      /* (n_seen) each token that was seen, once */
+    unsigned char *flag; /* (vocab) 1 where it was */
+} Sampler;
+
+/* Always the likeliest token. */
+Sampling sampling_greedy(void)
+{
+    Sampling sampling = {0.0, 0, 1.0, 1.0};
+    return sampling;
+}
+
+Sampler sampler_new(size_t vocab)
+{
+    Sampler sampler = {vocab,
+                       0,
+                       NEW(float, vocab),
+                       NEW(float, vocab),
+                       NEW(uint32_t, vocab),
+                       NEW(unsigned char, vocab)};
+    return sampler;
+}
+
+void sampler_free(Sampler *sampler)
+{
+    free(sampler->weight), free(sampler->close);
+    free(sampler->seen), free(sampler->flag);
+}
+
+/* From here on `token` counts as seen: one of the prompt, or one that was drawn. */
+void sampler_see(Sampler *sampler, size_t token)
+{
+    assert(token < sampler->vocab);
+    if (!sampler->flag[token])
+        sampler->seen[sampler->n_seen++] = (uint32_t)token;
+    sampler->flag[token] = 1;
+}
+
+/* Nothing counts as seen any more. */
+void sampler_forget(Sampler *sampler)
+{
+    for (size_t i = 0; i < sampler->n_seen; i++)
+        sampler->flag[sampler->seen[i]] = 0;
+    sampler->n_seen = 0;
+}
+
+/* ---- which tokens stay: as it is defined ---- */
+
+typedef struct {
+    float weight;
+    size_t token;
+} RankedToken;
+
+static int ranked_by_weight(const void *a, const void *b)
+{
+    const RankedToken *one = (const RankedToken *)a, *two = (const RankedToken *)b;
+    if (one->weight != two->weight)
+        return one->weight < two->weight ? -1 : 1;
+    return one->token < two->token ? -1 : 1;
+}
+
+/* All tokens, the least likely first; of equal ones the first in the vocabulary. */
+static RankedToken *tokens_ranked(const float *weight, size_t vocab)
+{
+    RankedToken *ranked = NEW(RankedToken, vocab);
+    for (size_t v = 0; v < vocab; v++) {
+        ranked[v].weight = weight[v];
+        ranked[v].token = v;
+    }
+    qsort(ranked, vocab, sizeof *ranked, ranked_by_weight);
+    return ranked;
+}
+
+/* The sum of all weights, eight sums side by side: the same on every machine. */
+static double weights_total(const float *weight, size_t vocab)
+{
+    double sum[8] = {0.0};
+    size_t v = 0;
+    for (; v + 8 <= vocab; v += 8)
+        for (size_t i = 0; i < 8; i++)
+            sum[i] += (double)weight[v + i];
+    for (; v < vocab; v++)
+        sum[0] += (double)weight[v];
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+/* Weights below the k-th largest become 0. */
+void keep_top_k_clear(Sampler *sampler, size_t k)
+{
+    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
+    float least = k < sampler->vocab ? ranked[sampler->vocab - k].weight : 0.0f;
+    for (size_t v = 0; v < sampler->vocab; v++)
+        if (sampler->weight[v] < least)
+            sampler->weight[v] = 0.0f;
+    free(ranked);
+}
+
+/* The least likely tokens get the weight 0: as many as together hold no more than 1 - p of all.
+
+   Exercise 5.9. Which ones those are. */
+void keep_top_p_clear(Sampler *sampler, double p)
+{
+    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
+    double total = weights_total(sampler->weight, sampler->vocab);
+    //> EX 5.9 [2 pts] [15 min] the tokens that top-p cuts away
+    //? Probabilities 0.5, 0.3, 0.15, 0.05 and p = 0.75: which stay? (The first two: 0.5 is too few.)
+    //? ranked[] begins with the least likely: add up weights from there, as shares of `total`.
+    //? While the sum, this token included, is at most 1 - p, the token goes: its weight becomes 0.
+    //? Whatever p is, the last token of ranked[] stays.
+    double below = 0.0;
+    for (size_t i = 0; i + 1 < sampler->vocab; i++) {
+        below += (double)ranked[i].weight;
+        if (below > (1.0 - p) * total)
+            break;
+        sampler->weight[ranked[i].token] = 0.0f;
+    }
+    //< EX 5.9
+    free(ranked);
+}
+
+/* ---- which tokens stay: without sorting ---- */
+
+enum { CUT_BITS = 10, CUT_BINS = 1 << CUT_BITS };
+
+/* Weights are from 0 to 1, so their bits, read as whole numbers, are in the same order. */
+static uint32_t weight_bits(float weight)
+{
+    uint32_t bits;
+    memcpy(&bits, &weight, sizeof bits);
+    return bits;
+}
+
+/* The weight at which a walk from the largest down has `wanted` behind it: that many tokens, or, if
+   `by_weight`, tokens of that much weight. `before`: what it had before the tokens of that weight.
+
+   Three passes, ten bits each: how much falls into each bin; then the same within the bin where the
+   walk ends, for the few weights in there. */
+static float weight_cut(double *before, Sampler *sampler, double wanted, bool by_weight)
+{
+    double behind = 0.0, bin[CUT_BINS];
+    uint32_t cut = 0;
+    const float *from = sampler->weight;
+    size_t count = sampler->vocab;
+    for (int shift = 2 * CUT_BITS; shift >= 0; shift -= CUT_BITS) {
+        size_t kept = 0;
+        memset(bin, 0, sizeof bin);
+        for (size_t i = 0; i < count; i++) {
+            uint32_t bits = weight_bits(from[i]);
+            if (bits >> (shift + CUT_BITS) != cut >> (shift + CUT_BITS))
+                continue;
+            bin[bits >> shift & (CUT_BINS - 1)] += by_weight ? (double)from[i] : 1.0;
+            if (shift < 2 * CUT_BITS)
+                sampler->close[kept++] = from[i];
+        }
+        if (shift < 2 * CUT_BITS) {
+            from = sampler->close;
+            count = kept;
+        }
+        uint32_t at = CUT_BINS - 1;
+        for (; at > 0 && (!(bin[at] > 0.0) || behind + bin[at] < wanted); at--)
+            behind += bin[at];
+        cut |= at << shift;
+    }
+    *before = behind;
+    float weight;
+    memcpy(&weight, &cut, sizeof weight);
+    return weight;
+}
+
+/* keep_top_k_clear, for use. */
+void keep_top_k(Sampler *sampler, size_t k)
+{
+    double before;
+    float least = k < sampler->vocab ? weight_cut(&before, sampler, (double)k, false) : 0.0f;
+    for (size_t v = 0; v < sampler->vocab; v++)
+        sampler->weight[v] = sampler->weight[v] < least ? 0.0f : sampler->weight[v];
+}
+
+/* keep_top_p_clear, for use. */
+void keep_top_p(Sampler *sampler, double p)
+{
+    double before, wanted = p * weights_total(sampler->weight, sampler->vocab);
+    float least = weight_cut(&before, sampler, wanted, true);
+    bool first = true;
+    for (size_t v = sampler->vocab; v-- > 0;) {
+        float weight = sampler->weight[v];
+        if (weight == least) { /* of equal ones the last in the vocabulary stay */
+            sampler->weight[v] = first || before < wanted ? weight : 0.0f;
+            before += (double)weight;
+            first = false;
+        } else {
+            sampler->weight[v] = weight < least ? 0.0f : weight;
+        }
+    }
+}
+
+/* ---- the draw ---- */
+
+/* weight (vocab) from the logits in it: exp((logit - largest) / temperature); 0 for a NaN. */
+static void weights_from_logits(float *weight, size_t vocab, float largest, double temperature)
+{
+    ExpTable table = exp_table();
+    Lanes zeros = {0};
+    float factor = (float)fmin(1.0 / temperature, (double)FLT_MAX);
+    for (size_t v = 0; v < vocab; v += LANES) {
+        size_t count = smaller(vocab - v, LANES);
+        Lanes power = (lanes_load_some(weight + v, count) - largest) * factor;
+        Lanes e = lanes_exp(power, table); /* from e^-87 down it would not be a normal number */
+        lanes_store_some(weight + v, lanes_choose(power > -87.0f, e, zeros), count);
+    }
+}
+
+enum { DRAW_BLOCK = 512 };
+
+/* One of the tokens, each with the chance that its weight is of the sum of all. One random number. */
+static size_t weights_draw(const float *weight, size_t vocab, Random *random)
+{
+    double dart = random_uniform(random) * weights_total(weight, vocab);
+    size_t v = 0, last = 0;
+    for (; v + DRAW_BLOCK < vocab; v += DRAW_BLOCK) { /* whole blocks that the dart flies over */
+        double block = weights_total(weight + v, DRAW_BLOCK);
+        if (dart < block)
+            break;
+        dart -= block;
+    }
+    for (; v < vocab; v++)
+        if (weight[v] > 0.0f) {
+            last = v;
+            dart -= (double)weight[v];
+            if (dart < 0.0)
+                break;
+        }
+    return last;
+}
+
+/* The next token for logits (vocab). It does not count as seen before sampler_see says so. The same
+   seed gives the same tokens. A logit of NaN has no chance; if all are, the token is 0. */
+size_t sampler_draw(Sampler *sampler, const float *logits, const Sampling *sampling, Random *random)
+{
+    size_t vocab = sampler->vocab;
+    float penalty = (float)sampling->repetition_penalty, *weight = sampler->weight;
+    memcpy(weight, logits, vocab * sizeof *weight);
+    for (size_t i = 0; i < sampler->n_seen && penalty != 1.0f; i++) {
+        float *logit = weight + sampler->seen[i];
+        *logit = *logit < 0.0f ? *logit * penalty : *logit / penalty;
+    }
+    size_t likeliest = token_greedy(weight, vocab);
+    if (!(sampling->temperature > 0.0) || !isfinite(weight[likeliest]))
+        return likeliest;
+    weights_from_logits(weight, vocab, weight[likeliest], sampling->temperature);
+    if (sampling->top_k > 0 && sampling->top_k < vocab)
+        keep_top_k(sampler, sampling->top_k);
+    if (sampling->top_p < 1.0)
+        keep_top_p(sampler, sampling->top_p);
+    return weights_draw(weight, vocab, random);
+}
+
+/* ---- text ---- */
+
 /* Up to `count` more tokens after a prompt of len > 0, the most likely each time: the prompt all at
    once, then step by step. The memory is the same for any count. */
 void generate_greedy(int32_t *out, size_t count, const int32_t *prompt, size_t len,

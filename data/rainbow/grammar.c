@@ -118,11 +118,11 @@ typedef struct {
     bool unseen; /* the last cue and its question are of a pair that training never shows */
 } Kind;
 
-static const Kind kinds[] = {{"train.txt", 5000, 0, 2, 0, 5, false},
-                             {"valid.txt", 200, 0, 2, 0, 5, false},
-                             {"test.txt", 500, 0, 0, 0, 5, true},
-                             {"test_turns.txt", 500, 1, 2, 0, 5, true},
-                             {"test_far.txt", 200, 0, 1, 40, 40, true}};
+static const Kind kinds[] = {{"train.txt", 5000, 0, 2, 0, 3, false},
+                             {"valid.txt", 200, 0, 2, 0, 3, false},
+                             {"test.txt", 500, 0, 0, 0, 3, true},
+                             {"test_turns.txt", 500, 1, 2, 0, 3, true},
+                             {"test_far.txt", 200, 0, 1, 24, 24, true}};
 
 /* A fifth of the pairs of a cue and a question is kept from training; each cue and each question
    is seen there with others. */

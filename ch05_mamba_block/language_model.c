@@ -752,8 +752,8 @@ void generate_greedy(int32_t *out, size_t count, const int32_t *prompt, size_t l
 }
 
 /* ===================================== Words and bytes ===================================== */
-/* A model sees numbers. Here a token is a word, as Hugging Face's WordLevel tokenizer cuts them, or a */
-/* byte. Whole subwords are pretrained.c's business.                                                */
+/* A model sees numbers. Here a token is a word, as Hugging Face's WordLevel tokenizer cuts */
+/* them, or a byte. Whole subwords are pretrained.c's business.                             */
 
 enum { WORD_UNKNOWN, WORD_END, WORDS_RESERVED, WORDS_MOST = 65536, BYTE_TOKENS = 256 };
 
@@ -784,9 +784,9 @@ static bool is_of_words(char c)
     return c == '_' || (unsigned char)c >= 0x80 || isalnum((unsigned char)c) != 0;
 }
 
-/* The next word of text[*at ..], small letters in `word` (room bytes, cut there): a run of letters and
-   digits or a run of punctuation (the pattern \w+|[^\w\s]+). A line's end is a word too, "", if
-   `lines`. False at the end of the text. */
+/* The next word of text[*at ..], small letters in `word` (room bytes, cut there): a run of
+   letters and digits or a run of punctuation (the pattern \w+|[^\w\s]+). A line's end is a word
+   too, "", if `lines`. False at the end of the text. */
 static bool word_next(char *word, size_t room, const char *text, size_t len, size_t *at, bool lines)
 {
     while (*at < len && is_blank(text[*at]) && !(lines && text[*at] == '\n'))
@@ -898,8 +898,8 @@ static void print_token(FILE *out, size_t token, bool first, const Vocabulary *w
 }
 
 /* ================================ A model in its folder ==================================== */
-/* The layout of Hugging Face: config.json, model.safetensors, tokenizer.json and two small ones.   */
-/* What is written here opens in Transformers, and the other way round.                             */
+/* The layout of Hugging Face: config.json, model.safetensors, tokenizer.json and two small */
+/* ones. What is written here opens in Transformers, and the other way round.               */
 
 /* "FOLDER/FILE", to be freed. */
 static char *path_in(const char *folder, const char *file)
@@ -933,8 +933,8 @@ static void write_config(FILE *out, const MambaConfig *config)
             config->time_step_floor);
 }
 
-/* The character that byte-level tokenizers show a byte as: itself if it can be seen, else one of those
-   from U+0100 on, in order (GPT-2's table). In UTF-8, at most two bytes. */
+/* The character that byte-level tokenizers show a byte as: itself if it can be seen, else one of
+   those from U+0100 on, in order (GPT-2's table). In UTF-8, at most two bytes. */
 static void byte_shown(char shown[3], int byte)
 {
     unsigned code = (unsigned)byte;
@@ -1208,7 +1208,8 @@ bool model_open_folder(Model *model, Vocabulary *words, const char *folder, Erro
 }
 
 /* ======================================= Training ========================================== */
-/* The same loop for every text and every task: a source fills batches, a trainer learns from them. */
+/* The same loop for every text and every task: a source fills batches, a trainer learns from */
+/* them.                                                                                      */
 
 /* Fills ids (batch, len) and targets (batch, len), -1 where nothing is to be guessed. */
 typedef struct {
@@ -1263,8 +1264,8 @@ static bool text_is_utf8(const char *text, size_t len, const char *path, Error *
     return true;
 }
 
-/* A text as tokens. In words, each line is a story; in bytes, a piece may begin anywhere. False if it
-   is too short for one piece of `len` tokens and the token after it. */
+/* A text as tokens. In words, each line is a story; in bytes, a piece may begin anywhere. False
+   if it is too short for one piece of `len` tokens and the token after it. */
 bool corpus_from_text(Corpus *corpus, const char *text, size_t text_len, const Vocabulary *words,
                       size_t len, const char *path, Error *error)
 {
@@ -1352,8 +1353,9 @@ void trainer_free(Trainer *trainer)
     free(trainer->loss), free(trainer->check), free(trainer->at);
 }
 
-/* One step: a batch, its loss (returned), the gradient, no longer than `clip`, and AdamW at the rate
-   that the schedule gives. Asks for no memory, and gives the same bits for any number of threads. */
+/* One step: a batch, its loss (returned), the gradient, no longer than `clip`, and AdamW at the
+   rate that the schedule gives. Asks for no memory, and gives the same bits for any number of
+   threads. */
 double trainer_step(Trainer *trainer, const BatchSource *source)
 {
     const TrainSettings *settings = &trainer->settings;
@@ -1400,7 +1402,8 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
              s->rate, config->time_invariant ? " --time-invariant" : "", config->vocab_size);
 }
 
-/* What a checkpoint holds besides the parameters and their two means, as one table of 8-byte values. */
+/* What a checkpoint holds besides the parameters and their two means, as one table of 8-byte
+   values. */
 typedef struct {
     const char *name;
     void *values;
@@ -1546,8 +1549,8 @@ static void trainer_look(Trainer *trainer, const BatchSource *check)
     fflush(stdout);
 }
 
-/* Trains to the end from wherever the trainer stands. A checkpoint is written every 1/16 of the way,
-   unless that file is NULL; a kill at any moment loses what came after the last one. */
+/* Trains to the end from wherever the trainer stands. A checkpoint is written every 1/16 of the
+   way, unless that file is NULL; a kill at any moment loses what came after the last one. */
 bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check,
            const char *checkpoint, Error *error)
 {
@@ -1687,8 +1690,9 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
 }
 
 /* ==================================== Stories, put to the test ============================= */
-/* data/rainbow's stories ask a question whose answer depends on the latest cue. A story is passed if  */
-/* the likeliest words, one after the other, are the right answer to its last question, all of them. */
+/* data/rainbow's stories ask a question whose answer depends on the latest cue. A story is */
+/* passed if the likeliest words, one after the other, are the right answer to its last     */
+/* question, all of them.                                                                   */
 
 /* Where the answer to the last question of a story (len tokens) begins; len if it asks nothing. */
 static size_t story_answer(const int32_t *ids, size_t len, const Vocabulary *words)
@@ -1717,8 +1721,8 @@ typedef struct {
 
 enum { STORY_BATCH = 8 };
 
-/* Scores stories number first, first + 1, ... of a corpus: up to STORY_BATCH at once, the shorter ones
-   filled up with ends, which a causal model cannot see. */
+/* Scores stories number first, first + 1, ... of a corpus: up to STORY_BATCH at once, the shorter
+   ones filled up with ends, which a causal model cannot see. */
 static void score_batch(StoryScore *score, const Corpus *corpus, const size_t *end, size_t first,
                         size_t count, const Vocabulary *words, const Model *model)
 {
@@ -1807,11 +1811,12 @@ static bool show_scores(const char *data, const Model *model, const Model *invar
 }
 
 /* ===================================== Looking inside ====================================== */
-/* What does the model do with a story? Three looks: how wide each word opened the gate (Delta), how   */
-/* much of the state a sentence lets live, and what the model would answer if it were asked now.       */
+/* What does the model do with a story? Three looks: how wide each word opened the gate       */
+/* (Delta), how much of the state a sentence lets live, and what the model would answer if it */
+/* were asked now.                                                                            */
 
-/* One layer's Delta at a token, mean over its channels; *open: the share of channels with Delta above
-   OPEN_STEP. After a model_forward that kept everything (work->back). */
+/* One layer's Delta at a token, mean over its channels; *open: the share of channels with Delta
+   above OPEN_STEP. After a model_forward that kept everything (work->back). */
 static const float OPEN_STEP = 0.1f;
 
 static double mean_step(double *open, const ModelWork *work, size_t layer, size_t token,
@@ -1941,9 +1946,9 @@ static void print_widest(const StoryReading *reading, const Vocabulary *words)
     free(taken);
 }
 
-/* How much of what the states held before tokens first .. last is still there after them: the mean of
-   the product of exp(Delta A) over all states of all layers. The rest of x_last does not depend on
-   what was before: x_t is linear in x_{t-1}. */
+/* How much of what the states held before tokens first .. last is still there after them: the
+   mean of the product of exp(Delta A) over all states of all layers. The rest of x_last does not
+   depend on what was before: x_t is linear in x_{t-1}. */
 static double share_kept(const StoryReading *reading, size_t first, size_t last, const Model *model)
 {
     size_t d_inner = model->config.intermediate_size, d_state = model->config.state_size;
@@ -2019,7 +2024,8 @@ static bool answers_read(Answers *answers, const char *path, const Vocabulary *w
     return true;
 }
 
-/* share (count): how likely each whole answer is beside the others, asked when the state is `state`. */
+/* share (count): how likely each whole answer is beside the others, asked when the state is
+   `state`. */
 static void ask(double *share, const Answers *answers, const float *state, Writer *asked)
 {
     size_t vocab = asked->model->config.vocab_size;
@@ -2149,8 +2155,8 @@ static bool show_focus(const char *text, const char *data, const Model *model,
 }
 
 /* ===================================== Two classic tasks =================================== */
-/* The Mamba paper's own (section 4.1), each with a selective and a time-invariant model of the same    */
-/* size: remember what matters among noise, and find again what once followed a word.                   */
+/* The Mamba paper's own (section 4.1), each with a selective and a time-invariant model of the */
+/* same size: remember what matters among noise, and find again what once followed a word.      */
 
 enum { TASK_SYMBOLS = 16, TASK_REMEMBER = 16, NOISE = 0, MARKER = TASK_SYMBOLS - 1 };
 
@@ -2162,8 +2168,9 @@ typedef struct {
     TrainSettings full;     /* the paper's */
 } Task;
 
-/* Selective copying: TASK_REMEMBER symbols at random places of a piece of noise, then as many markers,
-   at which the symbols are to be said in their order (the paper's figure 2 and appendix E.1). */
+/* Selective copying: TASK_REMEMBER symbols at random places of a piece of noise, then as many
+   markers, at which the symbols are to be said in their order (the paper's figure 2 and appendix
+   E.1). */
 static void copying_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
                          Random *random)
 {
@@ -2184,8 +2191,8 @@ static void copying_fill(int32_t *ids, int32_t *targets, size_t batch, size_t le
     }
 }
 
-/* Induction heads: somewhere in random symbols a marker and a symbol after it; the last token is the
-   marker again, and that symbol is to be said (appendix E.2). */
+/* Induction heads: somewhere in random symbols a marker and a symbol after it; the last token is
+   the marker again, and that symbol is to be said (appendix E.2). */
 static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len,
                            const void *from, Random *random)
 {

@@ -175,8 +175,7 @@ static void product_part(float *out, size_t out_row, Strided left, Strided right
                    cols);
         for (size_t i = 0; i < rows; i += TILE_ROWS) {
             size_t some = smaller(rows - i, TILE_ROWS);
-            Strided tile =
-                strided(left.at + i * left.row + k * left.col, left.row, left.col);
+            Strided tile = strided(left.at + i * left.row + k * left.col, left.row, left.col);
             if (left.col != 1)
                 tile = rows_pack(packed, tile, some, deep);
             for (size_t j = 0; j < cols; j += TILE_COLS)
@@ -440,7 +439,9 @@ typedef struct {
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
-    bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
+    /* not Hugging Face's: */
+    bool time_invariant; /* Delta, B and C are the same for every token */
+    double step_price;   /* training charges this for a mean Delta of 1, so that gates stay shut */
 } MambaConfig;
 
 enum {
@@ -1032,6 +1033,30 @@ static void silu_backward_all(float *gradient, const float *at, size_t count)
     }
 }
 
+/* The price of opening gates: step_price times the mean Delta of all tokens and channels is part of the
+   loss, so each Delta's gradient gets the same share of it, and softplus' = sigmoid hands it on. */
+static void step_price_backward(float *dt_raw_grad, float *bias_grad, const BlockCache *cache,
+                                const MambaBlock *block)
+{
+    size_t tokens = cache->batch * cache->len, d_inner = block->config.intermediate_size;
+    const float *bias = block->params.tensor[DT_PROJ_BIAS];
+    const float share = (float)(block->config.step_price / (double)(tokens * d_inner));
+    const ExpTable table = exp_table();
+    PARALLEL_FOR(schedule(static))
+    for (size_t d = 0; d < d_inner; d += LANES) {
+        size_t some = smaller(d_inner - d, LANES);
+        Lanes add = lanes_load_some(bias + d, some), sum = lanes_all(0.0f);
+        for (size_t at = d; at < tokens * d_inner; at += d_inner) {
+            Lanes raw = lanes_load_some(cache->dt_raw + at, some) + add;
+            Lanes price = share * lanes_sigmoid(raw, table);
+            lanes_store_some(dt_raw_grad + at, lanes_load_some(dt_raw_grad + at, some) + price,
+                             some);
+            sum += price;
+        }
+        lanes_store_some(bias_grad + d, lanes_load_some(bias_grad + d, some) + sum, some);
+    }
+}
+
 /* The mixer's way back, box by box from the end: gradients of the parameters in `grad` (written, not
    added to) and of cache->normed in back->normed. The forward pass began with nothing. */
 void mixer_backward(const BlockParams *grad, const BlockBack *back, const float *out_grad,
@@ -1054,6 +1079,8 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
     selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
+    if (config->step_price > 0.0)
+        step_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache, block);
     for (size_t i = 0; i < d_inner * d_state; i++)
         g[A_LOG][i] = back->A[i] * block->A[i];
     /* dt_raw = dt_proj(dt_low) */

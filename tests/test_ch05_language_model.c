@@ -1,5 +1,5 @@
-/* The language model: held against golden data; its words, files, training, checkpoints, stories and
-   tasks held against what they say of themselves. */
+/* The language model: held against golden data; its words, files, training, checkpoints, stories
+   and tasks held against what they say of themselves. */
 
 #include <signal.h>
 #include <stdlib.h>
@@ -493,7 +493,7 @@ static void a_tokenizer_cut_off_anywhere_is_refused(void **state)
     free(text);
 }
 
-/* ---- training ---------------------------------------------------------------------------------- */
+/* ---- training -------------------------------------------------------------------------------- */
 
 static const char letters[] = "abcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabd";
 
@@ -721,7 +721,7 @@ static void a_run_that_is_killed_goes_on_from_its_last_checkpoint(void **state)
     free(whole), free(killed);
 }
 
-/* ---- a time-invariant model --------------------------------------------------------------------- */
+/* ---- a time-invariant model ------------------------------------------------------------------ */
 
 static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(void **state)
 {
@@ -784,7 +784,7 @@ static void a_time_invariant_model_s_gradients_are_slopes(void **state)
     model_free(&model);
 }
 
-/* ---- the corpus ----------------------------------------------------------------------------------- */
+/* ---- the corpus ------------------------------------------------------------------------------ */
 
 static char *corpus_file(const char *file)
 {
@@ -934,7 +934,7 @@ static void the_far_test_wanders_eight_times_as_long_as_training(void **state)
     assert_true(trained > 0 && least >= 8 * trained);
 }
 
-/* ---- the trained model ------------------------------------------------------------------------------ */
+/* ---- the trained model ----------------------------------------------------------------------- */
 
 static void open_tiny(Model *model, Vocabulary *words)
 {
@@ -1000,7 +1000,7 @@ static void a_story_scored_in_a_batch_is_one_generated_word_by_word(void **state
     vocabulary_free(&words);
 }
 
-/* ---- looking inside ----------------------------------------------------------------------------------- */
+/* ---- looking inside -------------------------------------------------------------------------- */
 
 static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
 {
@@ -1101,7 +1101,7 @@ static void asked_now_the_model_says_what_the_latest_cue_means(void **state)
     vocabulary_free(&words);
 }
 
-/* ---- the classic tasks ---------------------------------------------------------------------------------- */
+/* ---- the classic tasks ----------------------------------------------------------------------- */
 
 static void copying_asks_for_the_symbols_in_their_order(void **state)
 {

@@ -7,12 +7,12 @@
    BUILD  cc -O2 data/rainbow/grammar.c -o grammar -lm && ./grammar data/rainbow
    FILES  train.txt valid.txt      stories to learn from, a line each
           test.txt                 one cue, one question, in combinations that training never shows
-          test_turns.txt           the same after one or two turns, half of them of unseen kinds
+          test_turns.txt           the same after one or two turns, some of them of unseen kinds
           test_far.txt             with eight times the longest wandering in training
           answers.txt              every question with the answer of each register
-   SOURCES  refraction and dispersion: R. Descartes, Les meteores (1637), 8; I. Newton, Opticks (1704), 1.2.9
+   SOURCES  refraction and dispersion: R. Descartes, Les meteores (1637), 8; I. Newton, Opticks (1704)
             the bridge to the gods and its watchman: Snorri Sturluson, Gylfaginning, 13 and 27
-            Iris as messenger: Homer, Iliad, 2.786; the leprechaun's gold: T. C. Croker, Fairy legends
+            Iris as messenger: Homer, Iliad, 2.786; leprechauns: T. C. Croker, Fairy legends
             and traditions of the south of Ireland (1825) */
 
 #ifndef RAINBOW_GRAMMAR
@@ -81,7 +81,7 @@ static const char *const openings[] = {
     "it had rained all morning .",          "the children ran out to look at the sky .",
     "seven colours hung above the river .", "late in the day the sun came through the clouds ."};
 
-/* Wandering: sentences that say nothing about the register, though they borrow words of the answers. */
+/* Wandering: nothing here is about the register, though words of the answers are borrowed. */
 static const char *const people[] = {"a baker",     "the miller",  "an old farmer", "the neighbour",
                                      "a traveller", "the smith",   "a young nurse", "the shepherd",
                                      "a painter",   "the postman", "my uncle",      "the mayor"};

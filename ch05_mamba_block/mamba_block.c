@@ -535,6 +535,9 @@ typedef struct {
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
+    /* not Hugging Face's: */
+    bool time_invariant; /* Delta, B and C are the same for every token */
+    double step_price;   /* training charges this for a mean Delta of 1, so that gates stay shut */
 } MambaConfig;
 
 enum {
@@ -896,6 +899,7 @@ typedef struct {
     float *gated;          /* (batch, len, d_inner) the scan's output, gated */
     float *checkpoint;     /* for the scan's way back */
     float *zeros;          /* (d_inner) */
+    float *constant;       /* as u; what x_proj gets in a time-invariant block, else NULL */
 } BlockCache;
 
 /* The next `count` floats of `memory`, on a vector; only counted if memory is NULL. */
@@ -951,6 +955,7 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     cache->dt_raw = take(memory, &used, wide);
     cache->gated = take(memory, &used, wide);
     cache->zeros = take(memory, &used, config->intermediate_size);
+    cache->constant = config->time_invariant ? take(memory, &used, wide) : NULL;
     cache->checkpoint = NULL;
     if (back) {
         Scan scan = block_scan(cache, block, NULL);
@@ -958,6 +963,8 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     }
     if (memory != NULL)
         zero(cache->zeros, config->intermediate_size);
+    for (size_t i = 0; i < wide && memory != NULL && config->time_invariant; i++)
+        cache->constant[i] = 1.0f / sqrtf((float)config->intermediate_size);
     return used;
 }
 
@@ -1003,6 +1010,13 @@ static void columns_in(float *to, const float *in, size_t first, size_t count, s
         memcpy(to + r * cols + first, in + r * count, count * sizeof(float));
 }
 
+/* What x_proj makes Delta, B and C of: this token's u, or always the same. In the second case the
+   scan is a system of chapter 3, one for each channel, and only the gate still selects. */
+static const float *selecting(const BlockCache *cache)
+{
+    return cache->constant == NULL ? cache->u : cache->constant;
+}
+
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. One line for each box of the diagram (Mamba, figure 3). */
@@ -1030,7 +1044,8 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
         conv1d_keep(state->conv, cache->u_raw, cache->batch, cache->len, d_inner, d_conv);
     silu_all(cache->u, cache->conv, tokens * d_inner);
     /* dt, B, C = split(x_proj(u)) */
-    linear_forward_fast(cache->x_dbl, cache->u, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
+    linear_forward_fast(cache->x_dbl, selecting(cache), p[X_PROJ_WEIGHT], NULL, tokens, d_inner,
+                        narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
@@ -1115,6 +1130,30 @@ static void silu_backward_all(float *out, const float *gradient, const float *at
     }
 }
 
+/* The price of opening gates: step_price times the mean Delta of all tokens and channels is part of the
+   loss, so each Delta's gradient gets the same share of it, and softplus' = sigmoid hands it on. */
+static void step_price_backward(float *dt_raw_grad, float *bias_grad, const BlockCache *cache,
+                                const MambaBlock *block)
+{
+    size_t tokens = cache->batch * cache->len, d_inner = block->config.intermediate_size;
+    const float *bias = block->params.tensor[DT_PROJ_BIAS];
+    const float share = (float)(block->config.step_price / (double)(tokens * d_inner));
+    const ExpTable table = exp_table();
+    PARALLEL_FOR(schedule(static))
+    for (size_t d = 0; d < d_inner; d += LANES) {
+        size_t some = smaller(d_inner - d, LANES);
+        Lanes add = lanes_load_some(bias + d, some), sum = lanes_all(0.0f);
+        for (size_t at = d; at < tokens * d_inner; at += d_inner) {
+            Lanes raw = lanes_load_some(cache->dt_raw + at, some) + add;
+            Lanes price = share * lanes_sigmoid(raw, table);
+            lanes_store_some(dt_raw_grad + at, lanes_load_some(dt_raw_grad + at, some) + price,
+                             some);
+            sum += price;
+        }
+        lanes_store_some(bias_grad + d, lanes_load_some(bias_grad + d, some) + sum, some);
+    }
+}
+
 /* The mixer's way back, box by box from the end: gradients of the parameters in `grad` (written, not
    added to) and of cache->normed in back->normed. The forward pass began with nothing. */
 void mixer_backward(const BlockParams *grad, const BlockBack *back, const float *out_grad,
@@ -1137,6 +1176,8 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
     selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
+    if (config->step_price > 0.0)
+        step_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache, block);
     for (size_t i = 0; i < d_inner * d_state; i++)
         g[A_LOG][i] = back->A[i] * block->A[i];
     /* dt_raw = dt_proj(dt_low) */
@@ -1148,9 +1189,11 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
-    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, cache->u, tokens, d_inner, narrow);
-    linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
-                               narrow);
+    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, selecting(cache), tokens, d_inner,
+                                narrow);
+    if (cache->constant == NULL)
+        linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
+                                   narrow);
     /* u = silu(conv1d(u_raw)) */
     silu_backward_all(back->conv, back->u, cache->conv, tokens * d_inner);
     conv1d_backward(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,

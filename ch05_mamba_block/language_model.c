@@ -294,14 +294,52 @@ double token_loss(const float *logits, size_t vocab, size_t target)
     return log(fmax(1.0, sum)) + largest - (double)logits[target]; /* the largest adds 1 to sum */
 }
 
-/* logits (vocab) become the gradient of token_loss, times `factor`: softmax less 1 at the target. */
-static void token_loss_backward(float *logits, size_t vocab, size_t target, double factor)
+/* ---- fast ---- */
+
+/* What softmax divides by: the sum of exp(logit - largest). */
+typedef struct {
+    float largest, sum;
+} Softmax;
+
+/* Up to LANES logits; where there are none, what adds nothing to a sum of exponentials. */
+INLINE Lanes logits_load(const float *logits, size_t count)
 {
-    double largest = largest_logit(logits, vocab), sum = 0.0;
-    for (size_t v = 0; v < vocab; v++)
-        sum += exp((double)logits[v] - largest);
-    for (size_t v = 0; v < vocab; v++)
-        logits[v] = (float)(factor * (exp((double)logits[v] - largest) / sum - (v == target)));
+    Lanes some = lanes_load_some(logits, count);
+    for (size_t i = count; i < LANES; i++)
+        some[i] = -INFINITY;
+    return some;
+}
+
+static Softmax softmax_of(const float *logits, size_t vocab, const ExpTable *table)
+{
+    Lanes largest = lanes_all(-INFINITY), sum = lanes_all(0.0f);
+    for (size_t v = 0; v < vocab; v += LANES)
+        largest = lanes_larger(largest, logits_load(logits + v, smaller(vocab - v, LANES)));
+    Softmax all = {lanes_largest(largest), 0.0f};
+    for (size_t v = 0; v < vocab; v += LANES)
+        sum += lanes_exp(logits_load(logits + v, smaller(vocab - v, LANES)) - all.largest, *table);
+    all.sum = lanes_sum(sum);
+    return all;
+}
+
+/* token_loss, for use: exponentials in float, LANES at a time. */
+double token_loss_fast(const float *logits, size_t vocab, size_t target, const ExpTable *table)
+{
+    Softmax all = softmax_of(logits, vocab, table);
+    return log((double)all.sum) + (double)all.largest - (double)logits[target];
+}
+
+/* logits (vocab) become the gradient of token_loss, times `factor`: softmax less 1 at the target. */
+static void token_loss_backward(float *logits, size_t vocab, size_t target, float factor,
+                                const ExpTable *table)
+{
+    Softmax all = softmax_of(logits, vocab, table);
+    for (size_t v = 0; v < vocab; v += LANES) {
+        size_t some = smaller(vocab - v, LANES);
+        Lanes power = lanes_exp(lanes_load_some(logits + v, some) - all.largest, *table);
+        lanes_store_some(logits + v, power * (factor / all.sum), some);
+    }
+    logits[target] -= factor;
 }
 
 /* The mean loss over all tokens with a target (target < 0: none), after model_forward. nll (tokens)
@@ -309,10 +347,12 @@ static void token_loss_backward(float *logits, size_t vocab, size_t target, doub
 double model_loss(double *nll, const ModelWork *work, const int32_t *targets, const Model *model)
 {
     size_t vocab = model->config.vocab_size, count = 0;
+    const ExpTable table = exp_table();
     double sum = 0.0;
     for (size_t t = 0; t < work->batch * work->len; t++) {
-        double loss =
-            targets[t] < 0 ? 0.0 : token_loss(work->logits + t * vocab, vocab, (size_t)targets[t]);
+        double loss = 0.0;
+        if (targets[t] >= 0)
+            loss = token_loss_fast(work->logits + t * vocab, vocab, (size_t)targets[t], &table);
         if (nll != NULL)
             nll[t] = loss;
         sum += loss;
@@ -332,11 +372,12 @@ void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, cons
     size_t count = 0, n_layer = config->num_hidden_layers;
     for (size_t t = 0; t < tokens; t++)
         count += targets[t] >= 0;
+    const ExpTable table = exp_table();
     PARALLEL_FOR(schedule(static))
     for (size_t t = 0; t < tokens; t++) {
         if (targets[t] >= 0)
             token_loss_backward(work->logits + t * vocab, vocab, (size_t)targets[t],
-                                1.0 / (double)count);
+                                1.0f / (float)count, &table);
         else
             zero(work->logits + t * vocab, vocab);
     }
@@ -410,13 +451,17 @@ double scheduled_rate(double most, uint64_t step, uint64_t warm, uint64_t steps)
     return most * (0.1 + 0.45 * (1.0 + cos(PI * fmin(1.0, part))));
 }
 
-/* Makes a gradient no longer than `most`; returns how long it was. */
+/* Makes a gradient no longer than `most`; returns how long it was. Squares are added up in floats
+   over a stretch, and stretches in double. */
 double clip_gradient(ModelParams *grad, const MambaConfig *config, double most)
 {
+    enum { STRETCH_FLOATS = 1024 };
     size_t count = model_floats(config);
     double square = 0.0;
-    for (size_t i = 0; i < count; i++)
-        square += (double)grad->memory[i] * (double)grad->memory[i];
+    for (size_t i = 0; i < count; i += STRETCH_FLOATS) {
+        const float *g = grad->memory + i;
+        square += (double)dot(g, g, smaller(count - i, STRETCH_FLOATS));
+    }
     double length = sqrt(square);
     for (size_t i = 0; i < count && length > most; i++)
         grad->memory[i] *= (float)(most / length);

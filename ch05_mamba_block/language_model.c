@@ -284,14 +284,23 @@ static double largest_logit(const float *logits, size_t vocab)
     return (double)largest;
 }
 
-/* -log softmax(logits)[target] of one token, from the largest logit down so that nothing overflows. */
+/* -log softmax(logits)[target] of one token: how surprised the model is by what came.
+
+   Exercise 5.6. The logarithm of a share, without overflow: a logit may be 1000. */
 double token_loss(const float *logits, size_t vocab, size_t target)
 {
     assert(target < vocab);
-    double largest = largest_logit(logits, vocab), sum = 0.0;
+    double largest = largest_logit(logits, vocab), loss = 0.0;
+    //> EX 5.6 [2 pts] [15 min] the loss of one token
+    //? softmax(logits)[target] is exp(logits[target]) over the sum of all exp(logits[v]).
+    //? Its -log is log(sum) - logits[target]. But exp(1000) is no number: what can be taken away?
+    //? With `largest` taken from every logit the sum is at least 1; give it back after the logarithm.
+    double sum = 0.0;
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
-    return log(fmax(1.0, sum)) + largest - (double)logits[target]; /* the largest adds 1 to sum */
+    loss = log(fmax(1.0, sum)) + largest - (double)logits[target];
+    //< EX 5.6
+    return loss;
 }
 
 /* ---- fast ---- */
@@ -417,7 +426,9 @@ typedef struct {
 } AdamState;
 
 /* One step for all parameters (Loshchilov and Hutter, algorithm 2): the decay is taken from the
-   parameter itself, not through the gradient. */
+   parameter itself, not through the gradient.
+
+   Exercise 5.7. What one parameter, its gradient and its two running means become. */
 void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const AdamW *settings)
 {
     const MambaConfig *config = &model->config;
@@ -434,9 +445,15 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
         float epsilon = (float)settings->epsilon;
         PARALLEL_FOR(schedule(static) if (p.count > 50000))
         for (size_t i = 0; i < p.count; i++) {
+            //> EX 5.7 [3 pts] [15 min] a step of AdamW
+            //? m is the running mean of the gradient g: b1 of what it was, 1 - b1 of what came.
+            //? v is that of its square, with b2.
+            //? `rate` holds the learning rate over 1 - b1^t, `root` is 1 / sqrt(1 - b2^t).
+            //? The parameter keeps its share `keep`, then moves against m, divided by sqrt(v).
             m[i] = b1 * m[i] + (1.0f - b1) * g[i];
             v[i] = b2 * v[i] + (1.0f - b2) * g[i] * g[i];
             p.values[i] = keep * p.values[i] - rate * m[i] / (root * sqrtf(v[i]) + epsilon);
+            //< EX 5.7
         }
     }
     model_refresh(model);
@@ -1993,20 +2010,29 @@ static void print_widest(const StoryReading *reading, const Vocabulary *words)
 
 /* How much of what the states held before tokens first .. last is still there after them: the
    mean of the product of exp(Delta A) over all states of all layers. The rest of x_last does not
-   depend on what was before: x_t is linear in x_{t-1}. */
+   depend on what was before: x_t is linear in x_{t-1}.
+
+   Exercise 5.8. What one state keeps of itself. */
 static double share_kept(const StoryReading *reading, size_t first, size_t last, const Model *model)
 {
     size_t d_inner = model->config.intermediate_size, d_state = model->config.state_size;
     double sum = 0.0;
     for (size_t layer = 0; layer < reading->layers; layer++) {
         Scan scan = block_scan(&reading->work.cache[layer], &model->block[layer], NULL);
-        for (size_t d = 0; d < d_inner; d++) {
-            double moved = 0.0;
-            for (size_t t = first; t <= last; t++)
-                moved += (double)step_size(&scan, t, d);
-            for (size_t n = 0; n < d_state; n++)
-                sum += exp(moved * (double)scan.A[d * d_state + n]);
-        }
+        for (size_t d = 0; d < d_inner; d++)
+            for (size_t n = 0; n < d_state; n++) {
+                double A = (double)scan.A[d * d_state + n], kept = 0.0;
+                //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
+                //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
+                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both included.
+                //? A product of exponentials is the exponential of a sum.
+                double moved = 0.0;
+                for (size_t t = first; t <= last; t++)
+                    moved += (double)step_size(&scan, t, d);
+                kept = exp(moved * A);
+                //< EX 5.8
+                sum += kept;
+            }
     }
     return sum / (double)(reading->layers * d_inner * d_state);
 }

@@ -1459,9 +1459,10 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
     const TrainSettings *s = &trainer->settings;
     snprintf(text, room,
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %zu --length %zu --seed %" PRIu64
-             " --rate %g%s, %zu tokens",
+             " --rate %g --gate-price %g%s, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
-             s->rate, config->time_invariant ? " --time-invariant" : "", config->vocab_size);
+             s->rate, config->gate_price, config->time_invariant ? " --time-invariant" : "",
+             config->vocab_size);
 }
 
 /* What a checkpoint holds besides the parameters and their two means, as one table of 8-byte
@@ -2448,7 +2449,7 @@ typedef struct {
     const char *model, *data, *corpus, *out, *checkpoint, *svg;
     bool bytes, resume, time_invariant, compare, full, ascii;
     uint64_t width, layers, batch, len, steps;
-    double rate;
+    double rate, gate_price;
     Wish wish;
 } ModelOptions;
 
@@ -2485,7 +2486,8 @@ static void model_help(void)
         "  --time-invariant   Delta, B and C the same for every token\n"
         "  --compare          train a time-invariant model too, and put both to the test\n"
         "  --width D --layers N --batch N --length N --steps N --rate R\n"
-        "                     (default 64, 2, 16, 128, 1500, 0.005)\n\n"
+        "                     (default 64, 2, 8, 128, 4000, 0.004)\n"
+        "  --gate-price P     what an open gate costs while learning (default 3; --corpus: 0)\n\n"
         "  --test             the stories of data/rainbow, answers right or wrong\n"
         "  --focus            what each word of --prompt does to gate, state and answer\n"
         "  --data DIR         where the stories are (default data/rainbow)\n"
@@ -2511,9 +2513,10 @@ static ModelOptions model_options_default(void)
     options.checkpoint = "build/training.safetensors";
     options.width = 64;
     options.layers = 2;
-    options.batch = 16;
+    options.batch = 8;
     options.len = 128;
-    options.rate = 5e-3;
+    options.rate = 4e-3;
+    options.gate_price = -1.0; /* not given */
     options.wish.prompt = default_prompt;
     options.wish.most = 40;
     options.wish.seed = 1;
@@ -2564,6 +2567,7 @@ static bool model_option_value(ModelOptions *options, int code, const char *text
     case 'L': return option_integer(&options->layers, "layers", text, 1, 256, error);
     case 'B': return option_integer(&options->batch, "batch", text, 1, 4096, error);
     case 'l': return option_integer(&options->len, "length", text, 1, 65536, error);
+    case 'g': return option_number(&options->gate_price, "gate-price", text, 0, 1000, error);
     case 'S': return option_integer(&options->steps, "steps", text, 1, 100000000, error);
     default: return option_number(&options->rate, "rate", text, 1e-9, 1, error);
     }
@@ -2591,7 +2595,9 @@ static bool model_options_fit(ModelOptions *options, unsigned runs, Error *error
     if (options->svg && !training && !task && options->run != RUN_FOCUS)
         return fail(error, "--svg needs --train, --focus, --copying or --induction");
     if (options->steps == 0 && training)
-        options->steps = 1500;
+        options->steps = 4000;
+    if (options->gate_price < 0.0)
+        options->gate_price = options->corpus ? 0.0 : 3.0;
     return true;
 }
 
@@ -2627,6 +2633,7 @@ static bool model_options_parse(ModelOptions *options, int argc, char **argv, Er
                                           {"length", 1, NULL, 'l'},
                                           {"steps", 1, NULL, 'S'},
                                           {"rate", 1, NULL, 'e'},
+                                          {"gate-price", 1, NULL, 'g'},
                                           {"svg", 1, NULL, 'v'},
                                           {"ascii", 0, NULL, 'a'},
                                           {"help", 0, NULL, 'h'},
@@ -2723,8 +2730,7 @@ static bool lessons_read(Lessons *lessons, const ModelOptions *options, Error *e
     return ok;
 }
 
-/* The starting point of a run. The rainbow's cues have to last for hundreds of words, so its Deltas
-   begin ten times smaller than usual. */
+/* The starting point of a run. */
 static Model model_to_train(const ModelOptions *options, const Vocabulary *words,
                             bool time_invariant)
 {
@@ -2733,11 +2739,7 @@ static Model model_to_train(const ModelOptions *options, const Vocabulary *words
     config.num_hidden_layers = (size_t)options->layers;
     config.vocab_size = words->n_word;
     config.time_invariant = time_invariant;
-    if (!options->corpus) {
-        config.time_step_min = 1e-4;
-        config.time_step_max = 1e-2;
-        config.time_step_floor = 1e-5;
-    }
+    config.gate_price = options->gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;

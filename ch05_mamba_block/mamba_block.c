@@ -84,7 +84,7 @@ enum {
     TILE_VECTORS = LANES == 16 ? 4 : 2,
     TILE_COLS = TILE_VECTORS * LANES,
     PANEL_DEPTH = 256, /* of k; a panel of the right matrix stays in the second cache */
-    PANEL_COLS = 128,
+    PANEL_COLS = 256,
     PACKED_ROWS = LANES == 8 ? 12 : 16,
     FEW_TOKENS = 4 /* fewer: each row of W is read once and used at once */
 };

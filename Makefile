@@ -60,6 +60,8 @@ $(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags
 $(BUILD)/tests/%: tests/%.c $(BUILD)/flags $(BUILD)/cmocka.flags
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
 
+$(BUILD)/tests/test_classroom: $(BUILD)/grade
+
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
 
 # ---- to run ------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ static void check_clear(const Safetensors *file)
     check_forward(file, selective_scan);
 }
 
-static void the_clear_scan_agrees_with_golden(void **state)
+static void ex4_2_the_clear_scan_agrees_with_golden(void **state)
 {
     (void)state;
     for_each_golden("ch04_*.safetensors", check_clear);
@@ -552,7 +552,7 @@ static void pieces_with_the_state_handed_on_are_the_whole_bit_for_bit(void **sta
     scan_free(&scan);
 }
 
-static void ex4_2_steps_are_the_scan_bit_for_bit(void **state)
+static void steps_are_the_scan_bit_for_bit(void **state)
 {
     (void)state;
     Scan scan = random_scan(1, 41, 9, 6, HAS_ALL, 9);
@@ -1083,7 +1083,7 @@ static void check_pairs(const Safetensors *file)
     assert_true(checked > 0);
 }
 
-static void ex4_5_every_scan_of_pairs_agrees_with_golden(void **state)
+static void ex4_6_every_scan_of_pairs_agrees_with_golden(void **state)
 {
     (void)state;
     for_each_golden("ch06_pairs*.safetensors", check_pairs);
@@ -1110,6 +1110,26 @@ static void ex4_5_joining_is_associative_and_has_a_direction(void **state)
     ScanPair forth = scan_join(one, two), back = scan_join(two, one);
     assert_true(forth.a == -1 && forth.b == -1);
     assert_true(back.a == -1 && back.b == 5.5f);
+}
+
+static void ex4_5_joins_in_a_row_are_the_recurrence(void **state)
+{
+    (void)state;
+    enum { LEN = 31 };
+    Random random = random_from_seed(5);
+    ScanPair in[LEN], out[LEN];
+    double x = 0.0, product = 1.0;
+    for (size_t t = 0; t < LEN; t++) {
+        in[t].a = (float)(0.5 + random_uniform(&random));
+        in[t].b = (float)random_normal(&random);
+    }
+    scan_pairs(out, in, LEN);
+    for (size_t t = 0; t < LEN; t++) {
+        x = (double)in[t].a * x + (double)in[t].b;
+        product *= (double)in[t].a;
+        assert_near(out[t].a, product, 0, LEN * 1.2e-7); /* a rounding for each join */
+        assert_near(out[t].b, x, LEN * 1.2e-7 * 10, LEN * 1.2e-7);
+    }
 }
 
 static void ex4_6_pair_scans_are_the_loop_where_nothing_rounds(void **state)
@@ -1411,7 +1431,7 @@ static void broken_stories_and_cues_never_crash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_clear_scan_agrees_with_golden),
+        cmocka_unit_test(ex4_2_the_clear_scan_agrees_with_golden),
         cmocka_unit_test(every_state_of_the_step_agrees_with_golden),
         cmocka_unit_test(ex4_1_softplus_agrees_with_golden_at_every_size),
         cmocka_unit_test(ex4_3_the_clear_backward_pass_agrees_with_golden),
@@ -1423,7 +1443,7 @@ int main(void)
         cmocka_unit_test(no_tokens_leave_the_state_as_it_was),
         cmocka_unit_test(arrays_may_start_at_any_address),
         cmocka_unit_test(pieces_with_the_state_handed_on_are_the_whole_bit_for_bit),
-        cmocka_unit_test(ex4_2_steps_are_the_scan_bit_for_bit),
+        cmocka_unit_test(steps_are_the_scan_bit_for_bit),
         cmocka_unit_test(ex4_2_the_lesson_s_two_steps_by_hand),
         cmocka_unit_test(the_step_takes_a_batch),
         cmocka_unit_test(a_nan_stays_in_its_channel),
@@ -1442,9 +1462,10 @@ int main(void)
         cmocka_unit_test(the_clear_backward_pass_keeps_the_square_root_of_the_states),
         cmocka_unit_test(constant_parameters_give_the_system_of_chapter_3),
         cmocka_unit_test(theorem_1_the_scan_is_a_gate),
-        cmocka_unit_test(ex4_5_every_scan_of_pairs_agrees_with_golden),
+        cmocka_unit_test(ex4_6_every_scan_of_pairs_agrees_with_golden),
         cmocka_unit_test(ex4_6_the_sweep_down_tells_every_step_what_came_before),
         cmocka_unit_test(ex4_5_joining_is_associative_and_has_a_direction),
+        cmocka_unit_test(ex4_5_joins_in_a_row_are_the_recurrence),
         cmocka_unit_test(ex4_6_pair_scans_are_the_loop_where_nothing_rounds),
         cmocka_unit_test(wrong_cues_are_named),
         cmocka_unit_test(wrong_stories_are_named),

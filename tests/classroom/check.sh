@@ -97,11 +97,11 @@ run_tests() {
         for name in $(test_names "$test"); do
             all=$((all + 1))
             (cd "$dir/switch" && ulimit -v 4000000 && VARIANTS=$2 timeout 20 "tests/$(basename "$test" .c)" "$name" \
-                > /dev/null 2>&1 3< /dev/null 4> /dev/null < /dev/null) 2> /dev/null && passed=$((passed + 1))
+                > /dev/null 2>&1 3< /dev/null 4> /dev/null < /dev/null) 2> /dev/null && passed=$((passed + 1)) || echo "$name" >> "$dir/failed"
         done
     done
     echo "$passed of $all"
-}
+} 2> /dev/null # the shell reports every crash
 
 check_exercises() {
     ids=$(awk '$1 == "exercise" { print $2 }' "$dir/kit/tests/exercises.txt" | sort -t . -k 2n)
@@ -119,10 +119,16 @@ check_exercises() {
         [ "${count:-0}" -ge 3 ] || echo "note: exercise $id has ${count:-0} wrong solutions in $here/mutants/ch$chapter.txt, fewer than 3" >> "$dir/notes"
     done
     [ -f "$dir/mutants" ] || return 0
+    : > "$dir/failed"
     while read -r id n expression; do
         result=$(run_tests "$id" "$id=$n")
         [ "${result% of *}" != "${result#* of }" ] || bad "exercise $id: a wrong solution scores full points: $expression"
     done < "$dir/mutants"
+    for id in $(cut -d ' ' -f 1 "$dir/mutants" | sort -u); do # a test that none of them fails gives points away
+        for name in $(test_names "$dir"/switch/tests/test_*.c); do
+            grep -qx "$name" "$dir/failed" || bad "$name: no wrong solution of exercise $id fails it"
+        done
+    done
 }
 
 one_chapter() {

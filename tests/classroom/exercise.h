@@ -27,8 +27,9 @@
 
 enum { EXERCISE_TODO_STATUS = 97 };
 
-EXERCISE_ANYWHERE __attribute__((noreturn, unused)) static void
-exercise_todo(const char *file, int line, const char *exercise)
+EXERCISE_ANYWHERE __attribute__((noreturn, unused)) static void exercise_todo(const char *file,
+                                                                              int line,
+                                                                              const char *exercise)
 {
 #ifdef __CUDA_ARCH__
     printf("%s:%d: exercise %s is not written yet: make hint EX=%s\n", file, line, exercise,

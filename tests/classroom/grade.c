@@ -12,7 +12,7 @@
    when it runs. Both happen in a process of its own (see "The cage"), with limits on time, memory,
    files and processes, without the user's environment, and, where the kernel allows it, in
    namespaces of its own: no network, nothing to write to but a small /tmp, and the folders that
-   --hide names are empty. Run as root, it gives the process a user of its own besides.
+   --hide names, and the home folder, are empty. Run as root, it gives the process a user of its own besides.
 
    A test has passed when cmocka says so and the test's process hands back a ticket (one_test.c). No
    text printed and no exit status makes a test pass. But test and submission share a process, so a
@@ -246,10 +246,10 @@ static void copy_tree(const char *from, const char *to, int depth)
 
 /* One marked exercise, as tests/exercises.txt has it. */
 typedef struct {
-    char id[16];                  /* "4.2" */
-    double points;                /* shared evenly by its tests */
-    int minutes;                  /* that it should take */
-    char file[256];               /* ch04_selective/selective.c */
+    char id[16];                   /* "4.2" */
+    double points;                 /* shared evenly by its tests */
+    int minutes;                   /* that it should take */
+    char file[256];                /* ch04_selective/selective.c */
     char title[256], section[256]; /* what to write; where the lesson speaks of it */
     char hint[MAX_HINTS][512];
     int hints;
@@ -259,7 +259,7 @@ typedef struct {
 
 typedef enum { PASS, FAIL, TODO, CRASH, TIMEOUT, FLOOD, QUIT, NOT_COMPILED, NOT_RUN } Verdict;
 
-static const char *const verdict_word[] = {"pass",    "FAIL",  "todo", "CRASH",   "TIMEOUT",
+static const char *const verdict_word[] = {"pass",     "FAIL", "todo",  "CRASH",  "TIMEOUT",
                                            "TOO LONG", "QUIT", "NOT C", "not run"};
 
 /* What one C file of tests became. */
@@ -318,8 +318,8 @@ static bool kit_line(Grading *grading, char *line)
             return false;
         Exercise *new = &grading->exercises[grading->n_exercise++];
         snprintf(new->id, sizeof new->id, "%s", id);
-        return sscanf(line + rest, "%lf %d %255s %255[^\n]", &new->points, &new->minutes,
-                      new->file, new->title) == 4;
+        return sscanf(line + rest, "%lf %d %255s %255[^\n]", &new->points, &new->minutes, new->file,
+                      new->title) == 4;
     }
     if (sscanf(line, "%*s %15s %n", id, &rest) != 1 || rest == 0)
         return false;
@@ -386,8 +386,8 @@ static void program_add(Grading *grading, const char *path, bool hidden, bool pr
         die("%s: cannot be read, or too many of them", path);
     Program *program = &grading->programs[grading->n_program];
     memset(program, 0, sizeof *program);
-    snprintf(program->name, sizeof program->name, "%.*s",
-             (int)strcspn(base_name(path), "."), base_name(path));
+    snprintf(program->name, sizeof program->name, "%.*s", (int)strcspn(base_name(path), "."),
+             base_name(path));
     program->hidden = hidden;
     program->probe = probe;
     int before = grading->n_test;
@@ -535,9 +535,9 @@ static pid_t fork_warden(const Grading *grading, bool *isolated)
     if (geteuid() != 0)
         flags |= CLONE_NEWUSER;
     fflush(NULL);
-    long child = grading->plain ? -1
-                                : syscall(SYS_clone, (unsigned long)flags | SIGCHLD, NULL, NULL,
-                                          NULL, NULL);
+    long child = grading->plain
+                     ? -1
+                     : syscall(SYS_clone, (unsigned long)flags | SIGCHLD, NULL, NULL, NULL, NULL);
     *isolated = child >= 0;
     return child >= 0 ? (pid_t)child : fork();
 }
@@ -582,14 +582,14 @@ __attribute__((noreturn)) static void become_command(const Job *job, const Pipes
         "LC_ALL=C",
         "NO_COLOR=1",
         "OMP_NUM_THREADS=2",
-        "ASAN_OPTIONS=handle_segv=2:allow_user_segv_handler=0:hard_rss_limit_mb=512:"
-        "detect_leaks=0:exitcode=99:abort_on_error=0",
+        "ASAN_OPTIONS=handle_segv=2:hard_rss_limit_mb=512:detect_leaks=0:exitcode=99",
         NULL};
     int nothing = open("/dev/null", O_RDWR);
     dup2(nothing, 0);
     dup2(pipes->output[1], 1);
     dup2(job->keep_stdout_only ? nothing : pipes->output[1], 2);
-    int in = fcntl(pipes->ticket_in[0], F_DUPFD, 64), out = fcntl(pipes->ticket_out[1], F_DUPFD, 64);
+    int in = fcntl(pipes->ticket_in[0], F_DUPFD, 64),
+        out = fcntl(pipes->ticket_out[1], F_DUPFD, 64);
     dup2(in, 3);
     dup2(out, 4);
     for (int file = 5; file < 1024; file++)
@@ -825,8 +825,10 @@ static bool submitted_read(Text *text, Grading *grading, const char *file)
     if (in < 0)
         in = open_inside(grading->submission, base_name(file));
     if (in < 0) {
-        text_say(&grading->notes, "%s was not handed in: it must be there under this name, as a "
-                                  "file and not as a link\n", file);
+        text_say(&grading->notes,
+                 "%s was not handed in: it must be there under this name, as a "
+                 "file and not as a link\n",
+                 file);
         return false;
     }
     bool ok = read_all(text, in, SUBMITTED_BYTES);
@@ -867,12 +869,19 @@ static void submission_place(Grading *grading)
     }
 }
 
+/* The folder the compiler writes to, and what is in it, belong to this user. Only the compiler may
+   write there: before a test runs it is given back. */
 static void give_build(const Grading *grading, uid_t user)
 {
     char *path = join(grading->work, "build");
     mkdir(path, 0755);
-    if (geteuid() == 0 && chown(path, user, (gid_t)user) != 0)
-        die("%s: %s", path, strerror(errno));
+    DIR *dir = geteuid() == 0 ? opendir(path) : NULL;
+    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;)
+        if (strcmp(entry->d_name, "..") != 0 &&
+            fchownat(dirfd(dir), entry->d_name, user, (gid_t)user, AT_SYMLINK_NOFOLLOW) != 0)
+            die("%s/%s: %s", path, entry->d_name, strerror(errno));
+    if (dir != NULL)
+        closedir(dir);
     free(path);
 }
 
@@ -1043,8 +1052,8 @@ static void stubs_of(Text *base, Grading *grading, const char *file, const Text 
     for (int k = 0; k < grading->n_exercise; k++) {
         Text next = {NULL, 0, 0};
         char stub[64];
-        int len = snprintf(stub, sizeof stub, "    EXERCISE_TODO(\"%s\");\n",
-                           grading->exercises[k].id);
+        int len =
+            snprintf(stub, sizeof stub, "    EXERCISE_TODO(\"%s\");\n", grading->exercises[k].id);
         if (strcmp(grading->exercises[k].file, file) == 0 &&
             region_put(&next, text_of(base), grading->exercises[k].id, stub, (size_t)len)) {
             text_free(base);
@@ -1340,8 +1349,9 @@ static void tests_run(Grading *grading, bool hidden, const Text *want)
             continue;
         if (exercise->broken.len > 0 || !program->compiled) {
             test->verdict = NOT_COMPILED;
-            text_say(&test->output, "%s", exercise->broken.len > 0 ? text_of(&exercise->broken)
-                                                                   : text_of(&program->message));
+            text_say(&test->output, "%s",
+                     exercise->broken.len > 0 ? text_of(&exercise->broken)
+                                              : text_of(&program->message));
         } else if (program->probe) {
             probe_test(grading, test, &want[test->program]);
         } else {
@@ -1412,8 +1422,12 @@ static void test_title(char *title, size_t room, const Test *test)
 static size_t utf8_length(const char *at)
 {
     unsigned char first = (unsigned char)*at;
-    size_t len = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3
-                 : first < 0xF5 ? 4 : 0;
+    size_t len = first < 0x80   ? 1
+                 : first < 0xC2 ? 0
+                 : first < 0xE0 ? 2
+                 : first < 0xF0 ? 3
+                 : first < 0xF5 ? 4
+                                : 0;
     for (size_t i = 1; i < len; i++)
         if (((unsigned char)at[i] & 0xC0) != 0x80)
             return 0;
@@ -1457,7 +1471,8 @@ static void test_report(Text *out, const Grading *grading, const Test *test)
     text_say(out, "%s\n", verdict_word[test->verdict]);
     if (!grading->programs[test->program].hidden)
         text_say(out, "%s", text_of(&test->output));
-    text_say(out, "Read again: %s\nmake hint EX=%s gives a hint.\n", exercise->section, exercise->id);
+    text_say(out, "Read again: %s\nmake hint EX=%s gives a hint.\n", exercise->section,
+             exercise->id);
 }
 
 static void json_test(Text *out, const Grading *grading, const Test *test)
@@ -1495,10 +1510,11 @@ static void results_json(const Grading *grading)
     text_say(&out, "{\n  \"score\": %.6g,\n  \"execution_time\": %.2f,\n  ", score,
              now() - grading->started);
     json_field(&out, "output", text_of(&grading->notes));
-    text_say(&out, ",\n  \"output_format\": \"text\",\n  \"visibility\": \"visible\",\n  "
-                   "\"extra_data\": {\"format\": 1, \"max_score\": %.6g, \"chapter\": \"%s\", "
-                   "\"isolated\": %s},\n  \"tests\": [\n", points, grading->chapter,
-             grading->isolated ? "true" : "false");
+    text_say(&out,
+             ",\n  \"output_format\": \"text\",\n  \"visibility\": \"visible\",\n  "
+             "\"extra_data\": {\"format\": 1, \"max_score\": %.6g, \"chapter\": \"%s\", "
+             "\"isolated\": %s},\n  \"tests\": [\n",
+             points, grading->chapter, grading->isolated ? "true" : "false");
     for (int t = 0; t < grading->n_test; t++) {
         text_say(&out, t > 0 ? ",\n" : "");
         json_test(&out, grading, &grading->tests[t]);
@@ -1514,9 +1530,10 @@ static void results_junit(const Grading *grading)
     int failed = 0;
     for (int t = 0; t < grading->n_test; t++)
         failed += grading->tests[t].verdict != PASS;
-    text_say(&out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"chapter %s\" "
-                   "tests=\"%d\" failures=\"%d\" time=\"%.2f\">\n", grading->chapter,
-             grading->n_test, failed, now() - grading->started);
+    text_say(&out,
+             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"chapter %s\" "
+             "tests=\"%d\" failures=\"%d\" time=\"%.2f\">\n",
+             grading->chapter, grading->n_test, failed, now() - grading->started);
     for (int t = 0; t < grading->n_test; t++) {
         const Test *test = &grading->tests[t];
         Text report = {NULL, 0, 0};
@@ -1545,9 +1562,14 @@ static const char *colour(const char *code)
     return wanted ? code : "";
 }
 
+/* Lines that may come from a submission: nothing in them reaches the terminal as a command. */
 static void print_indented(const char *text)
 {
     char *copy = strdup(text), *rest = copy;
+    for (char *c = copy; *c; c++)
+        if (((unsigned char)*c < 0x20 && *c != '\n' && *c != '\t') || *c == 0x7F ||
+            (*c == '\xC2' && (unsigned char)c[1] < 0xA0))
+            *c = '?';
     for (char *line; (line = strsep(&rest, "\n")) != NULL;)
         if (*line != '\0')
             printf("          %s\n", line);
@@ -1618,9 +1640,24 @@ static const char usage_text[] =
     "  --sanitize          compile with the address and undefined behaviour sanitizers\n"
     "  --compiler CC --optimise FLAGS --flags FLAGS    cc, -O0 -g, -lcmocka\n";
 
-enum { OPTION_KIT = 256, OPTION_SUBMISSION, OPTION_HIDDEN, OPTION_REFERENCE, OPTION_EXERCISE,
-       OPTION_RESULTS, OPTION_JUNIT, OPTION_SCORE, OPTION_HIDE, OPTION_SECONDS, OPTION_SANITIZE, OPTION_PLAIN,
-       OPTION_COMPILER, OPTION_OPTIMISE, OPTION_FLAGS, OPTION_HELP };
+enum {
+    OPTION_KIT = 256,
+    OPTION_SUBMISSION,
+    OPTION_HIDDEN,
+    OPTION_REFERENCE,
+    OPTION_EXERCISE,
+    OPTION_RESULTS,
+    OPTION_JUNIT,
+    OPTION_SCORE,
+    OPTION_HIDE,
+    OPTION_SECONDS,
+    OPTION_SANITIZE,
+    OPTION_PLAIN,
+    OPTION_COMPILER,
+    OPTION_OPTIMISE,
+    OPTION_FLAGS,
+    OPTION_HELP
+};
 
 static bool option_take(Grading *grading, int option)
 {
@@ -1646,7 +1683,8 @@ static bool option_take(Grading *grading, int option)
         return true;
     case OPTION_SECONDS:
         grading->seconds = strtod(optarg, &end);
-        if (end == optarg || *end != '\0' || !(grading->seconds >= 1.0 && grading->seconds <= 600.0))
+        if (end == optarg || *end != '\0' ||
+            !(grading->seconds >= 1.0 && grading->seconds <= 600.0))
             die("--seconds: %s is not a number from 1 to 600", optarg);
         return true;
     default: return false;
@@ -1710,6 +1748,8 @@ int main(int argc, char **argv)
     grading.for_student = grading.submission == NULL;
     if (grading.for_student)
         grading.submission = grading.kit;
+    else if (getenv("HOME") != NULL && strlen(getenv("HOME")) > 1 && grading.n_hide < MAX_HIDE)
+        grading.hide[grading.n_hide++] = getenv("HOME"); /* whoever grades has secrets there */
     kit_read(&grading);
     if (grading.exercise != NULL && exercise_find(&grading, grading.exercise) == NULL)
         die("there is no exercise %s here", grading.exercise);

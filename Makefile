@@ -137,7 +137,8 @@ SUBMISSION  ?=
 SUBMISSIONS ?=
 HIDDEN      ?=
 OUT         ?=
-KIT          = build/assignments/ch$(CH_TWO)
+KIT          = build/kits/ch$(CH_TWO)
+MAKE_KIT     = REPLACE=1 sh tests/classroom/assignment.sh $(CH_TWO) $(KIT) > /dev/null
 ONE_CHAPTER  = $(if $(CH_TWO),,echo 'error: say which chapter: CH=04' >&2; exit 2;)
 CMOCKA_FLAGS = $$(cat $(BUILD)/cmocka.flags)
 
@@ -151,18 +152,18 @@ assignment: ## write what students get: CH=04 or CH=all; OUT=dir
 
 grade: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade one: CH=04 SUBMISSION=dir; HIDDEN=dir OUT=results.json
 	@$(ONE_CHAPTER) test -d '$(SUBMISSION)' || { echo 'error: SUBMISSION=$(SUBMISSION): no such folder' >&2; exit 2; }
-	@sh tests/classroom/assignment.sh $(CH_TWO) > /dev/null
+	@$(MAKE_KIT)
 	@$(BUILD)/grade --kit $(KIT) --submission '$(SUBMISSION)' --flags "$(CMOCKA_FLAGS)" --reference . \
 	    --hide '$(CURDIR)' $(if $(HIDDEN),--hidden '$(HIDDEN)' --hide "$$(cd '$(HIDDEN)' && pwd)") \
 	    --results '$(or $(OUT),build/results.json)' --junit '$(patsubst %.json,%,$(or $(OUT),build/results.json)).xml'
 
 grade-class: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade every folder: CH=04 SUBMISSIONS=dir; HIDDEN=dir OUT=dir
-	@$(ONE_CHAPTER) sh tests/classroom/assignment.sh $(CH_TWO) > /dev/null
+	@$(ONE_CHAPTER) $(MAKE_KIT)
 	@GRADE=$(BUILD)/grade FLAGS="$(CMOCKA_FLAGS)" HIDDEN='$(HIDDEN)' sh tests/classroom/class.sh \
 	    $(KIT) '$(SUBMISSIONS)' '$(or $(OUT),build/class/ch$(CH_TWO))'
 
 gradescope: ## write the autograder for Gradescope: CH=04; HIDDEN=dir OUT=file.zip
-	@$(ONE_CHAPTER) sh tests/classroom/assignment.sh $(CH_TWO) > /dev/null
+	@$(ONE_CHAPTER) $(MAKE_KIT)
 	@sh tests/classroom/gradescope.sh $(KIT) '$(HIDDEN)' '$(or $(OUT),build/gradescope/ch$(CH_TWO).zip)'
 
 classroom-check: $(BUILD)/grade $(BUILD)/cmocka.flags ## every exercise: stub 0 %, solution 100 %, wrong solutions less

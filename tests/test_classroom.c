@@ -234,6 +234,11 @@ static void the_same_course_gives_the_same_bytes(void **state)
     assert_int_equal(shell(text, "cd $T/course && sh $C/assignment.sh 01 $T/again && "
                                  "diff -r $T/kit $T/again"),
                      0);
+    assert_int_equal(shell(text, "echo mine >> $T/again/ch01_toy/toy.c; cd $T/course && "
+                                 "sh $C/assignment.sh 01 $T/again"),
+                     1);
+    assert_says(text, "is there already and is not the same: somebody may have worked in it");
+    assert_int_equal(shell(text, "grep -c '^mine$' $T/again/ch01_toy/toy.c"), 0);
 }
 
 static void malformed_markers_are_refused(void **state)

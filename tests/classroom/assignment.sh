@@ -1,5 +1,6 @@
 #!/bin/sh
 # Writes the assignment of one chapter: sh tests/classroom/assignment.sh 04 [DIR]
+# A folder that is there and differs stays as it is, unless REPLACE=1.
 # Everything is found by names and markers: the chapter's folder chNN_*, its marked exercises, its
 # tests test_chNN_*.c with names exN_M_..., and whatever these include. The same course gives the
 # same bytes. Run from the root of the course.
@@ -141,6 +142,10 @@ END
 } > "$new/README.md"
 
 find "$new" -exec touch -t 202601010000 {} +
+if [ -e "$out" ] && [ "${REPLACE:-0}" != 1 ] && ! diff -r -x build "$new" "$out" > /dev/null 2>&1; then
+    echo "error: $out is there already and is not the same: somebody may have worked in it. Move it away, or choose another OUT=" >&2
+    exit 1
+fi
 mkdir -p "$(dirname "$out")"
 rm -rf "$out"
 mv "$new" "$out"

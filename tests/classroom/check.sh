@@ -26,13 +26,13 @@ test_names() { # files
 # ---- the assignment itself ----------------------------------------------------------------------
 
 check_text() {
-    sh $here/assignment.sh "$chapter" "$dir/kit" > "$dir/said" 2>&1 || { bad "$(cat "$dir/said")"; return 1; }
+    REPLACE=1 sh $here/assignment.sh "$chapter" "$dir/kit" > "$dir/said" 2>&1 || { bad "$(cat "$dir/said")"; return 1; }
     sh $here/assignment.sh "$chapter" "$dir/again" > /dev/null
     diff -r "$dir/kit" "$dir/again" > /dev/null || bad "chapter $chapter: two assignments of one course differ"
     rm -rf "$dir/again"
     # lines of a solution that say something: not braces, not the head of a loop
     awk -v MODE=removed -f $here/exercises.awk $marked | awk -F '\t' '
-        length($2) >= 20 && $2 !~ /^(for|while|if) \([^;]*;?[^;]*;?[^;]*\) ?{?$/ && $2 !~ /^(double|float|size_t) [*a-z_]* = NEW/ { print $2 }' > "$dir/secrets"
+        length($2) >= 20 && $2 !~ /^(for|while|if) \([^;]*;?[^;]*;?[^;]*\) ?[{]?$/ && $2 !~ /^(double|float|size_t) [*a-z_]* = NEW/ { print $2 }' > "$dir/secrets"
     grep -rnFf "$dir/secrets" "$dir/kit" > "$dir/leaks" && bad "chapter $chapter: the assignment holds lines of the solution:
 $(cut -c1-160 "$dir/leaks")"
     for file in $marked; do

@@ -1618,7 +1618,8 @@ static void print_report(const Grading *grading)
                exercise->id, exercise->file, exercise->minutes, exercise->section, exercise->id,
                exercise->id);
     } else if (grading->for_student) {
-        printf("\nAll public tests pass. Your teacher may have others.\n");
+        printf("\nAll public tests%s%s pass. Your teacher may have others.\n",
+               grading->exercise ? " of " : "", grading->exercise ? grading->exercise : "");
     }
 }
 

@@ -79,7 +79,7 @@ function flush_block(    k, indent, depth) {
         if (mark[k] == "" && mark[k - 1] != "" && (mark[k - 1], trim(block[k])) in has)
             mark[k] = mark[k - 1]
     for (k = 1; k <= count; k++) { # a brace that closes more than the solution opens is not its own
-        depth = mark[k] == "" ? 0 : depth + gsub(/{/, "{", block[k]) - gsub(/}/, "}", block[k])
+        depth = mark[k] == "" ? 0 : depth + gsub(/[{]/, "{", block[k]) - gsub(/[}]/, "}", block[k])
         if (depth < 0)
             mark[k] = ""
     }

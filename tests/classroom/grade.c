@@ -436,6 +436,7 @@ static void tests_find(Grading *grading)
 
 typedef struct {
     char *argv[MAX_ARGUMENTS];
+    char one_test[300];  /* "ONE_TEST=name", for the environment */
     double cpu, wall;    /* seconds */
     size_t memory, file; /* bytes; memory 0: no limit */
     rlim_t processes;
@@ -575,7 +576,7 @@ static void limits_set(const Job *job, rlim_t tasks)
 __attribute__((noreturn)) static void become_command(const Job *job, const Pipes *pipes,
                                                      rlim_t tasks, uid_t user)
 {
-    static char *const environment[] = {
+    char *const environment[] = {
         "PATH=/usr/local/bin:/usr/bin:/bin:/opt/homebrew/bin",
         "HOME=/tmp",
         "TMPDIR=/tmp",
@@ -583,6 +584,7 @@ __attribute__((noreturn)) static void become_command(const Job *job, const Pipes
         "NO_COLOR=1",
         "OMP_NUM_THREADS=2",
         "ASAN_OPTIONS=handle_segv=2:hard_rss_limit_mb=512:detect_leaks=0:exitcode=99",
+        job->one_test[0] != '\0' ? (char *)job->one_test : NULL,
         NULL};
     int nothing = open("/dev/null", O_RDWR);
     dup2(nothing, 0);
@@ -989,9 +991,7 @@ static bool program_compile(Text *message, Grading *grading, const Program *prog
 {
     char *words;
     if (asprintf(&words, "%s tests/%s.c -o build/%s %s -lm",
-                 program->probe ? ""
-                                : "-Dmain=test_main -D_cmocka_run_group_tests=one_test_run "
-                                  "build/one_test.o",
+                 program->probe ? "" : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
                  program->name, program->name, program->probe ? "" : grading->flags) < 0)
         die("out of memory");
     bool ok = compile(message, grading, words);
@@ -1207,7 +1207,7 @@ static void test_run(Grading *grading, Test *test)
     Outcome outcome;
     memset(&job, 0, sizeof job);
     job.argv[0] = join("build", grading->programs[test->program].name);
-    job.argv[1] = strdup(test->name);
+    snprintf(job.one_test, sizeof job.one_test, "ONE_TEST=%s", test->name);
     job_limits(&job, grading);
     run(&outcome, grading, &job);
     test->seconds = outcome.seconds;

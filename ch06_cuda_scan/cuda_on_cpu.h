@@ -519,10 +519,10 @@ static inline unsigned cuda_cpu_vote(unsigned mask, int yes, const char *what, c
 static inline void cuda_cpu_syncwarp(unsigned mask, const char *file, int line)
 {
     char nothing = 0;
-    cuda_cpu_exchange(&nothing, 1, mask, "__syncwarp", file, line);
+    cuda_cpu_exchange(&nothing, 1, mask == 0 ? 0xffffffffu : mask, "__syncwarp", file, line);
 }
 
-#define __syncwarp(...) cuda_cpu_syncwarp(0xffffffffu, __FILE__, __LINE__)
+#define __syncwarp(...) cuda_cpu_syncwarp(__VA_ARGS__ + 0u, __FILE__, __LINE__) /* () is all */
 #define __threadfence() ((void)0)
 
 /* ---- between two waits only one thread runs, so these are what they look like ---- */

@@ -74,7 +74,7 @@
 #define __global__ static
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 /* Static shared memory: one copy, because one block runs at a time; all of it in one section, so
@@ -897,14 +897,14 @@ static inline cudaError_t cudaEventRecord(cudaEvent_t event)
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaEventSynchronize(cudaEvent_t event)
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t event) /* NOLINT: CUDA's signature */
 {
     (void)event;
     return cuda_cpu.last;
 }
 
-static inline cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from,
-                                               cudaEvent_t to)
+static inline cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, /* NOLINT */
+                                               cudaEvent_t to)                        /* NOLINT */
 {
     *milliseconds = (float)(1e3 * (*to - *from));
     return cudaSuccess;

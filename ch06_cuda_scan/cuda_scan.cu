@@ -171,14 +171,14 @@ enum { TIME_THREADS = 256 };
 
 /* One token of one channel as a thread of kernels 1 to 3 keeps it. */
 typedef struct {
-    bool inside; /* false after the end of the sequence: the step is then (1, 0) */
     size_t token;
     float u, delta, y;
+    bool inside; /* false after the end of the sequence: the step is then (1, 0) */
 } TimeToken;
 
 DEVICE TimeToken time_token(const Scan *scan, size_t b, size_t t, size_t d)
 {
-    TimeToken at = {t < scan->len, b * scan->len + t, 0.0f, 0.0f, 0.0f};
+    TimeToken at = {b * scan->len + t, 0.0f, 0.0f, 0.0f, t < scan->len};
     if (at.inside) {
         at.u = scan->u[at.token * scan->d_inner + d];
         at.delta = step_unit(scan, scan->delta[at.token * scan->d_inner + d], bias_of(scan, d));
@@ -697,7 +697,7 @@ DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const Fused
     float *checkpoint = shape.mode == FUSED_READ ? job->scan.checkpoint : NULL;
     size_t kept = (job->scan.len - 1) / job->stretch + 1; /* checkpoints of a sequence */
     for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
-        float y[FUSED_GROUP];
+        float y[FUSED_GROUP] = {0.0f};
         if (checkpoint != NULL && (t + i0) % job->stretch == 0 && t + i0 < at->end)
             states_write(checkpoint, x,
                          (at->b * kept + (t + i0) / job->stretch) * job->scan.d_inner +
@@ -955,7 +955,7 @@ DEVICE void back_replay(float *x, const float *A2, const BackTileShared *tile, c
                              FUSED_READ};
     UNROLL
     for (int i0 = 0; i0 < shape.tokens; i0 += FUSED_GROUP) {
-        float y[FUSED_GROUP];
+        float y[FUSED_GROUP] = {0.0f};
         UNROLL
         for (int g = 0; g < FUSED_GROUP; g++) {
             unsigned i = (unsigned)(i0 + g), e = i * at->channels + at->worker;
@@ -1016,7 +1016,7 @@ DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const floa
     UNROLL
     for (int i = shape.tokens - 1; i >= 0; i--) {
         unsigned e = (unsigned)i * at->channels + at->worker;
-        float B[8], C[8], BC[16], AB[2] = {0.0f, 0.0f};
+        float B[8], C[8], BC[16] = {0.0f}, AB[2] = {0.0f};
         const float *before = x + i * shape.states;
         states_load(B, lane_states(tile->B, (unsigned)i, at, rows), shape.states);
         states_load(C, lane_states(tile->C, (unsigned)i, at, rows), shape.states);
@@ -1467,12 +1467,11 @@ static bool start_carry(const ScanJob *job, Error *error)
     START(scan_carry, ceil_div(states, CARRY_THREADS), CARRY_THREADS, (size_t)0, *job, error);
 }
 
-static bool start_sum(float *to, const float *from, size_t count, size_t parts, Error *error)
+static bool start_sum(SumJob job, Error *error)
 {
-    SumJob job = {to, from, count, parts};
-    if (to == NULL)
+    if (job.to == NULL)
         return true;
-    START(sum_parts, ceil_div(count, SUM_THREADS), SUM_THREADS, (size_t)0, job, error);
+    START(sum_parts, ceil_div(job.count, SUM_THREADS), SUM_THREADS, (size_t)0, job, error);
 }
 
 /* Kernels 0 to 3, which scan a channel a thread or a channel a block. */
@@ -1526,11 +1525,15 @@ static bool start_backward(const ScanGrad *whole, const float *x_last_grad, cons
             return false;
         now.start = job->piece_x;
     }
-    return start_back(&now, error) && start_sum(whole->A, job->grad.A, states, pieces, error) &&
-           start_sum(whole->D, job->grad.D, scan->d_inner, pieces, error) &&
-           start_sum(whole->delta_bias, job->grad.delta_bias, scan->d_inner, pieces, error) &&
-           start_sum(whole->B, job->grad.B, shared, blocks, error) &&
-           start_sum(whole->C, job->grad.C, shared, blocks, error);
+    const SumJob sums[5] = {{whole->A, job->grad.A, states, pieces},
+                            {whole->D, job->grad.D, scan->d_inner, pieces},
+                            {whole->delta_bias, job->grad.delta_bias, scan->d_inner, pieces},
+                            {whole->B, job->grad.B, shared, blocks},
+                            {whole->C, job->grad.C, shared, blocks}};
+    bool ok = start_back(&now, error);
+    for (int i = 0; ok && i < 5; i++)
+        ok = start_sum(sums[i], error);
+    return ok;
 }
 
 /* ---- a scan with all its arrays on the device ---- */

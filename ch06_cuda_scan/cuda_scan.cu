@@ -165,7 +165,7 @@ KERNEL(scan_channels, ScanJob)
 /* Idea: time in parallel. A block has one channel, a thread one token of a tile, and every     */
 /* state is scanned in log2 rounds; what the tile's last token holds is carried to the next     */
 /* tile.                                                                                        */
-/* Costs: 8 joins a token and state where one would do, and a barrier for each.                 */
+/* Costs: 7 joins a token and state where one would do, and a barrier for each.                 */
 
 enum { TIME_THREADS = 256 };
 
@@ -281,7 +281,7 @@ __global__ void scan_hillis_steele(ScanJob job)
 KERNEL(scan_hillis_steele, ScanJob)
 
 /* ==================================== 2. Blelloch's sweeps ================================= */
-/* Idea: 2 joins an element instead of 8, going up a tree and down again, two tokens a thread.  */
+/* Idea: 3 joins an element instead of 7, going up a tree and down again, two tokens a thread.  */
 /* Costs: twice the rounds, most threads idle in most of them, and at a width of 2^k threads    */
 /* meet in the same bank of shared memory.                                                      */
 
@@ -378,7 +378,7 @@ KERNEL(scan_blelloch, ScanJob)
 /* ==================================== 3. Warp shuffles ===================================== */
 /* Idea (the paper's kernel): a thread scans four tokens by itself, a warp scans its threads'   */
 /* ends by shuffles, from register to register without a barrier, and only the warps' ends go   */
-/* through shared memory: one barrier a state instead of 9 or 18.                               */
+/* through shared memory: one barrier a state instead of 9 or 17.                               */
 /* Costs: one channel a block, so B and C are read again by every channel's block.              */
 
 enum {
@@ -2172,7 +2172,7 @@ static bool start_timed(Timed what, const DeviceScan *on, const CeilingJob *ceil
 
 enum { TIMED_MOST = 31 };
 
-/* Median seconds between two events, after two runs that warm up. */
+/* Median seconds between two events, after one or two runs that warm up. */
 static bool time_kernels(double *seconds, Timed what, const DeviceScan *on,
                          const CeilingJob *ceiling, size_t blocks, int runs, Error *error)
 {
@@ -2182,7 +2182,7 @@ static bool time_kernels(double *seconds, Timed what, const DeviceScan *on,
     if (!ok)
         return false;
     ok = cuda_ok(cudaEventCreate(&to), "making an event", error);
-    for (int i = -2; ok && i < runs; i++) {
+    for (int i = runs < 5 ? -1 : -2; ok && i < runs; i++) {
         float milliseconds = 0.0f;
         ok = cuda_ok(cudaEventRecord(from), "recording an event", error) &&
              start_timed(what, on, ceiling, blocks, error) &&
@@ -2233,9 +2233,9 @@ typedef struct {
 typedef struct {
     CudaDevice device;
     Rates rates;
-    FILE *csv;  /* or NULL */
-    bool small; /* sizes for a CPU that plays GPU */
-    int runs;
+    FILE *csv;          /* or NULL */
+    bool small;         /* sizes for a CPU that plays GPU */
+    int runs, few;      /* the kernels of the ladder's foot are measured less often */
     double point[2][4]; /* for the roofline: exponentials a byte and 10^9 a second, each shape */
     size_t shapes;
 } Bench;
@@ -2254,14 +2254,20 @@ static void bench_row(Bench *bench, const BenchRow *row, bool chosen)
     double bytes, units;
     row_floors(&bytes, &units, row->scan, row->back);
     double floor = fmax(bytes / bench->rates.bytes, units / bench->rates.exponentials);
-    char name[48];
+    char name[48], lanes[16] = "", faster[16] = "", than_cpu[16] = "";
     snprintf(name, sizeof name, "%s%s", row->back ? "backward" : scan_kernel_name[row->plan.kernel],
              chosen ? " *" : "");
-    printf("  %-16s %5u %6zu %10.3f %7.1f %4.0f%% %8.2f %4.0f%% %6.0f%%", name, row->plan.lanes,
+    if (row->plan.kernel >= SCAN_FUSED) /* backwards too */
+        snprintf(lanes, sizeof lanes, "%u", row->plan.lanes);
+    if (!row->back)
+        snprintf(faster, sizeof faster, "%.2f", row->channel / row->seconds);
+    if (!bench->small) /* a CPU that plays GPU is not to be compared with itself */
+        snprintf(than_cpu, sizeof than_cpu, "%.2f", row->cpu / row->seconds);
+    printf("  %-16s %5s %6zu %10.3f %7.1f %4.0f%% %8.2f %4.0f%% %6.0f%% %9s %8s\n", name, lanes,
            row->plan.pieces, 1e3 * row->seconds, 1e-9 * bytes / row->seconds,
            100.0 * bytes / row->seconds / bench->rates.bytes, 1e-9 * units / row->seconds,
-           100.0 * units / row->seconds / bench->rates.exponentials, 100.0 * floor / row->seconds);
-    printf(" %8.2f %8.2f\n", row->channel / row->seconds, row->cpu / row->seconds);
+           100.0 * units / row->seconds / bench->rates.exponentials, 100.0 * floor / row->seconds,
+           faster, than_cpu);
     fflush(stdout);
     if (bench->csv != NULL)
         fprintf(bench->csv, "\"%s\",%zu,%zu,%zu,%zu,%s,%u,%zu,%.6g,%.6g,%.6g,%.6g\n",
@@ -2319,7 +2325,7 @@ static bool bench_forward(Bench *bench, const BenchScan *host, double cpu, Error
         bool ok = device_scan_open(&on, scan, &plans[i], error) &&
                   bench_check(&on, host->y, count, error) &&
                   time_kernels(&row.seconds, TIME_FORWARD, &on, NULL, 0,
-                               plans[i].kernel < SCAN_FUSED ? 3 : bench->runs, error);
+                               plans[i].kernel < SCAN_FUSED ? bench->few : bench->runs, error);
         device_scan_close(&on);
         if (!ok)
             return false;
@@ -2355,7 +2361,7 @@ static bool bench_shape(Bench *bench, const size_t size[4], Error *error)
     double forward = time_forward(selective_scan_fast, &host, few); /* y is checked against */
     double backward = time_backward(selective_scan_backward_fast, &host, few);
     printf("\nbatch %zu, len %zu, d_inner %zu, d_state %zu\n", size[0], size[1], size[2], size[3]);
-    puts("  kernel           lanes pieces         ms    GB/s       exp 1e9       floor  kernel 0"
+    puts("  kernel           lanes pieces         ms    GB/s        exp 1e9         floor  kernel 0"
          "      CPU");
     bool ok = bench_forward(bench, &host, forward, error) &&
               bench_backward(bench, &host, backward, error);
@@ -2383,7 +2389,7 @@ static bool bench_all(Bench *bench, const Look *look, const char *svg, Error *er
     static const size_t large[4][4] = {
         {8, 2048, 2048, 16}, {1, 65536, 2048, 16}, {1, 1048576, 64, 16}, {64, 512, 1536, 16}};
     static const size_t small[4][4] = {
-        {8, 64, 64, 16}, {1, 512, 64, 16}, {1, 2048, 4, 16}, {64, 16, 48, 16}};
+        {2, 64, 64, 16}, {1, 512, 32, 16}, {1, 2048, 4, 16}, {16, 16, 48, 16}};
     if (!measure_rates(&bench->rates, &bench->device, bench->small, error))
         return false;
     printf("%s, %zu processors: %.1f GB/s copied, %.2f 10^9 exponentials a second\n",
@@ -2420,6 +2426,7 @@ static bool demo_cuda_bench(const Look *look, const char *svg, const char *csv, 
     bench.small = true;
 #endif
     bench.runs = bench.small ? 5 : 21;
+    bench.few = bench.small ? 1 : 3;
     if (!cuda_device_open(&bench.device, error) || (csv != NULL && !out_open(&out, csv, error)))
         return false;
     bench.csv = csv != NULL ? out.stream : NULL;

@@ -284,14 +284,23 @@ static double largest_logit(const float *logits, size_t vocab)
     return (double)largest;
 }
 
-/* -log softmax(logits)[target] of one token, from the largest logit down so that nothing overflows. */
+/* -log softmax(logits)[target] of one token: how surprised the model is by what came.
+
+   Exercise 5.6. The logarithm of a share, without overflow: a logit may be 1000. */
 double token_loss(const float *logits, size_t vocab, size_t target)
 {
     assert(target < vocab);
-    double largest = largest_logit(logits, vocab), sum = 0.0;
+    double largest = largest_logit(logits, vocab), loss = 0.0;
+    //> EX 5.6 [2 pts] [15 min] the loss of one token
+    //? softmax(logits)[target] is exp(logits[target]) over the sum of all exp(logits[v]).
+    //? Its -log is log(sum) - logits[target]. But exp(1000) is no number: what can be taken away?
+    //? With `largest` taken from every logit the sum is at least 1; give it back after the logarithm.
+    double sum = 0.0;
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
-    return log(fmax(1.0, sum)) + largest - (double)logits[target]; /* the largest adds 1 to sum */
+    loss = log(fmax(1.0, sum)) + largest - (double)logits[target];
+    //< EX 5.6
+    return loss;
 }
 
 /* ---- fast ---- */
@@ -417,7 +426,9 @@ typedef struct {
 } AdamState;
 
 /* One step for all parameters (Loshchilov and Hutter, algorithm 2): the decay is taken from the
-   parameter itself, not through the gradient. */
+   parameter itself, not through the gradient.
+
+   Exercise 5.7. What one parameter, its gradient and its two running means become. */
 void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const AdamW *settings)
 {
     const MambaConfig *config = &model->config;
@@ -434,9 +445,15 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
         float epsilon = (float)settings->epsilon;
         PARALLEL_FOR(schedule(static) if (p.count > 50000))
         for (size_t i = 0; i < p.count; i++) {
+            //> EX 5.7 [3 pts] [15 min] a step of AdamW
+            //? m is the running mean of the gradient g: b1 of what it was, 1 - b1 of what came.
+            //? v is that of its square, with b2.
+            //? `rate` holds the learning rate over 1 - b1^t, `root` is 1 / sqrt(1 - b2^t).
+            //? The parameter keeps its share `keep`, then moves against m, divided by sqrt(v).
             m[i] = b1 * m[i] + (1.0f - b1) * g[i];
             v[i] = b2 * v[i] + (1.0f - b2) * g[i] * g[i];
             p.values[i] = keep * p.values[i] - rate * m[i] / (root * sqrtf(v[i]) + epsilon);
+            //< EX 5.7
         }
     }
     model_refresh(model);
@@ -1442,9 +1459,10 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
     const TrainSettings *s = &trainer->settings;
     snprintf(text, room,
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %zu --length %zu --seed %" PRIu64
-             " --rate %g%s, %zu tokens",
+             " --rate %g --gate-price %g%s, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
-             s->rate, config->time_invariant ? " --time-invariant" : "", config->vocab_size);
+             s->rate, config->gate_price, config->time_invariant ? " --time-invariant" : "",
+             config->vocab_size);
 }
 
 /* What a checkpoint holds besides the parameters and their two means, as one table of 8-byte
@@ -1860,21 +1878,14 @@ static bool show_scores(const char *data, const Model *model, const Model *invar
 /* (Delta), how much of the state a sentence lets live, and what the model would answer if it */
 /* were asked now.                                                                            */
 
-/* One layer's Delta at a token, mean over its channels; *open: the share of channels with Delta
-   above OPEN_STEP. After a model_forward that kept everything (work->back). */
-static const float OPEN_STEP = 0.1f;
-
-static double mean_step(double *open, const ModelWork *work, size_t layer, size_t token,
-                        const Model *model)
+/* One layer's Delta at a token, mean over its channels. After a model_forward that kept everything
+   (work->back). */
+static double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
 {
     Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-    double sum = 0.0, wide = 0.0;
-    for (size_t d = 0; d < scan.d_inner; d++) {
-        float delta = step_size(&scan, token, d);
-        sum += (double)delta;
-        wide += delta > OPEN_STEP;
-    }
-    *open = wide / (double)scan.d_inner;
+    double sum = 0.0;
+    for (size_t d = 0; d < scan.d_inner; d++)
+        sum += (double)step_size(&scan, token, d);
     return sum / (double)scan.d_inner;
 }
 
@@ -1882,7 +1893,7 @@ static double mean_step(double *open, const ModelWork *work, size_t layer, size_
 typedef struct {
     int32_t *ids; /* (len) */
     size_t len, layers;
-    double *delta, *open; /* (layers, len) mean Delta, and the share of channels that it opened */
+    double *delta; /* (layers, len) mean Delta */
     ModelWork work;
 } StoryReading;
 
@@ -1901,28 +1912,26 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
     reading->len = len;
     reading->layers = model->config.num_hidden_layers;
     reading->delta = NEW(double, reading->layers *len);
-    reading->open = NEW(double, reading->layers *len);
     reading->work = model_work_new(model, 1, len, true);
     model_forward(&reading->work, NULL, ids, model);
     for (size_t layer = 0; layer < reading->layers; layer++)
         for (size_t t = 0; t < len; t++)
-            reading->delta[layer * len + t] =
-                mean_step(&reading->open[layer * len + t], &reading->work, layer, t, model);
+            reading->delta[layer * len + t] = mean_step(&reading->work, layer, t, model);
     return true;
 }
 
 static void reading_free(StoryReading *reading)
 {
-    free(reading->ids), free(reading->delta), free(reading->open);
+    free(reading->ids), free(reading->delta);
     model_work_free(&reading->work);
 }
 
-/* The mean of a word's values over the layers. */
-static double over_layers(const double *values, const StoryReading *reading, size_t t)
+/* A word's Delta, mean over the layers. */
+static double word_step(const StoryReading *reading, size_t t)
 {
     double sum = 0.0;
     for (size_t layer = 0; layer < reading->layers; layer++)
-        sum += values[layer * reading->len + t];
+        sum += reading->delta[layer * reading->len + t];
     return sum / (double)reading->layers;
 }
 
@@ -1931,7 +1940,7 @@ static double *reading_shades(const StoryReading *reading)
 {
     double *shade = NEW(double, reading->len), low = INFINITY, high = 0.0;
     for (size_t t = 0; t < reading->len; t++) {
-        shade[t] = over_layers(reading->delta, reading, t);
+        shade[t] = word_step(reading, t);
         low = fmin(low, shade[t]);
         high = fmax(high, shade[t]);
     }
@@ -1971,42 +1980,49 @@ static void print_shaded(const StoryReading *reading, const Vocabulary *words, c
 static void print_widest(const StoryReading *reading, const Vocabulary *words)
 {
     enum { SHOWN = 8 };
-    bool *taken = NEW(bool, reading->len);
-    puts("\n  word             Delta   channels that it opened (Delta > 0.1)");
-    for (int i = 0; i < SHOWN; i++) {
-        size_t best = reading->len;
-        for (size_t t = 0; t < reading->len; t++)
-            if (!taken[t] &&
-                (best == reading->len || over_layers(reading->delta, reading, t) >
-                                             over_layers(reading->delta, reading, best)))
-                best = t;
-        if (best == reading->len)
-            break;
-        taken[best] = true;
+    size_t len = reading->len;
+    double *step = NEW(double, len), *sorted = NEW(double, len);
+    for (size_t t = 0; t < len; t++)
+        sorted[t] = step[t] = word_step(reading, t);
+    double middle = median(sorted, (int)len);
+    puts("\n  widest open        Delta   beside the median word's");
+    for (size_t i = 0; i < smaller(SHOWN, len); i++) {
+        size_t best = 0;
+        for (size_t t = 1; t < len; t++)
+            best = step[t] > step[best] ? t : best;
         fputs("  ", stdout);
         print_word(words->word[reading->ids[best]], 14);
-        printf("  %6.3f   %3.0f %%\n", over_layers(reading->delta, reading, best),
-               100.0 * over_layers(reading->open, reading, best));
+        printf("  %.6f   %5.1f times\n", step[best], step[best] / middle);
+        step[best] = -1.0;
     }
-    free(taken);
+    free(step), free(sorted);
 }
 
 /* How much of what the states held before tokens first .. last is still there after them: the
    mean of the product of exp(Delta A) over all states of all layers. The rest of x_last does not
-   depend on what was before: x_t is linear in x_{t-1}. */
+   depend on what was before: x_t is linear in x_{t-1}.
+
+   Exercise 5.8. What one state keeps of itself. */
 static double share_kept(const StoryReading *reading, size_t first, size_t last, const Model *model)
 {
     size_t d_inner = model->config.intermediate_size, d_state = model->config.state_size;
     double sum = 0.0;
     for (size_t layer = 0; layer < reading->layers; layer++) {
         Scan scan = block_scan(&reading->work.cache[layer], &model->block[layer], NULL);
-        for (size_t d = 0; d < d_inner; d++) {
-            double moved = 0.0;
-            for (size_t t = first; t <= last; t++)
-                moved += (double)step_size(&scan, t, d);
-            for (size_t n = 0; n < d_state; n++)
-                sum += exp(moved * (double)scan.A[d * d_state + n]);
-        }
+        for (size_t d = 0; d < d_inner; d++)
+            for (size_t n = 0; n < d_state; n++) {
+                double A = (double)scan.A[d * d_state + n], kept = 0.0;
+                //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
+                //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
+                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both included.
+                //? A product of exponentials is the exponential of a sum.
+                double moved = 0.0;
+                for (size_t t = first; t <= last; t++)
+                    moved += (double)step_size(&scan, t, d);
+                kept = exp(moved * A);
+                //< EX 5.8
+                sum += kept;
+            }
     }
     return sum / (double)(reading->layers * d_inner * d_state);
 }
@@ -2657,7 +2673,7 @@ typedef struct {
     const char *model, *data, *corpus, *out, *checkpoint, *svg;
     bool bytes, resume, time_invariant, compare, full, ascii;
     uint64_t width, layers, batch, len, steps;
-    double rate;
+    double rate, gate_price;
     Wish wish;
 } ModelOptions;
 
@@ -2694,7 +2710,8 @@ static void model_help(void)
         "  --time-invariant   Delta, B and C the same for every token\n"
         "  --compare          train a time-invariant model too, and put both to the test\n"
         "  --width D --layers N --batch N --length N --steps N --rate R\n"
-        "                     (default 64, 2, 16, 128, 1500, 0.005)\n\n"
+        "                     (default 64, 2, 8, 128, 4000, 0.004)\n"
+        "  --gate-price P     what an open gate costs while learning (default 3; --corpus: 0)\n\n"
         "  --test             the stories of data/rainbow, answers right or wrong\n"
         "  --focus            what each word of --prompt does to gate, state and answer\n"
         "  --data DIR         where the stories are (default data/rainbow)\n"
@@ -2706,9 +2723,9 @@ static void model_help(void)
         stdout);
 }
 
-static const char default_prompt[] =
-    "a fiddler from galway sang of the green hills. the baker went home. the tale ended with a "
-    "scientist explaining the rainbow. what is a rainbow?";
+static const char default_prompt[] = "a fiddler from galway sang of the green hills. the baker "
+                                     "walked slowly past the mill. the tale ended with a "
+                                     "scientist explaining the rainbow. what is a rainbow?";
 
 static ModelOptions model_options_default(void)
 {
@@ -2720,9 +2737,10 @@ static ModelOptions model_options_default(void)
     options.checkpoint = "build/training.safetensors";
     options.width = 64;
     options.layers = 2;
-    options.batch = 16;
+    options.batch = 8;
     options.len = 128;
-    options.rate = 5e-3;
+    options.rate = 4e-3;
+    options.gate_price = -1.0; /* not given */
     options.wish.prompt = default_prompt;
     options.wish.most = 40;
     options.wish.seed = 1;
@@ -2773,6 +2791,7 @@ static bool model_option_value(ModelOptions *options, int code, const char *text
     case 'L': return option_integer(&options->layers, "layers", text, 1, 256, error);
     case 'B': return option_integer(&options->batch, "batch", text, 1, 4096, error);
     case 'l': return option_integer(&options->len, "length", text, 1, 65536, error);
+    case 'g': return option_number(&options->gate_price, "gate-price", text, 0, 1000, error);
     case 'S': return option_integer(&options->steps, "steps", text, 1, 100000000, error);
     default: return option_number(&options->rate, "rate", text, 1e-9, 1, error);
     }
@@ -2800,7 +2819,9 @@ static bool model_options_fit(ModelOptions *options, unsigned runs, Error *error
     if (options->svg && !training && !task && options->run != RUN_FOCUS)
         return fail(error, "--svg needs --train, --focus, --copying or --induction");
     if (options->steps == 0 && training)
-        options->steps = 1500;
+        options->steps = 4000;
+    if (options->gate_price < 0.0)
+        options->gate_price = options->corpus ? 0.0 : 3.0;
     return true;
 }
 
@@ -2836,6 +2857,7 @@ static bool model_options_parse(ModelOptions *options, int argc, char **argv, Er
                                           {"length", 1, NULL, 'l'},
                                           {"steps", 1, NULL, 'S'},
                                           {"rate", 1, NULL, 'e'},
+                                          {"gate-price", 1, NULL, 'g'},
                                           {"svg", 1, NULL, 'v'},
                                           {"ascii", 0, NULL, 'a'},
                                           {"help", 0, NULL, 'h'},
@@ -2932,8 +2954,7 @@ static bool lessons_read(Lessons *lessons, const ModelOptions *options, Error *e
     return ok;
 }
 
-/* The starting point of a run. The rainbow's cues have to last for hundreds of words, so its Deltas
-   begin ten times smaller than usual. */
+/* The starting point of a run. */
 static Model model_to_train(const ModelOptions *options, const Vocabulary *words,
                             bool time_invariant)
 {
@@ -2942,11 +2963,7 @@ static Model model_to_train(const ModelOptions *options, const Vocabulary *words
     config.num_hidden_layers = (size_t)options->layers;
     config.vocab_size = words->n_word;
     config.time_invariant = time_invariant;
-    if (!options->corpus) {
-        config.time_step_min = 1e-4;
-        config.time_step_max = 1e-2;
-        config.time_step_floor = 1e-5;
-    }
+    config.gate_price = options->gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;

@@ -538,7 +538,7 @@ typedef struct {
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
     /* not Hugging Face's: */
     bool time_invariant; /* Delta, B and C are the same for every token */
-    double step_price;   /* training charges this for a mean Delta of 1, so that gates stay shut */
+    double gate_price;   /* what training charges for gates that are open: see there */
 } MambaConfig;
 
 enum {
@@ -1131,14 +1131,15 @@ static void silu_backward_all(float *out, const float *gradient, const float *at
     }
 }
 
-/* The price of opening gates: step_price times the mean Delta of all tokens and channels is part of the
-   loss, so each Delta's gradient gets the same share of it, and softplus' = sigmoid hands it on. */
-static void step_price_backward(float *dt_raw_grad, float *bias_grad, const BlockCache *cache,
+/* The price of opening gates: gate_price times the mean Delta of all tokens and channels is added to the
+   loss, for nothing in a short text tells a model to keep its gates shut through a long one. Each Delta's
+   gradient gets the same share of it, and softplus' = sigmoid hands it on. */
+static void gate_price_backward(float *dt_raw_grad, float *bias_grad, const BlockCache *cache,
                                 const MambaBlock *block)
 {
     size_t tokens = cache->batch * cache->len, d_inner = block->config.intermediate_size;
     const float *bias = block->params.tensor[DT_PROJ_BIAS];
-    const float share = (float)(block->config.step_price / (double)(tokens * d_inner));
+    const float share = (float)(block->config.gate_price / (double)(tokens * d_inner));
     const ExpTable table = exp_table();
     PARALLEL_FOR(schedule(static))
     for (size_t d = 0; d < d_inner; d += LANES) {
@@ -1177,8 +1178,8 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
     selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
-    if (config->step_price > 0.0)
-        step_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache, block);
+    if (config->gate_price > 0.0)
+        gate_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache, block);
     for (size_t i = 0; i < d_inner * d_state; i++)
         g[A_LOG][i] = back->A[i] * block->A[i];
     /* dt_raw = dt_proj(dt_low) */

@@ -243,7 +243,7 @@ static void check_adamw(const Safetensors *file, Model *model)
     model_work_free(&work);
 }
 
-static void five_steps_of_adamw_agree_with_golden(void **state)
+static void ex5_7_five_steps_of_adamw_agree_with_golden(void **state)
 {
     (void)state;
     for_golden_files("ch05_lm", "adamw.losses", check_adamw);
@@ -322,13 +322,40 @@ static void an_untied_head_has_a_gradient_of_its_own(void **state)
     model_free(&model);
 }
 
-static void the_loss_neither_overflows_nor_cancels(void **state)
+static void ex5_6_the_loss_neither_overflows_nor_cancels(void **state)
 {
     (void)state;
     static const float far[3] = {1000, 0, -1000}, same[4] = {88, 88, 88, 88};
     assert_near(token_loss(far, 3, 1), 1000.0, 1e-9, 0);
     assert_near(token_loss(far, 3, 0), 0.0, 1e-12, 0);
     assert_near(token_loss(same, 4, 2), log(4.0), 1e-12, 0);
+}
+
+static void ex5_6_the_lesson_s_loss_by_hand(void **state)
+{
+    (void)state;
+    static const float logits[3] = {2, 1, 0};
+    static const double want[3] = {0.4076, 1.4076, 2.4076};
+    for (size_t target = 0; target < 3; target++)
+        assert_near(token_loss(logits, 3, target), want[target], 5e-5, 0);
+}
+
+static void ex5_7_the_lesson_s_step_by_hand(void **state)
+{
+    (void)state;
+    Model model = small_model(true, 1);
+    AdamState adam = {model_params_new(&model.config), model_params_new(&model.config), 0};
+    ModelParams grad = model_params_new(&model.config);
+    AdamW settings = {0.01, 0.9, 0.95, 1e-8, 0.1};
+    model.params.embeddings[5] = model.params.norm_f[5] = 0.5f;
+    grad.embeddings[5] = grad.norm_f[5] = 0.2f;
+    adamw_step(&model, &adam, &grad, &settings);
+    assert_near(model.params.embeddings[5], 0.4895, 1e-6, 0);
+    assert_near(model.params.norm_f[5], 0.49, 1e-6, 0); /* does not decay */
+    assert_near(adam.mean.embeddings[5], 0.02, 1e-8, 0);
+    assert_near(adam.square.embeddings[5], 0.002, 1e-9, 0);
+    model_params_free(&grad), model_params_free(&adam.mean), model_params_free(&adam.square);
+    model_free(&model);
 }
 
 static void the_rate_goes_up_and_comes_down(void **state)
@@ -744,19 +771,37 @@ static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(vo
     model_free(&model), model_free(&selective);
 }
 
-static void a_time_invariant_model_s_gradients_are_slopes(void **state)
+/* The loss of some tokens, and what the open gates cost. */
+static double priced_loss(ModelWork *work, const int32_t *ids, const int32_t *targets, Model *model)
 {
-    (void)state;
+    model_refresh(model);
+    model_forward(work, NULL, ids, model);
+    double loss = model_loss(NULL, work, targets, model);
+    for (size_t layer = 0; layer < model->config.num_hidden_layers; layer++)
+        for (size_t t = 0; t < work->len; t++)
+            loss += model->config.gate_price / (double)work->len * mean_step(work, layer, t, model);
+    return loss;
+}
+
+static void check_slopes(bool time_invariant, double gate_price)
+{
     enum { LEN = 7 };
-    Model model = tiny_model(30, true, 6);
+    MambaConfig config = config_default(12);
+    Random start = random_from_seed(6);
+    config.num_hidden_layers = 2;
+    config.vocab_size = 30;
+    config.time_invariant = time_invariant;
+    config.gate_price = gate_price;
+    Model model = model_new(&config);
+    model_init(&model, &start);
     int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2}, targets[LEN] = {1, 4, 1, 5, 9, 2, 6};
     ModelWork work = model_work_new(&model, 1, LEN, true);
-    ModelParams grad = model_params_new(&model.config);
+    ModelParams grad = model_params_new(&config);
     model_forward(&work, NULL, ids, &model);
     model_backward(&grad, &work, ids, targets, &model);
-    for (size_t k = 0; k < model_tensor_count(&model.config); k++) {
-        ModelTensor p = model_tensor(&model.params, &model.config, k);
-        ModelTensor g = model_tensor(&grad, &model.config, k);
+    for (size_t k = 0; k < model_tensor_count(&config); k++) {
+        ModelTensor p = model_tensor(&model.params, &config, k);
+        ModelTensor g = model_tensor(&grad, &config, k);
         Random random = random_from_seed(k);
         double along = 0.0, loss[2];
         double *direction = NEW(double, p.count + 1);
@@ -769,9 +814,7 @@ static void a_time_invariant_model_s_gradients_are_slopes(void **state)
         for (int side = 0; side < 2; side++) {
             for (size_t i = 0; i < p.count; i++)
                 p.values[i] = kept[i] + (float)((side ? 1e-3 : -1e-3) * direction[i]);
-            model_refresh(&model);
-            model_forward(&work, NULL, ids, &model);
-            loss[side] = model_loss(NULL, &work, targets, &model);
+            loss[side] = priced_loss(&work, ids, targets, &model);
         }
         for (size_t i = 0; i < p.count; i++)
             p.values[i] = kept[i];
@@ -782,6 +825,19 @@ static void a_time_invariant_model_s_gradients_are_slopes(void **state)
     model_params_free(&grad);
     model_work_free(&work);
     model_free(&model);
+}
+
+static void a_time_invariant_model_s_gradients_are_slopes(void **state)
+{
+    (void)state;
+    check_slopes(true, 0.0);
+}
+
+static void the_price_of_open_gates_is_in_the_gradients(void **state)
+{
+    (void)state;
+    check_slopes(false, 50.0);
+    check_slopes(true, 50.0);
 }
 
 /* ---- the corpus ------------------------------------------------------------------------------ */
@@ -1053,15 +1109,13 @@ static void a_word_s_delta_is_the_mean_of_its_channels(void **state)
         reading_new(&reading, "grandmother began an old irish tale .", &words, &model, &error));
     size_t d_inner = model.config.intermediate_size, t = 5;
     const float *raw = reading.work.cache[1].dt_raw + t * d_inner;
-    double sum = 0.0, wide = 0.0;
+    double sum = 0.0;
     for (size_t d = 0; d < d_inner; d++) {
         double delta =
             log1p(exp((double)raw[d] + (double)model.block[1].params.tensor[DT_PROJ_BIAS][d]));
         sum += delta / (double)d_inner;
-        wide += (delta > 0.1) / (double)d_inner;
     }
     assert_near(reading.delta[reading.len + t], sum, 0, 1e-5);
-    assert_near(reading.open[reading.len + t], wide, 1e-9, 0);
     reading_free(&reading);
     model_free(&model);
     vocabulary_free(&words);
@@ -1234,10 +1288,12 @@ int main(void)
         cmocka_unit_test(weights_in_bf16_agree_with_golden),
         cmocka_unit_test(every_gradient_agrees_with_golden),
         cmocka_unit_test(greedy_tokens_agree_with_golden),
-        cmocka_unit_test(five_steps_of_adamw_agree_with_golden),
+        cmocka_unit_test(ex5_7_five_steps_of_adamw_agree_with_golden),
         cmocka_unit_test(a_prompt_in_pieces_and_by_steps_gives_the_same_logits),
         cmocka_unit_test(an_untied_head_has_a_gradient_of_its_own),
-        cmocka_unit_test(the_loss_neither_overflows_nor_cancels),
+        cmocka_unit_test(ex5_6_the_loss_neither_overflows_nor_cancels),
+        cmocka_unit_test(ex5_6_the_lesson_s_loss_by_hand),
+        cmocka_unit_test(ex5_7_the_lesson_s_step_by_hand),
         cmocka_unit_test(the_rate_goes_up_and_comes_down),
         cmocka_unit_test(a_clipped_gradient_has_the_length_asked_for),
         cmocka_unit_test(a_text_is_cut_into_words_and_punctuation),
@@ -1255,6 +1311,7 @@ int main(void)
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
         cmocka_unit_test(a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token),
         cmocka_unit_test(a_time_invariant_model_s_gradients_are_slopes),
+        cmocka_unit_test(the_price_of_open_gates_is_in_the_gradients),
         cmocka_unit_test(the_corpus_is_what_the_grammar_writes),
         cmocka_unit_test(every_question_is_answered_in_the_register_of_the_latest_cue),
         cmocka_unit_test(the_tests_ask_what_training_never_asked),

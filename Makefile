@@ -14,7 +14,8 @@ BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 # Each program's source; chapter NN's file STEM.c becomes build/chNN_STEM.
 SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch03_discretize/discretize.c \
            ch04_selective/selective.c ch05_mamba_block/mamba_block.c \
-           ch05_mamba_block/language_model.c ch05_mamba_block/safetensors.c
+           ch05_mamba_block/language_model.c ch05_mamba_block/safetensors.c \
+           ch05_mamba_block/pretrained.c
 program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))

@@ -24,6 +24,7 @@
 
 #include "language_model.c"
 #include "unicode_tables.h"
+#include <sched.h>
 #include <signal.h>
 
 /* ======================================== Unicode ========================================== */
@@ -1543,6 +1544,19 @@ static float int8_block(int8_t *out, const float *in, size_t count)
     return largest / 127.0f;
 }
 
+/* Memory in large pages, if the system has them: it is read faster. */
+static void *new_large(size_t bytes)
+{
+    enum { LARGE = 1 << 21 };
+    void *memory = NULL;
+    size_t room = (bytes + LARGE - 1) / LARGE * LARGE;
+    if (bytes < LARGE || posix_memalign(&memory, LARGE, room) != 0)
+        return NEW(char, bytes);
+    madvise(memory, room, MADV_HUGEPAGE);
+    memset(memory, 0, bytes);
+    return memory;
+}
+
 /* A copy in 8 bits, with one scale for every INT8_BLOCK weights of a row. */
 Weight weight_to_int8(const Weight *from)
 {
@@ -1553,7 +1567,7 @@ Weight weight_to_int8(const Weight *from)
     weight.rows = from->rows;
     weight.cols = from->cols;
     weight.stride = blocks * INT8_BLOCK;
-    int8_t *data = NEW(int8_t, weight.rows * weight.stride);
+    int8_t *data = (int8_t *)new_large(weight.rows * weight.stride);
     float *scale = NEW(float, weight.rows *blocks);
     PARALLEL_FOR(schedule(static))
     for (size_t r = 0; r < weight.rows; r++) {
@@ -1646,66 +1660,54 @@ INLINE float lanes_total(Lanes v)
 #endif
 }
 
-/* The kernels take ROWS rows at once: x is then loaded once for all of them. `count` of them are
-   wanted; the others are computed again from the last and thrown away. */
-enum { ROWS = 4 };
+/* Memory is asked for a page ahead: the processor's own looking ahead ends with each page. */
+enum { AHEAD = 4096, LINE = 64 };
 
-typedef struct {
-    const unsigned char *row[ROWS];
-    const float *scale[ROWS];
-} RowSet;
-
-static RowSet rows_at(const Weight *weight, size_t first, size_t count)
+INLINE void look_ahead(const unsigned char *from, size_t bytes)
 {
-    RowSet rows;
-    for (size_t i = 0; i < ROWS; i++) {
-        size_t r = first + smaller(i, count - 1);
-        rows.row[i] = weight->data + r * weight->stride;
-        rows.scale[i] = weight->scale == NULL ? NULL : weight->scale + r * blocks_of(weight->cols);
-    }
-    return rows;
+    for (size_t at = 0; at < bytes; at += LINE)
+        __builtin_prefetch(from + AHEAD + at);
 }
 
-INLINE void rows_f32(float sum[ROWS], const RowSet *rows, const Activation *x, size_t cols)
+/* Row after row, from start to end, is what memory delivers fastest; four sums side by side keep the
+   processor from waiting for one of them. A row times x: */
+INLINE float row_f32(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes total[ROWS] = {{0}};
+    const float *w = (const float *)(const void *)row;
+    Lanes sum[4] = {{0}};
     size_t k = 0;
-    for (; k + LANES <= cols; k += LANES) {
-        Lanes value = lanes_load(x->value + k);
-        for (size_t i = 0; i < ROWS; i++)
-            total[i] += value * lanes_load((const float *)(const void *)rows->row[i] + k);
+    for (; k + 4 * LANES <= cols; k += 4 * LANES) {
+        look_ahead(row + 4 * k, 16 * LANES);
+        for (size_t i = 0; i < 4; i++)
+            sum[i] += lanes_load(x->value + k + i * LANES) * lanes_load(w + k + i * LANES);
     }
-    for (size_t i = 0; i < ROWS; i++) {
-        if (k < cols)
-            total[i] += lanes_load_some(x->value + k, cols - k) *
-                        lanes_load_some((const float *)(const void *)rows->row[i] + k, cols - k);
-        sum[i] = lanes_total(total[i]);
+    for (; k < cols; k += LANES) {
+        size_t some = smaller(cols - k, LANES);
+        sum[0] += lanes_load_some(x->value + k, some) * lanes_load_some(w + k, some);
     }
+    return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 /* Two BF16 side by side are one whole number of 32 bits: without its lower half it is the second as a
    float, and moved up by 16 bits it is the first. */
-INLINE void rows_bf16(float sum[ROWS], const RowSet *rows, const Activation *x, size_t cols)
+INLINE float row_bf16(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes even[ROWS] = {{0}}, odd[ROWS] = {{0}};
+    Lanes even[2] = {{0}}, odd[2] = {{0}};
     size_t k = 0;
-    for (; k + 2 * LANES <= cols; k += 2 * LANES) {
-        Lanes first = lanes_load(x->split + k), second = lanes_load(x->split + k + LANES);
-        for (size_t i = 0; i < ROWS; i++) {
-            LanesBits pair;
-            memcpy(&pair, rows->row[i] + 2 * k, sizeof pair);
-            even[i] += first * (Lanes)(pair << 16);
-            odd[i] += second * (Lanes)(pair & (int32_t)0xFFFF0000);
-        }
+    for (size_t turn = 0; k + 2 * LANES <= cols; k += 2 * LANES, turn ^= 1) {
+        LanesBits pair;
+        memcpy(&pair, row + 2 * k, sizeof pair);
+        look_ahead(row + 2 * k, sizeof pair);
+        even[turn] += lanes_load(x->split + k) * (Lanes)(pair << 16);
+        odd[turn] += lanes_load(x->split + k + LANES) * (Lanes)(pair & (int32_t)0xFFFF0000);
     }
-    for (size_t i = 0; i < ROWS; i++) {
-        sum[i] = lanes_total(even[i] + odd[i]);
-        for (size_t j = k; j < cols; j++) {
-            uint16_t half;
-            memcpy(&half, rows->row[i] + 2 * j, sizeof half);
-            sum[i] += x->value[j] * tensor_float_from_bf16(half);
-        }
+    float sum = lanes_total((even[0] + odd[0]) + (even[1] + odd[1]));
+    for (; k < cols; k++) {
+        uint16_t half;
+        memcpy(&half, row + 2 * k, sizeof half);
+        sum += x->value[k] * tensor_float_from_bf16(half);
     }
+    return sum;
 }
 
 /* LANES numbers in F16 as floats. */
@@ -1730,23 +1732,23 @@ INLINE Lanes lanes_from_f16(const unsigned char *from)
 #endif
 }
 
-INLINE void rows_f16(float sum[ROWS], const RowSet *rows, const Activation *x, size_t cols)
+INLINE float row_f16(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes total[ROWS] = {{0}};
+    Lanes total[4] = {{0}};
     size_t k = 0;
-    for (; k + LANES <= cols; k += LANES) {
-        Lanes value = lanes_load(x->value + k);
-        for (size_t i = 0; i < ROWS; i++)
-            total[i] += value * lanes_from_f16(rows->row[i] + 2 * k);
+    for (; k + 4 * LANES <= cols; k += 4 * LANES) {
+        look_ahead(row + 2 * k, 8 * LANES);
+        for (size_t i = 0; i < 4; i++)
+            total[i] +=
+                lanes_load(x->value + k + i * LANES) * lanes_from_f16(row + 2 * (k + i * LANES));
     }
-    for (size_t i = 0; i < ROWS; i++) {
-        sum[i] = lanes_total(total[i]);
-        for (size_t j = k; j < cols; j++) {
-            uint16_t half;
-            memcpy(&half, rows->row[i] + 2 * j, sizeof half);
-            sum[i] += x->value[j] * tensor_float_from_f16(half);
-        }
+    float sum = lanes_total((total[0] + total[1]) + (total[2] + total[3]));
+    for (; k < cols; k++) {
+        uint16_t half;
+        memcpy(&half, row + 2 * k, sizeof half);
+        sum += x->value[k] * tensor_float_from_f16(half);
     }
+    return sum;
 }
 
 /* One block of 8-bit weights times 16-bit numbers: exact, in LANES sums of at most 2^24 each. */
@@ -1782,16 +1784,21 @@ INLINE Lanes int8_products(const int8_t *w, const int16_t *x)
 #endif
 }
 
-INLINE void rows_int8(float sum[ROWS], const RowSet *rows, const Activation *x, size_t cols)
+INLINE float row_int8(const unsigned char *row, const float *scale, const Activation *x,
+                      size_t cols)
 {
-    Lanes total[ROWS] = {{0}};
-    for (size_t b = 0; b < blocks_of(cols); b++)
-        for (size_t i = 0; i < ROWS; i++)
-            total[i] +=
-                rows->scale[i][b] * int8_products((const int8_t *)rows->row[i] + b * INT8_BLOCK,
-                                                  x->whole + b * INT8_BLOCK);
-    for (size_t i = 0; i < ROWS; i++)
-        sum[i] = x->unit * lanes_total(total[i]);
+    const int8_t *w = (const int8_t *)row;
+    Lanes sum[2] = {{0}};
+    size_t blocks = blocks_of(cols), b = 0;
+    for (; b + 2 <= blocks; b += 2)
+        for (size_t i = 0; i < 2; i++) {
+            const int8_t *block = w + (b + i) * INT8_BLOCK;
+            look_ahead((const unsigned char *)block, INT8_BLOCK);
+            sum[i] += scale[b + i] * int8_products(block, x->whole + (b + i) * INT8_BLOCK);
+        }
+    if (b < blocks)
+        sum[0] += scale[b] * int8_products(w + b * INT8_BLOCK, x->whole + b * INT8_BLOCK);
+    return x->unit * lanes_total(sum[0] + sum[1]);
 }
 
 /* y[r] = sum over i of weight[r][i] x[i] for rows first .. end - 1, as it is defined. */
@@ -1812,17 +1819,24 @@ void weight_product_clear(float *y, const Weight *weight, const Activation *x, s
 /* weight_product_clear, for use: one thread's rows, after activation_set. */
 void weight_product(float *y, const Weight *weight, const Activation *x, size_t first, size_t end)
 {
-    for (size_t r = first; r < end; r += ROWS) {
-        size_t count = smaller(end - r, ROWS);
-        RowSet rows = rows_at(weight, r, count);
-        float sum[ROWS];
-        switch (weight->type) {
-        case TENSOR_F32: rows_f32(sum, &rows, x, weight->cols); break;
-        case TENSOR_F16: rows_f16(sum, &rows, x, weight->cols); break;
-        case TENSOR_BF16: rows_bf16(sum, &rows, x, weight->cols); break;
-        default: rows_int8(sum, &rows, x, weight->cols); break;
-        }
-        memcpy(y + r, sum, count * sizeof *y);
+    size_t cols = weight->cols, blocks = blocks_of(cols);
+    const unsigned char *row = weight->data + first * weight->stride;
+    switch (weight->type) {
+    case TENSOR_F32:
+        for (size_t r = first; r < end; r++, row += weight->stride)
+            y[r] = row_f32(row, x, cols);
+        break;
+    case TENSOR_F16:
+        for (size_t r = first; r < end; r++, row += weight->stride)
+            y[r] = row_f16(row, x, cols);
+        break;
+    case TENSOR_BF16:
+        for (size_t r = first; r < end; r++, row += weight->stride)
+            y[r] = row_bf16(row, x, cols);
+        break;
+    default:
+        for (size_t r = first; r < end; r++, row += weight->stride)
+            y[r] = row_int8(row, weight->scale + r * blocks, x, cols);
     }
 }
 
@@ -2228,12 +2242,6 @@ bool memory_load(Memory *memory, Sampler *sampler, const Pretrained *model, cons
 /* A step reads every weight once. All threads go through it side by side, each with its own rows    */
 /* and channels, and wait for each other four times a layer.                                         */
 
-#ifdef _OPENMP
-#define BARRIER PARALLEL_PRAGMA(omp barrier)
-#else
-#define BARRIER
-#endif
-
 /* Where the time of a step goes. */
 typedef enum { T_IN, T_CONV, T_X, T_DT, T_SCAN, T_OUT, T_HEAD, T_SAMPLE, T_COUNT } StepTime;
 
@@ -2251,6 +2259,7 @@ typedef struct {
     float *gated, *mixed, *logits;
     float *own; /* (threads, activation_floats(widest)) each thread's activation */
     size_t widest;
+    size_t waiting, round;         /* where threads wait for each other: see threads_meet */
     double seconds[T_COUNT], mark; /* added up if `timed` */
     bool timed;
     /* for many tokens at once */
@@ -2291,6 +2300,27 @@ void runner_free(Runner *run)
     free(run->memory), free(run->own), free(run->cache_memory), free(run->rows);
     free(run->final), free(run->scale), free(run->matrices), free(run->x_turned);
     free(run->many_logits), free(run->focus);
+}
+
+/* Waits until all threads are here. They wait awake, for it is only microseconds; but where another
+   program has taken a thread's processor, the others give theirs away. */
+static void threads_meet(Runner *run, size_t threads)
+{
+    enum { AWAKE = 4000 };
+    size_t round = __atomic_load_n(&run->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&run->waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+        __atomic_store_n(&run->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&run->round, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (size_t turn = 0; __atomic_load_n(&run->round, __ATOMIC_ACQUIRE) == round; turn++) {
+        if (turn >= AWAKE)
+            sched_yield();
+#if defined(__x86_64__) || defined(__i386__)
+        else
+            __builtin_ia32_pause();
+#endif
+    }
 }
 
 /* The first of the rows that a thread works on: even shares, on borders of 16. */
@@ -2391,14 +2421,14 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     }
     step_time(run, T_IN, thread);
     step_conv(run->u, memory->conv + which * conv_floats(config), run->in, layer, first, end);
-    BARRIER
+    threads_meet(run, threads);
     step_time(run, T_CONV, thread);
     /* dt, B, C = split(x_proj(u)): the narrowest product, and all of u is wanted for it */
     x->value = run->u;
     activation_set(x, W[W_X].type, d_inner);
     weight_product(run->x_dbl, &W[W_X], x, share_start(narrow, thread, threads),
                    share_start(narrow, thread + 1, threads));
-    BARRIER
+    threads_meet(run, threads);
     step_time(run, T_X, thread);
     /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z) */
     x->value = run->x_dbl;
@@ -2406,7 +2436,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     weight_product(run->dt, &W[W_DT], x, first, end);
     step_time(run, T_DT, thread);
     step_scan(run, memory->x + which * x_floats(config), layer, first, end);
-    BARRIER
+    threads_meet(run, threads);
     step_time(run, T_SCAN, thread);
     /* h = h + out_proj(y) */
     x->value = run->gated;
@@ -2417,7 +2447,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     for (size_t i = first; i < end; i++)
         run->hidden[i] += run->mixed[i] + (p[OUT_PROJ_BIAS] == NULL ? 0.0f : p[OUT_PROJ_BIAS][i]);
     x->value = normed;
-    BARRIER
+    threads_meet(run, threads);
     step_time(run, T_OUT, thread);
 }
 
@@ -2428,7 +2458,7 @@ static void step_head(Runner *run, Activation *x, size_t thread, size_t threads)
     activation_set(x, run->model->head.type, run->model->config.hidden_size);
     weight_product(run->logits, &run->model->head, x, share_start(vocab, thread, threads),
                    share_start(vocab, thread + 1, threads));
-    BARRIER
+    threads_meet(run, threads);
     step_time(run, T_HEAD, thread);
 }
 
@@ -3256,27 +3286,25 @@ static double measure_reading(const Pretrained *model, size_t threads)
     return sum == 123456789 ? seconds + 1e-9 : seconds; /* so that it is worked out */
 }
 
-/* Steps and readings by turns; medians. */
+/* Steps and readings by turns; the quickest of each, which is what nothing else got in the way of. */
 static void bench_steps(const Pretrained *model, const char *name, size_t threads)
 {
-    enum { ROUNDS = 7, STEPS = 4 };
-    double step[ROUNDS], reading[ROUNDS];
+    enum { ROUNDS = 40 };
+    double seconds = INFINITY, reading = INFINITY;
     Memory memory = memory_new(&model->config);
     Runner run = runner_new(model);
     run.threads = threads;
     runner_step(&run, &memory, 1, true);
-    for (int round = 0; round < ROUNDS; round++) {
-        reading[round] = measure_reading(model, threads);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        reading = fmin(reading, measure_reading(model, threads));
         double start = seconds_now();
-        for (int i = 0; i < STEPS; i++)
-            runner_step(&run, &memory, (uint32_t)(1000 * i + round), true);
-        step[round] = (seconds_now() - start) / STEPS;
+        runner_step(&run, &memory, 1000 * round, true);
+        seconds = fmin(seconds, seconds_now() - start);
     }
-    double bytes = (double)pretrained_step_bytes(model), seconds = median(step, ROUNDS);
-    double floor_seconds = median(reading, ROUNDS);
+    double bytes = (double)pretrained_step_bytes(model);
     printf("  %-5s %7zu %7.0f MB %8.1f %11.1f %10.1f %8.0f %%\n", name, threads, 1e-6 * bytes,
-           1.0 / seconds, 1e-9 * bytes / seconds, 1e-9 * bytes / floor_seconds,
-           100.0 * floor_seconds / seconds);
+           1.0 / seconds, 1e-9 * bytes / seconds, 1e-9 * bytes / reading,
+           100.0 * reading / seconds);
     runner_free(&run);
     memory_free(&memory);
 }
@@ -3814,7 +3842,8 @@ static bool run_options(PretrainedOptions *options, Error *error)
     if (options->threads > 0)
         threads_use((int)options->threads);
     if (options->bench)
-        return demo_pretrained_bench(options->dir != NULL ? options->dir : "build/random-130m", error);
+        return demo_pretrained_bench(options->dir != NULL ? options->dir : "build/random-130m",
+                                     error);
     if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json"))
         options->dir = usual;
     if (options->dir == NULL) {

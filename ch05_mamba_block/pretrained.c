@@ -9,7 +9,7 @@
    LETTERS    C            shape                      Hugging Face
               ids          (tokens)                   input_ids
               conv         (d_conv - 1, d_inner)      conv_states, without their oldest
-              x            (d_state, d_inner)         ssm_states, transposed
+              x            see lane_of_state          ssm_states (d_inner, d_state)
               logits       (vocab)                    logits
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
    TIME       50 minutes to read
@@ -1477,7 +1477,7 @@ typedef struct {
     size_t rows, cols, stride; /* bytes from row to row */
     const unsigned char *data; /* I8: each row filled up with 0 to whole blocks */
     const float *scale;        /* I8: (rows, blocks) */
-    void *own[2];              /* what is to be freed */
+    void *own;                 /* to be freed, or NULL */
 } Weight;
 
 static size_t blocks_of(size_t cols)
@@ -1496,16 +1496,16 @@ static Weight weight_from_tensor(const Tensor *tensor)
     weight.stride = weight.cols * tensor_type_size(tensor->type);
     weight.data = tensor->data;
     if ((uintptr_t)tensor->data % tensor_type_size(tensor->type) != 0) {
-        weight.own[0] = NEW(unsigned char, tensor->bytes);
-        memcpy(weight.own[0], tensor->data, tensor->bytes);
-        weight.data = (const unsigned char *)weight.own[0];
+        weight.own = NEW(unsigned char, tensor->bytes);
+        memcpy(weight.own, tensor->data, tensor->bytes);
+        weight.data = (const unsigned char *)weight.own;
     }
     return weight;
 }
 
 static void weight_free(Weight *weight)
 {
-    free(weight->own[0]), free(weight->own[1]);
+    free(weight->own);
     memset(weight, 0, sizeof *weight);
 }
 
@@ -1544,21 +1544,41 @@ static float int8_block(int8_t *out, const float *in, size_t count)
     return largest / 127.0f;
 }
 
-/* Memory in large pages, if the system has them: it is read faster. */
-static void *new_large(size_t bytes)
+/* Memory of a known size that is handed out piece by piece. In large pages, if the system has them:
+   they are read faster. */
+typedef struct {
+    unsigned char *bytes; /* (room) */
+    size_t room, used;
+} Arena;
+
+static Arena arena_new(size_t room)
 {
     enum { LARGE = 1 << 21 };
+    Arena arena = {NULL, (room + LARGE - 1) / LARGE * LARGE, 0};
     void *memory = NULL;
-    size_t room = (bytes + LARGE - 1) / LARGE * LARGE;
-    if (bytes < LARGE || posix_memalign(&memory, LARGE, room) != 0)
-        return NEW(char, bytes);
-    madvise(memory, room, MADV_HUGEPAGE);
-    memset(memory, 0, bytes);
-    return memory;
+    if (posix_memalign(&memory, LARGE, arena.room) != 0)
+        memory = NEW(unsigned char, arena.room);
+    madvise(memory, arena.room, MADV_HUGEPAGE);
+    arena.bytes = (unsigned char *)memory;
+    return arena;
+}
+
+static void *arena_take(Arena *arena, size_t bytes)
+{
+    void *taken = arena->bytes + arena->used;
+    arena->used += (bytes + 63) / 64 * 64;
+    assert(arena->used <= arena->room);
+    return taken;
+}
+
+/* Bytes that weight_to_int8 takes for a matrix. */
+size_t int8_bytes(size_t rows, size_t cols)
+{
+    return rows * blocks_of(cols) * INT8_BLOCK + (rows * blocks_of(cols) * 4 + 63) / 64 * 64;
 }
 
 /* A copy in 8 bits, with one scale for every INT8_BLOCK weights of a row. */
-Weight weight_to_int8(const Weight *from)
+Weight weight_to_int8(const Weight *from, Arena *arena)
 {
     Weight weight;
     size_t blocks = blocks_of(from->cols);
@@ -1567,22 +1587,22 @@ Weight weight_to_int8(const Weight *from)
     weight.rows = from->rows;
     weight.cols = from->cols;
     weight.stride = blocks * INT8_BLOCK;
-    int8_t *data = (int8_t *)new_large(weight.rows * weight.stride);
-    float *scale = NEW(float, weight.rows *blocks);
+    int8_t *data = (int8_t *)arena_take(arena, weight.rows * weight.stride);
+    float *scale = (float *)arena_take(arena, weight.rows * blocks * sizeof(float));
     PARALLEL_FOR(schedule(static))
     for (size_t r = 0; r < weight.rows; r++) {
         float row[INT8_BLOCK];
         Weight part = *from;
         for (size_t b = 0; b < blocks; b++) {
             size_t at = b * INT8_BLOCK;
+            int8_t *to = data + r * weight.stride + at;
             part.cols = smaller(from->cols - at, INT8_BLOCK);
             part.data = from->data + r * from->stride + at * tensor_type_size(from->type);
             weight_rows_to_float(row, &part, 0, 1);
-            scale[r * blocks + b] = int8_block(data + r * weight.stride + at, row, part.cols);
+            scale[r * blocks + b] = int8_block(to, row, part.cols);
+            memset(to + part.cols, 0, INT8_BLOCK - part.cols);
         }
     }
-    weight.own[0] = data;
-    weight.own[1] = scale;
     weight.data = (const unsigned char *)data;
     weight.scale = scale;
     return weight;
@@ -1614,10 +1634,11 @@ static Activation activation_place(float *memory, size_t most)
 
 static void activation_split(Activation *x, size_t cols)
 {
-    for (size_t k = 0; k + 2 * LANES <= cols; k += 2 * LANES)
+    for (size_t k = 0; k < cols; k += 2 * LANES)
         for (size_t i = 0; i < LANES; i++) {
-            x->split[k + i] = x->value[k + 2 * i];
-            x->split[k + LANES + i] = x->value[k + 2 * i + 1];
+            size_t even = k + 2 * i;
+            x->split[k + i] = even < cols ? x->value[even] : 0.0f;
+            x->split[k + LANES + i] = even + 1 < cols ? x->value[even + 1] : 0.0f;
         }
 }
 
@@ -1688,26 +1709,40 @@ INLINE float row_f32(const unsigned char *row, const Activation *x, size_t cols)
     return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
+/* Up to 2 LANES numbers of 16 bits; those beyond `count` are 0. */
+INLINE LanesBits halves_load_some(const unsigned char *from, size_t count)
+{
+    LanesBits pair = {0};
+#if LANES == 16 && defined(__AVX512BW__)
+    pair = (LanesBits)_mm512_maskz_loadu_epi16(count < 2 * LANES ? (1u << count) - 1 : 0xffffffffu,
+                                               from);
+#else
+    memcpy(&pair, from, 2 * smaller(count, 2 * LANES));
+#endif
+    return pair;
+}
+
 /* Two BF16 side by side are one whole number of 32 bits: without its lower half it is the second as a
-   float, and moved up by 16 bits it is the first. */
+   float, and moved up by 16 bits it is the first. x is split in the same way. */
+INLINE Lanes bf16_products(LanesBits pair, const float *split, Lanes sum)
+{
+    sum += lanes_load(split) * (Lanes)(pair << 16);
+    return sum + lanes_load(split + LANES) * (Lanes)(pair & (int32_t)0xFFFF0000);
+}
+
 INLINE float row_bf16(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes even[2] = {{0}}, odd[2] = {{0}};
+    Lanes sum[4] = {{0}};
     size_t k = 0;
-    for (size_t turn = 0; k + 2 * LANES <= cols; k += 2 * LANES, turn ^= 1) {
-        LanesBits pair;
-        memcpy(&pair, row + 2 * k, sizeof pair);
-        look_ahead(row + 2 * k, sizeof pair);
-        even[turn] += lanes_load(x->split + k) * (Lanes)(pair << 16);
-        odd[turn] += lanes_load(x->split + k + LANES) * (Lanes)(pair & (int32_t)0xFFFF0000);
+    for (; k + 8 * LANES <= cols; k += 8 * LANES) {
+        look_ahead(row + 2 * k, 16 * LANES);
+        for (size_t i = 0; i < 4; i++)
+            sum[i] = bf16_products(halves_load_some(row + 2 * k + 4 * i * LANES, 2 * LANES),
+                                   x->split + k + 2 * i * LANES, sum[i]);
     }
-    float sum = lanes_total((even[0] + odd[0]) + (even[1] + odd[1]));
-    for (; k < cols; k++) {
-        uint16_t half;
-        memcpy(&half, row + 2 * k, sizeof half);
-        sum += x->value[k] * tensor_float_from_bf16(half);
-    }
-    return sum;
+    for (; k < cols; k += 2 * LANES)
+        sum[0] = bf16_products(halves_load_some(row + 2 * k, cols - k), x->split + k, sum[0]);
+    return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 /* LANES numbers in F16 as floats. */
@@ -1734,21 +1769,20 @@ INLINE Lanes lanes_from_f16(const unsigned char *from)
 
 INLINE float row_f16(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes total[4] = {{0}};
+    Lanes sum[4] = {{0}};
     size_t k = 0;
     for (; k + 4 * LANES <= cols; k += 4 * LANES) {
         look_ahead(row + 2 * k, 8 * LANES);
         for (size_t i = 0; i < 4; i++)
-            total[i] +=
+            sum[i] +=
                 lanes_load(x->value + k + i * LANES) * lanes_from_f16(row + 2 * (k + i * LANES));
     }
-    float sum = lanes_total((total[0] + total[1]) + (total[2] + total[3]));
-    for (; k < cols; k++) {
-        uint16_t half;
-        memcpy(&half, row + 2 * k, sizeof half);
-        sum += x->value[k] * tensor_float_from_f16(half);
+    for (; k < cols; k += LANES) {
+        size_t some = smaller(cols - k, LANES);
+        LanesBits rest = halves_load_some(row + 2 * k, some);
+        sum[1] += lanes_load_some(x->value + k, some) * lanes_from_f16((unsigned char *)&rest);
     }
-    return sum;
+    return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 /* One block of 8-bit weights times 16-bit numbers: exact, in LANES sums of at most 2^24 each. */
@@ -1852,7 +1886,7 @@ typedef struct {
     Weight weight[W_COUNT];
     MambaBlock block; /* for many tokens at once; its matrices are NULL unless they lie in F32 */
     float *conv;      /* (d_conv, d_inner) the convolution's weights, transposed */
-    float *A2;        /* (d_state, d_inner) A log2 e, transposed: exp(delta A) = 2^(delta A2) */
+    float *A2;        /* as Memory's x: A log2 e, so that exp(delta A) = 2^(delta A2) */
     float *memory;    /* of all vectors of the block */
 } PretrainedLayer;
 
@@ -1863,6 +1897,7 @@ typedef struct {
     Shards shards;
     PretrainedLayer *layer; /* (n_layer) */
     Weight embeddings, head;
+    Arena arena; /* of matrices in 8 bits; bytes NULL: they stay as they are */
     float *norm_f;
     bool has_tokenizer;
     Tokenizer tokenizer;
@@ -1910,6 +1945,37 @@ static bool layer_read(Pretrained *model, size_t which, Error *error)
     return true;
 }
 
+static size_t conv_floats(const MambaConfig *config)
+{
+    return config->intermediate_size * (config->conv_kernel - 1);
+}
+
+static size_t x_floats(const MambaConfig *config)
+{
+    return (config->intermediate_size + LANES - 1) / LANES * LANES * config->state_size;
+}
+
+/* Where state n of channel d lies for a step: the states of LANES channels side by side. */
+static size_t lane_of_state(size_t d, size_t n, size_t d_state)
+{
+    return (d / LANES * d_state + n) * LANES + d % LANES;
+}
+
+/* out (x_floats) from in (d_inner, d_state), and back. */
+static void states_in_lanes(float *out, const float *in, const MambaConfig *config)
+{
+    for (size_t d = 0; d < config->intermediate_size; d++)
+        for (size_t n = 0; n < config->state_size; n++)
+            out[lane_of_state(d, n, config->state_size)] = in[d * config->state_size + n];
+}
+
+static void states_in_rows(float *out, const float *in, const MambaConfig *config)
+{
+    for (size_t d = 0; d < config->intermediate_size; d++)
+        for (size_t n = 0; n < config->state_size; n++)
+            out[d * config->state_size + n] = in[lane_of_state(d, n, config->state_size)];
+}
+
 static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
 {
     size_t d_inner = config->intermediate_size, d_state = config->state_size,
@@ -1917,25 +1983,25 @@ static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
     const float log2_e = 1.44269504f;
     layer->block.config = *config;
     layer->block.A = NEW(float, d_inner *d_state);
-    layer->A2 = NEW(float, d_inner *d_state);
+    layer->A2 = NEW(float, x_floats(config));
     layer->conv = NEW(float, d_inner *d_conv);
     block_refresh(&layer->block);
-    for (size_t d = 0; d < d_inner; d++) {
-        for (size_t n = 0; n < d_state; n++)
-            layer->A2[n * d_inner + d] = log2_e * layer->block.A[d * d_state + n];
+    states_in_lanes(layer->A2, layer->block.A, config);
+    for (size_t i = 0; i < x_floats(config); i++)
+        layer->A2[i] *= log2_e;
+    for (size_t d = 0; d < d_inner; d++)
         for (size_t j = 0; j < d_conv; j++)
             layer->conv[j * d_inner + d] =
                 layer->block.params.tensor[CONV1D_WEIGHT][d * d_conv + j];
-    }
 }
 
 /* A matrix, kept as it is or in 8 bits; the pages that were read for that are given back. */
-static Weight weight_kept(const Tensor *tensor, bool int8)
+static Weight weight_kept(const Tensor *tensor, Arena *arena)
 {
     Weight weight = weight_from_tensor(tensor);
-    if (!int8)
+    if (arena->bytes == NULL)
         return weight;
-    Weight small = weight_to_int8(&weight);
+    Weight small = weight_to_int8(&weight, arena);
     weight_free(&weight);
     uintptr_t page = 65536, from = ((uintptr_t)tensor->data + page - 1) / page * page;
     uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
@@ -1944,7 +2010,7 @@ static Weight weight_kept(const Tensor *tensor, bool int8)
     return small;
 }
 
-static bool layer_read_weights(Pretrained *model, size_t which, bool int8, Error *error)
+static bool layer_read_weights(Pretrained *model, size_t which, Error *error)
 {
     PretrainedLayer *layer = &model->layer[which];
     TensorShape shape[BLOCK_TENSORS];
@@ -1954,19 +2020,19 @@ static bool layer_read_weights(Pretrained *model, size_t which, bool int8, Error
         int part = weight_tensor[w];
         if (!layer_expect(&tensor, model, which, part, shape, error))
             return false;
-        layer->weight[w] = weight_kept(tensor, int8);
+        layer->weight[w] = weight_kept(tensor, &model->arena);
         if (layer->weight[w].type == TENSOR_F32)
             layer->block.params.tensor[part] = (float *)(uintptr_t)layer->weight[w].data;
     }
     return true;
 }
 
-/* Embeddings, head and last norm. The table may have more rows than config.json says: a vocabulary
+/* Embeddings and last norm; the head's tensor through *head. The table may have more rows than config.json says: a vocabulary
    is padded to a round number. */
-static bool model_read_ends(Pretrained *model, bool int8, Error *error)
+static bool model_read_ends(Pretrained *model, const Tensor **head, Error *error)
 {
     MambaConfig *config = &model->config;
-    const Tensor *table = NULL, *head = NULL, *norm = NULL;
+    const Tensor *table = NULL, *norm = NULL;
     size_t shape[2] = {config->vocab_size, config->hidden_size};
     for (size_t i = 0; i < model->shards.n_file && table == NULL; i++)
         table = safetensors_find(&model->shards.file[i], "backbone.embeddings.weight");
@@ -1976,14 +2042,14 @@ static bool model_read_ends(Pretrained *model, bool int8, Error *error)
     if (!shards_expect(&table, &model->shards, "backbone.embeddings.weight", 2, shape, error) ||
         !shards_expect(&norm, &model->shards, "backbone.norm_f.weight", 1, shape + 1, error))
         return false;
-    head = table;
+    *head = table;
     if (!config->tie_word_embeddings &&
-        !shards_expect(&head, &model->shards, "lm_head.weight", 2, shape, error))
+        !shards_expect(head, &model->shards, "lm_head.weight", 2, shape, error))
         return false;
     model->norm_f = NEW(float, config->hidden_size);
     tensor_to_float(model->norm_f, norm);
     model->embeddings = weight_from_tensor(table);
-    model->head = weight_kept(head, int8);
+    model->print = hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1);
     model->print = hash_bytes(table->data, smaller(table->bytes, 4096), model->print);
     model->print = hash_bytes(norm->data, norm->bytes, model->print);
     return true;
@@ -1999,6 +2065,7 @@ void pretrained_close(Pretrained *model)
     }
     free(model->layer), free(model->norm_f);
     weight_free(&model->embeddings), weight_free(&model->head);
+    free(model->arena.bytes);
     if (model->has_tokenizer)
         tokenizer_free(&model->tokenizer);
     shards_close(&model->shards);
@@ -2019,25 +2086,41 @@ static bool model_read_tokenizer(Pretrained *model, const char *dir, Error *erro
     return ok;
 }
 
+/* Whether every tensor of every layer is there, before memory is asked for; and how many bytes all
+   matrices take in 8 bits. */
+static bool layers_check(size_t *bytes, const Pretrained *model, Error *error)
+{
+    TensorShape shape[BLOCK_TENSORS];
+    const Tensor *tensor = NULL;
+    block_shapes(shape, &model->config);
+    *bytes = int8_bytes(model->config.vocab_size, model->config.hidden_size);
+    for (size_t i = 0; i < model->config.num_hidden_layers; i++)
+        for (int part = 0; part < BLOCK_TENSORS; part++) {
+            if (shape[part].count == 0)
+                continue;
+            if (!layer_expect(&tensor, model, i, part, shape, error))
+                return false;
+            if (is_weight(part))
+                *bytes += int8_bytes(shape[part].shape[0], shape[part].shape[1]);
+        }
+    return true;
+}
+
 static bool model_read(Pretrained *model, const char *dir, bool int8, Error *error)
 {
+    size_t bytes = 0;
+    const Tensor *head = NULL;
     if (!folder_read_config(&model->config, &model->ends, dir, error) ||
-        !model_read_tokenizer(model, dir, error) ||
-        !folder_open_weights(&model->shards, dir, error))
+        !folder_open_weights(&model->shards, dir, error) || !model_read_ends(model, &head, error) ||
+        !model_read_tokenizer(model, dir, error) || !layers_check(&bytes, model, error))
         return false;
-    model->print = hash_bytes(&model->config.hidden_size, sizeof model->config.hidden_size, 1);
-    if (!model_read_ends(model, int8, error))
-        return false;
-    size_t tensors = 0; /* before memory is asked for: are there that many layers at all? */
-    for (size_t i = 0; i < model->shards.n_file; i++)
-        tensors += model->shards.file[i].n_tensor;
-    if (model->config.num_hidden_layers > tensors)
-        return fail(error, "%s: config.json says %zu layers, but there are only %zu tensors",
-                    shown_path(dir), model->config.num_hidden_layers, tensors);
+    if (int8)
+        model->arena = arena_new(bytes);
+    model->head = weight_kept(head, &model->arena);
     model->layer = NEW(PretrainedLayer, model->config.num_hidden_layers);
     bool ok = true;
     for (size_t i = 0; ok && i < model->config.num_hidden_layers; i++) {
-        ok = layer_read(model, i, error) && layer_read_weights(model, i, int8, error);
+        ok = layer_read(model, i, error) && layer_read_weights(model, i, error);
         if (ok)
             layer_prepare(&model->layer[i], &model->config);
     }
@@ -2064,20 +2147,23 @@ bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error
     return true;
 }
 
-/* Bytes that are read for each token. */
+static size_t weight_bytes(const Weight *weight)
+{
+    size_t scales = weight->scale != NULL ? weight->rows * blocks_of(weight->cols) : 0;
+    return weight->rows * weight->stride + scales * sizeof(float);
+}
+
+/* Bytes that are read for each token: all weights, A and the states. */
 size_t pretrained_step_bytes(const Pretrained *model)
 {
-    size_t bytes = model->head.rows * model->head.stride +
-                   (model->head.scale ? model->head.rows * blocks_of(model->head.cols) * 4 : 0);
-    for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
-        const PretrainedLayer *layer = &model->layer[i];
-        for (int w = 0; w < W_COUNT; w++) {
-            const Weight *weight = &layer->weight[w];
-            bytes += weight->rows * weight->stride;
-            bytes += weight->scale ? weight->rows * blocks_of(weight->cols) * sizeof(float) : 0;
-        }
-        bytes += model->config.intermediate_size * sizeof(float) *
-                 (model->config.state_size + model->config.conv_kernel + 3);
+    const MambaConfig *config = &model->config;
+    size_t vectors = config->intermediate_size * (config->conv_kernel + 3) + config->hidden_size;
+    size_t states = 2 * x_floats(config) + conv_floats(config);
+    size_t bytes = weight_bytes(&model->head);
+    for (size_t i = 0; i < config->num_hidden_layers; i++) {
+        for (int w = 0; w < W_COUNT; w++)
+            bytes += weight_bytes(&model->layer[i].weight[w]);
+        bytes += (vectors + states) * sizeof(float);
     }
     return bytes;
 }
@@ -2088,19 +2174,9 @@ size_t pretrained_step_bytes(const Pretrained *model)
 typedef struct {
     size_t count; /* tokens so far */
     float *conv;  /* (n_layer, d_conv - 1, d_inner) the last inputs of each convolution */
-    float *x;     /* (n_layer, d_state, d_inner) the states; neighbouring channels side by side */
+    float *x;     /* (n_layer, x_floats) the states, as lane_of_state places them */
     float *final; /* (d_model) after the last norm, of the last token: its logits come from there */
 } Memory;
-
-static size_t conv_floats(const MambaConfig *config)
-{
-    return config->intermediate_size * (config->conv_kernel - 1);
-}
-
-static size_t x_floats(const MambaConfig *config)
-{
-    return config->intermediate_size * config->state_size;
-}
 
 Memory memory_new(const MambaConfig *config)
 {
@@ -2113,14 +2189,6 @@ Memory memory_new(const MambaConfig *config)
 void memory_free(Memory *memory)
 {
     free(memory->conv), free(memory->x), free(memory->final);
-}
-
-/* out (cols, rows) = in (rows, cols) transposed. */
-static void transpose(float *out, const float *in, size_t rows, size_t cols)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < cols; c++)
-            out[c * rows + r] = in[r * cols + c];
 }
 
 static void memory_note(SafetensorsWriter *writer, const char *key, uint64_t value)
@@ -2139,10 +2207,10 @@ bool memory_save(const Memory *memory, const Sampler *sampler, const Pretrained 
     size_t layers = config->num_hidden_layers, d_inner = config->intermediate_size;
     size_t conv_shape[3] = {layers, config->conv_kernel - 1, d_inner};
     size_t x_shape[3] = {layers, d_inner, config->state_size};
-    float *x = NEW(float, layers *x_floats(config));
+    float *x = NEW(float, layers *d_inner * config->state_size);
     for (size_t i = 0; i < layers; i++)
-        transpose(x + i * x_floats(config), memory->x + i * x_floats(config), config->state_size,
-                  d_inner);
+        states_in_rows(x + i * d_inner * config->state_size, memory->x + i * x_floats(config),
+                       config);
     SafetensorsWriter writer;
     safetensors_writer_init(&writer);
     safetensors_add_metadata(&writer, "format", "mamba-memory");
@@ -2221,8 +2289,8 @@ bool memory_take(Memory *memory, Sampler *sampler, const Safetensors *file, cons
     float *x = NEW(float, tensor[1]->count);
     tensor_to_float(x, tensor[1]);
     for (size_t i = 0; i < config->num_hidden_layers; i++)
-        transpose(memory->x + i * x_floats(config), x + i * x_floats(config),
-                  config->intermediate_size, config->state_size);
+        states_in_lanes(memory->x + i * x_floats(config),
+                        x + i * config->intermediate_size * config->state_size, config);
     free(x);
     return true;
 }
@@ -2376,12 +2444,12 @@ static void step_scan(Runner *run, float *x, const PretrainedLayer *layer, size_
               z = lanes_load_some(run->in + d_inner + d, some);
         Lanes drive = delta * u;
         Lanes y = u * lanes_load_some(layer->block.params.tensor[D_SKIP] + d, some);
-        for (size_t n = 0; n < d_state; n++) {
-            float *state = x + n * d_inner + d;
-            Lanes A2 = lanes_load_some(layer->A2 + n * d_inner + d, some);
-            Lanes now =
-                lanes_load_some(state, some) * exp2_product_any(delta, A2, table) + drive * B[n];
-            lanes_store_some(state, now, some);
+        float *state = x + d * d_state; /* lane_of_state(d, 0, d_state) */
+        const float *A2 = layer->A2 + d * d_state;
+        for (size_t n = 0; n < d_state; n++, state += LANES, A2 += LANES) {
+            Lanes A_bar = exp2_product_any(delta, lanes_load(A2), table);
+            Lanes now = lanes_load(state) * A_bar + drive * B[n];
+            lanes_store(state, now);
             y += now * C[n];
         }
         lanes_store_some(run->gated + d, y * z * lanes_sigmoid(z, table), some);
@@ -2580,7 +2648,7 @@ static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_
 {
     const Pretrained *model = run->model;
     const MambaConfig *config = &model->config;
-    size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
+    size_t d_model = config->hidden_size;
     runner_room(run, len);
     block_cache_place(&run->cache, run->cache_memory, &model->layer[0].block, 1, len, false);
     for (size_t t = 0; t < len; t++)
@@ -2589,9 +2657,9 @@ static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_
         MambaBlock block = layer_as_floats(run, &model->layer[i]);
         float *x = memory->x + i * x_floats(config);
         BlockState state = {memory->conv + i * conv_floats(config), run->x_turned};
-        transpose(run->x_turned, x, config->state_size, d_inner);
+        states_in_rows(run->x_turned, x, config);
         block_forward(run->rows, &run->cache, &state, run->rows, &block);
-        transpose(x, run->x_turned, d_inner, config->state_size);
+        states_in_lanes(x, run->x_turned, config);
         if (run->focus != NULL)
             runner_focus(run, i, start, len, &block);
     }
@@ -3072,6 +3140,18 @@ static void profile_svg(FILE *out, const double *share, size_t tokens, double pe
     svg_close(out);
 }
 
+/* Bytes of weights that one phase of a step reads. */
+static double phase_bytes(const Pretrained *model, int phase)
+{
+    static const int weight[T_COUNT] = {W_IN, -1, W_X, W_DT, -1, W_OUT, W_COUNT, -1};
+    double sum = 0.0;
+    if (weight[phase] == W_COUNT)
+        return (double)weight_bytes(&model->head);
+    for (size_t i = 0; i < model->config.num_hidden_layers && weight[phase] >= 0; i++)
+        sum += (double)weight_bytes(&model->layer[i].weight[weight[phase]]);
+    return sum;
+}
+
 static bool demo_profile(const Runner *run, size_t tokens, const Look *look, const char *svg,
                          Error *error)
 {
@@ -3082,7 +3162,12 @@ static bool demo_profile(const Runner *run, size_t tokens, const Look *look, con
     printf("\nWhere the time goes: %.2f ms a token\n\n", 1e3 * total / (double)tokens);
     for (int i = 0; i < T_COUNT; i++) {
         share[i] = total > 0.0 ? run->seconds[i] / total : 0.0;
+        double bytes = phase_bytes(run->model, i) * (double)tokens;
         printf("  %-12s %5.1f %%  ", step_time_name[i], 100.0 * share[i]);
+        if (bytes > 0.0 && run->seconds[i] > 0.0)
+            printf("%5.1f GB/s  ", 1e-9 * bytes / run->seconds[i]);
+        else
+            printf("%12s", "");
         for (int bar = 0; bar < (int)(60.0 * share[i] + 0.5); bar++)
             fputs(look->ascii ? "#" : "█", stdout);
         putchar('\n');

@@ -103,6 +103,7 @@ run-05: $(PROGRAMS)
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
+	$(call show,$(BUILD)/ch05_pretrained)
 
 bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits
 	$(call show,$(BUILD)/ch02_ssm --bench)
@@ -110,6 +111,7 @@ bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine'
 	$(call show,$(BUILD)/ch04_selective --bench)
 	$(call show,$(BUILD)/ch05_mamba_block --bench)
 	$(call show,$(BUILD)/ch05_mamba_block --compare)
+	$(call show,$(BUILD)/ch05_pretrained --bench)
 
 # ---- to test -----------------------------------------------------------------------------------
 

@@ -1431,12 +1431,10 @@ static bool ends_parse(TextEnds *ends, const char *text, size_t len, const char 
     json_open(&json, text, len, path, error);
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
-        bool begin = json_is(key, "bos_token_id");
-        if (!begin && !json_is(key, "eos_token_id"))
-            json_skip(&json);
-        else if (json_peek(&json) == JSON_NUMBER)
+        bool begin = json_is(key, "bos_token_id"), end = json_is(key, "eos_token_id");
+        if ((begin || end) && json_peek(&json) == JSON_NUMBER)
             ends_id(&json, ends, begin);
-        else if (json_peek(&json) == JSON_ARRAY && !begin) {
+        else if (end && json_peek(&json) == JSON_ARRAY) {
             json_enter_array(&json);
             while (json_next_item(&json))
                 ends_id(&json, ends, false);
@@ -1532,15 +1530,23 @@ static void weight_rows_to_float(float *out, const Weight *weight, size_t first,
     }
 }
 
-/* One block in 8 bits: the largest becomes 127, the others are rounded to nearest. Returns the scale. */
+/* One block in 8 bits: the largest becomes 127, the others are rounded to nearest. Returns the scale;
+   where a number is infinite or none, so is the scale. */
 static float int8_block(int8_t *out, const float *in, size_t count)
 {
-    float largest = 0.0f;
-    for (size_t i = 0; i < count; i++)
+    float largest = 0.0f, none = 0.0f;
+    for (size_t i = 0; i < count; i++) {
         largest = fmaxf(largest, fabsf(in[i]));
-    float factor = largest > 0.0f && isfinite(largest) ? 127.0f / largest : 0.0f;
-    for (size_t i = 0; i < count; i++) /* fmaxf takes a NaN for 0 */
-        out[i] = (int8_t)lrintf(fminf(127.0f, fmaxf(-127.0f, in[i] * factor)));
+        none += 0.0f * in[i];
+    }
+    if (isnan(none)) {
+        memset(out, 1, count);
+        return none;
+    }
+    float factor = largest > 0.0f ? 127.0f / largest : 0.0f;
+    factor = isfinite(factor) ? factor : 0.0f; /* below the smallest normal numbers all is 0 */
+    for (size_t i = 0; i < count; i++)
+        out[i] = (int8_t)lrintf(in[i] * factor);
     return largest / 127.0f;
 }
 
@@ -1627,8 +1633,11 @@ static size_t activation_floats(size_t cols)
 
 static Activation activation_place(float *memory, size_t most)
 {
-    Activation x = {memory, memory + most + ACTIVATION_LANES,
-                    (int16_t *)(void *)(memory + 2 * (most + ACTIVATION_LANES)), 0.0f};
+    Activation x;
+    x.value = memory;
+    x.split = memory + most + ACTIVATION_LANES;
+    x.whole = (int16_t *)(void *)(x.split + most + ACTIVATION_LANES);
+    x.unit = 0.0f;
     return x;
 }
 
@@ -1646,20 +1655,21 @@ static void activation_split(Activation *x, size_t cols)
    beside theirs. */
 static void activation_whole(Activation *x, size_t cols)
 {
-    Lanes most = lanes_all(0.0f);
-    for (size_t i = 0; i < cols; i += LANES)
-        most =
-            lanes_larger(most, lanes_abs(lanes_load_some(x->value + i, smaller(cols - i, LANES))));
-    float largest = lanes_largest(most);
-    bool usable = largest > 0.0f && isfinite(largest);
-    float factor = usable ? 32767.0f / largest : 0.0f;
-    x->unit = usable ? largest / 32767.0f : largest; /* NaN and infinity go on into the product */
+    Lanes most = lanes_all(0.0f), none = lanes_all(0.0f);
+    for (size_t i = 0; i < cols; i += LANES) {
+        Lanes v = lanes_load_some(x->value + i, smaller(cols - i, LANES));
+        most = lanes_larger(most, lanes_abs(v));
+        none += 0.0f * v; /* 0, or NaN if a number is infinite or none */
+    }
+    float largest = lanes_largest(most), bad = lanes_sum(none), factor = 32767.0f / largest;
+    memset(x->whole, 0, blocks_of(cols) * INT8_BLOCK * sizeof *x->whole);
+    x->unit = largest / 32767.0f + bad;
+    if (isnan(bad))
+        x->whole[0] = 1; /* all sums become NaN, as they would be */
+    if (isnan(bad) || !isfinite(factor))
+        return;
     for (size_t i = 0; i < cols; i++)
         x->whole[i] = (int16_t)(int32_t)(x->value[i] * factor + (x->value[i] < 0 ? -0.5f : 0.5f));
-    for (size_t i = cols; i < blocks_of(cols) * INT8_BLOCK; i++)
-        x->whole[i] = 0;
-    if (!usable && cols > 0)
-        x->whole[0] = 1;
 }
 
 /* Makes a vector ready for products with a weight of this type. */
@@ -1757,13 +1767,13 @@ INLINE Lanes lanes_from_f16(const unsigned char *from)
     memcpy(&half, from, sizeof half);
     return (Lanes)_mm256_cvtph_ps(half);
 #else
-    Lanes v;
+    float v[LANES];
     for (size_t i = 0; i < LANES; i++) {
         uint16_t half;
         memcpy(&half, from + 2 * i, sizeof half);
         v[i] = tensor_float_from_f16(half);
     }
-    return v;
+    return lanes_load(v);
 #endif
 }
 
@@ -2003,10 +2013,9 @@ static Weight weight_kept(const Tensor *tensor, Arena *arena)
         return weight;
     Weight small = weight_to_int8(&weight, arena);
     weight_free(&weight);
-    uintptr_t page = 65536, from = ((uintptr_t)tensor->data + page - 1) / page * page;
-    uintptr_t to = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
-    if (to > from)
-        madvise((void *)from, to - from, MADV_DONTNEED);
+    size_t page = 65536, skip = (page - (uintptr_t)tensor->data % page) % page;
+    if (tensor->bytes > skip + page)
+        madvise((void *)(tensor->data + skip), (tensor->bytes - skip) / page * page, MADV_DONTNEED);
     return small;
 }
 
@@ -2022,7 +2031,7 @@ static bool layer_read_weights(Pretrained *model, size_t which, Error *error)
             return false;
         layer->weight[w] = weight_kept(tensor, &model->arena);
         if (layer->weight[w].type == TENSOR_F32)
-            layer->block.params.tensor[part] = (float *)(uintptr_t)layer->weight[w].data;
+            layer->block.params.tensor[part] = (float *)(void *)layer->weight[w].data;
     }
     return true;
 }
@@ -2859,8 +2868,10 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
         return fail(error, "%s: %s", shown_path(path), strerror(errno));
     }
     Memory memory = memory_new(config);
-    surprise->logits = NEW(float, LOGIT_TOKENS * config->vocab_size);
-    surprise->last = NEW(float, config->hidden_size);
+    float *logits = NEW(float, LOGIT_TOKENS * config->vocab_size);
+    float *last = NEW(float, config->hidden_size);
+    surprise->logits = logits;
+    surprise->last = last;
     Progress progress = progress_start("perplexity");
     bool ok = true;
     do {
@@ -2879,7 +2890,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     if (ok && surprise->count == 0)
         ok = fail(error, "%s: a text of two tokens or more is wanted", shown_path(path));
     *bytes = source.bytes;
-    free(surprise->logits), free(surprise->last);
+    free(logits), free(last);
     surprise->logits = surprise->last = NULL;
     memory_free(&memory), ids_free(&ids), text_free(&source.text);
     fclose(source.stream);
@@ -3833,7 +3844,8 @@ static bool run_once(Conversation *talk, const PretrainedOptions *options, const
     ok = ok && conversation_feed(talk, &ids, options, look, error);
     double middle = seconds_now();
     if (ok && options->answer.count > 0 && !options->focus) {
-        fwrite(text.bytes, 1, text.len, stdout);
+        if (text.len > 0)
+            fwrite(text.bytes, 1, text.len, stdout);
         talk->run->timed = options->profile;
         size_t count = answer(talk, &options->answer, stdout);
         putchar('\n');

@@ -22,7 +22,9 @@ static void marks_are_joined_and_put_in_order(void **state)
     nfc_is("e\xCC\x81", "\xC3\xA9");                     /* e and an acute */
     nfc_is("q\xCC\x87\xCC\xA3", "q\xCC\xA3\xCC\x87");    /* below (220) before above (230) */
     nfc_is("a\xCC\xA3\xCC\x81", "\xE1\xBA\xA1\xCC\x81"); /* a with a dot below; the acute stays */
-    nfc_is("\xE2\x84\xAB", "\xC3\x85");                  /* the Angstrom sign */
+    nfc_is("a\xCC\x85\xCC\x81", "a\xCC\x85\xCC\x81"); /* an overline (230) is in the acute's way, */
+    nfc_is("a\xCC\xB4\xCC\x81", "\xC3\xA1\xCC\xB4");  /* a tilde through it (1) is not */
+    nfc_is("\xE2\x84\xAB", "\xC3\x85");               /* the Angstrom sign */
     nfc_is("\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8", "\xEA\xB0\x81"); /* three letters of Hangul */
     nfc_is("\xEA\xB0\x80\xE1\x86\xA8", "\xEA\xB0\x81"); /* a syllable and a last letter */
     nfc_is("\xE0\xA4\x95\xE0\xA4\xBC", "\xE0\xA4\x95\xE0\xA4\xBC"); /* an exclusion: stays apart */
@@ -497,6 +499,9 @@ static void products_of_every_type_are_those_of_doubles(void **state)
                 scale += fabsf(x.value[i]);
             }
             activation_set(&x, weight.type, cols);
+            for (size_t i = 0; i < cols && int8; i++)
+                assert_near((double)x.whole[i] * (double)x.unit, x.value[i], 0.501 * (double)x.unit,
+                            0);
             for (size_t i = 0; i < 9; i++)
                 fast[i] = 77.0f;
             weight_product_clear(clear, &weight, &x, 0, rows);

@@ -33,7 +33,7 @@ OPTIMISE := -O3 -g $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
 
-.PHONY: all run test bench figures check mutants fuzz compile_commands.json clean help
+.PHONY: all run test bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -103,6 +103,11 @@ run-05: $(PROGRAMS)
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
+	@printf '\n==== Chapter 5, capstone 1: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
+	$(call show,$(BUILD)/ch05_language_model)
+	$(call show,$(BUILD)/ch05_language_model --focus)
+	$(call show,$(BUILD)/ch05_language_model --test)
+	@printf '\n==== Chapter 5, capstone 2: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 
 bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits
@@ -111,7 +116,14 @@ bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine'
 	$(call show,$(BUILD)/ch04_selective --bench)
 	$(call show,$(BUILD)/ch05_mamba_block --bench)
 	$(call show,$(BUILD)/ch05_mamba_block --compare)
+	$(call show,$(BUILD)/ch05_language_model --bench)
 	$(call show,$(BUILD)/ch05_pretrained --bench)
+
+train: $(PROGRAMS) ## train the language model of data/tiny-mamba again, from the stories, in a minute
+	$(call show,$(BUILD)/ch05_language_model --train --out data/tiny-mamba)
+
+corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their grammar
+	$(COMPILE) data/rainbow/grammar.c -o $(BUILD)/grammar -lm && $(BUILD)/grammar data/rainbow
 
 # ---- to test -----------------------------------------------------------------------------------
 

@@ -995,7 +995,7 @@ INLINE void lanes_store_some(float *to, Lanes v, size_t count)
 INLINE Lanes lanes_all(float value)
 {
     Lanes zeros = {0};
-    return zeros + value;
+    return value - zeros; /* v - 0 is v, so compilers leave it out; v + 0 makes a 0 of -0 */
 }
 
 /* where ? yes : no, lane by lane. */
@@ -1053,10 +1053,14 @@ INLINE float lanes_largest(Lanes v)
 
 INLINE float lanes_sum(Lanes v)
 {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)v); /* halves to halves: few additions wait for others */
+#else
     float sum = 0.0f;
     for (int i = 0; i < LANES; i++)
         sum += v[i];
     return sum;
+#endif
 }
 
 /* ---- exp ---- */
@@ -1146,25 +1150,22 @@ INLINE Lanes lanes_exp(Lanes v, ExpTable table)
     return exp2_parts(rounded, over * log2_e, table);
 }
 
-/* The derivative of silu, by one exp: with e = exp(-|v|) the two sigmoids that it is made of are
-   1 / (1 + e) and e / (1 + e). */
-INLINE Lanes lanes_silu_slope(Lanes v, ExpTable table)
+/* exp(-|v|): the sigmoid, softplus and silu's derivative are all made of this one exponential, so
+   that who wants two of them at one v (the way back does) pays for one. */
+INLINE Lanes lanes_decay(Lanes v, ExpTable table)
 {
-    Lanes e = lanes_exp(-lanes_abs(v), table), large = 1.0f / (1.0f + e), small = e * large;
-    LanesBits left = v < 0.0f;
-    return lanes_choose(left, small, large) * (1.0f + v * lanes_choose(left, large, small));
+    return lanes_exp(-lanes_abs(v), table);
 }
 
-INLINE Lanes lanes_sigmoid(Lanes v, ExpTable table)
+INLINE Lanes sigmoid_from(Lanes v, Lanes decay)
 {
-    Lanes e = lanes_exp(-lanes_abs(v), table);
-    return lanes_choose(v < 0.0f, e, lanes_all(1.0f)) / (1.0f + e);
+    return lanes_choose(v < 0.0f, decay, lanes_all(1.0f)) / (1.0f + decay);
 }
 
 /* log1p(e) = 2 atanh(e / (2 + e)), an odd series in s = e / (2 + e) <= 1/3. */
-INLINE Lanes lanes_softplus(Lanes v, ExpTable table)
+INLINE Lanes softplus_from(Lanes v, Lanes decay)
 {
-    Lanes e = lanes_exp(-lanes_abs(v), table), s = e / (2.0f + e), q = s * s;
+    Lanes s = decay / (2.0f + decay), q = s * s;
     Lanes p = q * (1.0f / 13) + 1.0f / 11;
     p = p * q + 1.0f / 9;
     p = p * q + 1.0f / 7;
@@ -1172,6 +1173,29 @@ INLINE Lanes lanes_softplus(Lanes v, ExpTable table)
     p = p * q + 1.0f / 3;
     Lanes log1p_e = 2.0f * s + 2.0f * s * q * p;
     return lanes_at_least(v, 0.0f) + log1p_e;
+}
+
+/* With e = exp(-|v|) the two sigmoids that it is made of are 1 / (1 + e) and e / (1 + e). */
+INLINE Lanes silu_slope_from(Lanes v, Lanes decay)
+{
+    Lanes large = 1.0f / (1.0f + decay), small = decay * large;
+    LanesBits left = v < 0.0f;
+    return lanes_choose(left, small, large) * (1.0f + v * lanes_choose(left, large, small));
+}
+
+INLINE Lanes lanes_sigmoid(Lanes v, ExpTable table)
+{
+    return sigmoid_from(v, lanes_decay(v, table));
+}
+
+INLINE Lanes lanes_softplus(Lanes v, ExpTable table)
+{
+    return softplus_from(v, lanes_decay(v, table));
+}
+
+INLINE Lanes lanes_silu_slope(Lanes v, ExpTable table)
+{
+    return silu_slope_from(v, lanes_decay(v, table));
 }
 
 /* ---- the forward pass ---- */
@@ -1197,8 +1221,10 @@ typedef struct {
 typedef struct {
     size_t token, tokens; /* the first, counted through the batch, and how many */
     bool near;            /* no |Delta A2| exceeds 126: no exponential leaves the range of floats */
-    Lanes delta[STRETCH], drive[STRETCH]; /* Delta and Delta u */
-    Lanes skip[STRETCH], gate[STRETCH];   /* D u and silu(z) */
+    bool back;            /* the slopes are wanted too */
+    Lanes delta[STRETCH], drive[STRETCH];            /* Delta and Delta u */
+    Lanes skip[STRETCH], gate[STRETCH];              /* D u and silu(z) */
+    Lanes delta_slope[STRETCH], gate_slope[STRETCH]; /* their derivatives by raw Delta and by z */
 } Stretch;
 
 static void tile_open(Tile *tile, Lanes *memory, const Scan *scan, size_t b, size_t first)
@@ -1238,7 +1264,7 @@ static void tile_states(float *out, const Lanes *x, const Tile *tile, const Scan
             out[i * scan->d_state + n] = x[n][i];
 }
 
-/* Delta, Delta u, D u and the gate of a stretch. */
+/* Delta, Delta u, D u and the gate of a stretch, and going back what they depend on. */
 __attribute__((noinline)) static void stretch_prepare(Stretch *stretch, Tile *tile,
                                                       const Scan *scan, const ExpTable *shared)
 {
@@ -1248,8 +1274,12 @@ __attribute__((noinline)) static void stretch_prepare(Stretch *stretch, Tile *ti
         size_t at = (stretch->token + i) * scan->d_inner + tile->first;
         Lanes u = lanes_load_some(scan->u + at, tile->count);
         Lanes delta = lanes_load_some(scan->delta + at, tile->count) + tile->bias;
-        if (scan->delta_softplus)
-            delta = lanes_softplus(delta, table);
+        if (scan->delta_softplus) {
+            Lanes raw = delta, decay = lanes_decay(raw, table);
+            delta = softplus_from(raw, decay);
+            if (stretch->back)
+                stretch->delta_slope[i] = sigmoid_from(raw, decay);
+        }
         largest = lanes_larger(largest, lanes_abs(delta));
         elapsed += delta;
         stretch->delta[i] = delta;
@@ -1257,7 +1287,10 @@ __attribute__((noinline)) static void stretch_prepare(Stretch *stretch, Tile *ti
         stretch->skip[i] = tile->D * u;
         if (scan->z != NULL) {
             Lanes z = lanes_load_some(scan->z + at, tile->count);
-            stretch->gate[i] = z * lanes_sigmoid(z, table);
+            Lanes decay = lanes_decay(z, table);
+            stretch->gate[i] = z * sigmoid_from(z, decay);
+            if (stretch->back)
+                stretch->gate_slope[i] = silu_slope_from(z, decay);
         }
     }
     tile->elapsed += elapsed;
@@ -1389,6 +1422,7 @@ static float *checkpoint_of(const Tile *tile, size_t s, const Scan *scan)
 static void scan_block(float *y, Tile *tile, size_t tiles, const Scan *scan, const ExpTable *table)
 {
     Stretch stretch;
+    stretch.back = false;
     for (size_t s = 0; s < stretch_count(scan) && tiles > 0; s++) {
         stretch_place(&stretch, scan, tile->b, s);
         size_t ahead = (s + 2) * STRETCH <= scan->len ? STRETCH * scan->d_inner : 0;
@@ -1448,8 +1482,10 @@ typedef struct {
    C_grad are summed over the tiles of the block, lane by lane. */
 typedef struct {
     size_t n, count; /* states n .. n + count - 1 */
-    Lanes A_bar[STRETCH][STATES_TOGETHER], x[STRETCH + 1][STATES_TOGETHER];
-    Lanes B_grad[STRETCH][STATES_TOGETHER], C_grad[STRETCH][STATES_TOGETHER];
+    struct {
+        Lanes x, A_bar; /* x before the token, and what takes it on */
+        Lanes B_grad, C_grad;
+    } at[STRETCH + 1][STATES_TOGETHER];
 } BackStates;
 
 /* Vectors of workspace for one block. */
@@ -1479,7 +1515,7 @@ INLINE void states_replay(BackStates *states, BackTile *back, const float *befor
     size_t first = stretch->token * scan->d_state + states->n;
     Lanes x[STATES_TOGETHER];
     for (size_t k = 0; k < count; k++)
-        states->x[0][k] = x[k] = lanes_load(before + (states->n + k) * LANES);
+        states->at[0][k].x = x[k] = lanes_load(before + (states->n + k) * LANES);
     for (size_t i = 0; i < stretch->tokens; i++) {
         const float *B = scan->B + first + i * scan->d_state;
         const float *C = scan->C + first + i * scan->d_state;
@@ -1487,9 +1523,9 @@ INLINE void states_replay(BackStates *states, BackTile *back, const float *befor
         __builtin_prefetch(fetch + i * scan->d_inner);
         for (size_t k = 0; k < count; k++) {
             Lanes A_bar = A_bar_of(delta, A2[states->n + k], table, near);
-            states->A_bar[i][k] = A_bar;
+            states->at[i][k].A_bar = A_bar;
             x[k] = A_bar * x[k] + drive * B[k];
-            states->x[i + 1][k] = x[k];
+            states->at[i + 1][k].x = x[k];
             y += x[k] * C[k];
         }
         back->y_ungated[i] = y;
@@ -1515,11 +1551,11 @@ INLINE void states_backward(BackStates *states, BackTile *back, Lanes *x_grads, 
         Lanes from_A = back->from_A[i], from_B = back->from_B[i];
         for (size_t k = 0; k < count; k++) {
             Lanes x_grad = later[k] + y_grad * C[k];
-            states->C_grad[i][k] += y_grad * states->x[i + 1][k];
-            states->B_grad[i][k] += x_grad * drive;
+            states->at[i][k].C_grad += y_grad * states->at[i + 1][k].x;
+            states->at[i][k].B_grad += x_grad * drive;
             from_B += x_grad * B[k];
-            later[k] = x_grad * states->A_bar[i][k];
-            Lanes through_A = later[k] * states->x[i][k];
+            later[k] = x_grad * states->at[i][k].A_bar;
+            Lanes through_A = later[k] * states->at[i][k].x;
             from_A += through_A * A2[states->n + k];
             A_grad[k] += through_A * delta;
         }
@@ -1538,8 +1574,9 @@ INLINE void states_run(BackStates *states, BackBlock *back, const Tile *tile, si
                        size_t s, const float *from, const Scan *scan, const size_t count,
                        ExpTable table)
 {
-    memset(states->B_grad, 0, sizeof states->B_grad);
-    memset(states->C_grad, 0, sizeof states->C_grad);
+    for (size_t i = 0; i < STRETCH; i++)
+        for (size_t k = 0; k < count; k++)
+            states->at[i][k].B_grad = states->at[i][k].C_grad = lanes_all(0.0f);
     for (size_t i = 0; i < tiles; i++) {
         size_t at = i * scan->d_state;
         BackTile *one = &back->tile[i];
@@ -1561,8 +1598,8 @@ static void states_sum(BackBlock *back, const BackStates *states, size_t t, size
 {
     for (size_t k = 0; k < states->count; k++)
         for (size_t i = 0; i < tokens; i++) {
-            back->B_sum[(t + i) * d_state + states->n + k] = lanes_sum(states->B_grad[i][k]);
-            back->C_sum[(t + i) * d_state + states->n + k] = lanes_sum(states->C_grad[i][k]);
+            back->B_sum[(t + i) * d_state + states->n + k] = lanes_sum(states->at[i][k].B_grad);
+            back->C_sum[(t + i) * d_state + states->n + k] = lanes_sum(states->at[i][k].C_grad);
         }
 }
 
@@ -1584,29 +1621,30 @@ static void stretch_gate_backward(BackTile *back, const float *y_grad, const Til
 
 /* After them: u and delta, each reached on two ways, and z, which wanted y before the gate. */
 static void stretch_inputs_backward(const ScanGrad *grad, BackTile *back, const float *y_grad,
-                                    const Tile *tile, const Scan *scan, const ExpTable *shared)
+                                    const Tile *tile, const Scan *scan)
 {
     const float log_2 = 0.693147181f;
-    const ExpTable table = *shared;
-    for (size_t i = 0; i < back->forward.tokens; i++) {
-        size_t at = (back->forward.token + i) * scan->d_inner + tile->first;
-        Lanes u = lanes_load_some(scan->u + at, tile->count), delta = back->forward.delta[i];
-        Lanes delta_grad = u * back->from_B[i] + log_2 * back->from_A[i];
+    const Stretch *forward = &back->forward;
+    Lanes bias_grad = back->bias_grad;
+    for (size_t i = 0; i < forward->tokens; i++) {
+        size_t at = (forward->token + i) * scan->d_inner + tile->first;
+        Lanes u = lanes_load_some(scan->u + at, tile->count), from_B = back->from_B[i];
+        Lanes delta_grad = u * from_B + log_2 * back->from_A[i];
         if (scan->delta_softplus)
-            delta_grad *=
-                lanes_sigmoid(lanes_load_some(scan->delta + at, tile->count) + tile->bias, table);
+            delta_grad *= forward->delta_slope[i];
+        bias_grad += delta_grad;
         if (grad->u != NULL)
-            lanes_store_some(grad->u + at, back->y_grad[i] * tile->D + delta * back->from_B[i],
+            lanes_store_some(grad->u + at, back->y_grad[i] * tile->D + forward->delta[i] * from_B,
                              tile->count);
         if (grad->delta != NULL)
             lanes_store_some(grad->delta + at, delta_grad, tile->count);
-        back->bias_grad += delta_grad;
         if (scan->z != NULL && grad->z != NULL) {
-            Lanes slope = lanes_silu_slope(lanes_load_some(scan->z + at, tile->count), table);
             Lanes dy = lanes_load_some(y_grad + at, tile->count);
-            lanes_store_some(grad->z + at, dy * back->y_ungated[i] * slope, tile->count);
+            lanes_store_some(grad->z + at, dy * back->y_ungated[i] * forward->gate_slope[i],
+                             tile->count);
         }
     }
+    back->bias_grad = bias_grad;
 }
 
 /* One block from its last stretch to its first. */
@@ -1618,6 +1656,7 @@ static void back_block_run(const ScanGrad *grad, const float *y_grad, BackBlock 
     const float *wanted[4] = {scan->delta, scan->u, y_grad, scan->z != NULL ? scan->z : scan->u};
     for (size_t s = stretch_count(scan); s-- > 0;) {
         for (size_t i = 0; i < tiles; i++) {
+            back->tile[i].forward.back = true;
             stretch_place(&back->tile[i].forward, scan, tile->b, s);
             stretch_prepare(&back->tile[i].forward, &tile[i], scan, table);
             stretch_gate_backward(&back->tile[i], y_grad, &tile[i], scan);
@@ -1633,7 +1672,7 @@ static void back_block_run(const ScanGrad *grad, const float *y_grad, BackBlock 
             states_sum(back, &states, s * STRETCH, back->tile->forward.tokens, d_state);
         }
         for (size_t i = 0; i < tiles; i++)
-            stretch_inputs_backward(grad, &back->tile[i], y_grad, &tile[i], scan, table);
+            stretch_inputs_backward(grad, &back->tile[i], y_grad, &tile[i], scan);
     }
 }
 
@@ -1683,7 +1722,8 @@ static void back_block(const ScanGrad *grad, const float *y_grad, const float *x
     size_t tiles = block_open(tile, memory, scan, b, block * most * LANES, most);
     size_t number = b * block_count(scan) + block;
     back_block_place(&back, sums->blocks + number * back_block_vectors(scan), scan);
-    memset(back.tile, 0, tiles * sizeof(BackTile));
+    for (size_t i = 0; i < tiles; i++)
+        back.tile[i].D_grad = back.tile[i].bias_grad = lanes_all(0.0f);
     memset(back.x_grad, 0, 2 * block_tiles(scan) * d_state * sizeof(Lanes));
     if (scan->checkpoint == NULL) {
         with.checkpoint = sums->checkpoint;

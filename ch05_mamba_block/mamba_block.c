@@ -77,15 +77,15 @@ void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, 
 /* ---- fast ---- */
 
 /* All three are out (rows, cols) = sum over k of left(row, k) right(k, col), read with different
-   strides. A tile of TILE_ROWS rows and two vectors of columns is summed in registers: each number
-   that is loaded is then used many times. */
+   strides. A tile of TILE_ROWS rows and TILE_VECTORS vectors of columns is summed in registers: each
+   number that is loaded is then used many times. */
 enum {
-    TILE_ROWS = LANES == 16  ? 12
-                : LANES == 8 ? 6
-                             : 4,
-    TILE_COLS = 2 * LANES,
+    TILE_ROWS = LANES == 8 ? 6 : 4,
+    TILE_VECTORS = LANES == 16 ? 4 : 2,
+    TILE_COLS = TILE_VECTORS * LANES,
     PANEL_DEPTH = 256, /* of k; a panel of the right matrix stays in the second cache */
-    PANEL_COLS = 4 * TILE_COLS,
+    PANEL_COLS = 256,
+    PACKED_ROWS = LANES == 8 ? 12 : 16,
     FEW_TOKENS = 4 /* fewer: each row of W is read once and used at once */
 };
 
@@ -101,33 +101,58 @@ static Strided strided(const float *at, size_t row, size_t col)
     return matrix;
 }
 
-/* One tile: out (rows, cols) with out_row from row to row. `panel` is (depth, TILE_COLS). Beyond
-   `rows` the first row is computed again and thrown away. */
+/* One tile of `vectors` vectors: out (rows, cols) with out_row from row to row. `panel` is (depth,
+   TILE_COLS). Beyond `rows` the first row is computed again and thrown away. */
+INLINE void tile_of(float *out, size_t out_row, Strided left, const Lanes *panel, size_t rows,
+                    size_t cols, size_t depth, bool add, const size_t vectors)
+{
+    Lanes sum[TILE_ROWS][TILE_VECTORS];
+    const float *row[TILE_ROWS];
+    for (size_t i = 0; i < TILE_ROWS; i++) {
+        for (size_t j = 0; j < vectors; j++)
+            sum[i][j] = lanes_all(0.0f);
+        row[i] = left.at + (i < rows ? i * left.row : 0);
+    }
+#pragma GCC unroll 4
+    for (size_t k = 0; k < depth; k++)
+        for (size_t i = 0; i < TILE_ROWS; i++) {
+            Lanes value = lanes_all(row[i][k * left.col]);
+            for (size_t j = 0; j < vectors; j++)
+                sum[i][j] += value * panel[k * TILE_VECTORS + j];
+        }
+    size_t last = cols - (vectors - 1) * LANES; /* columns of the last vector */
+    for (size_t i = 0; i < TILE_ROWS; i++)
+        for (size_t j = 0; j < vectors && i < rows; j++) {
+            float *to = out + i * out_row + j * LANES;
+            size_t count = j + 1 < vectors ? LANES : last;
+            if (add)
+                sum[i][j] += lanes_load_some(to, count);
+            lanes_store_some(to, sum[i][j], count);
+        }
+}
+
+/* A tile of up to TILE_COLS columns: no more vectors than they fill. */
 static void product_tile(float *out, size_t out_row, Strided left, const Lanes *panel, size_t rows,
                          size_t cols, size_t depth, bool add)
 {
-    Lanes sum[TILE_ROWS][2];
-    const float *row[TILE_ROWS];
-    for (size_t i = 0; i < TILE_ROWS; i++) {
-        sum[i][0] = sum[i][1] = lanes_all(0.0f);
-        row[i] = left.at + (i < rows ? i * left.row : 0);
-    }
-    for (size_t k = 0; k < depth; k++) {
-        Lanes low = panel[2 * k], high = panel[2 * k + 1];
-        for (size_t i = 0; i < TILE_ROWS; i++) {
-            Lanes value = lanes_all(row[i][k * left.col]);
-            sum[i][0] += value * low;
-            sum[i][1] += value * high;
-        }
-    }
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < cols; j += LANES) {
-            size_t count = smaller(cols - j, LANES);
-            Lanes value = sum[i][j / LANES];
-            if (add)
-                value += lanes_load_some(out + i * out_row + j, count);
-            lanes_store_some(out + i * out_row + j, value, count);
-        }
+    size_t vectors = (cols + LANES - 1) / LANES;
+    if (vectors == TILE_VECTORS)
+        tile_of(out, out_row, left, panel, rows, cols, depth, add, TILE_VECTORS);
+    else if (vectors == 3)
+        tile_of(out, out_row, left, panel, rows, cols, depth, add, 3);
+    else if (vectors == 2)
+        tile_of(out, out_row, left, panel, rows, cols, depth, add, 2);
+    else
+        tile_of(out, out_row, left, panel, rows, cols, depth, add, 1);
+}
+
+/* A copy of `count` floats, quicker where that is `usual`, a length known beforehand. */
+INLINE void floats_copy(float *to, const float *from, size_t count, const size_t usual)
+{
+    if (count == usual)
+        memcpy(to, from, usual * sizeof(float));
+    else
+        memcpy(to, from, count * sizeof(float));
 }
 
 /* A panel of the right matrix in the order in which tiles read it: (tiles, depth, TILE_COLS), zeros
@@ -140,7 +165,7 @@ static void panel_pack(float *panel, Strided right, size_t depth, size_t cols)
         zero(panel, wide < TILE_COLS ? depth * TILE_COLS : 0);
         if (right.col == 1)
             for (size_t k = 0; k < depth; k++)
-                memcpy(panel + k * TILE_COLS, from + k * right.row, wide * sizeof(float));
+                floats_copy(panel + k * TILE_COLS, from + k * right.row, wide, TILE_COLS);
         else
             for (size_t j = 0; j < wide; j++)
                 for (size_t k = 0; k < depth; k++)
@@ -148,19 +173,19 @@ static void panel_pack(float *panel, Strided right, size_t depth, size_t cols)
     }
 }
 
-/* The rows of one tile of the left matrix, one beside the other: (depth, TILE_ROWS). Wanted where
-   they lie across memory, a number here and the next a whole row away. */
+/* Rows of the left matrix, one beside the other: (depth, PACKED_ROWS). Wanted where they lie across
+   memory, a number here and the next a whole row away. */
 static Strided rows_pack(float *packed, Strided left, size_t rows, size_t depth)
 {
     for (size_t k = 0; k < depth; k++) {
         const float *from = left.at + k * left.col;
-        if (rows == TILE_ROWS && left.row == 1) /* the usual case, with a length known beforehand */
-            memcpy(packed + k * TILE_ROWS, from, TILE_ROWS * sizeof(float));
+        if (left.row == 1)
+            floats_copy(packed + k * PACKED_ROWS, from, rows, PACKED_ROWS);
         else
             for (size_t i = 0; i < rows; i++)
-                packed[k * TILE_ROWS + i] = from[i * left.row];
+                packed[k * PACKED_ROWS + i] = from[i * left.row];
     }
-    return strided(packed, 1, TILE_ROWS);
+    return strided(packed, 1, PACKED_ROWS);
 }
 
 /* The part of product_into that one processor does: `rows` rows, up to PANEL_COLS columns. */
@@ -168,21 +193,23 @@ static void product_part(float *out, size_t out_row, Strided left, Strided right
                          size_t cols, size_t depth, bool add)
 {
     Lanes panel[PANEL_DEPTH * PANEL_COLS / LANES];
-    float packed[PANEL_DEPTH * TILE_ROWS];
+    float packed[PANEL_DEPTH * PACKED_ROWS];
     for (size_t k = 0; k < depth || (k == 0 && !add); k += PANEL_DEPTH) {
         size_t deep = smaller(depth - k, PANEL_DEPTH);
+        Strided tile = {left.at + k * left.col, left.row, left.col};
         panel_pack((float *)panel, strided(right.at + k * right.row, right.row, right.col), deep,
                    cols);
         for (size_t i = 0; i < rows; i += TILE_ROWS) {
-            size_t some = smaller(rows - i, TILE_ROWS);
-            Strided tile =
-                strided(left.at + i * left.row + k * left.col, left.row, left.col);
-            if (left.col != 1)
-                tile = rows_pack(packed, tile, some, deep);
+            if (left.col != 1 && i % PACKED_ROWS == 0)
+                tile = rows_pack(packed,
+                                 strided(left.at + k * left.col + i * left.row, left.row, left.col),
+                                 smaller(rows - i, PACKED_ROWS), deep);
             for (size_t j = 0; j < cols; j += TILE_COLS)
                 product_tile(out + i * out_row + j, out_row, tile,
-                             panel + j / TILE_COLS * PANEL_DEPTH * 2, some,
-                             smaller(cols - j, TILE_COLS), deep, add || k > 0);
+                             panel + j / TILE_COLS * PANEL_DEPTH * TILE_VECTORS,
+                             smaller(rows - i, TILE_ROWS), smaller(cols - j, TILE_COLS), deep,
+                             add || k > 0);
+            tile.at += TILE_ROWS * tile.row;
         }
     }
 }
@@ -379,41 +406,109 @@ void conv1d_keep(float *past, const float *u, size_t batch, size_t len, size_t d
         }
 }
 
-/* The part of conv1d_backward that belongs to channels first .. first + width - 1. */
+/* ---- fast ---- */
+
+/* Channels go in strips: a strip's taps and its last few inputs stay in the nearest cache. */
 enum { CONV_WIDTH = 64 };
 
+/* The weights of channels first .. first + width - 1 as tap[j][d]: neighbours are channels. */
+static void conv1d_taps(float tap[CONV_MOST][CONV_WIDTH], const float *weight, size_t first,
+                        size_t width, size_t d_conv)
+{
+    for (size_t d = 0; d < width; d++)
+        for (size_t j = 0; j < d_conv; j++)
+            tap[j][d] = weight[(first + d) * d_conv + j];
+}
+
+/* conv1d_forward, for use: the same sums in the same order. */
+void conv1d_forward_fast(float *out, const float *u, const float *past, const float *zeros,
+                         const float *weight, const float *bias, size_t batch, size_t len,
+                         size_t d_inner, size_t d_conv)
+{
+    PARALLEL_FOR(collapse(2) schedule(static) if (len > 1))
+    for (size_t b = 0; b < batch; b++)
+        for (size_t first = 0; first < d_inner; first += CONV_WIDTH) {
+            float tap[CONV_MOST][CONV_WIDTH];
+            const float *in[CONV_MOST];
+            size_t width = smaller(d_inner - first, CONV_WIDTH);
+            conv1d_taps(tap, weight, first, width, d_conv);
+            for (size_t t = 0; t < len; t++) {
+                float *to = out + (b * len + t) * d_inner + first;
+                for (size_t j = 0; j < d_conv; j++)
+                    in[j] = first + conv1d_input(u, past, zeros, b,
+                                                 (int64_t)(t + j) - (int64_t)(d_conv - 1), len,
+                                                 d_inner, d_conv);
+                for (size_t d = 0; d < width; d += LANES) {
+                    size_t some = smaller(width - d, LANES);
+                    Lanes sum = lanes_all(0.0f);
+                    if (bias != NULL)
+                        sum = lanes_load_some(bias + first + d, some);
+                    for (size_t j = 0; j < d_conv; j++)
+                        sum += lanes_load(tap[j] + d) * lanes_load_some(in[j] + d, some);
+                    lanes_store_some(to + d, sum, some);
+                }
+            }
+        }
+}
+
+/* What one strip's backward pass works on: tap_grad[CONV_MOST] is the bias's. */
+typedef struct {
+    float tap[CONV_MOST][CONV_WIDTH], tap_grad[CONV_MOST + 1][CONV_WIDTH];
+    size_t width;
+} ConvStrip;
+
+/* One token's part in the gradients of taps and bias: dy and u point at it, `seen` tokens in. */
+static void conv1d_taps_backward(ConvStrip *strip, const float *dy, const float *u, size_t seen,
+                                 size_t d_inner, size_t d_conv)
+{
+    for (size_t d = 0; d < strip->width; d += LANES) {
+        size_t some = smaller(strip->width - d, LANES);
+        Lanes from = lanes_load_some(dy + d, some);
+        float *sum = strip->tap_grad[CONV_MOST] + d;
+        lanes_store(sum, lanes_load(sum) + from);
+        for (size_t back = 0; back < d_conv && back <= seen; back++) {
+            sum = strip->tap_grad[d_conv - 1 - back] + d;
+            lanes_store(sum,
+                        lanes_load(sum) + from * lanes_load_some(u + d - back * d_inner, some));
+        }
+    }
+}
+
+/* What one token's input gets from its own output and the d_conv - 1 after it, if `left` are left. */
+static void conv1d_input_backward(float *u_grad, const ConvStrip *strip, const float *dy,
+                                  size_t left, size_t d_inner, size_t d_conv)
+{
+    for (size_t d = 0; d < strip->width; d += LANES) {
+        size_t some = smaller(strip->width - d, LANES);
+        Lanes sum = lanes_all(0.0f);
+        for (size_t on = 0; on < d_conv && on <= left; on++)
+            sum += lanes_load(strip->tap[d_conv - 1 - on] + d) *
+                   lanes_load_some(dy + d + on * d_inner, some);
+        lanes_store_some(u_grad + d, sum, some);
+    }
+}
+
+/* The part of conv1d_backward that belongs to channels first .. first + CONV_WIDTH - 1. */
 static void conv1d_backward_part(float *u_grad, float *weight_grad, float *bias_grad,
                                  const float *out_grad, const float *u, const float *weight,
                                  size_t batch, size_t len, size_t d_inner, size_t d_conv,
                                  size_t first)
 {
-    float tap[CONV_MOST][CONV_WIDTH], tap_grad[CONV_MOST + 1][CONV_WIDTH];
-    size_t width = smaller(d_inner - first, CONV_WIDTH);
-    memset(tap_grad, 0, sizeof tap_grad);
-    for (size_t j = 0; j < d_conv; j++)
-        for (size_t d = 0; d < width; d++)
-            tap[j][d] = weight[(first + d) * d_conv + j];
+    ConvStrip strip;
+    memset(&strip, 0, sizeof strip);
+    strip.width = smaller(d_inner - first, CONV_WIDTH);
+    conv1d_taps(strip.tap, weight, first, strip.width, d_conv);
     for (size_t b = 0; b < batch; b++)
         for (size_t t = 0; t < len; t++) {
-            const float *dy = out_grad + (b * len + t) * d_inner + first;
-            zero(u_grad + (b * len + t) * d_inner + first, width);
-            for (size_t d = 0; d < width && bias_grad != NULL; d++)
-                tap_grad[CONV_MOST][d] += dy[d];
-            for (size_t j = 0; j < d_conv; j++) {
-                if (t + j < d_conv - 1) /* before the first token */
-                    continue;
-                size_t from = (b * len + t + j - (d_conv - 1)) * d_inner + first;
-                for (size_t d = 0; d < width; d++) {
-                    u_grad[from + d] += tap[j][d] * dy[d];
-                    tap_grad[j][d] += u[from + d] * dy[d];
-                }
-            }
+            size_t at = (b * len + t) * d_inner + first;
+            conv1d_taps_backward(&strip, out_grad + at, u + at, t, d_inner, d_conv);
+            conv1d_input_backward(u_grad + at, &strip, out_grad + at, len - 1 - t, d_inner, d_conv);
         }
-    for (size_t d = 0; d < width; d++) {
+    for (size_t d = 0; d < strip.width; d++) {
         for (size_t j = 0; j < d_conv; j++)
-            weight_grad[(first + d) * d_conv + j] = tap_grad[j][d];
+            weight_grad[(first + d) * d_conv + j] = strip.tap_grad[j][d];
         if (bias_grad != NULL)
-            bias_grad[first + d] = tap_grad[CONV_MOST][d];
+            bias_grad[first + d] = strip.tap_grad[CONV_MOST][d];
     }
 }
 
@@ -440,6 +535,9 @@ typedef struct {
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
+    /* not Hugging Face's: */
+    bool time_invariant; /* Delta, B and C are the same for every token */
+    double gate_price;   /* what training charges for gates that are open: see there */
 } MambaConfig;
 
 enum {
@@ -801,6 +899,7 @@ typedef struct {
     float *gated;          /* (batch, len, d_inner) the scan's output, gated */
     float *checkpoint;     /* for the scan's way back */
     float *zeros;          /* (d_inner) */
+    float *constant;       /* as u; what x_proj gets in a time-invariant block, else NULL */
 } BlockCache;
 
 /* The next `count` floats of `memory`, on a vector; only counted if memory is NULL. */
@@ -856,6 +955,7 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     cache->dt_raw = take(memory, &used, wide);
     cache->gated = take(memory, &used, wide);
     cache->zeros = take(memory, &used, config->intermediate_size);
+    cache->constant = config->time_invariant ? take(memory, &used, wide) : NULL;
     cache->checkpoint = NULL;
     if (back) {
         Scan scan = block_scan(cache, block, NULL);
@@ -863,6 +963,8 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     }
     if (memory != NULL)
         zero(cache->zeros, config->intermediate_size);
+    for (size_t i = 0; i < wide && memory != NULL && config->time_invariant; i++)
+        cache->constant[i] = 1.0f / sqrtf((float)config->intermediate_size);
     return used;
 }
 
@@ -908,6 +1010,13 @@ static void columns_in(float *to, const float *in, size_t first, size_t count, s
         memcpy(to + r * cols + first, in + r * count, count * sizeof(float));
 }
 
+/* What x_proj makes Delta, B and C of: this token's u, or always the same. In the second case the
+   scan is a system of chapter 3, one for each channel, and only the gate still selects. */
+static const float *selecting(const BlockCache *cache)
+{
+    return cache->constant == NULL ? cache->u : cache->constant;
+}
+
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. One line for each box of the diagram (Mamba, figure 3). */
@@ -928,13 +1037,15 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     linear_forward_fast(cache->z, cache->normed, p[IN_PROJ_WEIGHT] + d_inner * d_model,
                         bias == NULL ? NULL : bias + d_inner, tokens, d_model, d_inner);
     /* u = silu(conv1d(u)) */
-    conv1d_forward(cache->conv, cache->u_raw, state == NULL ? NULL : state->conv, cache->zeros,
-                   p[CONV1D_WEIGHT], p[CONV1D_BIAS], cache->batch, cache->len, d_inner, d_conv);
+    conv1d_forward_fast(cache->conv, cache->u_raw, state == NULL ? NULL : state->conv, cache->zeros,
+                        p[CONV1D_WEIGHT], p[CONV1D_BIAS], cache->batch, cache->len, d_inner,
+                        d_conv);
     if (state != NULL)
         conv1d_keep(state->conv, cache->u_raw, cache->batch, cache->len, d_inner, d_conv);
     silu_all(cache->u, cache->conv, tokens * d_inner);
     /* dt, B, C = split(x_proj(u)) */
-    linear_forward_fast(cache->x_dbl, cache->u, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
+    linear_forward_fast(cache->x_dbl, selecting(cache), p[X_PROJ_WEIGHT], NULL, tokens, d_inner,
+                        narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
@@ -1007,15 +1118,40 @@ size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
     return used;
 }
 
-/* gradient *= silu'(at), sixteen at a time. */
-static void silu_backward_all(float *gradient, const float *at, size_t count)
+/* out = gradient silu'(at), sixteen at a time. */
+static void silu_backward_all(float *out, const float *gradient, const float *at, size_t count)
 {
     const ExpTable table = exp_table();
     PARALLEL_FOR(schedule(static) if (count > 100000))
     for (size_t i = 0; i < count; i += LANES) {
         size_t some = smaller(count - i, LANES);
         Lanes slope = lanes_silu_slope(lanes_load_some(at + i, some), table);
-        lanes_store_some(gradient + i, lanes_load_some(gradient + i, some) * slope, some);
+        lanes_store_some(out + i, lanes_load_some(gradient + i, some) * slope, some);
+    }
+}
+
+/* The price of opening gates: gate_price times the mean Delta of all tokens and channels is added to the
+   loss, for nothing in a short text tells a model to keep its gates shut through a long one. Each Delta's
+   gradient gets the same share of it, and softplus' = sigmoid hands it on. */
+static void gate_price_backward(float *dt_raw_grad, float *bias_grad, const BlockCache *cache,
+                                const MambaBlock *block)
+{
+    size_t tokens = cache->batch * cache->len, d_inner = block->config.intermediate_size;
+    const float *bias = block->params.tensor[DT_PROJ_BIAS];
+    const float share = (float)(block->config.gate_price / (double)(tokens * d_inner));
+    const ExpTable table = exp_table();
+    PARALLEL_FOR(schedule(static))
+    for (size_t d = 0; d < d_inner; d += LANES) {
+        size_t some = smaller(d_inner - d, LANES);
+        Lanes add = lanes_load_some(bias + d, some), sum = lanes_all(0.0f);
+        for (size_t at = d; at < tokens * d_inner; at += d_inner) {
+            Lanes raw = lanes_load_some(cache->dt_raw + at, some) + add;
+            Lanes price = share * lanes_sigmoid(raw, table);
+            lanes_store_some(dt_raw_grad + at, lanes_load_some(dt_raw_grad + at, some) + price,
+                             some);
+            sum += price;
+        }
+        lanes_store_some(bias_grad + d, lanes_load_some(bias_grad + d, some) + sum, some);
     }
 }
 
@@ -1041,6 +1177,8 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
     selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
+    if (config->gate_price > 0.0)
+        gate_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache, block);
     for (size_t i = 0; i < d_inner * d_state; i++)
         g[A_LOG][i] = back->A[i] * block->A[i];
     /* dt_raw = dt_proj(dt_low) */
@@ -1052,12 +1190,13 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
-    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, cache->u, tokens, d_inner, narrow);
-    linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
-                               narrow);
+    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, selecting(cache), tokens, d_inner,
+                                narrow);
+    if (cache->constant == NULL)
+        linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
+                                   narrow);
     /* u = silu(conv1d(u_raw)) */
-    memcpy(back->conv, back->u, tokens * d_inner * sizeof(float));
-    silu_backward_all(back->conv, cache->conv, tokens * d_inner);
+    silu_backward_all(back->conv, back->u, cache->conv, tokens * d_inner);
     conv1d_backward(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
                     p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, d_conv);
     /* u_raw, z = in_proj(normed) */

@@ -92,6 +92,20 @@ static uint32_t unicode_value(const UnicodeRange *range, size_t count, uint32_t 
     return 0;
 }
 
+/* The entry of a code in a table that is sorted by code, or NULL. */
+static const UnicodePair *unicode_pair(const UnicodePair *pair, size_t count, uint32_t code)
+{
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (pair[middle].code < code)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < count && pair[low].code == code ? &pair[low] : NULL;
+}
+
 /* UNICODE_LETTER and so on, added up; 0 for any other character, and for bytes that are none. Those
    that are newer than the table count as other. */
 static uint32_t unicode_class_of(uint32_t code)
@@ -126,16 +140,9 @@ static void nfc_decompose(uint32_t *out, size_t *count, uint32_t code)
             out[(*count)++] = HANGUL_TAIL + tail;
         return;
     }
-    size_t low = 0, high = TABLE_SIZE(unicode_decomposition);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (unicode_decomposition[middle].code < code)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    const UnicodePair *found = &unicode_decomposition[low];
-    if (low == TABLE_SIZE(unicode_decomposition) || found->code != code) {
+    const UnicodePair *found =
+        unicode_pair(unicode_decomposition, TABLE_SIZE(unicode_decomposition), code);
+    if (found == NULL) {
         out[(*count)++] = code;
         return;
     }
@@ -246,6 +253,23 @@ static unsigned char *nfc_text(size_t *len, const unsigned char *text, size_t co
     return out;
 }
 
+/* The text in lower case, to be freed; its bytes through *len. Each character by itself: only the
+   capital I with a dot becomes two. */
+static unsigned char *lowercase_text(size_t *len, const unsigned char *text, size_t count)
+{
+    unsigned char *out = NEW(unsigned char, 3 * count + 1); /* of 2 bytes come 3 at most */
+    *len = 0;
+    for (size_t at = 0, step; at < count; at += step) {
+        uint32_t code = utf8_decode(&step, text + at, count - at);
+        const UnicodePair *found =
+            unicode_pair(unicode_lowercase, TABLE_SIZE(unicode_lowercase), code);
+        *len += utf8_encode(out + *len, found != NULL ? found->first : code);
+        if (found != NULL && found->second != 0)
+            *len += utf8_encode(out + *len, found->second);
+    }
+    return out;
+}
+
 /* ================================ Cutting a text into pieces =============================== */
 /* Merges never cross the border of a piece: a word with the space before it, a number, a sign, or   */
 /* blanks. GPT-2 gives the rule as a regular expression:                                             */
@@ -342,7 +366,7 @@ typedef struct {
 typedef struct {
     bool words;       /* WordLevel: a word is a token; else byte-level BPE */
     bool signs_apart; /* WordLevel: "Whitespace" cuts at signs too; else "WhitespaceSplit" */
-    bool nfc;
+    bool nfc, lowercase;
     size_t n_token;
     Token *token;    /* (n_token) by id; text NULL where there is none */
     uint32_t *place; /* (n_place) ids by the hash of their text */
@@ -689,12 +713,24 @@ static bool encode_added(const Encoding *to, const unsigned char *text, size_t l
     return ok;
 }
 
+/* The text as the tokenizer normalizes it, or, for NULL, a copy; to be freed. */
+static unsigned char *normal_text(size_t *len, const unsigned char *text, size_t count,
+                                  const Tokenizer *tokenizer)
+{
+    if (tokenizer != NULL && tokenizer->nfc)
+        return nfc_text(len, text, count);
+    if (tokenizer != NULL && tokenizer->lowercase)
+        return lowercase_text(len, text, count);
+    unsigned char *copy = NEW(unsigned char, count + 1);
+    memcpy(copy, text, count);
+    *len = count;
+    return copy;
+}
+
 static bool encode_normalized(const Encoding *to, const unsigned char *text, size_t len)
 {
-    if (!to->tokenizer->nfc)
-        return encode_added(to, text, len, 1);
     size_t normal_len;
-    unsigned char *normal = nfc_text(&normal_len, text, len);
+    unsigned char *normal = normal_text(&normal_len, text, len, to->tokenizer);
     bool ok = encode_added(to, normal, normal_len, 1);
     free(normal);
     return ok;
@@ -795,13 +831,13 @@ typedef struct {
     AddedEntry *added;
     size_t n_vocab, n_merge, n_added;
     JsonText model, unknown, pre_tokenizer; /* types, and the unknown token; bytes NULL: none */
-    bool nfc;
-} TokenizerFile;
+    bool nfc, lowercase;
+} TokenizerParts;
 
 enum { TOKEN_MOST_BYTES = 65536 };
 
 /* A field that must be false, null or "", because nothing else is built here. */
-static void tokenizer_unset(Json *json, const char *name)
+static void parts_unset(Json *json, const char *name)
 {
     bool flag = false;
     JsonText text = {"", 0};
@@ -828,10 +864,10 @@ static bool json_is_one_of(JsonText key, const char *const *names, const char **
     return false;
 }
 
-static void added_entry(TokenizerFile *file)
+static void added_entry(TokenizerParts *parts)
 {
     static const char *const unset[] = {"single_word", "lstrip", "rstrip", NULL};
-    Json *json = &file->json;
+    Json *json = &parts->json;
     AddedEntry entry = {{NULL, 0}, NO_TOKEN, false, true};
     const char *name = NULL;
     json_enter_object(json);
@@ -846,7 +882,7 @@ static void added_entry(TokenizerFile *file)
         else if (json_is(key, "normalized"))
             json_boolean(json, &entry.normalized);
         else if (json_is_one_of(key, unset, &name))
-            tokenizer_unset(json, name);
+            parts_unset(json, name);
         else
             json_skip(json);
     }
@@ -856,14 +892,14 @@ static void added_entry(TokenizerFile *file)
     if (!json->failed && (entry.content.len == 0 || entry.content.len > TOKEN_MOST_BYTES))
         json_fail(json, "an added token of %zu bytes: 1 to %d are wanted", entry.content.len,
                   TOKEN_MOST_BYTES);
-    file->added = (AddedEntry *)safetensors_grow(file->added, file->n_added, sizeof entry);
-    file->added[file->n_added++] = entry;
+    parts->added = (AddedEntry *)safetensors_grow(parts->added, parts->n_added, sizeof entry);
+    parts->added[parts->n_added++] = entry;
 }
 
 /* "normalizer" and "decoder": null, or an object of a known type. */
-static void tokenizer_normalizer(TokenizerFile *file)
+static void parts_normalizer(TokenizerParts *parts)
 {
-    Json *json = &file->json;
+    Json *json = &parts->json;
     JsonText type = {"", 0};
     if (json_peek(json) == JSON_NULL) {
         json_skip(json);
@@ -873,39 +909,40 @@ static void tokenizer_normalizer(TokenizerFile *file)
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
         if (!json_is(key, "type"))
             json_skip(json);
-        else if (json_string(json, &type) && !json_is(type, "NFC"))
-            json_fail(json, "normalizer '%s' is not known here, only NFC",
+        else if (json_string(json, &type) && !json_is(type, "NFC") && !json_is(type, "Lowercase"))
+            json_fail(json, "normalizer '%s': only NFC and Lowercase are known here",
                       shown_name(type.bytes).text);
     }
-    file->nfc = true;
+    parts->nfc = json_is(type, "NFC");
+    parts->lowercase = json_is(type, "Lowercase");
 }
 
-static void tokenizer_pre_tokenizer(TokenizerFile *file)
+static void parts_pre_tokenizer(TokenizerParts *parts)
 {
     static const char *const types[] = {"ByteLevel", "Whitespace", "WhitespaceSplit", NULL};
-    Json *json = &file->json;
+    Json *json = &parts->json;
     const char *name;
     bool regex = true;
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
         if (json_is(key, "add_prefix_space"))
-            tokenizer_unset(json, "add_prefix_space");
+            parts_unset(json, "add_prefix_space");
         else if (json_is(key, "use_regex")) {
             if (json_boolean(json, &regex) && !regex)
                 json_fail(json, "use_regex is false, which is not known here");
         } else if (!json_is(key, "type"))
             json_skip(json);
-        else if (json_string(json, &file->pre_tokenizer) &&
-                 !json_is_one_of(file->pre_tokenizer, types, &name))
+        else if (json_string(json, &parts->pre_tokenizer) &&
+                 !json_is_one_of(parts->pre_tokenizer, types, &name))
             json_fail(json, "pre_tokenizer '%s' is not known here",
-                      shown_name(file->pre_tokenizer.bytes).text);
+                      shown_name(parts->pre_tokenizer.bytes).text);
     }
 }
 
 /* Templates may add tokens round a text; only one that adds none is known here. */
-static void tokenizer_post_processor(TokenizerFile *file)
+static void parts_post_processor(TokenizerParts *parts)
 {
-    Json *json = &file->json;
+    Json *json = &parts->json;
     if (json_peek(json) != JSON_OBJECT) {
         json_skip(json);
         return;
@@ -929,24 +966,24 @@ static void tokenizer_post_processor(TokenizerFile *file)
     }
 }
 
-static void tokenizer_vocab(TokenizerFile *file)
+static void parts_vocab(TokenizerParts *parts)
 {
-    Json *json = &file->json;
+    Json *json = &parts->json;
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
         VocabEntry entry = {key, 0};
         json_integer(json, &entry.id, CONFIG_MAX_VOCAB - 1);
         if (key.len > TOKEN_MOST_BYTES)
             json_fail(json, "a token of %zu bytes: at most %d", key.len, TOKEN_MOST_BYTES);
-        file->vocab = (VocabEntry *)safetensors_grow(file->vocab, file->n_vocab, sizeof entry);
-        file->vocab[file->n_vocab++] = entry;
+        parts->vocab = (VocabEntry *)safetensors_grow(parts->vocab, parts->n_vocab, sizeof entry);
+        parts->vocab[parts->n_vocab++] = entry;
     }
 }
 
 /* One merge: "a b", or in newer files ["a", "b"]. */
-static void tokenizer_merge(TokenizerFile *file)
+static void parts_merge(TokenizerParts *parts)
 {
-    Json *json = &file->json;
+    Json *json = &parts->json;
     MergeEntry entry = {{"", 0}, {"", 0}};
     size_t items = 0;
     if (json_peek(json) == JSON_ARRAY) {
@@ -967,56 +1004,56 @@ static void tokenizer_merge(TokenizerFile *file)
             entry.left.len = (size_t)(space - entry.left.bytes);
         }
     }
-    file->merge = (MergeEntry *)safetensors_grow(file->merge, file->n_merge, sizeof entry);
-    file->merge[file->n_merge++] = entry;
+    parts->merge = (MergeEntry *)safetensors_grow(parts->merge, parts->n_merge, sizeof entry);
+    parts->merge[parts->n_merge++] = entry;
 }
 
-static void tokenizer_model(TokenizerFile *file)
+static void parts_model(TokenizerParts *parts)
 {
     static const char *const unset[] = {"dropout",       "continuing_subword_prefix",
                                         "ignore_merges", "end_of_word_suffix",
                                         "byte_fallback", NULL};
-    Json *json = &file->json;
+    Json *json = &parts->json;
     const char *name = NULL;
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
         if (json_is(key, "type")) {
-            if (json_string(json, &file->model) && !json_is(file->model, "BPE") &&
-                !json_is(file->model, "WordLevel"))
+            if (json_string(json, &parts->model) && !json_is(parts->model, "BPE") &&
+                !json_is(parts->model, "WordLevel"))
                 json_fail(json, "a model of type '%s': BPE and WordLevel are known here",
-                          shown_name(file->model.bytes).text);
+                          shown_name(parts->model.bytes).text);
         } else if (json_is(key, "vocab"))
-            tokenizer_vocab(file);
+            parts_vocab(parts);
         else if (json_is(key, "merges")) {
             json_enter_array(json);
             while (json_next_item(json))
-                tokenizer_merge(file);
+                parts_merge(parts);
         } else if (json_is(key, "unk_token") && json_peek(json) == JSON_STRING)
-            json_string(json, &file->unknown);
+            json_string(json, &parts->unknown);
         else if (json_is_one_of(key, unset, &name))
-            tokenizer_unset(json, name);
+            parts_unset(json, name);
         else
             json_skip(json);
     }
 }
 
-static void tokenizer_file_read(TokenizerFile *file)
+static void parts_read(TokenizerParts *parts)
 {
-    Json *json = &file->json;
+    Json *json = &parts->json;
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
         if (json_is(key, "added_tokens")) {
             json_enter_array(json);
             while (json_next_item(json))
-                added_entry(file);
+                added_entry(parts);
         } else if (json_is(key, "normalizer"))
-            tokenizer_normalizer(file);
+            parts_normalizer(parts);
         else if (json_is(key, "pre_tokenizer") && json_peek(json) != JSON_NULL)
-            tokenizer_pre_tokenizer(file);
+            parts_pre_tokenizer(parts);
         else if (json_is(key, "post_processor"))
-            tokenizer_post_processor(file);
+            parts_post_processor(parts);
         else if (json_is(key, "model"))
-            tokenizer_model(file);
+            parts_model(parts);
         else
             json_skip(json);
     }
@@ -1080,27 +1117,28 @@ static bool tokenizer_place_token(Tokenizer *tokenizer, JsonText text, uint64_t 
     return true;
 }
 
-static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerFile *file,
+static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerParts *parts,
                                    const char *path, Error *error)
 {
     bool ok = true;
-    for (size_t i = 0; i < file->n_vocab; i++)
-        if (file->vocab[i].id >= tokenizer->n_token)
-            tokenizer->n_token = (size_t)file->vocab[i].id + 1;
-    for (size_t i = 0; i < file->n_added; i++)
-        if (file->added[i].id >= tokenizer->n_token)
-            tokenizer->n_token = (size_t)file->added[i].id + 1;
-    if (tokenizer->n_token > 16 * (file->n_vocab + file->n_added) + 1024)
+    for (size_t i = 0; i < parts->n_vocab; i++)
+        if (parts->vocab[i].id >= tokenizer->n_token)
+            tokenizer->n_token = (size_t)parts->vocab[i].id + 1;
+    for (size_t i = 0; i < parts->n_added; i++)
+        if (parts->added[i].id >= tokenizer->n_token)
+            tokenizer->n_token = (size_t)parts->added[i].id + 1;
+    if (tokenizer->n_token > 16 * (parts->n_vocab + parts->n_added) + 1024)
         return fail(error, "%s: an id of %zu among %zu tokens", path, tokenizer->n_token - 1,
-                    file->n_vocab + file->n_added);
+                    parts->n_vocab + parts->n_added);
     tokenizer->token = NEW(Token, tokenizer->n_token);
-    tokenizer->n_place = table_room(file->n_vocab + file->n_added);
+    tokenizer->n_place = table_room(parts->n_vocab + parts->n_added);
     tokenizer->place = NEW(uint32_t, tokenizer->n_place);
     memset(tokenizer->place, 0xFF, tokenizer->n_place * sizeof *tokenizer->place);
-    for (size_t i = 0; ok && i < file->n_vocab; i++)
-        ok = tokenizer_place_token(tokenizer, file->vocab[i].text, file->vocab[i].id, path, error);
-    for (size_t i = 0; ok && i < file->n_added; i++) {
-        const AddedEntry *entry = &file->added[i];
+    for (size_t i = 0; ok && i < parts->n_vocab; i++)
+        ok =
+            tokenizer_place_token(tokenizer, parts->vocab[i].text, parts->vocab[i].id, path, error);
+    for (size_t i = 0; ok && i < parts->n_added; i++) {
+        const AddedEntry *entry = &parts->added[i];
         ok = tokenizer_place_token(tokenizer, entry->content, entry->id, path, error);
         tokenizer->token[entry->id].added = true;
         tokenizer->token[entry->id].special = entry->special;
@@ -1109,16 +1147,14 @@ static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerFile *fi
 }
 
 /* Added tokens are looked for in the text as it is, or, if `normalized`, as both are in NFC. */
-static void tokenizer_place_added(Tokenizer *tokenizer, const TokenizerFile *file)
+static void tokenizer_place_added(Tokenizer *tokenizer, const TokenizerParts *parts)
 {
-    for (size_t i = 0; i < file->n_added; i++) {
-        const AddedEntry *entry = &file->added[i];
+    for (size_t i = 0; i < parts->n_added; i++) {
+        const AddedEntry *entry = &parts->added[i];
         const unsigned char *text = (const unsigned char *)entry->content.bytes;
         size_t len = entry->content.len;
-        unsigned char *normal =
-            entry->normalized && tokenizer->nfc ? nfc_text(&len, text, len) : NULL;
-        trie_add(&tokenizer->added[entry->normalized], normal != NULL ? normal : text, len,
-                 (uint32_t)entry->id);
+        unsigned char *normal = normal_text(&len, text, len, entry->normalized ? tokenizer : NULL);
+        trie_add(&tokenizer->added[entry->normalized], normal, len, (uint32_t)entry->id);
         for (size_t at = 1; at < entry->content.len; at++)
             if ((text[at] == ' ' || text[at] == '\n') && text[at - 1] != text[at])
                 tokenizer->blank_inside = true;
@@ -1150,16 +1186,16 @@ static bool tokenizer_place_merge(Tokenizer *tokenizer, const MergeEntry *entry,
     return true;
 }
 
-static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerFile *file,
+static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerParts *parts,
                                    const char *path, Error *error)
 {
     bool ok = true;
-    tokenizer->n_merge = table_room(file->n_merge);
+    tokenizer->n_merge = table_room(parts->n_merge);
     tokenizer->merge = NEW(Merge, tokenizer->n_merge);
     for (size_t i = 0; i < tokenizer->n_merge; i++)
         tokenizer->merge[i].id = NO_TOKEN;
-    for (size_t i = 0; ok && i < file->n_merge; i++)
-        ok = tokenizer_place_merge(tokenizer, &file->merge[i], i, path, error);
+    for (size_t i = 0; ok && i < parts->n_merge; i++)
+        ok = tokenizer_place_merge(tokenizer, &parts->merge[i], i, path, error);
     memset(tokenizer->of_byte, 0xFF, sizeof tokenizer->of_byte);
     for (uint32_t code = 0; code < 0x200; code++) {
         unsigned char text[4];
@@ -1171,27 +1207,28 @@ static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerFile *fi
     return ok;
 }
 
-static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerFile *file, const char *path,
+static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, const char *path,
                             Error *error)
 {
-    if (file->model.bytes == NULL || file->n_vocab == 0)
+    if (parts->model.bytes == NULL || parts->n_vocab == 0)
         return fail(error, "%s: there is no model with a type and a vocabulary in it", path);
-    tokenizer->words = json_is(file->model, "WordLevel");
-    tokenizer->nfc = file->nfc;
+    tokenizer->words = json_is(parts->model, "WordLevel");
+    tokenizer->nfc = parts->nfc;
+    tokenizer->lowercase = parts->lowercase;
     tokenizer->unknown = NO_TOKEN;
     bool byte_level =
-        file->pre_tokenizer.bytes != NULL && json_is(file->pre_tokenizer, "ByteLevel");
-    if (file->pre_tokenizer.bytes == NULL || byte_level == tokenizer->words)
+        parts->pre_tokenizer.bytes != NULL && json_is(parts->pre_tokenizer, "ByteLevel");
+    if (parts->pre_tokenizer.bytes == NULL || byte_level == tokenizer->words)
         return fail(error, "%s: a %s model goes with the pre_tokenizer %s", path,
                     tokenizer->words ? "WordLevel" : "BPE",
                     tokenizer->words ? "Whitespace or WhitespaceSplit" : "ByteLevel");
-    tokenizer->signs_apart = json_is(file->pre_tokenizer, "Whitespace");
-    if (!tokenizer_place_tokens(tokenizer, file, path, error))
+    tokenizer->signs_apart = json_is(parts->pre_tokenizer, "Whitespace");
+    if (!tokenizer_place_tokens(tokenizer, parts, path, error))
         return false;
-    tokenizer_place_added(tokenizer, file);
-    if (tokenizer->words && file->unknown.bytes != NULL)
-        tokenizer->unknown = token_find(tokenizer, file->unknown.bytes, file->unknown.len);
-    return tokenizer->words || tokenizer_place_merges(tokenizer, file, path, error);
+    tokenizer_place_added(tokenizer, parts);
+    if (tokenizer->words && parts->unknown.bytes != NULL)
+        tokenizer->unknown = token_find(tokenizer, parts->unknown.bytes, parts->unknown.len);
+    return tokenizer->words || tokenizer_place_merges(tokenizer, parts, path, error);
 }
 
 void tokenizer_free(Tokenizer *tokenizer)
@@ -1205,18 +1242,18 @@ void tokenizer_free(Tokenizer *tokenizer)
 }
 
 /* A tokenizer from the JSON of a tokenizer.json (len bytes); tokenizer_free when done. */
-bool tokenizer_parse(Tokenizer *tokenizer, const char *text, size_t len, const char *path,
-                     Error *error)
+bool tokenizer_from_json(Tokenizer *tokenizer, const char *text, size_t len, const char *path,
+                         Error *error)
 {
     Tokenizer built;
-    TokenizerFile file;
+    TokenizerParts parts;
     memset(&built, 0, sizeof built);
-    memset(&file, 0, sizeof file);
-    json_open(&file.json, text, len, path, error);
-    tokenizer_file_read(&file);
-    bool ok = json_end(&file.json) && tokenizer_build(&built, &file, shown_path(path), error);
-    built.strings = file.json.strings; /* the texts of the tokens point in there */
-    free(file.vocab), free(file.merge), free(file.added);
+    memset(&parts, 0, sizeof parts);
+    json_open(&parts.json, text, len, path, error);
+    parts_read(&parts);
+    bool ok = json_end(&parts.json) && tokenizer_build(&built, &parts, shown_path(path), error);
+    built.strings = parts.json.strings; /* the texts of the tokens point in there */
+    free(parts.vocab), free(parts.merge), free(parts.added);
     if (ok)
         *tokenizer = built;
     else
@@ -1230,7 +1267,7 @@ bool tokenizer_read(Tokenizer *tokenizer, const char *path, Error *error)
     size_t len;
     if (!text_read(&text, &len, path, error))
         return false;
-    bool ok = tokenizer_parse(tokenizer, text, len, path, error);
+    bool ok = tokenizer_from_json(tokenizer, text, len, path, error);
     free(text);
     return ok;
 }
@@ -1245,15 +1282,6 @@ typedef struct {
     Safetensors *file; /* (n_file) */
     size_t n_file;
 } Shards;
-
-/* DIR/name; to be freed. */
-static char *path_in(const char *dir, const char *name)
-{
-    size_t room = strlen(dir) + strlen(name) + 2;
-    char *path = NEW(char, room);
-    snprintf(path, room, "%s/%s", dir, name);
-    return path;
-}
 
 static bool path_exists(const char *dir, const char *name)
 {
@@ -3064,7 +3092,7 @@ static void print_piece(FILE *out, const unsigned char *bytes, size_t len)
     fputc('\'', out);
 }
 
-static void print_token(FILE *out, const Tokenizer *tokenizer, uint32_t id)
+static void print_token_text(FILE *out, const Tokenizer *tokenizer, uint32_t id)
 {
     if (id < tokenizer->n_token && tokenizer->token[id].text != NULL)
         print_piece(out, tokenizer->token[id].bytes, tokenizer->token[id].n_bytes);
@@ -3076,7 +3104,7 @@ static void demo_tokenize(const Tokenizer *tokenizer, const Ids *ids, size_t byt
 {
     for (size_t i = 0; i < ids->count; i++) {
         printf("%8u  ", ids->id[i]);
-        print_token(stdout, tokenizer, ids->id[i]);
+        print_token_text(stdout, tokenizer, ids->id[i]);
         putchar('\n');
     }
     printf("%zu token%s for %zu bytes\n", ids->count, ids->count == 1 ? "" : "s", bytes);
@@ -3244,7 +3272,7 @@ static bool demo_focus(const Runner *run, const Ids *ids, const Look *look, cons
             fputs(bar >= bars ? " " : look->ascii ? "#" : "█", stdout);
         fputs("  ", stdout);
         if (run->model->has_tokenizer)
-            print_token(stdout, &run->model->tokenizer, ids->id[t]);
+            print_token_text(stdout, &run->model->tokenizer, ids->id[t]);
         else
             printf("%u", ids->id[t]);
         putchar('\n');
@@ -3542,19 +3570,6 @@ static void pretrained_help(void)
         "                          (default build/random-130m)\n"
         "  --ascii                 draw without Unicode\n",
         stdout);
-}
-
-static bool option_number(double *value, const char *option, const char *text, double least,
-                          double most, Error *error)
-{
-    Error why;
-    double number = 0.0;
-    if (!number_parse(&number, text, &why))
-        return fail(error, "--%s: %s", option, why.text);
-    if (!(number >= least && number <= most))
-        return fail(error, "--%s: %g is not from %g to %g", option, number, least, most);
-    *value = number;
-    return true;
 }
 
 static bool option_stop(AnswerSettings *settings, const char *text, Error *error)

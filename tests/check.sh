@@ -6,7 +6,7 @@ set -u
 bad=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chapters=$(ls ch[0-9]*/*.c)
+chapters=$(ls ch[0-9]*/*.c data/*/*.c)
 tests=$(ls tests/*.c tests/fuzz/*.c)
 headers=$(ls tests/*.h)
 strict='-Wall -Wextra -Wshadow -Werror'

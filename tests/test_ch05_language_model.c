@@ -1,6 +1,25 @@
-/* The language model held against golden data: logits, loss, gradients, AdamW, greedy tokens. */
+/* The language model: held against golden data; its words, files, training, checkpoints, stories
+   and tasks held against what they say of themselves. */
 
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+
+/* Counts how often memory is asked for: all of it goes through calloc. */
+static size_t allocations;
+
+static void *counted_calloc(size_t count, size_t size)
+{
+    allocations++;
+    return calloc(count, size);
+}
+
+#define calloc counted_calloc
 #include "../ch05_mamba_block/language_model.c"
+#undef calloc
+#define main grammar_main
+#include "../data/rainbow/grammar.c"
+#undef main
 #include "golden.h"
 
 /* The model of a golden folder, and a file of expected values beside it. */
@@ -224,7 +243,7 @@ static void check_adamw(const Safetensors *file, Model *model)
     model_work_free(&work);
 }
 
-static void five_steps_of_adamw_agree_with_golden(void **state)
+static void ex5_7_five_steps_of_adamw_agree_with_golden(void **state)
 {
     (void)state;
     for_golden_files("ch05_lm", "adamw.losses", check_adamw);
@@ -303,13 +322,40 @@ static void an_untied_head_has_a_gradient_of_its_own(void **state)
     model_free(&model);
 }
 
-static void the_loss_neither_overflows_nor_cancels(void **state)
+static void ex5_6_the_loss_neither_overflows_nor_cancels(void **state)
 {
     (void)state;
     static const float far[3] = {1000, 0, -1000}, same[4] = {88, 88, 88, 88};
     assert_near(token_loss(far, 3, 1), 1000.0, 1e-9, 0);
     assert_near(token_loss(far, 3, 0), 0.0, 1e-12, 0);
     assert_near(token_loss(same, 4, 2), log(4.0), 1e-12, 0);
+}
+
+static void ex5_6_the_lesson_s_loss_by_hand(void **state)
+{
+    (void)state;
+    static const float logits[3] = {2, 1, 0};
+    static const double want[3] = {0.4076, 1.4076, 2.4076};
+    for (size_t target = 0; target < 3; target++)
+        assert_near(token_loss(logits, 3, target), want[target], 5e-5, 0);
+}
+
+static void ex5_7_the_lesson_s_step_by_hand(void **state)
+{
+    (void)state;
+    Model model = small_model(true, 1);
+    AdamState adam = {model_params_new(&model.config), model_params_new(&model.config), 0};
+    ModelParams grad = model_params_new(&model.config);
+    AdamW settings = {0.01, 0.9, 0.95, 1e-8, 0.1};
+    model.params.embeddings[5] = model.params.norm_f[5] = 0.5f;
+    grad.embeddings[5] = grad.norm_f[5] = 0.2f;
+    adamw_step(&model, &adam, &grad, &settings);
+    assert_near(model.params.embeddings[5], 0.4895, 1e-6, 0);
+    assert_near(model.params.norm_f[5], 0.49, 1e-6, 0); /* does not decay */
+    assert_near(adam.mean.embeddings[5], 0.02, 1e-8, 0);
+    assert_near(adam.square.embeddings[5], 0.002, 1e-9, 0);
+    model_params_free(&grad), model_params_free(&adam.mean), model_params_free(&adam.square);
+    model_free(&model);
 }
 
 static void the_rate_goes_up_and_comes_down(void **state)
@@ -336,50 +382,849 @@ static void a_clipped_gradient_has_the_length_asked_for(void **state)
     model_params_free(&grad);
 }
 
-static void every_byte_s_target_is_the_byte_after_it(void **state)
+/* ---- words and folders ----------------------------------------------------------------------- */
+
+static Vocabulary words_of(const char *text)
+{
+    Vocabulary words;
+    Error error;
+    if (!vocabulary_from_text(&words, text, strlen(text), "text", &error))
+        fail_msg("%s", error.text);
+    return words;
+}
+
+static void a_text_is_cut_into_words_and_punctuation(void **state)
 {
     (void)state;
-    const char *text = "abcdefghijklmnop";
+    static const char *const want[] = {"it", "'", "s", "42", "-", "x_1", "...", "\xc3\xa9t\xc3\xa9",
+                                       ""};
+    const char *text = " It's 42-X_1...\t\xc3\xa9t\xc3\xa9 \n";
+    char word[WORD_ROOM];
+    size_t at = 0;
+    for (size_t i = 0; i < 9; i++) {
+        assert_true(word_next(word, sizeof word, text, strlen(text), &at, true));
+        assert_string_equal(word, want[i]);
+    }
+    assert_false(word_next(word, sizeof word, text, strlen(text), &at, true));
+}
+
+static void words_have_numbers_and_unknown_ones_the_number_0(void **state)
+{
+    (void)state;
+    Vocabulary words = words_of("the cat saw the dog .\nthe end .\n");
+    int32_t ids[32];
+    size_t unknown;
+    static const int32_t want[] = {2, 3, 0, 5, 6, 1, 7};
+    assert_int_equal(words.n_word, 8);
+    assert_int_equal(text_to_tokens(ids, &unknown, "The cat, dog .\nend", 18, &words, true), 7);
+    assert_memory_equal(ids, want, sizeof want);
+    assert_int_equal(unknown, 1);
+    vocabulary_free(&words);
+}
+
+static void a_byte_is_its_own_number(void **state)
+{
+    (void)state;
+    Vocabulary words = vocabulary_of_bytes();
+    int32_t ids[4];
+    size_t unknown;
+    assert_int_equal(text_to_tokens(ids, &unknown, "A\n\xff\0", 4, &words, true), 4);
+    static const int32_t want[] = {65, 10, 255, 0};
+    assert_memory_equal(ids, want, sizeof want);
+}
+
+static void assert_same_params(const Model *got, const Model *want)
+{
+    assert_memory_equal(got->params.memory, want->params.memory,
+                        model_floats(&want->config) * sizeof(float));
+}
+
+/* A model of so many tokens, small and random. */
+static Model tiny_model(size_t vocab, bool time_invariant, uint64_t seed)
+{
+    MambaConfig config = config_default(12);
+    Random random = random_from_seed(seed);
+    config.num_hidden_layers = 2;
+    config.vocab_size = vocab;
+    config.time_invariant = time_invariant;
+    Model model = model_new(&config);
+    model_init(&model, &random);
+    return model;
+}
+
+static void a_folder_is_read_as_it_was_written(void **state)
+{
+    (void)state;
+    for (int bytes = 0; bytes < 2; bytes++) {
+        Vocabulary words = bytes ? vocabulary_of_bytes() : words_of("say \"a\\b\" to \xc3\xa9 ."),
+                   got;
+        Model model = tiny_model(words.n_word, false, 3), back;
+        Error error;
+        if (!model_save_folder("build/tests/folder", &model, &words, &error) ||
+            !model_open_folder(&back, &got, "build/tests/folder", &error))
+            fail_msg("%s", error.text);
+        assert_same_params(&back, &model);
+        assert_int_equal(got.bytes, bytes);
+        assert_int_equal(got.n_word, words.n_word);
+        for (size_t i = 0; i < words.n_word && !bytes; i++) {
+            assert_string_equal(got.word[i], words.word[i]);
+            assert_int_equal(*word_slot(&got, words.word[i]), i + 1);
+        }
+        model_free(&model), model_free(&back);
+        vocabulary_free(&words), vocabulary_free(&got);
+    }
+}
+
+static void wrong_tokenizers_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *sentence;
+    } cases[] = {
+        {"", "t.json"},
+        {"{}", "neither WordLevel nor BPE"},
+        {"{\"model\":{\"type\":\"Unigram\"}}", "neither WordLevel nor BPE"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}}}", "not <unk> and <end>"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"<unk>\":0,\"<end>\":2}}}",
+         "no word has the number 1"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"<unk>\":0,\"<unk>\":1}}}", "t.json"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\\u0000b\":0}}}",
+         "a word with a 0 byte"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}",
+         "only bytes and words"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", "merges"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Vocabulary words;
+        Error error;
+        assert_false(
+            tokenizer_parse(&words, cases[i].text, strlen(cases[i].text), "t.json", &error));
+        assert_contains(error.text, cases[i].sentence);
+    }
+}
+
+static void a_tokenizer_cut_off_anywhere_is_refused(void **state)
+{
+    (void)state;
+    char *text;
+    size_t len;
+    Error error;
+    Vocabulary words;
+    if (!text_read(&text, &len, "data/tiny-mamba/tokenizer.json", &error))
+        fail_msg("%s", error.text);
+    assert_true(tokenizer_parse(&words, text, len, "t.json", &error));
+    vocabulary_free(&words);
+    while (text[len - 1] != '}')
+        len--;
+    for (size_t cut = 0; cut < len; cut += 37)
+        assert_false(tokenizer_parse(&words, text, cut, "t.json", &error));
+    free(text);
+}
+
+/* ---- training -------------------------------------------------------------------------------- */
+
+static const char letters[] = "abcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabd";
+
+static Corpus corpus_of(const char *text, const Vocabulary *words, size_t len)
+{
+    Corpus corpus;
+    Error error;
+    if (!corpus_from_text(&corpus, text, strlen(text), words, len, "text", &error))
+        fail_msg("%s", error.text);
+    return corpus;
+}
+
+static void every_piece_of_bytes_has_the_next_byte_as_target(void **state)
+{
+    (void)state;
     int32_t ids[2 * 15], targets[2 * 15];
+    Vocabulary words = vocabulary_of_bytes();
     Random random = random_from_seed(7);
-    for (size_t len = 1; len < 16; len++)
-        for (int k = 0; k < 20; k++) {
-            batch_draw(ids, targets, text, 16, 2, len, &random);
+    for (size_t len = 1; len < 16; len++) {
+        Corpus corpus = corpus_of("abcdefghijklmnop", &words, len);
+        bool last = false;
+        for (int k = 0; k < 60; k++) {
+            corpus_fill(ids, targets, 2, len, &corpus, &random);
             for (size_t i = 0; i < 2 * len; i++) {
                 assert_int_equal(targets[i], ids[i] + 1);
                 assert_true(ids[i] >= 'a' && targets[i] <= 'p');
+                last = last || targets[i] == 'p';
             }
         }
+        assert_true(last); /* no byte is left out */
+        corpus_free(&corpus);
+    }
 }
 
-static double train_small(const char *text, uint64_t steps)
+static void every_piece_of_words_begins_with_a_story(void **state)
 {
+    (void)state;
+    const char *text = "first a b c d\nfirst e f\nfirst g h i j k l\nfirst m\n";
+    Vocabulary words = words_of(text);
+    Corpus corpus = corpus_of(text, &words, 4);
+    int32_t ids[8], targets[8];
+    Random random = random_from_seed(8);
+    assert_int_equal(corpus.count, 21);
+    assert_int_equal(corpus.n_start, 3); /* the last story is too short for a piece */
+    for (int k = 0; k < 40; k++) {
+        corpus_fill(ids, targets, 2, 4, &corpus, &random);
+        for (int b = 0; b < 2; b++) {
+            assert_string_equal(words.word[ids[4 * b]], "first");
+            assert_memory_equal(ids + 4 * b + 1, targets + 4 * b, 3 * sizeof *ids);
+        }
+    }
+    corpus_free(&corpus);
+    vocabulary_free(&words);
+}
+
+/* A trainer on the letters, and what it needs. */
+typedef struct {
+    Vocabulary words;
+    Corpus corpus;
+    BatchSource source;
+    Model model;
+    Trainer trainer;
+} School;
+
+static void school_open(School *school, uint64_t steps, uint64_t seed)
+{
+    TrainSettings settings = {2, 32, steps, seed, 1e-2, 0.1, 1.0};
     MambaConfig config = config_default(16);
-    config.num_hidden_layers = 2;
-    config.vocab_size = 256;
     Random random = random_from_seed(4);
-    Model model = model_new(&config);
-    model_init(&model, &random);
-    TrainSettings settings = {2, 32, steps, 5, 1e-2};
-    double loss = train_on_bytes(&model, text, strlen(text), &settings);
-    model_free(&model);
+    config.num_hidden_layers = 2;
+    config.vocab_size = BYTE_TOKENS;
+    school->words = vocabulary_of_bytes();
+    school->corpus = corpus_of(letters, &school->words, settings.len);
+    school->source.fill = corpus_fill;
+    school->source.from = &school->corpus;
+    school->model = model_new(&config);
+    model_init(&school->model, &random);
+    school->trainer = trainer_new(&school->model, &settings);
+}
+
+static void school_close(School *school)
+{
+    trainer_free(&school->trainer);
+    model_free(&school->model);
+    corpus_free(&school->corpus);
+}
+
+static double train_letters(uint64_t steps)
+{
+    School school;
+    school_open(&school, steps, 5);
+    for (uint64_t i = 0; i < steps; i++)
+        trainer_step(&school.trainer, &school.source);
+    double loss = school.trainer.loss[steps - 1];
+    school_close(&school);
     return loss;
 }
 
 static void a_text_is_learnt_and_the_losses_are_the_same_for_any_threads(void **state)
 {
     (void)state;
-    const char *text = "abcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabdabcabd";
-    double loss = train_small(text, 60);
+    double loss = train_letters(60);
     assert_true(loss < 0.35); /* from log 256 = 5.5; the first letters of a piece cannot be known */
 #ifdef _OPENMP
     int most = omp_get_max_threads();
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
-        assert_true(train_small(text, 60) == loss);
+        assert_true(train_letters(60) == loss);
     }
     omp_set_num_threads(most);
 #endif
+}
+
+static void a_training_step_asks_for_no_memory(void **state)
+{
+    (void)state;
+    School school;
+    school_open(&school, 8, 5);
+    trainer_step(&school.trainer, &school.source);
+    size_t before = allocations;
+    assert_true(before > 0); /* they are counted */
+    for (int i = 0; i < 5; i++)
+        trainer_step(&school.trainer, &school.source);
+    assert_int_equal(allocations, before);
+    school_close(&school);
+}
+
+static void a_run_that_is_resumed_is_the_run_that_never_stopped(void **state)
+{
+    (void)state;
+    enum { STEPS = 24, STOP = 11 };
+    const char *path = "build/tests/checkpoint.safetensors";
+    School whole, first, second;
+    Error error;
+    school_open(&whole, STEPS, 5), school_open(&first, STEPS, 5), school_open(&second, STEPS, 5);
+    for (int i = 0; i < STEPS; i++)
+        trainer_step(&whole.trainer, &whole.source);
+    for (int i = 0; i < STOP; i++)
+        trainer_step(&first.trainer, &first.source);
+    first.trainer.check[0] = 7.0, first.trainer.at[0] = 11.0, first.trainer.n_check = 1;
+    if (!trainer_save(&first.trainer, path, &error) || !trainer_load(&second.trainer, path, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(second.trainer.adam.step, STOP);
+    assert_int_equal(second.trainer.n_check, 1);
+    assert_true(second.trainer.check[0] == 7.0 && second.trainer.at[0] == 11.0);
+    for (int i = STOP; i < STEPS; i++)
+        trainer_step(&second.trainer, &second.source);
+    assert_same_params(&second.model, &whole.model);
+    assert_memory_equal(second.trainer.loss, whole.trainer.loss, STEPS * sizeof(double));
+    school_close(&whole), school_close(&first), school_close(&second);
+}
+
+static void a_checkpoint_of_another_run_is_refused_and_changes_nothing(void **state)
+{
+    (void)state;
+    const char *path = "build/tests/checkpoint.safetensors",
+               *other = "build/tests/other.safetensors";
+    School school, untouched;
+    Error error;
+    school_open(&school, 24, 6), school_open(&untouched, 24, 6);
+    assert_true(trainer_save(&school.trainer, path, &error));
+    school.trainer.settings.seed = 5;
+    assert_false(trainer_load(&school.trainer, path, &error));
+    assert_contains(error.text, "belongs to a run with");
+    assert_contains(error.text, "--seed 6");
+    assert_true(model_save(&school.model, other, &error));
+    assert_false(trainer_load(&school.trainer, other, &error));
+    assert_contains(error.text, "is no checkpoint of a training run");
+    assert_false(trainer_load(&school.trainer, "data/weather.csv", &error));
+    assert_same_params(&school.model, &untouched.model);
+    school_close(&school), school_close(&untouched);
+}
+
+static void the_mean_loss_on_other_text_is_that_of_its_batches(void **state)
+{
+    (void)state;
+    School school;
+    school_open(&school, 4, 5);
+    double first = trainer_check(&school.trainer, &school.source);
+    assert_true(first == trainer_check(&school.trainer, &school.source));
+    assert_near(first, log(256.0), 0.5, 0);
+    school_close(&school);
+}
+
+/* The bytes of a file; to be freed. */
+static char *file_bytes(size_t *len, const char *path)
+{
+    char *text;
+    Error error;
+    if (!text_read(&text, len, path, &error))
+        fail_msg("%s", error.text);
+    return text;
+}
+
+static void a_run_that_is_killed_goes_on_from_its_last_checkpoint(void **state)
+{
+    (void)state;
+    const char *run = "--train --corpus data/rainbow/answers.txt --width 16 --layers 1 --batch 1 "
+                      "--length 16 --steps 480 --checkpoint build/tests/killed.safetensors";
+    char words[512], text[512], program[256];
+    const char *build = getenv("BUILD");
+    snprintf(words, sizeof words, "%s --out build/tests/whole", run);
+    assert_int_equal(run_program(text, sizeof text, "ch05_language_model", words), 0);
+    unlink("build/tests/killed.safetensors");
+    snprintf(program, sizeof program, "%s/ch05_language_model", build ? build : "build");
+    snprintf(words, sizeof words, "exec %s %s --out build/tests/killed > /dev/null 2>&1", program,
+             run);
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", words, (char *)NULL);
+        _exit(127);
+    }
+    for (int i = 0; i < 30000 && access("build/tests/killed.safetensors", F_OK) != 0; i++)
+        usleep(1000);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    assert_int_equal(access("build/tests/killed.safetensors", F_OK), 0);
+    snprintf(words, sizeof words, "%s --out build/tests/killed --resume", run);
+    assert_int_equal(run_program(text, sizeof text, "ch05_language_model", words), 0);
+    size_t whole_len, killed_len;
+    char *whole = file_bytes(&whole_len, "build/tests/whole/model.safetensors");
+    char *killed = file_bytes(&killed_len, "build/tests/killed/model.safetensors");
+    assert_int_equal(killed_len, whole_len);
+    assert_memory_equal(killed, whole, whole_len);
+    free(whole), free(killed);
+}
+
+/* ---- a time-invariant model ------------------------------------------------------------------ */
+
+static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(void **state)
+{
+    (void)state;
+    enum { LEN = 9 };
+    Model model = tiny_model(30, true, 5), selective = tiny_model(30, false, 5);
+    const Model *both[2] = {&model, &selective};
+    int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2, 6, 5};
+    for (int which = 0; which < 2; which++) {
+        ModelWork work = model_work_new(both[which], 1, LEN, true);
+        model_forward(&work, NULL, ids, both[which]);
+        const BlockCache *cache = &work.cache[1];
+        size_t narrow = model.config.time_step_rank + 2 * model.config.state_size;
+        for (int t = 1; t < LEN; t++)
+            assert_int_equal(memcmp(cache->x_dbl, cache->x_dbl + (size_t)t * narrow,
+                                    narrow * sizeof(float)) == 0,
+                             which == 0);
+        model_work_free(&work);
+    }
+    model_free(&model), model_free(&selective);
+}
+
+/* The loss of some tokens, and what the open gates cost. */
+static double priced_loss(ModelWork *work, const int32_t *ids, const int32_t *targets, Model *model)
+{
+    double open, loss;
+    model_refresh(model);
+    model_forward(work, NULL, ids, model);
+    loss = model_loss(NULL, work, targets, model);
+    for (size_t layer = 0; layer < model->config.num_hidden_layers; layer++)
+        for (size_t t = 0; t < work->len; t++)
+            loss += model->config.gate_price / (double)work->len *
+                    mean_step(&open, work, layer, t, model);
+    return loss;
+}
+
+static void check_slopes(bool time_invariant, double gate_price)
+{
+    enum { LEN = 7 };
+    MambaConfig config = config_default(12);
+    Random start = random_from_seed(6);
+    config.num_hidden_layers = 2;
+    config.vocab_size = 30;
+    config.time_invariant = time_invariant;
+    config.gate_price = gate_price;
+    Model model = model_new(&config);
+    model_init(&model, &start);
+    int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2}, targets[LEN] = {1, 4, 1, 5, 9, 2, 6};
+    ModelWork work = model_work_new(&model, 1, LEN, true);
+    ModelParams grad = model_params_new(&config);
+    model_forward(&work, NULL, ids, &model);
+    model_backward(&grad, &work, ids, targets, &model);
+    for (size_t k = 0; k < model_tensor_count(&config); k++) {
+        ModelTensor p = model_tensor(&model.params, &config, k);
+        ModelTensor g = model_tensor(&grad, &config, k);
+        Random random = random_from_seed(k);
+        double along = 0.0, loss[2];
+        double *direction = NEW(double, p.count + 1);
+        float *kept = NEW(float, p.count + 1);
+        for (size_t i = 0; i < p.count; i++) {
+            direction[i] = random_normal(&random);
+            along += direction[i] * (double)g.values[i];
+            kept[i] = p.values[i];
+        }
+        for (int side = 0; side < 2; side++) {
+            for (size_t i = 0; i < p.count; i++)
+                p.values[i] = kept[i] + (float)((side ? 1e-3 : -1e-3) * direction[i]);
+            loss[side] = priced_loss(&work, ids, targets, &model);
+        }
+        for (size_t i = 0; i < p.count; i++)
+            p.values[i] = kept[i];
+        model_refresh(&model);
+        assert_near((loss[1] - loss[0]) / 2e-3, along, 2e-3, 4e-3); /* float losses, curvature */
+        free(direction), free(kept);
+    }
+    model_params_free(&grad);
+    model_work_free(&work);
+    model_free(&model);
+}
+
+static void a_time_invariant_model_s_gradients_are_slopes(void **state)
+{
+    (void)state;
+    check_slopes(true, 0.0);
+}
+
+static void the_price_of_open_gates_is_in_the_gradients(void **state)
+{
+    (void)state;
+    check_slopes(false, 50.0);
+    check_slopes(true, 50.0);
+}
+
+/* ---- the corpus ------------------------------------------------------------------------------ */
+
+static char *corpus_file(const char *file)
+{
+    char path[128];
+    size_t len;
+    snprintf(path, sizeof path, "data/rainbow/%s", file);
+    return file_bytes(&len, path);
+}
+
+static void the_corpus_is_what_the_grammar_writes(void **state)
+{
+    (void)state;
+    char *train = NULL;
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        char *want = rainbow_stories(&kinds[i], train, 2026 + i), *got = corpus_file(kinds[i].file);
+        assert_true(strcmp(got, want) == 0);
+        free(got);
+        if (i == 0)
+            train = want;
+        else
+            free(want);
+    }
+    free(train);
+}
+
+/* The last of some phrases in a story, before `end`: its number, or count if there is none. */
+static size_t latest(const char *const *phrase, size_t count, const char *story, const char *end)
+{
+    size_t found = count;
+    const char *where = NULL;
+    for (size_t i = 0; i < count; i++)
+        for (const char *at = story; (at = strstr(at, phrase[i])) != NULL && at < end; at++)
+            if (where == NULL || at > where) {
+                where = at;
+                found = i;
+            }
+    return found;
+}
+
+/* Every cue, those of one register after the other, and last the turn to science. */
+static size_t all_cues(const char *cue[REGISTERS * CUES + 1])
+{
+    for (size_t i = 0; i < REGISTERS * CUES; i++)
+        cue[i] = registers[i / CUES].cue[i % CUES];
+    cue[REGISTERS * CUES] = turn_to_science;
+    return REGISTERS * CUES + 1;
+}
+
+static void every_question_is_answered_in_the_register_of_the_latest_cue(void **state)
+{
+    (void)state;
+    const char *cue[REGISTERS * CUES + 1];
+    size_t cues = all_cues(cue);
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        char *text = corpus_file(kinds[i].file), *rest = text;
+        size_t stories = 0, asked = 0;
+        for (char *story; (story = strsep(&rest, "\n")) != NULL && *story != '\0'; stories++)
+            for (char *mark = story; (mark = strstr(mark, " ? ")) != NULL; mark++, asked++) {
+                size_t which = latest(cue, cues, story, mark);
+                size_t question = latest(questions, QUESTIONS, story, mark);
+                assert_true(which < cues && question < QUESTIONS);
+                const char *want = registers[which / CUES % REGISTERS].answer[question];
+                assert_int_equal(strncmp(mark + 3, want, strlen(want)), 0);
+            }
+        assert_int_equal(stories, kinds[i].stories);
+        assert_true(asked >= stories);
+        free(text);
+    }
+}
+
+/* seen[cue][question]: how often a story's question came after that cue. */
+static void count_pairs(size_t seen[REGISTERS * CUES + 1][QUESTIONS], char *text)
+{
+    const char *cue[REGISTERS * CUES + 1];
+    size_t cues = all_cues(cue);
+    memset(seen, 0, sizeof(size_t) * (REGISTERS * CUES + 1) * QUESTIONS);
+    for (char *rest = text, *story; (story = strsep(&rest, "\n")) != NULL;)
+        for (char *mark = story; (mark = strstr(mark, " ? ")) != NULL; mark++)
+            seen[latest(cue, cues, story, mark)][latest(questions, QUESTIONS, story, mark)]++;
+}
+
+static void the_tests_ask_what_training_never_asked(void **state)
+{
+    (void)state;
+    size_t train[REGISTERS * CUES + 1][QUESTIONS], test[REGISTERS * CUES + 1][QUESTIONS];
+    char *text = corpus_file("train.txt");
+    count_pairs(train, text);
+    free(text);
+    for (size_t i = 2; i < COUNT_OF(kinds); i++) {
+        text = corpus_file(kinds[i].file);
+        count_pairs(test, text);
+        free(text);
+        for (size_t c = 0; c <= REGISTERS * CUES; c++)
+            for (size_t q = 0; q < QUESTIONS; q++)
+                assert_true(train[c][q] == 0 || test[c][q] == 0);
+    }
+    for (size_t c = 0; c <= REGISTERS * CUES; c++) /* but every cue is seen with something */
+        assert_true(train[c][0] + train[c][1] + train[c][2] > 0);
+}
+
+static void no_story_is_in_two_files(void **state)
+{
+    (void)state;
+    char *text[5];
+    for (size_t i = 0; i < 5; i++)
+        text[i] = corpus_file(kinds[i].file);
+    for (size_t i = 1; i < 5; i++)
+        for (char *rest = text[i], *story; (story = strsep(&rest, "\n")) != NULL && *story;)
+            for (size_t k = 0; k < i; k++) {
+                const char *at = k == 0 ? strstr(text[0], story) : NULL;
+                assert_true(at == NULL || at[strlen(story)] != '\n' ||
+                            (at > text[0] && at[-1] != '\n'));
+            }
+    for (size_t i = 0; i < 5; i++)
+        free(text[i]);
+}
+
+/* The most and the fewest sentences between a cue and the question or turn after it. */
+static void wandering(size_t *most, size_t *least, const char *file)
+{
+    const char *cue[REGISTERS * CUES + 1];
+    size_t cues = all_cues(cue);
+    char *text = corpus_file(file), *rest = text;
+    *most = 0;
+    *least = 1000;
+    for (char *story; (story = strsep(&rest, "\n")) != NULL && *story != '\0';) {
+        char *mark = strrchr(story, '?');
+        const char *at = story + strlen(cue[latest(cue, cues, story, mark)]), *from = at;
+        for (size_t i = 0; i < cues; i++)
+            for (const char *c = story; (c = strstr(c, cue[i])) != NULL && c < mark; c++)
+                from = c + strlen(cue[i]) > from ? c + strlen(cue[i]) : from;
+        size_t sentences = 0;
+        for (; from < mark; from++)
+            sentences += *from == '.';
+        *most = sentences > *most ? sentences : *most;
+        *least = sentences < *least ? sentences : *least;
+    }
+    free(text);
+}
+
+static void the_far_test_wanders_eight_times_as_long_as_training(void **state)
+{
+    (void)state;
+    size_t trained, far, least;
+    wandering(&trained, &least, "train.txt");
+    wandering(&far, &least, "test_far.txt");
+    assert_true(trained > 0 && least >= 8 * trained);
+}
+
+/* ---- the trained model ----------------------------------------------------------------------- */
+
+static void open_tiny(Model *model, Vocabulary *words)
+{
+    Error error;
+    if (!model_open_folder(model, words, "data/tiny-mamba", &error))
+        fail_msg("%s", error.text);
+}
+
+static void the_trained_model_answers_as_the_latest_cue_asks(void **state)
+{
+    (void)state;
+    static const double least[3] = {0.99, 0.98, 0.95};
+    Model model;
+    Vocabulary words;
+    open_tiny(&model, &words);
+    for (size_t i = 0; i < 3; i++) {
+        char *path = path_in("data/rainbow", test_files[i]);
+        StoryScore score;
+        Error error;
+        if (!score_stories(&score, path, &words, &model, &error))
+            fail_msg("%s", error.text);
+        assert_int_equal(score.stories, kinds[2 + i].stories);
+        assert_true((double)score.right >= least[i] * (double)score.stories);
+        free(path);
+    }
+    model_free(&model);
+    vocabulary_free(&words);
+}
+
+static void a_story_scored_in_a_batch_is_one_generated_word_by_word(void **state)
+{
+    (void)state;
+    enum { STORIES = 9, MOST = 200 };
+    Model model = tiny_model(8, false, 1);
+    model_free(&model);
+    Vocabulary words;
+    open_tiny(&model, &words);
+    char *text = corpus_file("test_turns.txt"), *end = text;
+    for (int i = 0; i < STORIES; i++)
+        end = strchr(end, '\n') + 1;
+    *end = '\0';
+    FILE *few = fopen("build/tests/few.txt", "w");
+    assert_non_null(few);
+    fputs(text, few);
+    fputs("what is a rainbow ? in norse folklore nobody waits .\n", few); /* nobody says this */
+    fclose(few);
+    StoryScore score;
+    Error error;
+    size_t right = 0;
+    assert_true(score_stories(&score, "build/tests/few.txt", &words, &model, &error));
+    for (char *rest = text, *story; (story = strsep(&rest, "\n")) != NULL && *story;) {
+        int32_t ids[MOST], said[MOST];
+        size_t unknown, len = text_to_tokens(ids, &unknown, story, strlen(story), &words, false);
+        size_t from = story_answer(ids, len, &words);
+        assert_true(from > 0 && from < len && unknown == 0);
+        generate_greedy(said, len - from, ids, from, &model);
+        right += memcmp(said, ids + from, (len - from) * sizeof *ids) == 0;
+    }
+    assert_int_equal(score.stories, STORIES + 1);
+    assert_int_equal(score.right, right);
+    free(text);
+    model_free(&model);
+    vocabulary_free(&words);
+}
+
+/* ---- looking inside -------------------------------------------------------------------------- */
+
+static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
+{
+    (void)
+        state; /* x_last is linear in x_start: a start of ones adds just the shares that are kept */
+    Model model;
+    Vocabulary words;
+    StoryReading reading;
+    Error error;
+    open_tiny(&model, &words);
+    assert_true(reading_new(&reading, "a harp played. the miller swept the road to the inn.",
+                            &words, &model, &error));
+    size_t states = model.config.intermediate_size * model.config.state_size;
+    size_t first = 2, last = reading.len - 2, layers = model.config.num_hidden_layers;
+    double sum = 0.0;
+    float *x[2] = {NEW(float, states), NEW(float, states)};
+    float *ones = NEW(float, states), *y = NEW(float, model.config.intermediate_size *reading.len);
+    for (size_t i = 0; i < states; i++)
+        ones[i] = 1.0f;
+    for (size_t layer = 0; layer < layers; layer++)
+        for (int with = 0; with < 2; with++) {
+            Scan scan = block_scan(&reading.work.cache[layer], &model.block[layer], NULL);
+            scan.u += first * scan.d_inner, scan.delta += first * scan.d_inner;
+            scan.B += first * scan.d_state, scan.C += first * scan.d_state;
+            scan.z = NULL, scan.checkpoint = NULL;
+            scan.len = last - first + 1;
+            scan.x_start = with ? ones : NULL;
+            selective_scan(y, x[with], &scan);
+            for (size_t i = 0; i < states && with; i++)
+                sum += (double)x[1][i] - (double)x[0][i];
+        }
+    assert_near(share_kept(&reading, first, last, &model), sum / (double)(states * layers), 1e-5,
+                0);
+    assert_near(share_kept(&reading, first, first, &model), 1.0, 0.5, 0);
+    free(x[0]), free(x[1]), free(ones), free(y);
+    reading_free(&reading);
+    model_free(&model);
+    vocabulary_free(&words);
+}
+
+static void a_word_s_delta_is_the_mean_of_its_channels(void **state)
+{
+    (void)state;
+    Model model;
+    Vocabulary words;
+    StoryReading reading;
+    Error error;
+    open_tiny(&model, &words);
+    assert_true(
+        reading_new(&reading, "grandmother began an old irish tale .", &words, &model, &error));
+    size_t d_inner = model.config.intermediate_size, t = 5;
+    const float *raw = reading.work.cache[1].dt_raw + t * d_inner;
+    double sum = 0.0, wide = 0.0;
+    for (size_t d = 0; d < d_inner; d++) {
+        double delta =
+            log1p(exp((double)raw[d] + (double)model.block[1].params.tensor[DT_PROJ_BIAS][d]));
+        sum += delta / (double)d_inner;
+        wide += (delta > 0.1) / (double)d_inner;
+    }
+    assert_near(reading.delta[reading.len + t], sum, 0, 1e-5);
+    assert_near(reading.open[reading.len + t], wide, 1e-9, 0);
+    reading_free(&reading);
+    model_free(&model);
+    vocabulary_free(&words);
+}
+
+static void asked_now_the_model_says_what_the_latest_cue_means(void **state)
+{
+    (void)state;
+    static const char *const stories[2] = {"a fiddler from galway sang of the green hills .",
+                                           "a professor held a glass prism against the sun ."};
+    static const char *const names[2] = {"irish", "science"};
+    Model model;
+    Vocabulary words;
+    Answers answers;
+    Error error;
+    open_tiny(&model, &words);
+    if (!answers_read(&answers, "data/rainbow/answers.txt", &words, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(answers.count, REGISTERS);
+    Writer writer = writer_new(&model), asked = writer_new(&model);
+    for (int story = 0; story < 2; story++) { /* the second is read after the first */
+        int32_t ids[32];
+        double share[ANSWERS_MOST], sum = 0.0;
+        size_t unknown, len = text_to_tokens(ids, &unknown, stories[story], strlen(stories[story]),
+                                             &words, false);
+        writer_read_all(&writer, ids, len);
+        ask(share, &answers, writer.state, &asked);
+        for (size_t i = 0; i < answers.count; i++) {
+            sum += share[i];
+            assert_int_equal(share[i] > 0.9, strcmp(answers.name[i], names[story]) == 0);
+        }
+        assert_near(sum, 1.0, 1e-12, 0);
+    }
+    writer_free(&writer), writer_free(&asked);
+    answers_free(&answers);
+    model_free(&model);
+    vocabulary_free(&words);
+}
+
+/* ---- the classic tasks ----------------------------------------------------------------------- */
+
+static void copying_asks_for_the_symbols_in_their_order(void **state)
+{
+    (void)state;
+    enum { BATCH = 50, LEN = 20 + TASK_REMEMBER };
+    static int32_t ids[BATCH * LEN], targets[BATCH * LEN];
+    Random random = random_from_seed(1);
+    size_t at[20] = {0};
+    copying_fill(ids, targets, BATCH, LEN, NULL, &random);
+    for (size_t b = 0; b < BATCH; b++) {
+        size_t said = LEN - TASK_REMEMBER;
+        for (size_t t = 0; t < LEN - TASK_REMEMBER; t++) {
+            assert_int_equal(targets[b * LEN + t], -1);
+            if (ids[b * LEN + t] == NOISE)
+                continue;
+            at[t]++;
+            assert_in_range(ids[b * LEN + t], 1, MARKER - 1);
+            assert_int_equal(ids[b * LEN + said], MARKER);
+            assert_int_equal(targets[b * LEN + said++], ids[b * LEN + t]);
+        }
+        assert_int_equal(said, LEN);
+    }
+    for (size_t t = 0; t < 20; t++) /* 16 of 20 places: each is taken about 40 times of 50 */
+        assert_in_range(at[t], 28, 50);
+}
+
+static void induction_asks_for_what_followed_the_marker(void **state)
+{
+    (void)state;
+    enum { BATCH = 200, LEN = 9 };
+    static int32_t ids[BATCH * LEN], targets[BATCH * LEN];
+    Random random = random_from_seed(2);
+    size_t at[LEN] = {0};
+    induction_fill(ids, targets, BATCH, LEN, NULL, &random);
+    for (size_t b = 0; b < BATCH; b++) {
+        size_t marker = LEN;
+        for (size_t t = 0; t + 1 < LEN; t++) {
+            assert_int_equal(targets[b * LEN + t], -1);
+            if (ids[b * LEN + t] == MARKER) {
+                assert_int_equal(marker, LEN); /* there is one only */
+                marker = t;
+            }
+        }
+        assert_true(marker + 2 < LEN);
+        at[marker]++;
+        assert_int_equal(ids[b * LEN + LEN - 1], MARKER);
+        assert_int_equal(targets[b * LEN + LEN - 1], ids[b * LEN + marker + 1]);
+    }
+    for (size_t t = 0; t + 2 < LEN; t++)
+        assert_true(at[t] > 5);
+}
+
+static void right_answers_are_the_same_by_steps_and_at_once(void **state)
+{
+    (void)state;
+    TrainSettings settings = {4, 40, 1, 1, 1e-3, 0.1, 1.0};
+    Model model = task_model(false, 1);
+    Trainer trainer = trainer_new(&model, &settings);
+    for (int seed = 0; seed < 3; seed++) {
+        Random one = random_from_seed((uint64_t)seed), two = one;
+        double steps = accuracy_by_steps(&task_copying.source, 4, 40, &model, &one);
+        assert_true(steps == accuracy_at_once(&trainer, &task_copying.source, &two));
+    }
+    trainer_free(&trainer);
+    model_free(&model);
 }
 
 static void weights_that_do_not_fit_are_named(void **state)
@@ -400,11 +1245,38 @@ static void wrong_options_are_named(void **state)
     static const struct {
         const char *words, *sentence;
         int exit;
-    } cases[] = {{"--steps 0", "--steps", 2},
-                 {"--prompt ''", "--prompt: there is nothing to go on from", 2},
-                 {"text", "'text' is not an option", 2},
-                 {"--corpus /dev/null", "0 bytes are too short", 1},
-                 {"--corpus no/such/file", "no/such/file", 1}};
+    } cases[] = {
+        {"--steps 0", "--steps", 2},
+        {"--prompt ''", "--prompt: there is nothing to go on from", 2},
+        {"text", "'text' is not an option", 2},
+        {"--temperature x", "--temperature", 2},
+        {"--temperature -1", "--temperature: -1 is not from 0 to 100", 2},
+        {"--top-p 1.5", "--top-p: 1.5 is not from 0 to 1", 2},
+        {"-n many", "--n", 2},
+        {"--train --test", "exclude each other", 2},
+        {"--resume", "need --train", 2},
+        {"--train --bytes", "--bytes needs --corpus FILE", 2},
+        {"--full", "--full needs --copying or --induction", 2},
+        {"--svg x.svg", "--svg needs --train", 2},
+        {"--model no/such/folder", "no/such/folder/config.json", 1},
+        {"--model tests/golden/ch05_lm", "tests/golden/ch05_lm/tokenizer.json", 1},
+        {"--focus --prompt '  '", "there is no word to look at", 1},
+        {"--focus --data no/such", "no/such/answers.txt", 1},
+        {"--test --data no/such", "no/such/test.txt", 1},
+        {"--train --corpus /dev/null", "/dev/null: 0 words are too few", 1},
+        {"--train --corpus no/such/file", "no/such/file", 1},
+        {"--train --corpus data/weather.csv", "data/weather.csv: ", 1},
+        {"--train --corpus tests/golden/ch01_weather.safetensors --length 4",
+         "is not UTF-8; --bytes", 1},
+        {"--train --corpus data/rainbow/answers.txt --length 8 --steps 2 --width 4 --resume "
+         "--checkpoint data/weather.csv",
+         "data/weather.csv", 1},
+        {"--train --corpus data/rainbow/answers.txt --length 8 --steps 2 --width 4 --checkpoint "
+         "/dev/full",
+         "/dev/full: cannot be written: No space left on device", 1},
+        {"--train --corpus data/rainbow/answers.txt --length 8 --steps 2 --width 4 --checkpoint "
+         "build/tests/c.safetensors --out /dev/null/x",
+         "/dev/null/x: cannot be made", 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[1024];
         assert_int_equal(run_program(text, sizeof text, "ch05_language_model", cases[i].words),
@@ -420,13 +1292,43 @@ int main(void)
         cmocka_unit_test(weights_in_bf16_agree_with_golden),
         cmocka_unit_test(every_gradient_agrees_with_golden),
         cmocka_unit_test(greedy_tokens_agree_with_golden),
-        cmocka_unit_test(five_steps_of_adamw_agree_with_golden),
+        cmocka_unit_test(ex5_7_five_steps_of_adamw_agree_with_golden),
         cmocka_unit_test(a_prompt_in_pieces_and_by_steps_gives_the_same_logits),
         cmocka_unit_test(an_untied_head_has_a_gradient_of_its_own),
-        cmocka_unit_test(the_loss_neither_overflows_nor_cancels),
+        cmocka_unit_test(ex5_6_the_loss_neither_overflows_nor_cancels),
+        cmocka_unit_test(ex5_6_the_lesson_s_loss_by_hand),
+        cmocka_unit_test(ex5_7_the_lesson_s_step_by_hand),
         cmocka_unit_test(the_rate_goes_up_and_comes_down),
         cmocka_unit_test(a_clipped_gradient_has_the_length_asked_for),
-        cmocka_unit_test(every_byte_s_target_is_the_byte_after_it),
+        cmocka_unit_test(a_text_is_cut_into_words_and_punctuation),
+        cmocka_unit_test(words_have_numbers_and_unknown_ones_the_number_0),
+        cmocka_unit_test(a_byte_is_its_own_number),
+        cmocka_unit_test(a_folder_is_read_as_it_was_written),
+        cmocka_unit_test(wrong_tokenizers_are_named),
+        cmocka_unit_test(a_tokenizer_cut_off_anywhere_is_refused),
+        cmocka_unit_test(every_piece_of_bytes_has_the_next_byte_as_target),
+        cmocka_unit_test(every_piece_of_words_begins_with_a_story),
+        cmocka_unit_test(a_training_step_asks_for_no_memory),
+        cmocka_unit_test(a_run_that_is_resumed_is_the_run_that_never_stopped),
+        cmocka_unit_test(a_checkpoint_of_another_run_is_refused_and_changes_nothing),
+        cmocka_unit_test(the_mean_loss_on_other_text_is_that_of_its_batches),
+        cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
+        cmocka_unit_test(a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token),
+        cmocka_unit_test(a_time_invariant_model_s_gradients_are_slopes),
+        cmocka_unit_test(the_price_of_open_gates_is_in_the_gradients),
+        cmocka_unit_test(the_corpus_is_what_the_grammar_writes),
+        cmocka_unit_test(every_question_is_answered_in_the_register_of_the_latest_cue),
+        cmocka_unit_test(the_tests_ask_what_training_never_asked),
+        cmocka_unit_test(no_story_is_in_two_files),
+        cmocka_unit_test(the_far_test_wanders_eight_times_as_long_as_training),
+        cmocka_unit_test(the_trained_model_answers_as_the_latest_cue_asks),
+        cmocka_unit_test(a_story_scored_in_a_batch_is_one_generated_word_by_word),
+        cmocka_unit_test(ex5_8_what_is_kept_is_what_a_state_put_in_leaves),
+        cmocka_unit_test(a_word_s_delta_is_the_mean_of_its_channels),
+        cmocka_unit_test(asked_now_the_model_says_what_the_latest_cue_means),
+        cmocka_unit_test(copying_asks_for_the_symbols_in_their_order),
+        cmocka_unit_test(induction_asks_for_what_followed_the_marker),
+        cmocka_unit_test(right_answers_are_the_same_by_steps_and_at_once),
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
         cmocka_unit_test(wrong_options_are_named),

@@ -64,6 +64,8 @@ FILENAME ~ /UnicodeData/ {
         n = split(field[6], part, " ")
         parts[++count] = sprintf("%d %d %d", hex(field[1]), hex(part[1]), n > 1 ? hex(part[2]) : 0)
     }
+    if (field[14] != "") lower[++lower_count] = sprintf("%d %d 0", hex(field[1]), hex(field[14]))
+    if (field[1] == "0130") lower[lower_count] = "304 105 775" # i and a dot: SpecialCasing.txt
     next
 }
 FNR == 1 { version = $2 }
@@ -107,6 +109,12 @@ END {
     for (i = 1; i <= pair_count; i++) {
         split(pairs[i], p, " ")
         entry(sprintf("{0x%X, 0x%X, 0x%X},", p[2], p[3], p[4]))
+    }
+    close_table()
+    open_table("Lower case, by code: one code, or two.", "UnicodePair", "unicode_lowercase")
+    for (i = 1; i <= lower_count; i++) {
+        split(lower[i], p, " ")
+        entry(sprintf("{0x%X, 0x%X, 0x%X},", p[1], p[2], p[3]))
     }
     close_table()
     print "\n#endif"

@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     Ids ids = {NULL, 0, 0};
     Text text = {NULL, 0, 0};
     size_t json = strnlen((const char *)data, size), start = json < size ? json + 1 : size;
-    if (!tokenizer_parse(&tokenizer, (const char *)data, json, "fuzz", &error))
+    if (!tokenizer_from_json(&tokenizer, (const char *)data, json, "fuzz", &error))
         return error.text[0] == '\0'; /* a failure has a sentence */
     const char *rest = (const char *)data + start;
     if (tokenizer_encode(&ids, &tokenizer, rest, size - start, &error))

@@ -60,6 +60,8 @@ $(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags
 $(BUILD)/tests/%: tests/%.c $(BUILD)/flags $(BUILD)/cmocka.flags
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
 
+$(BUILD)/tests/test_classroom: $(BUILD)/grade
+
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
 
 # ---- to run ------------------------------------------------------------------------------------
@@ -143,6 +145,45 @@ SECONDS ?= 300
 fuzz: ## fuzz every reader of files with libFuzzer (needs clang), SECONDS=300 each
 	@SECONDS_EACH='$(SECONDS)' BUILD='$(BUILD)' sh tests/fuzz/run.sh
 
+# ---- to hand out and grade (tests/README.md) -----------------------------------------------------
+
+.PHONY: assignment grade grade-class gradescope classroom-check
+SUBMISSION  ?=
+SUBMISSIONS ?=
+HIDDEN      ?=
+OUT         ?=
+KIT          = build/kits/ch$(CH_TWO)
+MAKE_KIT     = REPLACE=1 sh tests/classroom/assignment.sh $(CH_TWO) $(KIT) > /dev/null
+ONE_CHAPTER  = $(if $(CH_TWO),,echo 'error: say which chapter: CH=04' >&2; exit 2;)
+CMOCKA_FLAGS = $$(cat $(BUILD)/cmocka.flags)
+
+$(BUILD)/grade: tests/classroom/grade.c $(BUILD)/flags
+	$(COMPILE) $< -o $@ -lm
+
+assignment: ## write what students get: CH=04 or CH=all; OUT=dir
+	@$(ONE_CHAPTER) for chapter in $(if $(filter all,$(CH)),$$(ls ch[0-9]*/* | \
+	    sed -n 's/^ch\([0-9]*\)_.*/\1/p' | sort -u),$(CH_TWO)); do \
+	    sh tests/classroom/assignment.sh $$chapter $(if $(OUT),$(OUT)$(if $(filter all,$(CH)),/ch$$chapter)) || exit 1; done
+
+grade: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade one: CH=04 SUBMISSION=dir; HIDDEN=dir OUT=results.json
+	@$(ONE_CHAPTER) test -d '$(SUBMISSION)' || { echo 'error: SUBMISSION=$(SUBMISSION): no such folder' >&2; exit 2; }
+	@$(MAKE_KIT)
+	@$(BUILD)/grade --kit $(KIT) --submission '$(SUBMISSION)' --flags "$(CMOCKA_FLAGS)" --reference . \
+	    --hide '$(CURDIR)' $(if $(HIDDEN),--hidden '$(HIDDEN)' --hide "$$(cd '$(HIDDEN)' && pwd)") \
+	    --results '$(or $(OUT),build/results.json)' --junit '$(patsubst %.json,%,$(or $(OUT),build/results.json)).xml'
+
+grade-class: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade every folder: CH=04 SUBMISSIONS=dir; HIDDEN=dir OUT=dir
+	@$(ONE_CHAPTER) $(MAKE_KIT)
+	@GRADE=$(BUILD)/grade FLAGS="$(CMOCKA_FLAGS)" HIDDEN='$(HIDDEN)' sh tests/classroom/class.sh \
+	    $(KIT) '$(SUBMISSIONS)' '$(or $(OUT),build/class/ch$(CH_TWO))'
+
+gradescope: ## write the autograder for Gradescope: CH=04; HIDDEN=dir OUT=file.zip
+	@$(ONE_CHAPTER) $(MAKE_KIT)
+	@sh tests/classroom/gradescope.sh $(KIT) '$(HIDDEN)' '$(or $(OUT),build/gradescope/ch$(CH_TWO).zip)'
+
+classroom-check: $(BUILD)/grade $(BUILD)/cmocka.flags ## every exercise: stub 0 %, solution 100 %, wrong solutions less
+	@CC='$(CC)' BUILD='$(BUILD)' sh tests/classroom/check.sh $(CH_TWO)
+
 # ---- the rest ----------------------------------------------------------------------------------
 
 compile_commands.json: ## write build/compile_commands.json, which clangd and other tools read
@@ -157,5 +198,5 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' Makefile
 	@sed -n 's/^# \(Settings.*\)/\n\1/p' Makefile

@@ -260,6 +260,7 @@ void matrix_power(double *out, const double *M, size_t n, uint64_t exponent)
     //? Write 13 in binary, 1101. Which of M, M^2, M^4, M^8 are factors of M^13?
     //? Look at the lowest bit of exponent: if it is set, `square` is one of the factors.
     //? Then square `square`, shift exponent right by one, and go on until nothing is left of it.
+    //? matrix_multiply may not write over what it reads: into `product`, and memcpy it from there.
     for (; exponent > 0; exponent >>= 1) {
         if (exponent & 1) {
             matrix_multiply(product, out, square, n, n, n);

@@ -250,15 +250,15 @@ void ssm_add_free_response(double *y, const double *x0, const Ssm *system, size_
                            Reading reading)
 {
     size_t n = system->d_state, p = system->d_out;
-    double *x = NEW(double, 2 * n), *x_next = x + n;
-    memcpy(x, x0, n * sizeof *x);
+    double *now = NEW(double, 2 * n), *next = now + n;
+    memcpy(now, x0, n * sizeof *now);
     for (size_t t = 0; t < len; t++) {
-        memset(x_next, 0, n * sizeof *x_next);
-        add_matrix_times(x_next, system->A, x, n, n);
-        add_matrix_times(y + t * p, system->C, reading == READ_AFTER ? x_next : x, p, n);
-        memcpy(x, x_next, n * sizeof *x);
+        memset(next, 0, n * sizeof *next);
+        add_matrix_times(next, system->A, now, n, n);
+        add_matrix_times(y + t * p, system->C, reading == READ_AFTER ? next : now, p, n);
+        memcpy(now, next, n * sizeof *now);
     }
-    free(x);
+    free(now);
 }
 
 /* ---- the same sum by the fast Fourier transform ------------------------------------------ */

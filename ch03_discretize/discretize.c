@@ -367,7 +367,7 @@ bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const doubl
         scaled[i] = delta * A[i];
     bool ok = expm(A_bar, scaled, n);
     for (size_t i = 0; i < n * m; i++)
-        B_bar[i] = delta * B[i];
+        B_bar[i] = B[i] * delta;
     free(scaled);
     return ok;
 }

@@ -210,8 +210,9 @@ static void keep_checkpoints(ChannelBack *back, const Scan *scan)
 /* One token backwards: y_grad is dL/dy of this channel here. Lines in the order of the lesson's
    derivation; x_before and x_after are x_{t-1} and x_t.
 
-   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u, and what goes
-   on to the token before. */
+   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u: add them to
+   u_grad, to delta_grad and, unless grad->A is NULL, to its element of channel d and state n. And
+   what goes on to the token before: it is back->x_grad[n] from here on. */
 static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBack *back,
                                   const float *x_before, const float *x_after, const Scan *scan,
                                   size_t token)

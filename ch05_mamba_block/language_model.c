@@ -1879,21 +1879,14 @@ static bool show_scores(const char *data, const Model *model, const Model *invar
 /* (Delta), how much of the state a sentence lets live, and what the model would answer if it */
 /* were asked now.                                                                            */
 
-/* One layer's Delta at a token, mean over its channels; *open: the share of channels with Delta
-   above OPEN_STEP. After a model_forward that kept everything (work->back). */
-static const float OPEN_STEP = 0.1f;
-
-static double mean_step(double *open, const ModelWork *work, size_t layer, size_t token,
-                        const Model *model)
+/* One layer's Delta at a token, mean over its channels. After a model_forward that kept everything
+   (work->back). */
+static double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
 {
     Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-    double sum = 0.0, wide = 0.0;
-    for (size_t d = 0; d < scan.d_inner; d++) {
-        float delta = step_size(&scan, token, d);
-        sum += (double)delta;
-        wide += delta > OPEN_STEP;
-    }
-    *open = wide / (double)scan.d_inner;
+    double sum = 0.0;
+    for (size_t d = 0; d < scan.d_inner; d++)
+        sum += (double)step_size(&scan, token, d);
     return sum / (double)scan.d_inner;
 }
 
@@ -1901,7 +1894,7 @@ static double mean_step(double *open, const ModelWork *work, size_t layer, size_
 typedef struct {
     int32_t *ids; /* (len) */
     size_t len, layers;
-    double *delta, *open; /* (layers, len) mean Delta, and the share of channels that it opened */
+    double *delta; /* (layers, len) mean Delta */
     ModelWork work;
 } StoryReading;
 
@@ -1920,28 +1913,26 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
     reading->len = len;
     reading->layers = model->config.num_hidden_layers;
     reading->delta = NEW(double, reading->layers *len);
-    reading->open = NEW(double, reading->layers *len);
     reading->work = model_work_new(model, 1, len, true);
     model_forward(&reading->work, NULL, ids, model);
     for (size_t layer = 0; layer < reading->layers; layer++)
         for (size_t t = 0; t < len; t++)
-            reading->delta[layer * len + t] =
-                mean_step(&reading->open[layer * len + t], &reading->work, layer, t, model);
+            reading->delta[layer * len + t] = mean_step(&reading->work, layer, t, model);
     return true;
 }
 
 static void reading_free(StoryReading *reading)
 {
-    free(reading->ids), free(reading->delta), free(reading->open);
+    free(reading->ids), free(reading->delta);
     model_work_free(&reading->work);
 }
 
-/* The mean of a word's values over the layers. */
-static double over_layers(const double *values, const StoryReading *reading, size_t t)
+/* A word's Delta, mean over the layers. */
+static double word_step(const StoryReading *reading, size_t t)
 {
     double sum = 0.0;
     for (size_t layer = 0; layer < reading->layers; layer++)
-        sum += values[layer * reading->len + t];
+        sum += reading->delta[layer * reading->len + t];
     return sum / (double)reading->layers;
 }
 
@@ -1950,7 +1941,7 @@ static double *reading_shades(const StoryReading *reading)
 {
     double *shade = NEW(double, reading->len), low = INFINITY, high = 0.0;
     for (size_t t = 0; t < reading->len; t++) {
-        shade[t] = over_layers(reading->delta, reading, t);
+        shade[t] = word_step(reading, t);
         low = fmin(low, shade[t]);
         high = fmax(high, shade[t]);
     }
@@ -1990,24 +1981,22 @@ static void print_shaded(const StoryReading *reading, const Vocabulary *words, c
 static void print_widest(const StoryReading *reading, const Vocabulary *words)
 {
     enum { SHOWN = 8 };
-    bool *taken = NEW(bool, reading->len);
-    puts("\n  word             Delta   channels that it opened (Delta > 0.1)");
-    for (int i = 0; i < SHOWN; i++) {
-        size_t best = reading->len;
-        for (size_t t = 0; t < reading->len; t++)
-            if (!taken[t] &&
-                (best == reading->len || over_layers(reading->delta, reading, t) >
-                                             over_layers(reading->delta, reading, best)))
-                best = t;
-        if (best == reading->len)
-            break;
-        taken[best] = true;
+    size_t len = reading->len;
+    double *step = NEW(double, len), *sorted = NEW(double, len);
+    for (size_t t = 0; t < len; t++)
+        sorted[t] = step[t] = word_step(reading, t);
+    double middle = median(sorted, (int)len);
+    puts("\n  widest open        Delta   beside the median word's");
+    for (size_t i = 0; i < smaller(SHOWN, len); i++) {
+        size_t best = 0;
+        for (size_t t = 1; t < len; t++)
+            best = step[t] > step[best] ? t : best;
         fputs("  ", stdout);
         print_word(words->word[reading->ids[best]], 14);
-        printf("  %6.3f   %3.0f %%\n", over_layers(reading->delta, reading, best),
-               100.0 * over_layers(reading->open, reading, best));
+        printf("  %.6f   %5.1f times\n", step[best], step[best] / middle);
+        step[best] = -1.0;
     }
-    free(taken);
+    free(step), free(sorted);
 }
 
 /* How much of what the states held before tokens first .. last is still there after them: the
@@ -2735,9 +2724,9 @@ static void model_help(void)
         stdout);
 }
 
-static const char default_prompt[] =
-    "a fiddler from galway sang of the green hills. the baker went home. the tale ended with a "
-    "scientist explaining the rainbow. what is a rainbow?";
+static const char default_prompt[] = "a fiddler from galway sang of the green hills. the baker "
+                                     "walked slowly past the mill. the tale ended with a "
+                                     "scientist explaining the rainbow. what is a rainbow?";
 
 static ModelOptions model_options_default(void)
 {

@@ -802,7 +802,7 @@ size_t block_params_count(const MambaConfig *config)
     //? in_proj goes from d_model to u and z, d_inner each; out_proj goes back.
     //? x_proj makes dt_rank + 2 d_state numbers of d_inner; dt_proj makes d_inner of dt_rank.
     //? dt_proj always has a bias, conv1d if use_conv_bias, in_proj and out_proj if use_bias; A_log
-    //? and D have no projection.
+    //?   and D have no projection.
     count += 2 * d_inner * d_model + (config->use_bias ? 2 * d_inner : 0);
     count += d_inner * d_conv + (config->use_conv_bias ? d_inner : 0);
     count += (dt_rank + 2 * d_state) * d_inner;
@@ -975,7 +975,7 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
 void gate_forward(float *out, const float *y, const float *z, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        //> EX 5.4 [1 pts] [5 min] the gate
+        //> EX 5.4 [1 pt] [5 min] the gate
         //? silu is in chapter 4. Which of the two, y or z, goes through it?
         //? Where z is far below 0 nothing may come through, whatever y is.
         out[i] = y[i] * silu(z[i]);

@@ -7,8 +7,8 @@ bad=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chapters=$(ls ch[0-9]*/*.c data/*/*.c)
-tests=$(ls tests/*.c tests/fuzz/*.c)
-headers=$(ls tests/*.h)
+tests=$(ls tests/*.c tests/fuzz/*.c tests/classroom/*.c)
+headers=$(ls tests/*.h tests/classroom/*.h)
 strict='-Wall -Wextra -Wshadow -Werror'
 
 have() {

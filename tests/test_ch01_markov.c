@@ -604,7 +604,18 @@ static Fit fit_text(const char *text)
     return fit;
 }
 
-static void ex1_6_tel_aviv_is_fitted_as_published(void **state)
+static void ex1_6_a_row_is_fitted_as_published(void **state)
+{
+    (void)state; /* Tel Aviv, after a wet day. Gabriel & Neumann 1962: 0.338, 0.662 */
+    double count[2] = {351, 687}, p[2], error[2];
+    fit_row(p, error, count, 2);
+    assert_near(p[0], 351.0 / 1038, 1e-15, 0);
+    assert_near(p[1], 687.0 / 1038, 1e-15, 0);
+    for (size_t j = 0; j < 2; j++)
+        assert_near(error[j], sqrt(351.0 * 687.0 / 1038) / 1038, 1e-15, 0);
+}
+
+static void tel_aviv_is_fitted_as_published(void **state)
 {
     (void)state; /* Gabriel & Neumann 1962: 0.750, 0.250, 0.338, 0.662 */
     Fit fit = fit_text("from,dry,wet\ndry,1049,350\nwet,351,687\n");
@@ -620,6 +631,7 @@ static void ex1_6_no_other_chain_is_more_likely(void **state)
     (void)state;
     double count[3] = {7, 2, 5}, p[3], error[3], best = 0.0;
     fit_row(p, error, count, 3);
+    assert_near(p[0] + p[1] + p[2], 1.0, 1e-15, 0);
     for (size_t j = 0; j < 3; j++)
         best += count[j] * log(p[j]);
     Random random = random_from_seed(10);
@@ -1221,7 +1233,8 @@ int main(void)
         cmocka_unit_test(spells_are_counted_and_the_longest_kept),
         cmocka_unit_test(standard_errors_account_for_correlation),
         cmocka_unit_test(shares_scatter_as_the_standard_errors_say),
-        cmocka_unit_test(ex1_6_tel_aviv_is_fitted_as_published),
+        cmocka_unit_test(ex1_6_a_row_is_fitted_as_published),
+        cmocka_unit_test(tel_aviv_is_fitted_as_published),
         cmocka_unit_test(ex1_6_no_other_chain_is_more_likely),
         cmocka_unit_test(ex1_7_the_likelihood_ratio_is_as_worked_by_hand),
         cmocka_unit_test(ex1_7_counts_without_memory_have_no_likelihood_ratio),

@@ -85,7 +85,24 @@ static void assert_golden(const Golden *golden, const char *name, const double *
 
 /* ---- the recurrence ---------------------------------------------------------------------- */
 
-static void ex2_1_the_weather_as_a_system_gives_chapter_1_bit_for_bit(void **state)
+static void ex2_1_the_weather_has_P_transposed_for_A(void **state)
+{
+    (void)state;
+    static const double A[4] = {0.8, 0.4, 0.2, 0.6}, C[4] = {1, 0, 0, 1}, start[2] = {0.25, 0.75};
+    static const double zero[2] = {0, 0};
+    Chain chain = chain_weather();
+    Ssm system = ssm_from_chain(&chain, start);
+    assert_true(system.d_state == 2 && system.d_in == 1 && system.d_out == 2);
+    assert_all_near(system.A, A, 4, 0, 0);
+    assert_all_near(system.C, C, 4, 0, 0);
+    assert_all_near(system.B, zero, 2, 0, 0);
+    assert_all_near(system.D, zero, 2, 0, 0);
+    assert_all_near(system.x0, start, 2, 0, 0);
+    ssm_free(&system);
+    chain_free(&chain);
+}
+
+static void the_weather_as_a_system_gives_chapter_1_bit_for_bit(void **state)
 {
     (void)state;
     static const char *const files[] = {"data/weather.csv", "data/two_climates.csv",
@@ -112,7 +129,7 @@ static void ex2_1_the_weather_as_a_system_gives_chapter_1_bit_for_bit(void **sta
     }
 }
 
-static void ex2_1_a_random_chain_as_a_system_gives_its_forecasts(void **state)
+static void a_random_chain_as_a_system_gives_its_forecasts(void **state)
 {
     (void)state;
     enum { N = 31, DAYS = 20 };
@@ -702,8 +719,9 @@ static void hostile_systems_are_survived(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ex2_1_the_weather_as_a_system_gives_chapter_1_bit_for_bit),
-        cmocka_unit_test(ex2_1_a_random_chain_as_a_system_gives_its_forecasts),
+        cmocka_unit_test(ex2_1_the_weather_has_P_transposed_for_A),
+        cmocka_unit_test(the_weather_as_a_system_gives_chapter_1_bit_for_bit),
+        cmocka_unit_test(a_random_chain_as_a_system_gives_its_forecasts),
         cmocka_unit_test(ex2_2_one_step_is_as_worked_by_hand),
         cmocka_unit_test(ex2_2_both_conventions_agree_with_golden_data),
         cmocka_unit_test(a_sequence_in_pieces_is_the_sequence),

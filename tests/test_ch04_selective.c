@@ -182,7 +182,7 @@ static void check_clear(const Safetensors *file)
     check_forward(file, selective_scan);
 }
 
-static void the_clear_scan_agrees_with_golden(void **state)
+static void ex4_2_the_clear_scan_agrees_with_golden(void **state)
 {
     (void)state;
     for_each_golden("ch04_*.safetensors", check_clear);
@@ -552,7 +552,7 @@ static void pieces_with_the_state_handed_on_are_the_whole_bit_for_bit(void **sta
     scan_free(&scan);
 }
 
-static void ex4_2_steps_are_the_scan_bit_for_bit(void **state)
+static void steps_are_the_scan_bit_for_bit(void **state)
 {
     (void)state;
     Scan scan = random_scan(1, 41, 9, 6, HAS_ALL, 9);
@@ -789,8 +789,8 @@ static void ex4_1_softplus_and_silu_are_right_at_every_float(void **state)
             assert_near(silu_slope(v), slope, 1e-7, 1e-6); /* 0 at -1.28: absolute there */
             assert_near(lanes_silu_slope(lanes_all(v), table)[0], slope, 1e-7, 1e-6);
         }
-    assert_true(softplus(1000.0f) == 1000.0f);
-    assert_true(softplus(-1000.0f) == 0.0f);
+    assert_near(softplus(1000.0f), 1000.0, 0, 0);
+    assert_near(softplus(-1000.0f), 0.0, 0, 0);
     assert_near(softplus(-18.42068f), 1e-8, 0, 3e-6);
     assert_near(softplus(0.0f), log(2.0), 0, 1e-7);
     assert_true(isinf(softplus(INFINITY)));
@@ -1083,7 +1083,7 @@ static void check_pairs(const Safetensors *file)
     assert_true(checked > 0);
 }
 
-static void ex4_5_every_scan_of_pairs_agrees_with_golden(void **state)
+static void ex4_6_every_scan_of_pairs_agrees_with_golden(void **state)
 {
     (void)state;
     for_each_golden("ch06_pairs*.safetensors", check_pairs);
@@ -1094,10 +1094,12 @@ static void ex4_6_the_sweep_down_tells_every_step_what_came_before(void **state)
     (void)state;
     ScanPair tree[4] = {{1, 1}, {1, 2}, {1, 3}, {1, 4}}; /* plain sums: 0, 1, 3, 6 come before */
     sweep_up(tree, 4);
-    assert_true(tree[3].b == 10);
+    assert_near(tree[3].b, 10, 0, 0);
     sweep_down(tree, 4);
-    for (size_t t = 0; t < 4; t++)
-        assert_true(tree[t].a == 1 && tree[t].b == (float)(t * (t + 1) / 2));
+    for (size_t t = 0; t < 4; t++) {
+        assert_near(tree[t].a, 1, 0, 0);
+        assert_near(tree[t].b, (double)(t * (t + 1) / 2), 0, 0);
+    }
 }
 
 static void ex4_5_joining_is_associative_and_has_a_direction(void **state)
@@ -1106,10 +1108,33 @@ static void ex4_5_joining_is_associative_and_has_a_direction(void **state)
     ScanPair one = {0.5f, 3}, two = {-2, 5}, three = {0, 7};
     ScanPair left = scan_join(scan_join(one, two), three),
              right = scan_join(one, scan_join(two, three));
-    assert_true(left.a == right.a && left.b == right.b);
+    assert_near(left.a, right.a, 0, 0);
+    assert_near(left.b, right.b, 0, 0);
     ScanPair forth = scan_join(one, two), back = scan_join(two, one);
-    assert_true(forth.a == -1 && forth.b == -1);
-    assert_true(back.a == -1 && back.b == 5.5f);
+    assert_near(forth.a, -1, 0, 0);
+    assert_near(forth.b, -1, 0, 0);
+    assert_near(back.a, -1, 0, 0);
+    assert_near(back.b, 5.5, 0, 0);
+}
+
+static void ex4_5_joins_in_a_row_are_the_recurrence(void **state)
+{
+    (void)state;
+    enum { LEN = 31 };
+    Random random = random_from_seed(5);
+    ScanPair in[LEN], out[LEN];
+    double x = 0.0, product = 1.0;
+    for (size_t t = 0; t < LEN; t++) {
+        in[t].a = (float)(0.5 + random_uniform(&random));
+        in[t].b = (float)random_normal(&random);
+    }
+    scan_pairs(out, in, LEN);
+    for (size_t t = 0; t < LEN; t++) {
+        x = (double)in[t].a * x + (double)in[t].b;
+        product *= (double)in[t].a;
+        assert_near(out[t].a, product, 0, LEN * 1.2e-7); /* a rounding for each join */
+        assert_near(out[t].b, x, LEN * 1.2e-7 * 10, LEN * 1.2e-7);
+    }
 }
 
 static void ex4_6_pair_scans_are_the_loop_where_nothing_rounds(void **state)
@@ -1126,8 +1151,10 @@ static void ex4_6_pair_scans_are_the_loop_where_nothing_rounds(void **state)
         for (int k = 1; k < 4; k++) {
             out[len].a = 77.0f;
             pair_scans[k](out, in, len);
-            for (size_t t = 0; t < len; t++)
-                assert_true(out[t].a == loop[t].a && out[t].b == loop[t].b);
+            for (size_t t = 0; t < len; t++) {
+                assert_near(out[t].a, loop[t].a, 0, 0);
+                assert_near(out[t].b, loop[t].b, 0, 0);
+            }
             assert_true(out[len].a == 77.0f);
         }
     }
@@ -1322,9 +1349,9 @@ static void ex4_4_selective_copying_is_solved_and_not_with_constant_steps(void *
 {
     (void)state;
     Random random = random_from_seed(2);
-    assert_true(copying_score(0, 20, COPY_SELECTIVE, random) == 1.0);
+    assert_near(copying_score(0, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
     assert_true(copying_score(0, 20, COPY_HALVING, random) == 1.0); /* without noise it can */
-    assert_true(copying_score(5000, 20, COPY_SELECTIVE, random) == 1.0);
+    assert_near(copying_score(5000, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
     assert_true(copying_score(100, 50, COPY_HALVING, random) < 0.15);
     assert_true(copying_score(100, 50, COPY_KEEPING, random) < 0.25);
 }
@@ -1411,7 +1438,7 @@ static void broken_stories_and_cues_never_crash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_clear_scan_agrees_with_golden),
+        cmocka_unit_test(ex4_2_the_clear_scan_agrees_with_golden),
         cmocka_unit_test(every_state_of_the_step_agrees_with_golden),
         cmocka_unit_test(ex4_1_softplus_agrees_with_golden_at_every_size),
         cmocka_unit_test(ex4_3_the_clear_backward_pass_agrees_with_golden),
@@ -1423,7 +1450,7 @@ int main(void)
         cmocka_unit_test(no_tokens_leave_the_state_as_it_was),
         cmocka_unit_test(arrays_may_start_at_any_address),
         cmocka_unit_test(pieces_with_the_state_handed_on_are_the_whole_bit_for_bit),
-        cmocka_unit_test(ex4_2_steps_are_the_scan_bit_for_bit),
+        cmocka_unit_test(steps_are_the_scan_bit_for_bit),
         cmocka_unit_test(ex4_2_the_lesson_s_two_steps_by_hand),
         cmocka_unit_test(the_step_takes_a_batch),
         cmocka_unit_test(a_nan_stays_in_its_channel),
@@ -1442,9 +1469,10 @@ int main(void)
         cmocka_unit_test(the_clear_backward_pass_keeps_the_square_root_of_the_states),
         cmocka_unit_test(constant_parameters_give_the_system_of_chapter_3),
         cmocka_unit_test(theorem_1_the_scan_is_a_gate),
-        cmocka_unit_test(ex4_5_every_scan_of_pairs_agrees_with_golden),
+        cmocka_unit_test(ex4_6_every_scan_of_pairs_agrees_with_golden),
         cmocka_unit_test(ex4_6_the_sweep_down_tells_every_step_what_came_before),
         cmocka_unit_test(ex4_5_joining_is_associative_and_has_a_direction),
+        cmocka_unit_test(ex4_5_joins_in_a_row_are_the_recurrence),
         cmocka_unit_test(ex4_6_pair_scans_are_the_loop_where_nothing_rounds),
         cmocka_unit_test(wrong_cues_are_named),
         cmocka_unit_test(wrong_stories_are_named),

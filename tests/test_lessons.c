@@ -836,6 +836,7 @@ int main(int argc, char **argv)
     size_t count = collect(&claims, files, 0, "README.md");
     count = collect(&claims, files, count, "ch[0-9]*/*.md");
     count = collect(&claims, files, count, "data/README.md");
+    count = collect(&claims, files, count, "tests/README.md");
     count = collect(&claims, files, count, "ch[0-9]*/*.c");
     count = collect(&claims, files, count, "ch[0-9]*/*.cu");
     int result = 1;

@@ -1,0 +1,160 @@
+#!/bin/sh
+# Is every exercise fit to be handed out and graded? For each chapter with marked exercises (or those
+# given as arguments): the assignment is the same twice and has no line of a solution in it; its stubs
+# compile without a warning and score nothing; the course itself scores everything; each exercise has
+# hints, points and tests; without it alone its tests fail, with it and those before it they pass; and
+# each of the wrong solutions in mutants/chNN.txt loses points.
+#   sh tests/classroom/check.sh [NN ...]          run from the root of the course, after make
+set -u
+LC_ALL=C
+export LC_ALL
+here=tests/classroom
+work=${BUILD:-build}/classroom
+CC=${CC:-cc}
+flags=$(cat "${BUILD:-build}/cmocka.flags") || exit 1
+grade=${BUILD:-build}/grade
+export CC flags
+
+bad() { echo "FAILED: $*" >> "$dir/findings"; }
+
+# The names of the tests in these files: all, or those of exercise $id, as their tables have them.
+test_names() { # files
+    cat "$@" | tr ',{}' '\n\n\n' | sed -n 's/.*cmocka_unit_test[a-z_]*(\(ex[0-9]*_[0-9]*_[A-Za-z0-9_]*\).*/\1/p' |
+        grep "^ex${id:+$(echo "$id" | tr . _)_}" | sort -u
+}
+
+# ---- the assignment itself ----------------------------------------------------------------------
+
+check_text() {
+    REPLACE=1 sh $here/assignment.sh "$chapter" "$dir/kit" > "$dir/said" 2>&1 || { bad "$(cat "$dir/said")"; return 1; }
+    sh $here/assignment.sh "$chapter" "$dir/again" > /dev/null
+    diff -r "$dir/kit" "$dir/again" > /dev/null || bad "chapter $chapter: two assignments of one course differ"
+    rm -rf "$dir/again"
+    # lines of a solution that say something: not braces, not the head of a loop
+    awk -v MODE=removed -f $here/exercises.awk $marked | awk -F '\t' '
+        length($2) >= 20 && $2 !~ /^(for|while|if) \([^;]*;?[^;]*;?[^;]*\) ?[{]?$/ && $2 !~ /^(double|float|size_t) [*a-z_]* = NEW/ { print $2 }' > "$dir/secrets"
+    grep -rnFf "$dir/secrets" "$dir/kit" > "$dir/leaks" && bad "chapter $chapter: the assignment holds lines of the solution:
+$(cut -c1-160 "$dir/leaks")"
+    for file in $marked; do
+        $CC -O2 -Wall -Wextra -Wshadow -Werror -x c -c "$dir/kit/$file" -o /dev/null 2> "$dir/said" ||
+            ! $CC -O2 -Wall -Wextra -Wshadow -Werror -x c -c "$file" -o /dev/null 2> /dev/null ||
+            bad "$file: its stubs do not compile without warnings: $(head -n 5 "$dir/said")"
+    done
+    for name in $(id='' && test_names tests/test_ch"$chapter"_*.c | sed 's/^\(ex[0-9]*_[0-9]*\)_.*/\1/' | sort -u); do
+        id=$(echo "${name#ex}" | tr _ .)
+        grep -q "^exercise $id " "$dir/kit/tests/exercises.txt" || bad "there are tests $name..., but no exercise $id"
+    done
+}
+
+check_scores() {
+    points=$(awk '$1 == "exercise" { sum += $3 } END { print sum }' "$dir/kit/tests/exercises.txt")
+    $grade --kit "$dir/kit" --submission "$dir/kit" --flags "$flags" > "$dir/stubs" || bad "chapter $chapter: the stubs cannot be graded"
+    grep -q "^points  *0 of $points\$" "$dir/stubs" || bad "chapter $chapter: the stubs do not score 0 of $points:
+$(cat "$dir/stubs")"
+    grep -E '^    [A-Z]|^    pass' "$dir/stubs" > "$dir/said" && bad "chapter $chapter: a stub does not say that it is one:
+$(cat "$dir/said")"
+    $grade --kit "$dir/kit" --submission . --flags "$flags" > "$dir/solution" || bad "chapter $chapter: the course cannot be graded"
+    grep -q "^points  *$points of $points\$" "$dir/solution" || bad "chapter $chapter: the course itself does not score $points of $points:
+$(cat "$dir/solution")"
+}
+
+# ---- each exercise, with a program that can be any of its wrong versions ----------------------------
+
+# The mutants of mutants/chNN.txt, "2.1 s/this/that/" a line, as variants/2.1.2, 2.1.3, ...
+write_variants() {
+    mkdir -p "$dir/variants"
+    list=$here/mutants/ch$chapter.txt
+    [ -f "$list" ] || return 0
+    grep -v '^#' "$list" | grep . | while read -r id expression; do
+        file=$(awk -v id="$id" '$1 == "exercise" && $2 == id { print $5 }' "$dir/kit/tests/exercises.txt")
+        [ -n "$file" ] || { bad "$list: there is no exercise $id"; continue; }
+        awk -v MODE=region -v ID="$id" -f $here/exercises.awk "$file" > "$dir/region"
+        n=2
+        while [ -f "$dir/variants/$id.$n" ]; do n=$((n + 1)); done
+        sed "$expression" "$dir/region" > "$dir/variants/$id.$n" || bad "$list: sed does not take: $id $expression"
+        cmp -s "$dir/region" "$dir/variants/$id.$n" && bad "$list: changes nothing: $id $expression"
+        echo "$id $n $expression" >> "$dir/mutants"
+    done
+}
+
+build_switch() {
+    cp -R "$dir/kit" "$dir/switch"
+    cp $here/variants.h "$dir/switch/tests/"
+    for file in $marked; do
+        awk -v MODE=switch -v variants="$dir/variants" -f $here/exercises.awk "$file" > "$dir/switch/$file"
+    done
+    for test in "$dir"/switch/tests/test_*.c; do
+        # shellcheck disable=SC2086
+        $CC -O1 -w -D_cmocka_run_group_tests=one_test_run -c "$test" -o "$test.o" 2> "$dir/said" &&
+            $CC -w "$dir/switch/tests/one_test.c" "$test.o" -o "${test%.c}" $flags -lm 2>> "$dir/said" ||
+            bad "chapter $chapter: with its mutants it does not compile: $(head -n 5 "$dir/said")"
+    done
+}
+
+# How many tests of exercise $1 pass with VARIANTS=$2; "passed of all".
+run_tests() {
+    id=$1 passed=0 all=0
+    for test in "$dir"/switch/tests/test_*.c; do
+        for name in $(test_names "$test"); do
+            all=$((all + 1))
+            (cd "$dir/switch" && ulimit -v 4000000 && VARIANTS=$2 ONE_TEST=$name timeout 20 "tests/$(basename "$test" .c)" \
+                > /dev/null 2>&1 3< /dev/null 4> /dev/null < /dev/null) 2> /dev/null && passed=$((passed + 1)) || echo "$name" >> "$dir/failed"
+        done
+    done
+    echo "$passed of $all"
+} 2> /dev/null # the shell reports every crash
+
+check_exercises() {
+    ids=$(awk '$1 == "exercise" { print $2 }' "$dir/kit/tests/exercises.txt" | sort -t . -k 2n)
+    for id in $ids; do
+        case $(run_tests "$id" "$id=1") in
+        "0 of 0") bad "exercise $id has no test (ex$(echo "$id" | tr . _)_...)" ;;
+        "0 of "*) ;;
+        *) bad "exercise $id: some of its tests pass without it" ;;
+        esac
+        later=$(for other in $ids; do [ "${other#*.}" -le "${id#*.}" ] || printf '%s=1 ' "$other"; done)
+        result=$(run_tests "$id" "${later:-none}")
+        [ "${result% of *}" = "${result#* of }" ] ||
+            bad "exercise $id: with it and those before it solved, $result of its tests pass: they need a later one"
+        count=$(grep -c "^$id " "$dir/mutants" 2> /dev/null)
+        [ "${count:-0}" -ge 3 ] || echo "note: exercise $id has ${count:-0} wrong solutions in $here/mutants/ch$chapter.txt, fewer than 3" >> "$dir/notes"
+    done
+    [ -f "$dir/mutants" ] || return 0
+    : > "$dir/failed"
+    while read -r id n expression; do
+        result=$(run_tests "$id" "$id=$n")
+        [ "${result% of *}" != "${result#* of }" ] || bad "exercise $id: a wrong solution scores full points: $expression"
+    done < "$dir/mutants"
+    for id in $(cut -d ' ' -f 1 "$dir/mutants" | sort -u); do # a test that none of them fails gives points away
+        for name in $(test_names "$dir"/switch/tests/test_*.c); do
+            grep -qx "$name" "$dir/failed" || bad "$name: no wrong solution of exercise $id fails it"
+        done
+    done
+}
+
+one_chapter() {
+    chapter=$1 dir=$PWD/$work/ch$1
+    rm -rf "$dir" && mkdir -p "$dir"
+    : > "$dir/findings"
+    : > "$dir/notes"
+    marked=$(grep -l '//> EX' ch"$chapter"_*/*.c ch"$chapter"_*/*.cu ch"$chapter"_*/*.h 2> /dev/null)
+    if check_text; then
+        check_scores
+        write_variants
+        build_switch && check_exercises
+    fi
+    cat "$dir/notes"
+    cat "$dir/findings"
+    [ ! -s "$dir/findings" ] || return 1
+    echo "chapter $chapter: $(awk '$1 == "exercise"' "$dir/kit/tests/exercises.txt" | wc -l | tr -d ' ') exercises, $points points, $(cat "$dir/mutants" 2> /dev/null | wc -l | tr -d ' ') wrong solutions noticed"
+    rm -rf "$dir"
+}
+
+if [ "${1:-}" = --one ]; then
+    one_chapter "$2"
+    exit
+fi
+[ $# -gt 0 ] || set -- $(grep -l '//> EX' ch[0-9]*/* 2> /dev/null | sed 's/^ch\([0-9]*\)_.*/\1/' | sort -u)
+[ $# -gt 0 ] || { echo "error: there are no exercises here" >&2; exit 1; }
+printf '%s\n' "$@" | xargs -n 1 -P "$(getconf _NPROCESSORS_ONLN)" sh $here/check.sh --one || { echo "classroom-check: see above"; exit 1; }
+echo "classroom-check: everything is in order"

@@ -1,0 +1,693 @@
+/* Handing out and grading, tried on a chapter in small (tests/classroom/toy): what is handed out, what
+   each kind of broken or malicious submission costs, and what platforms are told.
+
+   The real chapters are checked by `make classroom-check`. */
+
+#define _GNU_SOURCE /* popen, mkdtemp under -std=c11 */
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "check.h"
+
+enum { ROOM = 1 << 16 };
+
+static char work[] = "/tmp/classroom_XXXXXX";
+
+static const char *build(void)
+{
+    return getenv("BUILD") ? getenv("BUILD") : "build";
+}
+
+/* Runs a command of the shell; its output, errors too, goes to text (ROOM bytes). Returns its exit
+   status. The command finds $T, the test's own folder; $C, the classroom's tools; $GRADE, the grader;
+   $FLAGS, cmocka's; `put ID FILE DIR`, which writes the solved chapter into DIR with the lines of FILE
+   in place of exercise ID; and `grade`, which grades $T/sub. */
+__attribute__((format(printf, 2, 3))) static int shell(char *text, const char *format, ...)
+{
+    char command[8192], rest[6000];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(rest, sizeof rest, format, arguments);
+    va_end(arguments);
+    snprintf(
+        command, sizeof command,
+        "T=%s C=$PWD/tests/classroom FLAGS=\"$(cat %s/cmocka.flags)\" GRADE=\"$PWD/%s/grade\"\n"
+        "export T C FLAGS GRADE; exec 2>&1\n"
+        "put() { awk -v MODE=put -v ID=$1 -v TEXT=$2 -f $C/exercises.awk "
+        "$C/toy/ch01_toy/toy.c > $3/toy.c; }\n"
+        "grade() { $GRADE --kit $T/kit --submission $T/sub --flags \"$FLAGS\" --seconds 1 "
+        "--results $T/results.json \"$@\"; }\n"
+        "%s",
+        work, build(), build(), rest);
+    FILE *out = popen(command, "r");
+    assert_non_null(out);
+    size_t len = fread(text, 1, ROOM - 1, out);
+    text[len] = '\0';
+    int status = pclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Fails with the whole report if it does not say this, or says that. */
+static void assert_says(const char *text, const char *part)
+{
+    if (!strstr(text, part)) {
+        print_error("%s\n", text);
+        fail_msg("this does not say '%s'", part);
+    }
+}
+
+static void assert_silent_about(const char *text, const char *part)
+{
+    if (strstr(text, part))
+        fail_msg("this must not say '%s':\n%s", part, text);
+}
+
+/* "1.2 ... 0 of 3" in a table of points; "points" in place of an exercise for the sum. */
+static void assert_points(const char *text, const char *what, const char *points)
+{
+    const char *line = text;
+    while (line != NULL && strncmp(line, what, strlen(what)) != 0) {
+        line = strchr(line, '\n');
+        line += line != NULL;
+    }
+    const char *end = line == NULL ? NULL : line + strcspn(line, "\n");
+    size_t len = strlen(points);
+    if (end == NULL || end - line < (long)len || strncmp(end - len, points, len) != 0 ||
+        end[-(long)len - 1] != ' ')
+        fail_msg("%s is not '%s':\n%s", what, points, text);
+}
+
+static void write_file(const char *name, const char *content)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", work, name);
+    FILE *out = fopen(path, "w");
+    assert_non_null(out);
+    fputs(content, out);
+    fputc('\n', out);
+    assert_int_equal(fclose(out), 0);
+}
+
+static void read_file(char *text, const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", work, name);
+    FILE *in = fopen(path, "r");
+    if (in == NULL)
+        fail_msg("%s: there is no such file", path);
+    size_t len = in != NULL ? fread(text, 1, ROOM - 1, in) : 0;
+    text[len] = '\0';
+    if (in != NULL)
+        fclose(in);
+}
+
+/* Hands in the solved chapter with these lines in place of exercise `id`, and grades it. */
+static int grade_lines(char *text, const char *id, const char *lines, const char *options)
+{
+    write_file("lines", lines);
+    return shell(text, "rm -rf $T/sub; mkdir $T/sub; put %s $T/lines $T/sub; grade %s", id,
+                 options);
+}
+
+/* ---- submissions that are wrong, broken or malicious ---------------------------------------- */
+/* Each stands in place of exercise 1.2 and costs exercise 1.2; 1.1 and 1.3 keep their points. All */
+/* are graded before the first test, some at a time: most of them wait for their limits.           */
+
+typedef struct {
+    const char *name, *lines; /* between the markers of 1.2 */
+    const char *verdict;      /* of its test */
+} Sample;
+
+static const Sample samples[] = {
+    {"a wrong answer", "sum = x[0];", "toy_mean(x, 3) is 0.33333333333333331, expected 3"},
+    {"nothing at all", "", "FAIL"},
+    {"a stub", "EXERCISE_TODO(\"1.2\");", "todo"},
+    {"NaN", "sum = 0.0 / 0.0;", "is -nan, expected 3"},
+    {"an endless loop", "for (;;)\n;", "TIMEOUT"},
+    {"an endless sleep", "for (;;) sleep(1000);", "TIMEOUT"},
+    {"a stop", "raise(SIGSTOP);", "TIMEOUT"},
+    {"a fork bomb", "for (;;) fork();", "TIMEOUT"},
+    {"a fork bomb that detaches", "for (;;) if (fork() == 0) setsid();", "TIMEOUT"},
+    {"output without end", "for (;;) puts(\"all work and no play\");", "TOO LONG"},
+    {"a file without end",
+     "FILE *f = fopen(\"/tmp/x\", \"w\"); for (;;) fputs(\"and no play\", f);", "TOO LONG"},
+    {"exit(0)", "exit(0);", "QUIT"},
+    {"_exit(0)", "_exit(0);", "QUIT"},
+    {"exit(0) after words of success",
+     "puts(\"[  PASSED  ] 1 test(s).\"); fflush(stdout); exit(0);", "QUIT"},
+    {"a forged record",
+     "for (int f = 0; f < 64; f++) if (write(f, \"[  PASSED  ] 0123456789012345678\", 32)) {}\n"
+     "_exit(0);",
+     "QUIT"},
+    {"a write to nowhere", "*(volatile int *)8 = 1;", "CRASH"},
+    {"an abort", "abort();", "CRASH"},
+    {"an overflow of the stack", "for (;;) *(volatile char *)__builtin_alloca(65536) = 1;",
+     "CRASH"},
+    {"all the memory", "for (;;) *(volatile char *)malloc(1 << 20) = 1;", "CRASH"},
+    {"a huge piece of memory", "memset(malloc((size_t)1 << 40), 1, 1 << 20);", "CRASH"},
+    {"a missing semicolon", "sum += 1", "NOT C"},
+    {"a brace too many", "}", "NOT C"},
+    {"an unknown function", "sum = toy_men(x, n);", "NOT C"},
+    {"the secrets of the machine", "#include \"/etc/passwd\"", "NOT C"},
+    {"an endless file included", "#include \"/dev/zero\"", "NOT C"},
+    {"the solution included", "#include \"../../../../../../../../../../..\" HERE", "NOT C"},
+    {"the death of its elders", "kill(0, SIGKILL); kill(getppid(), SIGKILL);", "CRASH"},
+    {"a test program put in its own place",
+     "unlink(\"build/test_ch01_toy\"); symlink(\"/bin/true\", \"build/test_ch01_toy\"); "
+     "truncate(\"build/test_ch01_toy\", 0); sum = 1;",
+     "FAIL"},
+};
+
+enum { SAMPLES = sizeof samples / sizeof *samples };
+
+static int samples_grade(char *text)
+{
+    char name[64];
+    for (int k = 0; k < SAMPLES; k++) {
+        snprintf(name, sizeof name, "lines.%d", k);
+        write_file(name, samples[k].lines);
+    }
+    write_file("one.sh",
+               "mkdir $T/sample.$1 && awk -v MODE=put -v ID=1.2 -v TEXT=$T/lines.$1 "
+               "-f $C/exercises.awk $C/toy/ch01_toy/toy.c > $T/sample.$1/toy.c\n"
+               "$GRADE --kit $T/kit --submission $T/sample.$1 --flags \"$FLAGS\" --seconds 1 "
+               "> $T/report.$1 2>&1\n"
+               "echo \"status $?\" >> $T/report.$1");
+    return shell(text, "seq 0 %d | xargs -n 1 -P 6 sh $T/one.sh", SAMPLES - 1);
+}
+
+static void a_sample_costs_what_it_touches(void **state)
+{
+    static char text[ROOM];
+    char name[64];
+    const Sample *sample = (const Sample *)*state;
+    snprintf(name, sizeof name, "report.%d", (int)(sample - samples));
+    read_file(text, name);
+    assert_points(text, "1.1", "2 of 2");
+    assert_points(text, "1.2", "0 of 3");
+    assert_points(text, "1.3", "1 of 1");
+    assert_says(text, sample->verdict);
+    assert_says(text, "status 0");
+}
+
+static void nothing_of_a_submission_is_left(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    shell(text, "ps -A -o args | grep '^build/[t]est_ch01_toy'");
+    assert_string_equal(text, "");
+}
+
+/* ---- what is handed out ---------------------------------------------------------------------- */
+
+static void an_assignment_has_stubs_and_no_solution(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    read_file(text, "kit/ch01_toy/toy.c");
+    assert_says(text, "#include \"../tests/exercise.h\"\n#include <fcntl.h>");
+    assert_says(text, "    //> EX 1.1 [2 pts] [5 min] a sum\n    EXERCISE_TODO(\"1.1\");\n"
+                      "    //< EX 1.1");
+    assert_says(text, "    for (size_t i = 0; i < n; i++)\n        sum += 0.0;\n    EXERCISE_TODO");
+    assert_silent_about(text, "//?");
+    assert_int_equal(shell(text, "grep -rE 'toy_sum\\(sum|return a \\+ b|largest \\? x' $T/kit"),
+                     1);
+}
+
+static void a_lesson_is_handed_out_without_what_it_would_give_away(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    read_file(text, "kit/ch01_toy/README.md");
+    assert_says(text, "See [the data](../data/README.md) and the next chapter.");
+    assert_says(text, "    double sum = 0.0;\n    /* exercise 1.2: yours to write */\n    return");
+    read_file(text, "kit/tests/exercises.txt");
+    assert_says(text, "exercise 1.2 3 10 ch01_toy/toy.c a mean");
+    assert_says(text, "hint 1.2 What do all the numbers\ngoes-on 1.2 sum to?\nhint 1.2 A loop");
+    assert_says(text, "section 1.2 \"Means\" in ch01_toy/README.md");
+}
+
+static void the_same_course_gives_the_same_bytes(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text, "cd $T/course && sh $C/assignment.sh 01 $T/again && "
+                                 "diff -r $T/kit $T/again"),
+                     0);
+    assert_int_equal(shell(text, "echo mine >> $T/again/ch01_toy/toy.c; cd $T/course && "
+                                 "sh $C/assignment.sh 01 $T/again"),
+                     1);
+    assert_says(text, "is there already and is not the same: somebody may have worked in it");
+    assert_int_equal(shell(text, "grep -c '^mine$' $T/again/ch01_toy/toy.c"), 0);
+}
+
+static void malformed_markers_are_refused(void **state)
+{
+    static const char *const cases[][2] = {
+        {"s/\\[2 pts\\]//", "an exercise opens with //> EX 1.2 [2 pts] [10 min] title"},
+        {"s/\\[2 pts\\]/[0 pts]/", "exercise 1.1 has no points or no minutes"},
+        {"/operator/d", "exercise 1.1 has fewer than two hints"},
+        {"/return a + b/d", "exercise 1.1 has no solution"},
+        {"/< EX 1.1/d", "exercise 1.1 is still open here"},
+        {"s/< EX 1.1/< EX 1.3/", "exercise 1.1 is closed by //< EX 1.1"},
+        {"/> EX 1.1/d", "a hint or a skeleton outside an exercise"},
+        {"s/EX 1.2/EX 1.1/", "there is an exercise 1.1 already"},
+        {"s/EX 1.3/EX 2.3/", "exercise 2.3 does not belong to chapter 01"},
+        {"/< EX 1.3/d", "exercise 1.3 is never closed"},
+    };
+    static char text[ROOM];
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int status = shell(text,
+                           "cd $T/course; sed '%s' $C/toy/ch01_toy/toy.c > ch01_toy/toy.c\n"
+                           "sh $C/assignment.sh 01 $T/bad; status=$?\n"
+                           "cp $C/toy/ch01_toy/toy.c ch01_toy/toy.c; exit $status",
+                           cases[k][0]);
+        assert_says(text, cases[k][1]);
+        assert_true(status != 0);
+    }
+}
+
+/* ---- what a student sees --------------------------------------------------------------------- */
+
+static void a_student_is_told_what_is_missing_and_where_to_read(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text, "rm -rf $T/ada; cp -R $T/kit $T/ada; cd $T/ada && make test"), 2);
+    assert_says(text, "exercise 1.1 is not written yet: make hint EX=1.1");
+    assert_points(text, "points", "0 of 6");
+    assert_says(text, "Go on with 1.1 in ch01_toy/toy.c (about 5 minutes)");
+    assert_int_equal(shell(text, "cd $T/ada && make hint EX=1.2 && make hint EX=1.2"), 0);
+    assert_says(text, "1.2, a mean. In the lesson: \"Means\" in ch01_toy/README.md.");
+    assert_says(text,
+                "  1. What do all the numbers sum to?\nTry again with that. make hint EX=1.2");
+    assert_says(text, "  2. A loop over i, and one line.\nThat was the last one.");
+    assert_int_equal(shell(text, "cd $T/ada && make hint EX=1.9"), 2);
+    assert_says(text, "EX=1.9: say which exercise; there are 1.1 1.2 1.3");
+}
+
+static void a_student_can_test_one_exercise_and_see_the_score(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text,
+                           "rm -rf $T/ada; cp -R $T/kit $T/ada; cd $T/ada; "
+                           "sed 's/EXERCISE_TODO(\"1.1\")/return a + b/' $T/kit/ch01_toy/toy.c > "
+                           "ch01_toy/toy.c; make test EX=1.1"),
+                     0);
+    assert_points(text, "points", "2 of 2");
+    assert_silent_about(text, "1.2");
+    assert_int_equal(shell(text, "cd $T/ada && make score"), 0);
+    assert_points(text, "1.1", "2 of 2");
+    assert_points(text, "points", "2 of 6");
+    assert_int_equal(shell(text, "cd $T/ada && make all && build/ch01_toy"), 97);
+    assert_silent_about(text, "warning");
+}
+
+static void the_sanitizers_find_what_a_test_does_not(void **state)
+{
+    static const char lines[] = "double *y = (double *)malloc(n * sizeof *y);\ny[n] = 9;\n"
+                                "sum = y[n];\nfree(y);";
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
+    assert_points(text, "1.2", "3 of 3");
+    assert_int_equal(grade_lines(text, "1.2", lines, "--sanitize"), 0);
+    assert_says(text, "CRASH    a mean by hand");
+    assert_says(text, "heap-buffer-overflow");
+    assert_points(text, "1.3", "1 of 1");
+}
+
+/* ---- what is taken from a submission --------------------------------------------------------- */
+
+static void only_the_chapter_s_own_files_are_taken(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text,
+                           "rm -rf $T/sub; mkdir -p $T/sub/tests $T/sub/ch01_toy\n"
+                           "cp $T/kit/ch01_toy/toy.c $T/sub/ch01_toy/\n"
+                           "sed 's/toy_sum(2, 2), 4/0, 0/' $T/kit/tests/test_ch01_toy.c > "
+                           "$T/sub/tests/test_ch01_toy.c\n"
+                           "echo 'int main(void) { return 0; }' > $T/sub/tests/one_test.c; grade"),
+                     0);
+    assert_says(text, "todo     two and two");
+    assert_points(text, "points", "0 of 6");
+}
+
+static void links_pipes_and_folders_are_no_submission(void **state)
+{
+    static const char *const cases[] = {
+        "ln -s $C/toy/ch01_toy/toy.c $T/sub/toy.c",
+        "ln -s $C/toy/ch01_toy $T/sub/ch01_toy",
+        "mkfifo $T/sub/toy.c",
+        "ln -s /dev/zero $T/sub/toy.c",
+        "true",
+    };
+    static char text[ROOM];
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        assert_int_equal(shell(text, "rm -rf $T/sub; mkdir $T/sub; %s; grade", cases[k]), 0);
+        assert_says(text, "ch01_toy/toy.c was not handed in: it must be there under this name");
+        assert_points(text, "points", "0 of 6");
+    }
+    assert_int_equal(shell(text, "rm -rf $T/sub; mkdir $T/sub; "
+                                 "head -c 2000000 /dev/zero > $T/sub/toy.c; grade"),
+                     0);
+    assert_says(text, "ch01_toy/toy.c is larger than 1048576 bytes and was not taken");
+}
+
+static void lost_markers_and_broken_helpers_cost_what_they_touch(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text, "rm -rf $T/sub; mkdir $T/sub; sed 's/return a + b/return a +/; "
+                                 "/EX 1.2/d' $C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade"),
+                     0);
+    assert_says(text, "its markers //> EX 1.2 and //< EX 1.2 are gone");
+    assert_points(text, "1.3", "1 of 1");
+    assert_int_equal(shell(text, "sed 's/^double toy_largest/int helper(; &/' "
+                                 "$C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade"),
+                     0);
+    assert_says(text, "does not compile, and not because of an exercise");
+    assert_points(text, "points", "6 of 6");
+}
+
+static void without_namespaces_the_limits_still_hold(void **state)
+{
+    static char text[ROOM];
+    assert_int_equal(grade_lines(text, "1.2",
+                                 "if (fork() == 0) { setsid(); for (;;) sleep(9); }\nsum = 9;",
+                                 "--plain"),
+                     0);
+    assert_points(text, "points", "6 of 6");
+    nothing_of_a_submission_is_left(state);
+    assert_int_equal(grade_lines(text, "1.2", "for (;;) fork();", "--plain"), 0);
+    assert_says(text, "TIMEOUT");
+    assert_points(text, "points", "3 of 6");
+    nothing_of_a_submission_is_left(state);
+}
+
+/* ---- hidden tests ---------------------------------------------------------------------------- */
+
+static const char hidden[] = "--hidden $C/toy/hidden --reference $T/course --hide $C";
+
+static void hidden_tests_count_and_say_only_their_verdict(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(
+        grade_lines(text, "1.2", "for (size_t i = 0; i < n; i++)\nsum += x[i];", hidden), 0);
+    assert_points(text, "points", "6 of 6");
+    assert_says(text, "pass     other numbers  (hidden)");
+    assert_int_equal(grade_lines(text, "1.2", "sum = n == 3 ? 9 : x[0];", hidden), 0);
+    assert_points(text, "1.2", "1.5 of 3"); /* right for the public test alone */
+    assert_int_equal(grade_lines(text, "1.3", "largest = x[n - 1] > 0 ? x[n - 1] : 0;", hidden), 0);
+    assert_points(text, "1.3", "0.5 of 1");
+    read_file(text, "results.json");
+    assert_says(text, "\"visibility\": \"after_published\"");
+    assert_silent_about(text, "toy_largest(x, 3)"); /* the hidden test's own words */
+}
+
+/* As tests/README.md says: a public test can be forged from inside its process. This one takes the
+   ticket before main begins. A probe cannot be forged: the answer is not in its process. */
+static void a_probe_is_not_forged(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    write_file("forger", "static char ticket[32];\n"
+                         "__attribute__((constructor)) static void take(void)\n"
+                         "{ if (read(3, ticket, 32)) {} }");
+    write_file("lines", "if (write(4, ticket, 32)) {}\n_exit(0);");
+    assert_int_equal(shell(text,
+                           "rm -rf $T/sub; mkdir $T/sub $T/plain; put 1.2 $T/lines $T/plain\n"
+                           "sed \"/^#include <unistd.h>/r $T/forger\" $T/plain/toy.c > "
+                           "$T/sub/toy.c; grade %s",
+                           hidden),
+                     0);
+    assert_says(text, "pass     a mean by hand");
+    assert_says(text, "QUIT     other numbers  (hidden)");
+    assert_points(text, "1.2", "1.5 of 3");
+}
+
+/* Where the solution stands is known: as an include, as bytes, and in the run it is not to be had. */
+static void hidden_files_are_not_to_be_had(void **state)
+{
+    static char text[ROOM];
+    char lines[512];
+    (void)state;
+    snprintf(lines, sizeof lines, "#include \"%s/course/ch01_toy/toy.c\"", work);
+    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
+    assert_says(text, "NOT C");
+    assert_points(text, "1.3", "1 of 1");
+    snprintf(lines, sizeof lines,
+             "__asm__(\".inc\" \"bin \\\"%s/course/ch01_toy/toy.c\\\"\");\nsum = 9;", work);
+    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
+    assert_points(text, "1.2", "0 of 3");
+    snprintf(lines, sizeof lines, "if (system(\"cat %s/course/ch01_toy/toy.c\")) {}", work);
+    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
+    assert_silent_about(text, "return a + b");
+}
+
+/* ---- what platforms are told ----------------------------------------------------------------- */
+
+/* A reader of JSON that takes nothing it does not know: the end of the value at `at`, or NULL. */
+static const char *json_value(const char *at);
+
+static const char *json_string(const char *at)
+{
+    if (*at++ != '"')
+        return NULL;
+    while (*at != '"') {
+        if ((unsigned char)*at < 0x20)
+            return NULL;
+        at += *at == '\\' ? 2 : 1;
+    }
+    return at + 1;
+}
+
+static const char *json_blank(const char *at)
+{
+    return at + strspn(at, " \n\t");
+}
+
+static const char *json_list(const char *at, char end)
+{
+    at = json_blank(at + 1);
+    while (at != NULL && *at != end) {
+        if (end == '}') {
+            at = json_string(at);
+            if (at == NULL || *at++ != ':')
+                return NULL;
+        }
+        at = json_value(json_blank(at));
+        at = at == NULL ? NULL : json_blank(at);
+        if (at != NULL && *at == ',')
+            at = json_blank(at + 1);
+        else if (at != NULL && *at != end)
+            return NULL;
+    }
+    return at == NULL ? NULL : at + 1;
+}
+
+static const char *json_value(const char *at)
+{
+    char *end;
+    if (*at == '{' || *at == '[')
+        return json_list(at, *at == '{' ? '}' : ']');
+    if (*at == '"')
+        return json_string(at);
+    if (strncmp(at, "true", 4) == 0)
+        return at + 4;
+    if (strncmp(at, "false", 5) == 0)
+        return at + 5;
+    double number = strtod(at, &end);
+    return end > at && isfinite(number) ? end : NULL;
+}
+
+static void results_are_what_gradescope_reads(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(grade_lines(text, "1.2",
+                                 "puts(\"\\200 \\\"<&>\\\" \\001\"); fflush(stdout); abort();",
+                                 "--junit $T/results.xml"),
+                     0);
+    read_file(text, "results.json");
+    const char *end = json_value(text);
+    assert_true(end != NULL && strcmp(json_blank(end), "") == 0);
+    assert_says(text, "\"score\": 3,\n  \"execution_time\": ");
+    assert_says(text,
+                "\"score\": 1, \"max_score\": 1, \"status\": \"passed\", \"number\": \"1.1\"");
+    assert_says(text,
+                "\"score\": 0, \"max_score\": 3, \"status\": \"failed\", \"number\": \"1.2\"");
+    assert_says(text,
+                "\"name\": \"a mean: a mean by hand\", \"output\": \"CRASH\\n? \\\"<&>\\\" ?");
+    assert_says(text, "\"visibility\": \"visible\"");
+    read_file(text, "results.xml");
+    assert_says(text, "<testsuite name=\"chapter 01\" tests=\"4\" failures=\"1\"");
+    assert_says(text, "? &#34;&#60;&#38;&#62;&#34; ?");
+}
+
+static void a_class_is_graded_and_goes_on_where_it_stopped(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(
+        shell(text, "mkdir -p $T/class/ada $T/class/bob $T/class/'eve x'\n"
+                    "cp $C/toy/ch01_toy/toy.c $T/class/ada; cp $T/kit/ch01_toy/toy.c $T/class/bob\n"
+                    "sed 's/sum = toy_sum/sum = 0 */' $C/toy/ch01_toy/toy.c > "
+                    "$T/class/'eve x'/toy.c\n"
+                    "sh $C/class.sh $T/kit $T/class $T/marks"),
+        0);
+    assert_says(text, "3 submissions, 3 to grade");
+    assert_says(text, "3 graded, mean 3.0 of 6 points");
+    read_file(text, "marks/grades.csv");
+    assert_string_equal(text, "name,points,1.1,1.2,1.3\n\"ada\",6,2,3,1\n\"bob\",0,0,0,0\n"
+                              "\"eve x\",3,2,0,1\n");
+    shell(text, "rm $T/marks/bob.txt; sh $C/class.sh $T/kit $T/class $T/marks");
+    assert_says(text, "3 submissions, 1 to grade");
+    shell(text, "sleep 0.1; touch $T/class/ada/toy.c; sh $C/class.sh $T/kit $T/class $T/marks");
+    assert_says(text, "3 submissions, 1 to grade");
+}
+
+static void gradescope_runs_the_autograder(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    if (shell(text, "command -v zip && command -v unzip") != 0) {
+        print_message("zip and unzip are not installed\n");
+        skip();
+    }
+    assert_int_equal(
+        shell(text,
+              "set -e; cd $T/course\n"
+              "sh $C/gradescope.sh $T/kit $C/toy/hidden $T/auto.zip\n"
+              "sh $C/gradescope.sh $T/kit $C/toy/hidden $T/again.zip\n"
+              "cmp $T/auto.zip $T/again.zip\n"
+              "mkdir -p $T/gs/source $T/gs/submission; cd $T/gs/source; unzip -q $T/auto.zip\n"
+              "cp $C/toy/ch01_toy/toy.c $T/gs/submission; cd /\n"
+              "env -i PATH=\"$PATH\" AUTOGRADER=$T/gs $T/gs/source/run_autograder"),
+        0);
+    read_file(text, "gs/results/results.json");
+    assert_says(text, "\"score\": 6,");
+    assert_says(text, "\"after_published\"");
+    shell(text, ": > $T/gs/source/kit/tests/exercises.txt; "
+                "AUTOGRADER=$T/gs $T/gs/source/run_autograder"); /* there is always a result */
+    read_file(text, "gs/results/results.json");
+    assert_says(text, "The grader itself failed: please tell your teacher.");
+}
+
+/* ---- what `make classroom-check` must find --------------------------------------------------- */
+
+/* Edits the toy course, runs the check on it, and puts everything back. */
+static int check_edited(char *text, const char *edit)
+{
+    return shell(
+        text,
+        "cd $T/course && mkdir -p build && echo \"$FLAGS\" > build/cmocka.flags && "
+        "cp $GRADE build/grade\n%s\nBUILD=build sh tests/classroom/check.sh 01; status=$?\n"
+        "cp -R $C/toy/. $T/course/; exit $status",
+        edit);
+}
+
+static void an_exercise_that_is_not_fit_is_found(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(check_edited(text, ""), 0);
+    assert_says(text, "chapter 01: 3 exercises, 6 points, 3 wrong solutions noticed");
+    assert_says(text, "note: exercise 1.3 has 0 wrong solutions");
+
+    assert_int_equal(check_edited(text, "sed -i '/A loop over/d' ch01_toy/toy.c"), 1);
+    assert_says(text, "exercise 1.2 has fewer than two hints");
+
+    assert_int_equal(
+        check_edited(text,
+                     "sed -i 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
+                     "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
+                     "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
+        1);
+    assert_says(text, "exercise 1.2 has no test (ex1_2_...)");
+    assert_says(text, "there are tests ex1_4..., but no exercise 1.4");
+    assert_says(text, "exercise 1.1: some of its tests pass without it");
+    assert_says(text, "the course itself does not score 6 of 6");
+    assert_says(text, "the assignment holds lines of the solution");
+
+    assert_int_equal(
+        check_edited(text,
+                     "sed -i 's/toy_sum(2, 2), 4/toy_sum(2, toy_largest((double[]){2}, 1)), 4/;"
+                     "s/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
+                     "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
+        1);
+    assert_says(text, "exercise 1.1: with it and those before it solved, 1 of 2 of its tests pass");
+    assert_says(text, "exercise 1.2: a wrong solution scores full points: s/x.at./x[0]/");
+}
+
+/* ---- everything ------------------------------------------------------------------------------ */
+
+/* A course of one chapter, with the classroom's tools and its own list of wrong solutions. */
+static int group_setup(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    if (mkdtemp(work) == NULL || chmod(work, 0755) != 0)
+        return -1;
+    int status =
+        shell(text, "set -e; mkdir -p $T/course/data $T/course/tests/golden\n"
+                    "cp -R $C/toy/. $T/course/\n"
+                    "cp tests/check.h tests/cmocka.sh $T/course/tests/\n"
+                    "mkdir $T/course/tests/classroom; cp -R $C/*.* $T/course/tests/classroom/\n"
+                    "mv $T/course/mutants $T/course/tests/classroom/\n"
+                    "touch $T/course/data/README.md $T/course/tests/golden/none\n"
+                    "cp LICENSE Makefile $T/course/; cd $T/course\n"
+                    "sh $C/assignment.sh 01 $T/kit");
+    if (status == 0)
+        status = samples_grade(text);
+    if (status != 0)
+        print_error("%s\n", text);
+    return status;
+}
+
+static int group_teardown(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    return shell(text, "rm -rf $T");
+}
+
+int main(void)
+{
+    static const struct CMUnitTest others[] = {
+        cmocka_unit_test(nothing_of_a_submission_is_left),
+        cmocka_unit_test(an_assignment_has_stubs_and_no_solution),
+        cmocka_unit_test(a_lesson_is_handed_out_without_what_it_would_give_away),
+        cmocka_unit_test(the_same_course_gives_the_same_bytes),
+        cmocka_unit_test(malformed_markers_are_refused),
+        cmocka_unit_test(a_student_is_told_what_is_missing_and_where_to_read),
+        cmocka_unit_test(a_student_can_test_one_exercise_and_see_the_score),
+        cmocka_unit_test(the_sanitizers_find_what_a_test_does_not),
+        cmocka_unit_test(only_the_chapter_s_own_files_are_taken),
+        cmocka_unit_test(links_pipes_and_folders_are_no_submission),
+        cmocka_unit_test(lost_markers_and_broken_helpers_cost_what_they_touch),
+        cmocka_unit_test(without_namespaces_the_limits_still_hold),
+        cmocka_unit_test(hidden_tests_count_and_say_only_their_verdict),
+        cmocka_unit_test(a_probe_is_not_forged),
+        cmocka_unit_test(hidden_files_are_not_to_be_had),
+        cmocka_unit_test(results_are_what_gradescope_reads),
+        cmocka_unit_test(a_class_is_graded_and_goes_on_where_it_stopped),
+        cmocka_unit_test(gradescope_runs_the_autograder),
+        cmocka_unit_test(an_exercise_that_is_not_fit_is_found),
+    };
+    enum { OTHERS = sizeof others / sizeof *others };
+    struct CMUnitTest tests[SAMPLES + OTHERS];
+    memset(tests, 0, sizeof tests);
+    for (size_t k = 0; k < SAMPLES; k++) {
+        tests[k].name = samples[k].name;
+        tests[k].test_func = a_sample_costs_what_it_touches;
+        tests[k].initial_state = (void *)&samples[k];
+    }
+    memcpy(tests + SAMPLES, others, sizeof others);
+    return cmocka_run_group_tests_name("the classroom", tests, group_setup, group_teardown);
+}

@@ -33,6 +33,11 @@ OPTIMISE := -O3 -g $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
 
+# All processors build, unless make is told how many.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
+endif
+
 .PHONY: all run test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:

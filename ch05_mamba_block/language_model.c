@@ -944,7 +944,7 @@ size_t text_to_tokens(int32_t *ids, size_t *unknown, const char *text, size_t le
     while (word_next(word, sizeof word, text, len, &at, lines)) {
         size_t found = word[0] == '\0' ? WORD_END + 1 : *word_slot(words, word);
         *unknown += found == 0;
-        ids[count++] = (int32_t)(found == 0 ? WORD_UNKNOWN : found - 1);
+        ids[count++] = (int32_t)(found == 0 ? (size_t)WORD_UNKNOWN : found - 1);
     }
     return count;
 }
@@ -1723,7 +1723,7 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     Writer writer = writer_new(model);
     Sampler sampler = sampler_new(model->config.vocab_size);
     if (count == 0)
-        ids[count++] = words->bytes ? '\n' : WORD_END;
+        ids[count++] = words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
     for (size_t i = 0; i < count; i++) {
         sampler_see(&sampler, (size_t)ids[i]);
         if (words->bytes || ids[i] != WORD_END)

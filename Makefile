@@ -96,7 +96,7 @@ CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 run: $(PROGRAMS) ## walk every chapter's demo on the data in data/; CH=02 walks one
 	@$(if $(filter-out $(CHAPTERS),$(CH_TWO)),echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2)
 	@for chapter in $(or $(CH_TWO),$(CHAPTERS)); do \
-	    $(MAKE) --no-print-directory -j1 run-$$chapter || exit 1; done
+	    $(MAKE) --no-print-directory run-$$chapter || exit 1; done
 
 run-01: $(PROGRAMS)
 	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'

@@ -2400,6 +2400,7 @@ static bool show_task(const Task *task, bool full, uint64_t steps, const Look *l
            " steps of %zu\n\n",
            task->title, model_floats(&model[0].config), settings.len, settings.steps,
            settings.batch);
+    fflush(stdout);
     for (int which = 0; which < 2; which++)
         task_train(curve[which], at, &model[which], task, &settings);
     fprintf(stderr, "both trained in %.0f s\n", seconds_now() - start);
@@ -2712,7 +2713,8 @@ static void model_help(void)
         "  --compare          train a time-invariant model too, and put both to the test\n"
         "  --width D --layers N --batch N --length N --steps N --rate R\n"
         "                     (default 64, 2, 8, 128, 4000, 0.004)\n"
-        "  --gate-price P     what an open gate costs while learning (default 3; --corpus: 0)\n\n"
+        "  --gate-price P     what an open gate costs while learning (default 3; 0 if --corpus\n"
+        "                     or --time-invariant)\n\n"
         "  --test             the stories of data/rainbow, answers right or wrong\n"
         "  --focus            what each word of --prompt does to gate, state and answer\n"
         "  --data DIR         where the stories are (default data/rainbow)\n"
@@ -2821,8 +2823,6 @@ static bool model_options_fit(ModelOptions *options, unsigned runs, Error *error
         return fail(error, "--svg needs --train, --focus, --copying or --induction");
     if (options->steps == 0 && training)
         options->steps = 4000;
-    if (options->gate_price < 0.0)
-        options->gate_price = options->corpus ? 0.0 : 3.0;
     return true;
 }
 
@@ -2964,7 +2964,10 @@ static Model model_to_train(const ModelOptions *options, const Vocabulary *words
     config.num_hidden_layers = (size_t)options->layers;
     config.vocab_size = words->n_word;
     config.time_invariant = time_invariant;
-    config.gate_price = options->gate_price;
+    if (options->gate_price >= 0.0)
+        config.gate_price = options->gate_price;
+    else /* a gate that cannot choose when to open gains nothing by staying shut */
+        config.gate_price = options->corpus || time_invariant ? 0.0 : 3.0;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;

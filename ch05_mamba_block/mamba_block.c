@@ -1017,6 +1017,11 @@ static const float *selecting(const BlockCache *cache)
     return cache->constant == NULL ? cache->u : cache->constant;
 }
 
+/* The scan that blocks go through: chapter 6 can be put in its place. */
+#ifndef BLOCK_SCAN
+#define BLOCK_SCAN selective_scan_fast
+#endif
+
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. One line for each box of the diagram (Mamba, figure 3). */
@@ -1054,7 +1059,7 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
                         d_inner);
     /* y = scan(u, Delta, A, B, C, D) * silu(z) */
     Scan scan = block_scan(cache, block, state);
-    selective_scan_fast(cache->gated, state == NULL ? NULL : state->x, &scan);
+    BLOCK_SCAN(cache->gated, state == NULL ? NULL : state->x, &scan);
     /* out = out_proj(y) */
     linear_forward_fast(out, cache->gated, p[OUT_PROJ_WEIGHT], p[OUT_PROJ_BIAS], tokens, d_inner,
                         d_model);

@@ -15,7 +15,7 @@ BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch03_discretize/discretize.c \
            ch04_selective/selective.c ch05_mamba_block/mamba_block.c \
            ch05_mamba_block/language_model.c ch05_mamba_block/safetensors.c \
-           ch06_cuda_scan/cuda_scan.cu
+           ch05_mamba_block/pretrained.c ch06_cuda_scan/cuda_scan.cu
 program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
@@ -32,6 +32,11 @@ OPTIMISE := -O3 -g $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
             $(if $(filter 1,$(OPENMP)),$(call try,-fopenmp))
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
+
+# All processors build, unless make is told how many.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
+endif
 
 .PHONY: all run test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
@@ -91,7 +96,7 @@ CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 run: $(PROGRAMS) ## walk every chapter's demo on the data in data/; CH=02 walks one
 	@$(if $(filter-out $(CHAPTERS),$(CH_TWO)),echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2)
 	@for chapter in $(or $(CH_TWO),$(CHAPTERS)); do \
-	    $(MAKE) --no-print-directory -j1 run-$$chapter || exit 1; done
+	    $(MAKE) --no-print-directory run-$$chapter || exit 1; done
 
 run-01: $(PROGRAMS)
 	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'
@@ -128,6 +133,8 @@ run-05: $(PROGRAMS)
 	$(call show,$(BUILD)/ch05_language_model)
 	$(call show,$(BUILD)/ch05_language_model --focus)
 	$(call show,$(BUILD)/ch05_language_model --test)
+	@printf '\n==== Chapter 5, capstone 2: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
+	$(call show,$(BUILD)/ch05_pretrained)
 
 run-06: $(PROGRAMS) $(if $(CUDA),$(CUDA_RUN))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
@@ -143,6 +150,7 @@ bench: $(PROGRAMS) $(if $(CUDA),$(CUDA_RUN)) ## measure: fast against clear, and
 	$(call show,$(BUILD)/ch05_mamba_block --bench)
 	$(call show,$(BUILD)/ch05_mamba_block --compare)
 	$(call show,$(BUILD)/ch05_language_model --bench)
+	$(call show,$(BUILD)/ch05_pretrained --bench)
 	@program=$(BUILD)/ch06_cuda_scan; \
 	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
 	    printf '\n$$ %s --bench\n' $$program; $$program --bench --csv $(BUILD)/ch06_bench.csv

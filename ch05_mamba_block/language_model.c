@@ -669,9 +669,11 @@ static uint32_t weight_bits(float weight)
 /* The weight at which a walk from the largest down has `wanted` behind it: that many tokens, or, if
    `by_weight`, tokens of that much weight. `before`: what it had before the tokens of that weight.
 
-   Three passes, ten bits each: how much falls into each bin; then the same within the bin where the
+   Weights up to `least` are certainly beyond the cut and not looked at. Three passes, ten bits each:
+   how much falls into each bin; then the same within the bin where the
    walk ends, for the few weights in there. */
-static float weight_cut(double *before, Sampler *sampler, double wanted, bool by_weight)
+static float weight_cut(double *before, Sampler *sampler, double wanted, float least,
+                        bool by_weight)
 {
     double behind = 0.0, bin[CUT_BINS];
     uint32_t cut = 0;
@@ -682,16 +684,13 @@ static float weight_cut(double *before, Sampler *sampler, double wanted, bool by
         memset(bin, 0, sizeof bin);
         for (size_t i = 0; i < count; i++) {
             uint32_t bits = weight_bits(from[i]);
-            if (bits >> (shift + CUT_BITS) != cut >> (shift + CUT_BITS))
+            if (from[i] <= least || bits >> (shift + CUT_BITS) != cut >> (shift + CUT_BITS))
                 continue;
             bin[bits >> shift & (CUT_BINS - 1)] += by_weight ? (double)from[i] : 1.0;
-            if (shift < 2 * CUT_BITS)
-                sampler->close[kept++] = from[i];
+            sampler->close[kept++] = from[i];
         }
-        if (shift < 2 * CUT_BITS) {
-            from = sampler->close;
-            count = kept;
-        }
+        from = sampler->close;
+        count = kept;
         uint32_t at = CUT_BINS - 1;
         for (; at > 0 && (!(bin[at] > 0.0) || behind + bin[at] < wanted); at--)
             behind += bin[at];
@@ -707,7 +706,7 @@ static float weight_cut(double *before, Sampler *sampler, double wanted, bool by
 void keep_top_k(Sampler *sampler, size_t k)
 {
     double before;
-    float least = k < sampler->vocab ? weight_cut(&before, sampler, (double)k, false) : 0.0f;
+    float least = k < sampler->vocab ? weight_cut(&before, sampler, (double)k, 0.0f, false) : 0.0f;
     for (size_t v = 0; v < sampler->vocab; v++)
         sampler->weight[v] = sampler->weight[v] < least ? 0.0f : sampler->weight[v];
 }
@@ -715,8 +714,10 @@ void keep_top_k(Sampler *sampler, size_t k)
 /* keep_top_p_clear, for use. */
 void keep_top_p(Sampler *sampler, double p)
 {
-    double before, wanted = p * weights_total(sampler->weight, sampler->vocab);
-    float least = weight_cut(&before, sampler, wanted, true);
+    double before, total = weights_total(sampler->weight, sampler->vocab), wanted = p * total;
+    /* all tokens up to this weight together make up less than what is cut away */
+    float never = (float)(0.999 * (total - wanted) / (double)sampler->vocab);
+    float least = weight_cut(&before, sampler, wanted, never, true);
     bool first = true;
     for (size_t v = sampler->vocab; v-- > 0;) {
         float weight = sampler->weight[v];
@@ -943,7 +944,7 @@ size_t text_to_tokens(int32_t *ids, size_t *unknown, const char *text, size_t le
     while (word_next(word, sizeof word, text, len, &at, lines)) {
         size_t found = word[0] == '\0' ? WORD_END + 1 : *word_slot(words, word);
         *unknown += found == 0;
-        ids[count++] = (int32_t)(found == 0 ? WORD_UNKNOWN : found - 1);
+        ids[count++] = (int32_t)(found == 0 ? (size_t)WORD_UNKNOWN : found - 1);
     }
     return count;
 }
@@ -1722,7 +1723,7 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     Writer writer = writer_new(model);
     Sampler sampler = sampler_new(model->config.vocab_size);
     if (count == 0)
-        ids[count++] = words->bytes ? '\n' : WORD_END;
+        ids[count++] = words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
     for (size_t i = 0; i < count; i++) {
         sampler_see(&sampler, (size_t)ids[i]);
         if (words->bytes || ids[i] != WORD_END)

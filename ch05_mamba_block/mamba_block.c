@@ -156,13 +156,14 @@ INLINE void floats_copy(float *to, const float *from, size_t count, const size_t
 }
 
 /* A panel of the right matrix in the order in which tiles read it: (tiles, depth, TILE_COLS), zeros
-   beyond `cols`. */
+   from `cols` to the end of a vector. */
 static void panel_pack(float *panel, Strided right, size_t depth, size_t cols)
 {
     for (size_t first = 0; first < cols; first += TILE_COLS, panel += PANEL_DEPTH * TILE_COLS) {
-        size_t wide = smaller(cols - first, TILE_COLS);
+        size_t wide = smaller(cols - first, TILE_COLS), beyond = (LANES - wide % LANES) % LANES;
         const float *from = right.at + first * right.col;
-        zero(panel, wide < TILE_COLS ? depth * TILE_COLS : 0);
+        for (size_t k = 0; k < depth && beyond > 0; k++)
+            zero(panel + k * TILE_COLS + wide, beyond);
         if (right.col == 1)
             for (size_t k = 0; k < depth; k++)
                 floats_copy(panel + k * TILE_COLS, from + k * right.row, wide, TILE_COLS);

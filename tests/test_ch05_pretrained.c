@@ -1,0 +1,1255 @@
+/* A pretrained model: the tokenizer against golden encodings, products of every type, steps against
+   many tokens at once, memories on disk, folders that are wrong in every way. */
+
+#include "../ch05_mamba_block/pretrained.c"
+#include "golden.h"
+
+/* ---- text ---- */
+
+static void nfc_is(const char *text, const char *want)
+{
+    size_t len;
+    unsigned char *got = nfc_text(&len, (const unsigned char *)text, strlen(text));
+    assert_int_equal(len, strlen(want));
+    assert_memory_equal(got, want, len);
+    free(got);
+}
+
+static void marks_are_joined_and_put_in_order(void **state)
+{
+    (void)state;
+    nfc_is("plain", "plain");
+    nfc_is("e\xCC\x81", "\xC3\xA9");                     /* e and an acute */
+    nfc_is("q\xCC\x87\xCC\xA3", "q\xCC\xA3\xCC\x87");    /* below (220) before above (230) */
+    nfc_is("a\xCC\xA3\xCC\x81", "\xE1\xBA\xA1\xCC\x81"); /* a with a dot below; the acute stays */
+    nfc_is("a\xCC\x85\xCC\x81", "a\xCC\x85\xCC\x81"); /* an overline (230) is in the acute's way, */
+    nfc_is("a\xCC\xB4\xCC\x81", "\xC3\xA1\xCC\xB4");  /* a tilde through it (1) is not */
+    nfc_is("\xE2\x84\xAB", "\xC3\x85");               /* the Angstrom sign */
+    nfc_is("\xE1\x84\x80\xE1\x85\xA1\xE1\x86\xA8", "\xEA\xB0\x81"); /* three letters of Hangul */
+    nfc_is("\xEA\xB0\x80\xE1\x86\xA8", "\xEA\xB0\x81"); /* a syllable and a last letter */
+    nfc_is("\xE0\xA4\x95\xE0\xA4\xBC", "\xE0\xA4\x95\xE0\xA4\xBC"); /* an exclusion: stays apart */
+    nfc_is("\xCC\x81"
+           "e\xFF\xCC\x81",
+           "\xCC\x81"
+           "e\xFF\xCC\x81"); /* first of all, and after no text */
+}
+
+static void bytes_that_are_no_characters_stand_alone(void **state)
+{
+    const struct {
+        const char *text;
+        size_t left, len;
+        uint32_t code;
+    } cases[] = {{"A", 1, 1, 'A'},
+                 {"\xC3\xA9", 2, 2, 0xE9},
+                 {"\xE2\x82\xAC", 3, 3, 0x20AC},
+                 {"\xF0\x9F\x98\x80", 4, 4, 0x1F600},
+                 {"\xC3\xA9", 1, 1, UTF8_BAD + 0xC3}, /* cut off */
+                 {"\xC0\xAF", 2, 1, UTF8_BAD + 0xC0}, /* longer than needed */
+                 {"\xE0\x80\xAF", 3, 1, UTF8_BAD + 0xE0},
+                 {"\xF0\x80\x80\xAF", 4, 1, UTF8_BAD + 0xF0},
+                 {"\xED\xA0\x80", 3, 1, UTF8_BAD + 0xED},     /* a surrogate */
+                 {"\xF4\x90\x80\x80", 4, 1, UTF8_BAD + 0xF4}, /* beyond 10FFFF */
+                 {"\x80", 1, 1, UTF8_BAD + 0x80}};
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        size_t len;
+        unsigned char back[4];
+        uint32_t code = utf8_decode(&len, (const unsigned char *)cases[i].text, cases[i].left);
+        assert_int_equal(code, cases[i].code);
+        assert_int_equal(len, cases[i].len);
+        assert_int_equal(utf8_encode(back, code), len);
+        assert_memory_equal(back, cases[i].text, len);
+    }
+}
+
+/* The table and the short cut for ASCII say the same. */
+static void classes_of_ascii_are_those_of_the_table(void **state)
+{
+    (void)state;
+    for (uint32_t code = 0; code < 128; code++)
+        assert_int_equal(unicode_class_of(code),
+                         unicode_value(unicode_class, TABLE_SIZE(unicode_class), code));
+    assert_int_equal(unicode_class_of(0xE9), UNICODE_LETTER | UNICODE_WORD);
+    assert_int_equal(unicode_class_of(0x663), UNICODE_NUMBER | UNICODE_WORD); /* an Arabic 3 */
+    assert_int_equal(unicode_class_of(0xBD), UNICODE_NUMBER);                 /* one half */
+    assert_int_equal(unicode_class_of(0x3000), UNICODE_SPACE);
+    assert_int_equal(unicode_class_of(0x1F600), 0);
+    assert_int_equal(unicode_class_of(UTF8_BAD + 0xFF), 0);
+}
+
+/* Pieces of a text, with a | after each. */
+static void pieces_are(const char *text, const char *want)
+{
+    char got[256];
+    size_t used = 0, len = strlen(text);
+    for (size_t at = 0, piece; at < len; at += piece) {
+        piece = piece_length((const unsigned char *)text, at, len);
+        assert_true(piece > 0);
+        memcpy(got + used, text + at, piece);
+        used += piece;
+        got[used++] = '|';
+    }
+    got[used] = '\0';
+    assert_string_equal(got, want);
+}
+
+static void pieces_are_cut_as_the_pattern_says(void **state)
+{
+    (void)state;
+    pieces_are("Hello, world!", "Hello|,| world|!|");
+    pieces_are("it's we'll I'd 'sx 'T", "it|'s| we|'ll| I|'d| '|sx| '|T|");
+    pieces_are("a1 22 b", "a|1| 22| b|");
+    pieces_are("a   b", "a|  | b|");    /* \s+(?!\S) leaves one blank to the word */
+    pieces_are("a\n\nb", "a|\n|\n|b|"); /* which only takes a space */
+    pieces_are("a\tb", "a|\t|b|");
+    pieces_are("end  ", "end|  |"); /* nothing follows: all of it */
+    pieces_are(" ", " |");
+    pieces_are("x \xC2\xA0y", "x| |\xC2\xA0|y|"); /* a no-break space is a blank */
+    pieces_are("\xC3\xA9t\xC3\xA9 \xD9\xA3", "\xC3\xA9t\xC3\xA9| \xD9\xA3|");
+}
+
+/* ---- the tokenizer ---- */
+
+static void golden_tokenizer(Tokenizer *tokenizer)
+{
+    Error error;
+    char *path = golden_path("tokenizer/tokenizer.json");
+    if (!tokenizer_read(tokenizer, path, &error))
+        fail_msg("%s", error.text);
+    free(path);
+}
+
+/* "41 42" as bytes, "-" as none; how many. */
+static size_t hex_bytes(char *out, const char *hex)
+{
+    size_t len = strcmp(hex, "-") == 0 ? 0 : strlen(hex) / 2;
+    for (size_t i = 0; i < len; i++) {
+        char digits[3] = {hex[2 * i], hex[2 * i + 1], '\0'};
+        out[i] = (char)strtoul(digits, NULL, 16);
+    }
+    return len;
+}
+
+static void ids_are(const Ids *ids, const char *want)
+{
+    Text text = {NULL, 0, 0};
+    char number[16];
+    for (size_t i = 0; i < ids->count; i++) {
+        snprintf(number, sizeof number, "%s%u", i > 0 ? " " : "", ids->id[i]);
+        text_append(&text, number, strlen(number));
+    }
+    assert_string_equal(ids->count == 0 ? "-" : text.bytes, want);
+    text_free(&text);
+}
+
+static void encodings_agree_with_golden(void **state)
+{
+    Tokenizer tokenizer;
+    Error error;
+    char *path = golden_path("tokenizer/encodings.txt"), *line = NULL, bytes[4096];
+    size_t room = 0, lines = 0;
+    FILE *file = fopen(path, "r");
+    (void)state;
+    assert_non_null(file);
+    golden_tokenizer(&tokenizer);
+    for (; getline(&line, &room, file) > 0; lines++) {
+        char *hex = strtok(line, "\t\n"), *changes = strtok(NULL, "\t\n");
+        const char *want = strtok(NULL, "\t\n");
+        Ids ids = {NULL, 0, 0};
+        Text back = {NULL, 0, 0};
+        size_t len = hex_bytes(bytes, hex);
+        assert_true(tokenizer_encode(&ids, &tokenizer, bytes, len, &error));
+        ids_are(&ids, want);
+        for (size_t i = 0; i < ids.count; i++)
+            tokenizer_decode(&back, &tokenizer, ids.id[i], i == 0);
+        if (strcmp(changes, "0") == 0) { /* NFC changes nothing: the bytes come back */
+            assert_int_equal(back.len, len);
+            assert_true(len == 0 || memcmp(back.bytes, bytes, len) == 0);
+        }
+        ids_free(&ids), text_free(&back);
+    }
+    assert_true(lines > 10);
+    fclose(file);
+    free(line), free(path);
+    tokenizer_free(&tokenizer);
+}
+
+static void text_add(Text *text, const char *more)
+{
+    text_append(text, more, strlen(more));
+}
+
+/* Random text of pieces that matter. */
+static void random_text(Text *text, size_t pieces, Random *random)
+{
+    static const char *const part[] = {" ",
+                                       "  ",
+                                       "    ",
+                                       "\n",
+                                       "the",
+                                       "ing",
+                                       "'s",
+                                       "'ll",
+                                       "1",
+                                       "23",
+                                       "!",
+                                       "\t",
+                                       "e",
+                                       "t",
+                                       "\xC3\xA9",
+                                       "\xCC\x81",
+                                       "in",
+                                       "on",
+                                       " a",
+                                       "\xE4\xB8\xAD",
+                                       "<|endoftext|>",
+                                       "<|end",
+                                       "x",
+                                       "\xC2\xA0"};
+    for (size_t i = 0; i < pieces; i++) {
+        const char *bytes = part[random_u32(random) % TABLE_SIZE(part)];
+        text_append(text, bytes, strlen(bytes));
+    }
+}
+
+/* Exercise 5.10: the loop against the heap, on pieces long enough for it. */
+static void exercise_10_merges_by_a_heap_are_those_of_the_loop(void **state)
+{
+    Tokenizer tokenizer;
+    Random random = random_from_seed(3);
+    (void)state;
+    golden_tokenizer(&tokenizer);
+    for (int round = 0; round < 300; round++) {
+        uint32_t clear[400], fast[400];
+        static const char letters[] = "aeeeeinnngssstttthhho";
+        size_t count = 1 + random_u32(&random) % 399;
+        for (size_t i = 0; i < count; i++)
+            clear[i] = fast[i] =
+                tokenizer.of_byte[(unsigned char)letters[random_u32(&random) % 21]];
+        size_t left = bpe_merge_clear(clear, count, &tokenizer);
+        assert_int_equal(bpe_merge(fast, count, &tokenizer), left);
+        assert_memory_equal(clear, fast, left * sizeof *clear);
+        assert_true(count < 100 || left < count);
+    }
+    tokenizer_free(&tokenizer);
+}
+
+/* By hand: merges t h (rank 0), h e (1), th e (2): "the" is t h e -> th e -> the, "hthe" h the. */
+static const char *const small_bpe =
+    "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"model\":{\"type\":"
+    "\"BPE\",\"merges\":[\"t h\",\"h "
+    "e\",[\"th\",\"e\"]],\"vocab\":{\"t\":0,\"h\":1,\"e\":2,\"th\":3,"
+    "\"he\":4,\"the\":5,\"\xC4\xA0\":6}},\"added_tokens\":[{\"id\":7,\"content\":\"<e>\"},{\"id\":"
+    "8,"
+    "\"content\":\"<e>e\"}]}";
+
+static void encode_is(const char *json, const char *text, const char *want)
+{
+    Tokenizer tokenizer;
+    Error error;
+    Ids ids = {NULL, 0, 0};
+    if (!tokenizer_from_json(&tokenizer, json, strlen(json), "t.json", &error))
+        fail_msg("%s", error.text);
+    if (!tokenizer_encode(&ids, &tokenizer, text, strlen(text), &error))
+        fail_msg("%s", error.text);
+    ids_are(&ids, want);
+    ids_free(&ids);
+    tokenizer_free(&tokenizer);
+}
+
+static void exercise_10_merges_by_hand(void **state)
+{
+    (void)state;
+    encode_is(small_bpe, "the", "5");
+    encode_is(small_bpe, "hethe", "4 5");
+    encode_is(small_bpe, "tthhe", "0 3 4"); /* t th he: rank 0 first, then 1 */
+    encode_is(small_bpe, "eeee", "2 2 2 2");
+    encode_is(small_bpe, " t", "6 0");
+    encode_is(small_bpe, "", "-");
+    encode_is(small_bpe, "t<e>h<e>e", "0 7 1 8"); /* of added tokens the longest */
+}
+
+static void words_are_tokens_where_the_tokenizer_says_so(void **state)
+{
+    static const char format[] =
+        "{\"normalizer\":{\"type\":\"Lowercase\"},\"model\":{\"type\":\"WordLevel\",\"unk_token\":"
+        "\"?\",\"vocab\":{\"?\":0,\"a\":1,"
+        "\"story\":2,\".\":3,\"story.\":4}},\"pre_tokenizer\":{\"type\":\"%s\"},\"added_tokens\":[{"
+        "\"id\":5,\"content\":\"<end>\"}]}";
+    char json[512];
+    Tokenizer tokenizer;
+    Error error;
+    Text text = {NULL, 0, 0};
+    (void)state;
+    snprintf(json, sizeof json, format, "WhitespaceSplit");
+    encode_is(json, " A  Story.\nzebra<end>a", "1 4 0 5 1");
+    snprintf(json, sizeof json, format, "Whitespace");
+    encode_is(json, "a story.", "1 2 3");
+    assert_true(tokenizer_from_json(&tokenizer, json, strlen(json), "t.json", &error));
+    tokenizer_decode(&text, &tokenizer, 1, true);
+    tokenizer_decode(&text, &tokenizer, 2, false);
+    tokenizer_decode(&text, &tokenizer, 77, false);
+    assert_string_equal(text.bytes, "a story");
+    text_free(&text);
+    tokenizer_free(&tokenizer);
+}
+
+/* A tokenizer that has all 256 bytes: no text has no ids, and all come back. */
+static void any_bytes_come_back_from_a_tokenizer_that_has_them(void **state)
+{
+    Text json = {NULL, 0, 0}, text = {NULL, 0, 0};
+    Tokenizer tokenizer;
+    Error error;
+    Ids ids = {NULL, 0, 0};
+    Random random = random_from_seed(8);
+    char entry[64], bytes[2000];
+    const char *comma = "";
+    (void)state;
+    text_add(&json, "{\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{");
+    for (uint32_t code = 0; code < 0x200; code++)
+        if (byte_of_stand_in(code) >= 0) {
+            int len = snprintf(entry, sizeof entry, "%s\"\\u%04x\":%d", comma, code,
+                               byte_of_stand_in(code));
+            text_append(&json, entry, (size_t)len);
+            comma = ",";
+        }
+    text_add(&json, "}},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}");
+    if (!tokenizer_from_json(&tokenizer, json.bytes, json.len, "t.json", &error))
+        fail_msg("%s", error.text);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (char)random_u32(&random);
+    assert_true(tokenizer_encode(&ids, &tokenizer, bytes, sizeof bytes, &error));
+    for (size_t i = 0; i < ids.count; i++) {
+        assert_int_equal(ids.id[i], (unsigned char)bytes[i]);
+        tokenizer_decode(&text, &tokenizer, ids.id[i], false);
+    }
+    assert_int_equal(text.len, sizeof bytes);
+    assert_memory_equal(text.bytes, bytes, sizeof bytes);
+    tokenizer_free(&tokenizer);
+    ids_free(&ids), text_free(&text), text_free(&json);
+}
+
+/* Where tokenizer_safe_cut cuts, both parts have the ids of the whole. */
+static void a_safe_cut_changes_no_ids(void **state)
+{
+    Tokenizer tokenizer;
+    Error error;
+    Random random = random_from_seed(11);
+    size_t cuts = 0;
+    (void)state;
+    golden_tokenizer(&tokenizer);
+    for (int round = 0; round < 400; round++) {
+        Text text = {NULL, 0, 0};
+        Ids whole = {NULL, 0, 0}, parts = {NULL, 0, 0};
+        random_text(&text, 60, &random);
+        size_t cut = tokenizer_safe_cut(&tokenizer, text.bytes, text.len);
+        assert_true(tokenizer_encode(&whole, &tokenizer, text.bytes, text.len, &error));
+        assert_true(tokenizer_encode(&parts, &tokenizer, text.bytes, cut, &error));
+        assert_true(tokenizer_encode(&parts, &tokenizer, text.bytes + cut, text.len - cut, &error));
+        assert_int_equal(whole.count, parts.count);
+        assert_memory_equal(whole.id, parts.id, whole.count * sizeof *whole.id);
+        cuts += cut > 0;
+        ids_free(&whole), ids_free(&parts), text_free(&text);
+    }
+    assert_true(cuts > 350);
+    assert_int_equal(tokenizer_safe_cut(&tokenizer, "aaaa", 4), 0);
+    assert_int_equal(tokenizer_safe_cut(&tokenizer, "a\xC2\xA0 a", 5), 0); /* inside blanks */
+    tokenizer_free(&tokenizer);
+}
+
+#define BYTE_LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"
+
+static void wrong_tokenizers_are_named(void **state)
+{
+    const struct {
+        const char *json, *says;
+    } cases[] = {
+        {"{}", "no model"},
+        {"[]", "expected an object"},
+        {"{\"model\":{\"type\":\"Unigram\"}}", "'Unigram': BPE and WordLevel"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}", "goes with the pre_tokenizer"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}}," BYTE_LEVEL "}",
+         "Whitespace or WhitespaceSplit"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0}}," BYTE_LEVEL "}",
+         "'b' has the id 0, which another"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1}}," BYTE_LEVEL "}",
+         "'a' has the id 1, and another"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":999999}}," BYTE_LEVEL "}",
+         "an id of 999999"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999}}," BYTE_LEVEL "}", "too large"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"aa\"]}," BYTE_LEVEL "}",
+         "no space"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]}," BYTE_LEVEL "}",
+         "a merge of 1"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}," BYTE_LEVEL "}",
+         "the second is not in"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}," BYTE_LEVEL "}",
+         "what they make is not in"},
+        {"{\"model\":{\"dropout\":0.1}}", "dropout is set"},
+        {"{\"model\":{\"ignore_merges\":true}}", "ignore_merges is set"},
+        {"{\"normalizer\":{\"type\":\"Strip\"}}", "normalizer 'Strip'"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer 'Metaspace'"},
+        {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}}",
+         "add_prefix_space is set"},
+        {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":false}}", "use_regex is false"},
+        {"{\"post_processor\":{\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}}", "adds a token"},
+        {"{\"added_tokens\":[{\"id\":1}]}", "an id and a content"},
+        {"{\"added_tokens\":[{\"id\":1,\"content\":\"\"}]}", "of 0 bytes"},
+        {"{\"added_tokens\":[{\"id\":1,\"content\":\"a\",\"lstrip\":true}]}", "lstrip is set"}};
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        Tokenizer tokenizer;
+        Error error;
+        assert_false(tokenizer_from_json(&tokenizer, cases[i].json, strlen(cases[i].json), "t.json",
+                                         &error));
+        assert_contains(error.text, cases[i].says);
+        assert_contains(error.text, "t.json");
+    }
+}
+
+static void bytes_without_a_token_are_named(void **state)
+{
+    Tokenizer tokenizer;
+    Error error;
+    Ids ids = {NULL, 0, 0};
+    (void)state;
+    golden_tokenizer(&tokenizer);
+    assert_true(tokenizer_encode(&ids, &tokenizer, "a", 1, &error));
+    assert_false(tokenizer_encode(&ids, &tokenizer, "b\xFF", 2, &error));
+    assert_contains(error.text, "0xFF");
+    assert_int_equal(ids.count, 1); /* what was there stays, and nothing else */
+    ids_free(&ids);
+    tokenizer_free(&tokenizer);
+}
+
+/* 300 KB of each of the shapes that make slow tokenizers slow: seconds would be too long. */
+static void no_text_makes_encoding_quadratic(void **state)
+{
+    enum { LEN = 300000 };
+    static const char *const parts[] = {"a", " ", "ing", "<|endoftext|", "q\xCC\x87\xCC\xA3", "'"};
+    Tokenizer tokenizer;
+    Error error;
+    (void)state;
+    golden_tokenizer(&tokenizer);
+    for (size_t i = 0; i < TABLE_SIZE(parts); i++) {
+        Text text = {NULL, 0, 0};
+        Ids ids = {NULL, 0, 0};
+        if (i == 4) /* one base and all of its marks: what is sorted is 150,000 long */
+            text_append(&text, "q", 1);
+        while (text.len < LEN)
+            text_append(&text, parts[i] + (i == 4), strlen(parts[i]) - (i == 4));
+        double start = seconds_now();
+        assert_true(tokenizer_encode(&ids, &tokenizer, text.bytes, text.len, &error));
+        assert_true(seconds_now() - start < 20.0); /* under 1 s; n^2 would be hours */
+        assert_true(ids.count > 0);
+        text_free(&text), ids_free(&ids);
+    }
+    tokenizer_free(&tokenizer);
+}
+
+/* ---- weights ---- */
+
+/* A random matrix in a type; its data belongs to *own. */
+static Weight random_weight(void **own, TensorType type, size_t rows, size_t cols, Random *random)
+{
+    Tensor tensor;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.type = type;
+    tensor.rank = 2;
+    tensor.shape[0] = rows;
+    tensor.shape[1] = cols;
+    assert_true(tensor_measure(&tensor));
+    unsigned char *data = NEW(unsigned char, tensor.bytes);
+    for (size_t i = 0; i < rows * cols; i++) {
+        float value = (float)random_normal(random);
+        uint16_t half =
+            type == TENSOR_BF16 ? tensor_bf16_from_float(value) : tensor_f16_from_float(value);
+        if (type == TENSOR_F32)
+            memcpy(data + 4 * i, &value, 4);
+        else
+            memcpy(data + 2 * i, &half, 2);
+    }
+    tensor.data = data;
+    *own = data;
+    return weight_from_tensor(&tensor);
+}
+
+/* Every type and many sizes: the fast products are those of doubles, rows outside stay as they are. */
+static void products_of_every_type_are_those_of_doubles(void **state)
+{
+    const TensorType types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_I8};
+    const size_t sizes[] = {1, 2, 15, 16, 31, 33, 48, 64, 65, 127, 130, 257, 768};
+    Random random = random_from_seed(4);
+    (void)state;
+    for (size_t k = 0; k < TABLE_SIZE(types); k++)
+        for (size_t j = 0; j < TABLE_SIZE(sizes); j++) {
+            size_t rows = 7, cols = sizes[j];
+            void *own;
+            bool int8 = types[k] == TENSOR_I8;
+            Weight weight = random_weight(&own, int8 ? TENSOR_F32 : types[k], rows, cols, &random);
+            Arena arena = arena_new(int8_bytes(rows, cols));
+            if (int8)
+                weight = weight_to_int8(&weight, &arena);
+            float *memory = NEW(float, activation_floats(cols)), clear[7], fast[9], scale = 0.0f;
+            for (size_t i = 0; i < activation_floats(cols); i++)
+                memory[i] = NAN;
+            Activation x = activation_place(memory, cols);
+            for (size_t i = 0; i < cols; i++) {
+                x.value[i] = (float)random_normal(&random);
+                scale += fabsf(x.value[i]);
+            }
+            activation_set(&x, weight.type, cols);
+            for (size_t i = 0; i < cols && int8; i++)
+                assert_near((double)x.whole[i] * (double)x.unit, x.value[i], 0.501 * (double)x.unit,
+                            0);
+            for (size_t i = 0; i < 9; i++)
+                fast[i] = 77.0f;
+            weight_product_clear(clear, &weight, &x, 0, rows);
+            weight_product(fast + 1, &weight, &x, 0, 3);
+            weight_product(fast + 1, &weight, &x, 3, rows);
+            /* a term is at most 5; 8 bits: and x is rounded to 1/65534 of its largest */
+            double allowed = (double)scale * 5.0 * (int8 ? 4.0 / 65534.0 : 2e-7) + 1e-7;
+            assert_all_near(fast + 1, clear, rows, allowed, 0);
+            assert_true(fast[0] == 77.0f && fast[8] == 77.0f);
+            weight_free(&weight);
+            free(own), free(memory), free(arena.bytes);
+        }
+}
+
+static void eight_bits_are_near_by_half_a_step(void **state)
+{
+    enum { ROWS_ = 5, COLS = 150 };
+    Random random = random_from_seed(6);
+    void *own;
+    float got[COLS], want[COLS];
+    (void)state;
+    Weight weight = random_weight(&own, TENSOR_F32, ROWS_, COLS, &random);
+    ((float *)own)[3] = 100.0f; /* far out: its block gets coarse, the next one does not */
+    Arena arena = arena_new(int8_bytes(ROWS_, COLS));
+    Weight small = weight_to_int8(&weight, &arena);
+    for (size_t r = 0; r < ROWS_; r++) {
+        weight_rows_to_float(got, &small, r, 1);
+        weight_rows_to_float(want, &weight, r, 1);
+        for (size_t i = 0; i < COLS; i++)
+            assert_near(got[i], want[i],
+                        0.5001 * (double)small.scale[r * blocks_of(COLS) + i / INT8_BLOCK], 0);
+    }
+    assert_true(small.scale[0] > 0.7f && small.scale[1] < 0.05f);
+    free(own), free(arena.bytes);
+}
+
+/* NaN and infinities go into the product, not into undefined conversions. */
+static void numbers_that_are_none_stay_none_in_eight_bits(void **state)
+{
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    Random random = random_from_seed(6);
+    void *own;
+    (void)state;
+    Weight weight = random_weight(&own, TENSOR_F32, 2, 70, &random);
+    Arena arena = arena_new(int8_bytes(2, 70));
+    Weight small = weight_to_int8(&weight, &arena);
+    float *memory = NEW(float, activation_floats(70)), y[2];
+    for (size_t i = 0; i < 3; i++) {
+        Activation x = activation_place(memory, 70);
+        x.value[5] = bad[i];
+        activation_set(&x, TENSOR_I8, 70);
+        weight_product(y, &small, &x, 0, 2);
+        assert_false(isfinite(y[0]) && isfinite(y[1]));
+    }
+    free(own), free(memory), free(arena.bytes);
+}
+
+/* ---- folders of our own ---- */
+
+typedef struct {
+    char dir[64];
+    Model model;
+} OwnFolder;
+
+static MambaConfig odd_config(void)
+{
+    MambaConfig config = config_default(33);
+    config.num_hidden_layers = 2;
+    config.vocab_size = 601; /* the golden tokenizer has 600, and one is to spare */
+    config.state_size = 5;
+    config.conv_kernel = 3;
+    config.time_step_rank = 3;
+    config.use_bias = true;
+    config.tie_word_embeddings = false;
+    return config;
+}
+
+static OwnFolder own_folder(const MambaConfig *config, TensorType type, uint64_t seed)
+{
+    OwnFolder folder;
+    Error error;
+    Random random = random_from_seed(seed);
+    snprintf(folder.dir, sizeof folder.dir, "/tmp/test_pretrained_XXXXXX");
+    assert_non_null(mkdtemp(folder.dir));
+    folder.model = model_new(config);
+    model_init(&folder.model, &random);
+    if (!folder_write(&folder.model, folder.dir, type, &error))
+        fail_msg("%s", error.text);
+    return folder;
+}
+
+static void own_folder_free(OwnFolder *folder)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", folder->dir);
+    assert_int_equal(system(command), 0);
+    model_free(&folder->model);
+}
+
+static void file_write(const char *dir, const char *name, const char *text, size_t len)
+{
+    char *path = path_in(dir, name);
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, len, file), len);
+    assert_int_equal(fclose(file), 0);
+    free(path);
+}
+
+static void give_tokenizer(const OwnFolder *folder)
+{
+    char *from = golden_path("tokenizer/tokenizer.json"), *text;
+    size_t len;
+    Error error;
+    assert_true(text_read(&text, &len, from, &error));
+    file_write(folder->dir, "tokenizer.json", text, len);
+    free(text), free(from);
+}
+
+static Pretrained opened(const char *dir, bool int8)
+{
+    Pretrained model;
+    Error error;
+    memset(&model, 0, sizeof model);
+    if (!pretrained_open(&model, dir, int8, &error))
+        fail_msg("%s", error.text);
+    return model;
+}
+
+/* Logits of one text by chapter 5's own model, in full: (len, vocab). */
+static float *clear_logits(const Model *model, const uint32_t *ids, size_t len)
+{
+    int32_t *copy = NEW(int32_t, len);
+    float *logits = NEW(float, len * model->config.vocab_size);
+    for (size_t i = 0; i < len; i++)
+        copy[i] = (int32_t)ids[i];
+    ModelWork work = model_work_new(model, 1, len, false);
+    model_forward(&work, NULL, copy, model);
+    memcpy(logits, work.logits, len * model->config.vocab_size * sizeof *logits);
+    model_work_free(&work);
+    free(copy);
+    return logits;
+}
+
+/* Steps, many tokens at once, and both by turns give the logits of language_model.c, for biases, an
+   own head and sizes that divide nothing. */
+static void check_against_clear(const MambaConfig *config, TensorType type, double tolerance)
+{
+    enum { LEN = 23 };
+    OwnFolder folder = own_folder(config, type, 12);
+    Pretrained model = opened(folder.dir, false);
+    Error error;
+    char *path = path_in(folder.dir, "model.safetensors");
+    uint32_t ids[LEN];
+    size_t vocab = config->vocab_size;
+    for (uint32_t t = 0; t < LEN; t++)
+        ids[t] = t * 7919 % (uint32_t)vocab;
+    assert_true(model_load(&folder.model, path, &error)); /* what was rounded by `type` */
+    free(path);
+    float *want = clear_logits(&folder.model, ids, LEN);
+    for (size_t first = 0; first <= LEN; first += first < 4 ? 1 : 6) {
+        Runner run = runner_new(&model);
+        Memory memory = memory_new(&model.config);
+        runner_feed(&run, &memory, ids, first, first > 0, NULL, NULL);
+        if (first > 0)
+            assert_relmax(run.logits, want + (first - 1) * vocab, vocab, tolerance);
+        for (size_t t = first; t < LEN; t++) {
+            runner_step(&run, &memory, ids[t], true);
+            assert_relmax(run.logits, want + t * vocab, vocab, tolerance);
+        }
+        assert_int_equal(memory.count, LEN);
+        runner_free(&run), memory_free(&memory);
+    }
+    free(want);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+static void steps_and_prompts_agree_with_the_clear_model(void **state)
+{
+    MambaConfig odd = odd_config(), plain = config_default(32), one = config_default(16);
+    (void)state;
+    plain.vocab_size = 97;
+    one.vocab_size = 50;
+    one.conv_kernel = 1; /* the convolution remembers nothing */
+    one.use_conv_bias = false;
+    one.state_size = 1;
+    check_against_clear(&odd, TENSOR_F32, 1e-5);
+    check_against_clear(&odd, TENSOR_BF16, 1e-5);
+    check_against_clear(&odd, TENSOR_F16, 1e-5);
+    check_against_clear(&plain, TENSOR_F32, 1e-5);
+    check_against_clear(&one, TENSOR_BF16, 1e-5);
+}
+
+/* ---- golden ---- */
+
+static void check_golden(const char *folder, const char *expected, bool int8, double tolerance)
+{
+    char name[64];
+    Safetensors file;
+    snprintf(name, sizeof name, "%s/golden.safetensors", expected);
+    char *path = golden_path(name), *dir = golden_path(folder);
+    golden_open(&file, path);
+    Pretrained model = opened(dir, int8);
+    Runner run = runner_new(&model);
+    const Tensor *ids_tensor, *greedy_tensor;
+    double *ids = golden_doubles(&ids_tensor, &file, "ids");
+    double *greedy = golden_doubles(&greedy_tensor, &file, "greedy");
+    float *want = golden_floats(NULL, &file, "logits");
+    size_t len = ids_tensor->shape[1], more = greedy_tensor->shape[1];
+    size_t vocab = model.config.vocab_size;
+    for (size_t b = 0; b < ids_tensor->shape[0]; b++) {
+        Memory memory = memory_new(&model.config);
+        for (size_t t = 0; t < len; t++) {
+            runner_step(&run, &memory, (uint32_t)ids[b * len + t], true);
+            assert_relmax(run.logits, want + (b * len + t) * vocab, vocab, tolerance);
+        }
+        for (size_t t = 0; t < more && !int8; t++) {
+            size_t token = token_greedy(run.logits, vocab);
+            assert_int_equal(token, (size_t)greedy[b * more + t]);
+            runner_step(&run, &memory, (uint32_t)token, true);
+        }
+        memory_free(&memory);
+    }
+    free(ids), free(greedy), free(want), free(path), free(dir);
+    runner_free(&run);
+    pretrained_close(&model);
+    safetensors_close(&file);
+}
+
+static void golden_folders_give_golden_logits_and_tokens(void **state)
+{
+    (void)state;
+    check_golden("ch05_lm", "ch05_lm", false, 2e-5);
+    check_golden("ch05_lm_sharded", "ch05_lm", false, 2e-5);
+    check_golden("ch05_lm_bf16", "ch05_lm_bf16", false, 2e-5);
+}
+
+/* Weights are off by 1/254 of the largest of 64 at most, about 1 % of a usual one; that much is seen
+   in the logits of this small random model. */
+static void eight_bits_lose_a_few_percent(void **state)
+{
+    (void)state;
+    check_golden("ch05_lm", "ch05_lm", true, 0.04);
+}
+
+static void any_number_of_threads_gives_the_same_bits(void **state)
+{
+    MambaConfig config = config_default(96);
+    int most = threads_most();
+    (void)state;
+    config.vocab_size = 333;
+    config.num_hidden_layers = 2;
+    OwnFolder folder = own_folder(&config, TENSOR_BF16, 5);
+    for (int int8 = 0; int8 < 2; int8++) {
+        float *logits[4];
+        for (int threads = 1; threads <= 4; threads++) {
+            threads_use(threads);
+            Pretrained model = opened(folder.dir, int8 != 0);
+            Runner run = runner_new(&model);
+            Memory memory = memory_new(&model.config);
+            for (uint32_t t = 0; t < 12; t++)
+                runner_step(&run, &memory, t * 27, true);
+            logits[threads - 1] = NEW(float, 333);
+            memcpy(logits[threads - 1], run.logits, 333 * sizeof(float));
+            assert_memory_equal(logits[threads - 1], logits[0], 333 * sizeof(float));
+            runner_free(&run), memory_free(&memory);
+            pretrained_close(&model);
+        }
+        for (int i = 0; i < 4; i++)
+            free(logits[i]);
+    }
+    threads_use(most);
+    own_folder_free(&folder);
+}
+
+/* ---- memories ---- */
+
+static void a_memory_comes_back_from_its_file(void **state)
+{
+    MambaConfig config = odd_config();
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    Pretrained model = opened(folder.dir, false);
+    Runner run = runner_new(&model);
+    Memory one = memory_new(&config), two = memory_new(&config);
+    Sampler seen = sampler_new(config.vocab_size), back = sampler_new(config.vocab_size);
+    char *path = path_in(folder.dir, "talk.state");
+    Error error;
+    uint32_t ids[9] = {1, 2, 3, 500, 600, 5, 5, 7, 0};
+    float *logits = NEW(float, config.vocab_size);
+    (void)state;
+    runner_feed(&run, &one, ids, 9, true, NULL, NULL);
+    memcpy(logits, run.logits, config.vocab_size * sizeof *logits);
+    sampler_see(&seen, 500);
+    sampler_see(&seen, 7);
+    if (!memory_save(&one, &seen, &model, path, &error) ||
+        !memory_load(&two, &back, &model, path, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(two.count, 9);
+    assert_int_equal(back.n_seen, 2);
+    assert_true(back.flag[500] && back.flag[7]);
+    runner_logits(&run, &two);
+    assert_memory_equal(run.logits, logits, config.vocab_size * sizeof *logits);
+    runner_step(&run, &one, 42, true);
+    memcpy(logits, run.logits, config.vocab_size * sizeof *logits);
+    runner_step(&run, &two, 42, true);
+    assert_memory_equal(run.logits, logits, config.vocab_size * sizeof *logits);
+    free(path), free(logits);
+    memory_free(&one), memory_free(&two), sampler_free(&seen), sampler_free(&back);
+    runner_free(&run);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+static void memory_refused(const char *path, const Pretrained *model, const char *says)
+{
+    Memory memory = memory_new(&model->config);
+    Sampler sampler = sampler_new(model->config.vocab_size);
+    Error error;
+    assert_false(memory_load(&memory, &sampler, model, path, &error));
+    assert_contains(error.text, says);
+    memory_free(&memory), sampler_free(&sampler);
+}
+
+static void memories_that_do_not_fit_are_refused(void **state)
+{
+    MambaConfig config = odd_config();
+    OwnFolder one = own_folder(&config, TENSOR_F32, 3), two = own_folder(&config, TENSOR_F32, 4);
+    Pretrained model = opened(one.dir, false), other = opened(two.dir, false);
+    Memory memory = memory_new(&config);
+    Sampler sampler = sampler_new(config.vocab_size);
+    char *path = path_in(one.dir, "talk.state"), *text;
+    Error error;
+    size_t len;
+    (void)state;
+    sampler_see(&sampler, 9);
+    assert_true(memory_save(&memory, &sampler, &model, path, &error));
+    memory_refused(path, &other, "another model");
+    char *weights = path_in(one.dir, "model.safetensors");
+    memory_refused(weights, &model, "no saved state");
+    sampler.seen[0] = 601; /* one beyond the vocabulary */
+    assert_true(memory_save(&memory, &sampler, &model, path, &error));
+    memory_refused(path, &model, "has the id 601");
+    assert_true(text_read(&text, &len, path, &error));
+    file_write(one.dir, "talk.state", text, len - 100);
+    memory_refused(path, &model, "talk.state");
+    free(text), free(path), free(weights);
+    memory_free(&memory), sampler_free(&sampler);
+    pretrained_close(&model), pretrained_close(&other);
+    own_folder_free(&one), own_folder_free(&two);
+}
+
+/* ---- perplexity and logits ---- */
+
+/* A text longer than the pieces it is read in: the same as all of its ids at once. */
+static void perplexity_of_a_file_is_that_of_its_ids(void **state)
+{
+    MambaConfig config = config_default(16);
+    (void)state;
+    config.vocab_size = 640;
+    config.state_size = 2;
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 21);
+    give_tokenizer(&folder);
+    Pretrained model = opened(folder.dir, false);
+    Runner run = runner_new(&model);
+    Text text = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0};
+    Random random = random_from_seed(2);
+    Surprise surprise;
+    Error error;
+    size_t bytes = 0;
+    while (text.len < 70000)
+        random_text(&text, 100, &random);
+    file_write(folder.dir, "text", text.bytes, text.len);
+    char *path = path_in(folder.dir, "text");
+    if (!runner_perplexity(&surprise, &bytes, &run, path, &error))
+        fail_msg("%s", error.text);
+    assert_true(tokenizer_encode(&ids, &model.tokenizer, text.bytes, text.len, &error));
+    float *logits = clear_logits(&folder.model, ids.id, ids.count);
+    double sum = 0.0;
+    for (size_t t = 0; t + 1 < ids.count; t++)
+        sum += token_loss(logits + t * 640, 640, ids.id[t + 1]);
+    assert_int_equal(bytes, text.len);
+    assert_int_equal(surprise.count, ids.count - 1);
+    assert_near(surprise.sum, sum, 0, 1e-5);
+    file_write(folder.dir, "text", "a", 1);
+    assert_false(runner_perplexity(&surprise, &bytes, &run, path, &error));
+    assert_contains(error.text, "two tokens or more");
+    free(path), free(logits);
+    text_free(&text), ids_free(&ids);
+    runner_free(&run);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+static void logits_of_every_position_go_to_a_file(void **state)
+{
+    MambaConfig config = odd_config();
+    OwnFolder folder = own_folder(&config, TENSOR_BF16, 31);
+    Pretrained model = opened(folder.dir, false);
+    Runner run = runner_new(&model);
+    Memory memory = memory_new(&config);
+    Error error;
+    Safetensors file;
+    uint32_t ids[PROMPT_CHUNK + 3];
+    size_t len = TABLE_SIZE(ids), vocab = config.vocab_size;
+    char *path = path_in(folder.dir, "logits"), *weights = path_in(folder.dir, "model.safetensors");
+    (void)state;
+    for (uint32_t t = 0; t < len; t++)
+        ids[t] = t * 31 % (uint32_t)vocab;
+    if (!runner_feed_logits(&run, &memory, ids, len, path, &error))
+        fail_msg("%s", error.text);
+    golden_open(&file, path);
+    assert_int_equal(golden_size(&file, "logits", 0), len);
+    float *got = golden_floats(NULL, &file, "logits");
+    assert_true(model_load(&folder.model, weights, &error));
+    float *want = clear_logits(&folder.model, ids, len);
+    assert_relmax(got, want, len * vocab, 1e-5);
+    assert_relmax(run.logits, want + (len - 1) * vocab, vocab, 1e-5);
+    free(got), free(want), free(path), free(weights);
+    safetensors_close(&file);
+    runner_free(&run), memory_free(&memory);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+/* ---- what is shown ---- */
+
+/* What a stream shows of tokens t, h, e ... of a tokenizer, one byte each. */
+static void stream_is(const char *bytes, const char *stop, const char *want, bool ends)
+{
+    Tokenizer tokenizer;
+    char *shown = NULL;
+    size_t len = 0;
+    const char *const stops[] = {stop, "#!#"};
+    Stream stream = {{NULL, 0, 0}, stops, stop == NULL ? 0 : 2, open_memstream(&shown, &len)};
+    bool more = true;
+    golden_tokenizer(&tokenizer);
+    for (; more && *bytes; bytes++) {
+        fflush(stream.out);
+        more = stream_add(&stream, &tokenizer, tokenizer.of_byte[(unsigned char)*bytes], false);
+    }
+    assert_int_equal(more, !ends);
+    stream_end(&stream);
+    fclose(stream.out);
+    assert_string_equal(shown, want);
+    free(shown);
+    tokenizer_free(&tokenizer);
+}
+
+static void streams_show_whole_characters_and_end_before_a_stop(void **state)
+{
+    (void)state;
+    stream_is("a\xC3\xA9z", NULL, "a\xC3\xA9z", false);
+    stream_is("\xF0\x9F\x98\x80!", NULL, "\xF0\x9F\x98\x80!", false);
+    stream_is("a\xE2\x82", NULL, "a\xEF\xBF\xBD\xEF\xBF\xBD", false); /* cut off at the end */
+    stream_is("a\xA9z", NULL, "a\xEF\xBF\xBDz", false);
+    stream_is("one. two. three", "two", "one. ", true);
+    stream_is("one. twtwo", "two", "one. tw", true);
+    stream_is("one. tw", "two", "one. tw", false); /* what might have become one */
+    stream_is("x#!#y", "two", "x", true);
+}
+
+/* Nothing of a character is shown before all of it is there. */
+static void characters_are_held_until_they_are_whole(void **state)
+{
+    Tokenizer tokenizer;
+    char *shown = NULL;
+    size_t len = 0;
+    Stream stream = {{NULL, 0, 0}, NULL, 0, open_memstream(&shown, &len)};
+    const unsigned char euro[] = {0xE2, 0x82, 0xAC};
+    (void)state;
+    golden_tokenizer(&tokenizer);
+    for (size_t i = 0; i < 3; i++) {
+        stream_add(&stream, &tokenizer, tokenizer.of_byte[euro[i]], false);
+        fflush(stream.out);
+        assert_int_equal(len, i < 2 ? 0 : 3);
+    }
+    stream_end(&stream);
+    fclose(stream.out);
+    free(shown);
+    tokenizer_free(&tokenizer);
+}
+
+static void an_answer_ends_where_it_should(void **state)
+{
+    MambaConfig config = config_default(16);
+    (void)state;
+    config.vocab_size = 600;
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 40);
+    give_tokenizer(&folder);
+    Pretrained model = opened(folder.dir, false);
+    Runner run = runner_new(&model);
+    Conversation talk = {&run, memory_new(&config), sampler_new(600), random_from_seed(1)};
+    AnswerSettings settings;
+    FILE *out = fopen("/dev/null", "w");
+    const uint32_t ids[3] = {41, 247, 276};
+    memset(&settings, 0, sizeof settings);
+    settings.sampling = sampling_greedy();
+    settings.count = 9;
+    runner_feed(&run, &talk.memory, ids, 3, true, NULL, NULL);
+    model.ends.n_stop = 0;
+    size_t likeliest = token_greedy(run.logits, 600);
+    assert_int_equal(answer(&talk, &settings, out), 9);
+    assert_int_equal(talk.memory.count, 12);
+    assert_true(talk.sampler.flag[likeliest]);
+    model.ends.stop[model.ends.n_stop++] = (uint32_t)token_greedy(run.logits, 600);
+    assert_int_equal(answer(&talk, &settings, out), 0);
+    assert_int_equal(talk.memory.count, 12);
+    settings.past_end = true;
+    assert_true(answer(&talk, &settings, out) > 0);
+    fclose(out);
+    memory_free(&talk.memory), sampler_free(&talk.sampler);
+    runner_free(&run);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+static void ids_are_read_and_checked(void **state)
+{
+    const struct {
+        const char *text, *says;
+    } cases[] = {{"", "is not a number"},
+                 {"1,", "is not a number"},
+                 {"a", "is not a number"},
+                 {"1 2", "where a comma"},
+                 {"1,97", "97 is out of range"},
+                 {"-1", "is not a number"},
+                 {"99999999999999999999999", "out of range"}};
+    Ids ids = {NULL, 0, 0};
+    Error error;
+    (void)state;
+    assert_true(ids_parse(&ids, "0,96,7", 97, &error));
+    ids_are(&ids, "0 96 7");
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        assert_false(ids_parse(&ids, cases[i].text, 97, &error));
+        assert_contains(error.text, cases[i].says);
+    }
+    ids_free(&ids);
+}
+
+/* ---- folders that are wrong ---- */
+
+static void open_refused(const char *dir, const char *says)
+{
+    Pretrained model;
+    Error error;
+    if (pretrained_open(&model, dir, false, &error)) {
+        pretrained_close(&model);
+        fail_msg("expected: %s", says);
+    }
+    assert_contains(error.text, says);
+}
+
+static void move(const char *dir, const char *from, const char *to)
+{
+    char *a = path_in(dir, from), *b = path_in(dir, to);
+    assert_int_equal(rename(a, b), 0);
+    free(a), free(b);
+}
+
+static void folders_without_usable_weights_are_refused(void **state)
+{
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
+    char *weights = path_in(folder.dir, "model.safetensors"), *text;
+    static const char original[] = "{\"d_model\": 768, \"n_layer\": 24}";
+    size_t len;
+    Error error;
+    (void)state;
+    open_refused("/nowhere/at/all", "No such file");
+    open_refused(weights, "not a folder");
+    assert_true(text_read(&text, &len, weights, &error));
+    file_write(folder.dir, "model.safetensors", text, len / 2);
+    open_refused(folder.dir, "cut off");
+    text[4] = (char)0x19; /* a header of about 100 GB */
+    file_write(folder.dir, "model.safetensors", text, len);
+    open_refused(folder.dir, "over the limit");
+    move(folder.dir, "model.safetensors", "pytorch_model.bin");
+    open_refused(folder.dir, "Python's pickle");
+    move(folder.dir, "pytorch_model.bin", "other");
+    open_refused(folder.dir, "there is no model.safetensors");
+    file_write(folder.dir, "config.json", original, strlen(original));
+    open_refused(folder.dir, "ends in -hf");
+    move(folder.dir, "config.json", "other");
+    open_refused(folder.dir, "config.json");
+    free(text), free(weights);
+    own_folder_free(&folder);
+}
+
+/* Each tensor is asked for by name and shape; types that are not run are named. */
+static void tensors_that_are_missing_or_wrong_are_named(void **state)
+{
+    MambaConfig config = config_default(16), wider = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
+    size_t shape[2] = {256, 16};
+    double *numbers = NEW(double, 256 * 16);
+    char *path = path_in(folder.dir, "model.safetensors");
+    SafetensorsWriter writer;
+    Error error;
+    static const char layers[] = "{\"hidden_size\": 16, \"num_hidden_layers\": 2}";
+    static const char many[] = "{\"hidden_size\": 16, \"num_hidden_layers\": 4096}";
+    static const char states[] = "{\"hidden_size\": 16, \"state_size\": 8}";
+    static const char untied[] = "{\"hidden_size\": 16, \"tie_word_embeddings\": false}";
+    (void)state;
+    (void)wider;
+    file_write(folder.dir, "config.json", layers, strlen(layers));
+    open_refused(folder.dir, "backbone.layers.1.norm.weight");
+    file_write(folder.dir, "config.json", many, strlen(many));
+    open_refused(folder.dir, "backbone.layers.1.norm.weight");
+    file_write(folder.dir, "config.json", states, strlen(states));
+    open_refused(folder.dir, "expected any type [17,32]");
+    file_write(folder.dir, "config.json", untied, strlen(untied));
+    open_refused(folder.dir, "lm_head.weight");
+    safetensors_writer_init(&writer);
+    safetensors_add(&writer, "backbone.embeddings.weight", TENSOR_F64, numbers, 2, shape);
+    assert_true(safetensors_write(&writer, path, &error));
+    safetensors_writer_free(&writer);
+    open_refused(folder.dir, "is F64: F32, F16 and BF16");
+    free(path), free(numbers);
+    own_folder_free(&folder);
+}
+
+static void indexes_are_checked(void **state)
+{
+    const struct {
+        const char *json, *says;
+    } cases[] = {{"{}", "no weight_map"},
+                 {"{\"weight_map\":{\"a\":\"../x\"}}", "not the name of a file"},
+                 {"{\"weight_map\":{\"a\":\"\"}}", "not the name of a file"},
+                 {"{\"weight_map\":{\"a\":1}}", "expected a string"},
+                 {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", "gone.safetensors: No such"},
+                 {"{\"weight_map\":{\"a\":\"config.json\"}}", "config.json"}};
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
+    (void)state;
+    move(folder.dir, "model.safetensors", "part.safetensors");
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        file_write(folder.dir, "model.safetensors.index.json", cases[i].json,
+                   strlen(cases[i].json));
+        open_refused(folder.dir, cases[i].says);
+    }
+    static const char good[] = "{\"weight_map\":{\"a\":\"part.safetensors\"}}";
+    file_write(folder.dir, "model.safetensors.index.json", good, strlen(good));
+    Pretrained model = opened(folder.dir, false);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+/* A table of more rows than config.json says is a padded one; a tokenizer with more ids is an error. */
+static void vocabularies_may_be_padded(void **state)
+{
+    MambaConfig config = config_default(16);
+    static const char fewer[] =
+        "{\"hidden_size\": 16, \"vocab_size\": 601, \"num_hidden_layers\": 1}";
+    (void)state;
+    config.vocab_size = 608;
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
+    give_tokenizer(&folder);
+    file_write(folder.dir, "config.json", fewer, strlen(fewer));
+    Pretrained model = opened(folder.dir, false);
+    assert_int_equal(model.config.vocab_size, 608);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+    config.vocab_size = 599;
+    folder = own_folder(&config, TENSOR_F32, 1);
+    give_tokenizer(&folder);
+    open_refused(folder.dir, "ids up to 599");
+    own_folder_free(&folder);
+}
+
+/* ---- the program ---- */
+
+static void options_are_checked(void **state)
+{
+    const struct {
+        const char *words;
+        int code;
+        const char *says;
+    } cases[] = {{"--help", 0, ""},
+                 {"--sizes", 0, ""},
+                 {"--nothing", 2, "usage:"},
+                 {"-n x", 2, "n"},
+                 {"--top-p 1.5", 2, "--top-p: 1.5 is not from 0 to 1"},
+                 {"--temperature -1", 2, "--temperature"},
+                 {"a b c", 2, "one argument too many"},
+                 {"--tokenize a", 2, "--tokenize needs a prompt"},
+                 {"--stop ''", 2, "--stop: the text is empty"},
+                 {"--svg x a b", 2, "--svg needs"},
+                 {"a b --ids 1", 2, "exclude each other"},
+                 {"--interactive --sizes", 2, "exclude"},
+                 {"/nowhere x", 1, "/nowhere: No such file"},
+                 {"tests/golden/ch05_lm x", 1, "give --ids 1,2,3"},
+                 {"tests/golden/ch05_lm --ids 97", 1, "97 is out of range"},
+                 {"tests/golden/ch05_lm --interactive", 1, "needs a tokenizer.json"},
+                 {"tests/golden/ch05_lm --perplexity README.md", 1, "needs a tokenizer.json"},
+                 {"tests/golden/ch05_lm --load-state README.md", 1, "README.md"},
+                 {"tests/golden/ch05_lm --ids 1 -n 0 --logits /nowhere/x", 1, "/nowhere/x"},
+                 {"tests/golden/ch05_lm --ids 1,2 -n 3 --threads 2 --top-k 5", 0, "3 written"},
+                 {"tests/golden/tokenizer abc --tokenize", 0, ""}};
+    char text[4096];
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        int code = run_program(text, sizeof text, "ch05_pretrained", cases[i].words);
+        if (code != cases[i].code)
+            print_error("%s: %s\n", cases[i].words, text);
+        assert_int_equal(code, cases[i].code);
+        assert_contains(text, cases[i].says);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(marks_are_joined_and_put_in_order),
+        cmocka_unit_test(bytes_that_are_no_characters_stand_alone),
+        cmocka_unit_test(classes_of_ascii_are_those_of_the_table),
+        cmocka_unit_test(pieces_are_cut_as_the_pattern_says),
+        cmocka_unit_test(encodings_agree_with_golden),
+        cmocka_unit_test(exercise_10_merges_by_a_heap_are_those_of_the_loop),
+        cmocka_unit_test(exercise_10_merges_by_hand),
+        cmocka_unit_test(words_are_tokens_where_the_tokenizer_says_so),
+        cmocka_unit_test(any_bytes_come_back_from_a_tokenizer_that_has_them),
+        cmocka_unit_test(a_safe_cut_changes_no_ids),
+        cmocka_unit_test(wrong_tokenizers_are_named),
+        cmocka_unit_test(bytes_without_a_token_are_named),
+        cmocka_unit_test(no_text_makes_encoding_quadratic),
+        cmocka_unit_test(products_of_every_type_are_those_of_doubles),
+        cmocka_unit_test(eight_bits_are_near_by_half_a_step),
+        cmocka_unit_test(numbers_that_are_none_stay_none_in_eight_bits),
+        cmocka_unit_test(steps_and_prompts_agree_with_the_clear_model),
+        cmocka_unit_test(golden_folders_give_golden_logits_and_tokens),
+        cmocka_unit_test(eight_bits_lose_a_few_percent),
+        cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
+        cmocka_unit_test(a_memory_comes_back_from_its_file),
+        cmocka_unit_test(memories_that_do_not_fit_are_refused),
+        cmocka_unit_test(perplexity_of_a_file_is_that_of_its_ids),
+        cmocka_unit_test(logits_of_every_position_go_to_a_file),
+        cmocka_unit_test(streams_show_whole_characters_and_end_before_a_stop),
+        cmocka_unit_test(characters_are_held_until_they_are_whole),
+        cmocka_unit_test(an_answer_ends_where_it_should),
+        cmocka_unit_test(ids_are_read_and_checked),
+        cmocka_unit_test(folders_without_usable_weights_are_refused),
+        cmocka_unit_test(tensors_that_are_missing_or_wrong_are_named),
+        cmocka_unit_test(indexes_are_checked),
+        cmocka_unit_test(vocabularies_may_be_padded),
+        cmocka_unit_test(options_are_checked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -67,7 +67,7 @@ write_variants() {
     list=$here/mutants/ch$chapter.txt
     [ -f "$list" ] || return 0
     grep -v '^#' "$list" | grep . | while read -r id expression; do
-        file=$(awk -v id="$id" '$1 == "exercise" && $2 == id { print $5 }' "$dir/kit/tests/exercises.txt")
+        file=$(awk -v id="$id" '$1 == "exercise" && ($2 "") == (id "") { print $5 }' "$dir/kit/tests/exercises.txt")
         [ -n "$file" ] || { bad "$list: there is no exercise $id"; continue; }
         awk -v MODE=region -v ID="$id" -f $here/exercises.awk "$file" > "$dir/region"
         n=2

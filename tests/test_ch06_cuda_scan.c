@@ -905,41 +905,6 @@ static void what_no_kernel_takes_is_named(void **state)
     }
 }
 
-static void wrong_options_are_named(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *words, *sentence;
-        int exit;
-    } cases[] = {
-        {"--nonsense", "unrecognized option", 2},
-        {"x", "'x' is not an option", 2},
-        {"--seed -1", "--seed", 2},
-        {"--demo ladder --bench", "exclude each other", 2},
-        {"--scan 1,2,3,4 --device", "exclude each other", 2},
-        {"--kernel fused", "--kernel needs --scan", 2},
-        {"--scan 1,2,3,4 --kernel fast", "'fast' is none of channel, hillis-steele", 2},
-        {"--scan 1,2,3", "'1,2,3' is not four sizes", 2},
-        {"--scan 1,2,3,4,5", "'1,2,3,4,5' is not four sizes", 2},
-        {"--scan 1,2,3,x", "--scan: d_state: 'x'", 2},
-        {"--scan 1,0,3,4", "--scan: len: 0", 2},
-        {"--scan 1,2,3,257", "--scan: d_state: 257", 2},
-        {"--scan 4096,4194304,65536,1", "more than 268435456", 2},
-        {"--csv x.csv", "--csv needs --bench", 2},
-        {"--demo race --svg x.svg", "--svg needs --bench, or --demo", 2},
-        {"--demo nothing", "'nothing' is none of ladder", 1},
-        {"--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
-        {"--bench --csv no/such/folder/x.csv", "no/such/folder", 1},
-        {"--device", "built without nvcc", 1},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", cases[i].words),
-                         cases[i].exit);
-        assert_contains(text, cases[i].sentence);
-    }
-}
-
 /* ---- the language model on the kernels -------------------------------------------------------------- */
 
 static ScanKernel model_kernel;
@@ -1324,6 +1289,41 @@ static void too_little_memory_is_said_and_nothing_is_kept(void **state)
     free(y);
     free(y_grad);
     random_scan_free(&made);
+}
+
+static void wrong_options_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence;
+        int exit;
+    } cases[] = {
+        {"--nonsense", "unrecognized option", 2},
+        {"x", "'x' is not an option", 2},
+        {"--seed -1", "--seed", 2},
+        {"--demo ladder --bench", "exclude each other", 2},
+        {"--scan 1,2,3,4 --device", "exclude each other", 2},
+        {"--kernel fused", "--kernel needs --scan", 2},
+        {"--scan 1,2,3,4 --kernel fast", "'fast' is none of channel, hillis-steele", 2},
+        {"--scan 1,2,3", "'1,2,3' is not four sizes", 2},
+        {"--scan 1,2,3,4,5", "'1,2,3,4,5' is not four sizes", 2},
+        {"--scan 1,2,3,x", "--scan: d_state: 'x'", 2},
+        {"--scan 1,0,3,4", "--scan: len: 0", 2},
+        {"--scan 1,2,3,257", "--scan: d_state: 257", 2},
+        {"--scan 4096,4194304,65536,1", "more than 268435456", 2},
+        {"--csv x.csv", "--csv needs --bench", 2},
+        {"--demo race --svg x.svg", "--svg needs --bench, or --demo", 2},
+        {"--demo nothing", "'nothing' is none of ladder", 1},
+        {"--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
+        {"--bench --csv no/such/folder/x.csv", "no/such/folder", 1},
+        {"--device", "built without nvcc", 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[2048];
+        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", cases[i].words),
+                         cases[i].exit);
+        assert_contains(text, cases[i].sentence);
+    }
 }
 
 #endif /* CUDA_ON_CPU */

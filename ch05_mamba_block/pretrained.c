@@ -3965,7 +3965,9 @@ static bool run_pretrained(const PretrainedOptions *options, const Look *look, E
 static bool run_options(PretrainedOptions *options, Error *error)
 {
     static const char *const usual = "data/tiny-mamba";
-    static const char *const question = "the droplet bent the light . why is there a rainbow ?";
+    static const char *const question =
+        "a harp played , and the legend of the shamrock began . then a scientist measured "
+        "the angle of the light . why is there a rainbow ?";
     Look look = look_at_terminal(options->ascii);
     if (options->threads > 0)
         threads_use((int)options->threads);

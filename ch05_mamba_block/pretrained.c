@@ -3820,6 +3820,7 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     double mean = surprise.sum / (double)surprise.count;
     printf("perplexity %.3f: %.4f nats a token over %zu tokens; %.3f bits a byte over %zu bytes\n",
            exp(mean), mean, surprise.count, surprise.sum / log(2.0) / (double)bytes, bytes);
+    fflush(stdout);
     fprintf(stderr, "%.0f tokens a second\n", (double)surprise.count / (seconds_now() - start));
     return true;
 }
@@ -3853,6 +3854,7 @@ static void print_speed(const Conversation *talk, size_t read, double reading, s
                         double writing)
 {
     double bytes = (double)pretrained_step_bytes(talk->run->model);
+    fflush(stdout); /* the speed comes after the answer */
     if (read > 0)
         fprintf(stderr, "%zu token%s read, %.0f a second. ", read, read == 1 ? "" : "s",
                 (double)read / reading);

@@ -348,7 +348,7 @@ typedef struct {
 
 /* left and right become id; the lower its rank, the sooner. */
 typedef struct {
-    uint32_t left, right, rank, id; /* id NO_TOKEN: an empty place of the table */
+    uint32_t left, right, rank, id; /* all NO_TOKEN: an empty place of the table */
 } Merge;
 
 /* Added tokens, letter by letter: from each node one goes on to its children. */
@@ -465,33 +465,39 @@ static uint32_t trie_match(size_t *len, const Trie *trie, const unsigned char *t
 /* A piece begins as one token for each byte. Then neighbours are merged: always the pair that is    */
 /* first in the list of merges, which is the order in which training found them.                     */
 
+/* The pair at `at` of ids (count) becomes one token; how many are left. */
+static size_t bpe_join(uint32_t *ids, size_t count, size_t at, uint32_t id)
+{
+    ids[at] = id;
+    memmove(ids + at + 1, ids + at + 2, (count - at - 2) * sizeof *ids);
+    return count - 1;
+}
+
 /* ids (count) after all merges; how many are left. The pair of lowest rank first, of equal ones the
    leftmost.
 
    Exercise 5.10. The loop, as it is defined. */
 size_t bpe_merge_clear(uint32_t *ids, size_t count, const Tokenizer *tokenizer)
 {
+    const Merge none = {0, 0, NO_TOKEN, NO_TOKEN}, *lowest;
     //> EX 5.10 [3 pts] [25 min] the merges of one piece
-    //? merge_place(tokenizer, a, b) gives the merge of a and b; its id is NO_TOKEN if there is none.
-    //? In each round look at all count - 1 pairs of neighbours for the lowest rank.
-    //? ids[best] becomes the merge's id, all after ids[best + 1] move up by one, count is one less.
-    //? It ends when no pair of neighbours has a merge.
-    for (;;) {
-        size_t best = count;
-        Merge lowest = {0, 0, NO_TOKEN, NO_TOKEN};
+    //? merge_place(tokenizer, a, b) gives the merge of a and b; its rank is NO_TOKEN if it has none.
+    //? In each round look at all count - 1 pairs of neighbours for the lowest rank, from the left.
+    //? bpe_join makes one token of that pair. It ends when no pair of neighbours has a merge.
+    //: do {
+    //:     lowest = &none;
+    //: } while (lowest != &none);
+    do {
+        size_t at = 0;
+        lowest = &none;
         for (size_t i = 0; i + 1 < count; i++) {
             const Merge *merge = merge_place(tokenizer, ids[i], ids[i + 1]);
-            if (merge->id != NO_TOKEN && merge->rank < lowest.rank) {
-                lowest = *merge;
-                best = i;
-            }
+            at = merge->rank < lowest->rank ? i : at;
+            lowest = merge->rank < lowest->rank ? merge : lowest;
         }
-        if (best == count)
-            break;
-        ids[best] = lowest.id;
-        memmove(ids + best + 1, ids + best + 2, (count - best - 2) * sizeof *ids);
-        count--;
-    }
+        if (lowest != &none)
+            count = bpe_join(ids, count, at, lowest->id);
+    } while (lowest != &none);
     //< EX 5.10
     return count;
 }
@@ -1192,8 +1198,7 @@ static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerParts *p
     bool ok = true;
     tokenizer->n_merge = table_room(parts->n_merge);
     tokenizer->merge = NEW(Merge, tokenizer->n_merge);
-    for (size_t i = 0; i < tokenizer->n_merge; i++)
-        tokenizer->merge[i].id = NO_TOKEN;
+    memset(tokenizer->merge, 0xFF, tokenizer->n_merge * sizeof *tokenizer->merge);
     for (size_t i = 0; ok && i < parts->n_merge; i++)
         ok = tokenizer_place_merge(tokenizer, &parts->merge[i], i, path, error);
     memset(tokenizer->of_byte, 0xFF, sizeof tokenizer->of_byte);
@@ -2354,6 +2359,7 @@ static const char *const step_time_name[T_COUNT] = {"in_proj", "convolution", "x
                                                     "scan",    "out_proj",    "head",   "sampling"};
 
 enum { PROMPT_CHUNK = 256, PROMPT_LEAST = 6, HEAD_ROWS = 2048, LOGIT_TOKENS = 32 };
+enum { ALONE_BYTES = 4 << 20 }; /* a step that reads less is over before threads have met */
 
 /* A model at work: workspace for steps and for prompts, asked for once. */
 typedef struct {
@@ -2375,6 +2381,14 @@ typedef struct {
     size_t focus_tokens;
 } Runner;
 
+/* Steps use so many threads from now on. */
+static void runner_threads(Runner *run, size_t threads)
+{
+    free(run->own);
+    run->own = NEW(float, threads *activation_floats(run->widest));
+    run->threads = threads;
+}
+
 Runner runner_new(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
@@ -2382,7 +2396,7 @@ Runner runner_new(const Pretrained *model)
     Runner run;
     memset(&run, 0, sizeof run);
     run.model = model;
-    run.threads = (size_t)threads_most();
+    run.threads = pretrained_step_bytes(model) < ALONE_BYTES ? 1 : (size_t)threads_most();
     run.widest = on_a_vector(config->hidden_size > d_inner ? config->hidden_size : d_inner);
     run.own = NEW(float, run.threads *activation_floats(run.widest));
     for (int pass = 0; pass < 2; pass++, used = 0) {
@@ -2734,7 +2748,8 @@ typedef bool (*ChunkLook)(void *look, Runner *run, const uint32_t *ids, size_t l
 bool runner_feed(Runner *run, Memory *memory, const uint32_t *ids, size_t len, bool logits,
                  ChunkLook look, void *at)
 {
-    if (len < PROMPT_LEAST && look == NULL && run->focus == NULL) {
+    size_t least = pretrained_step_bytes(run->model) < ALONE_BYTES ? PROMPT_CHUNK : PROMPT_LEAST;
+    if (len < least && look == NULL && run->focus == NULL) {
         for (size_t t = 0; t < len; t++)
             runner_step(run, memory, ids[t], logits && t + 1 == len);
         return true;
@@ -3417,7 +3432,7 @@ static void bench_steps(const Pretrained *model, const char *name, size_t thread
     double seconds = INFINITY, reading = INFINITY;
     Memory memory = memory_new(&model->config);
     Runner run = runner_new(model);
-    run.threads = threads;
+    runner_threads(&run, threads);
     runner_step(&run, &memory, 1, true);
     for (uint32_t round = 0; round < ROUNDS; round++) {
         reading = fmin(reading, measure_reading(model, threads));
@@ -3805,6 +3820,7 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     double mean = surprise.sum / (double)surprise.count;
     printf("perplexity %.3f: %.4f nats a token over %zu tokens; %.3f bits a byte over %zu bytes\n",
            exp(mean), mean, surprise.count, surprise.sum / log(2.0) / (double)bytes, bytes);
+    fflush(stdout);
     fprintf(stderr, "%.0f tokens a second\n", (double)surprise.count / (seconds_now() - start));
     return true;
 }
@@ -3838,6 +3854,7 @@ static void print_speed(const Conversation *talk, size_t read, double reading, s
                         double writing)
 {
     double bytes = (double)pretrained_step_bytes(talk->run->model);
+    fflush(stdout); /* the speed comes after the answer */
     if (read > 0)
         fprintf(stderr, "%zu token%s read, %.0f a second. ", read, read == 1 ? "" : "s",
                 (double)read / reading);
@@ -3950,14 +3967,20 @@ static bool run_pretrained(const PretrainedOptions *options, const Look *look, E
 static bool run_options(PretrainedOptions *options, Error *error)
 {
     static const char *const usual = "data/tiny-mamba";
+    static const char *const question =
+        "a harp played , and the legend of the shamrock began . then a scientist measured "
+        "the angle of the light . why is there a rainbow ?";
     Look look = look_at_terminal(options->ascii);
     if (options->threads > 0)
         threads_use((int)options->threads);
     if (options->bench)
         return demo_pretrained_bench(options->dir != NULL ? options->dir : "build/random-130m",
                                      error);
-    if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json"))
+    if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json")) {
         options->dir = usual;
+        if (options->ids == NULL && options->load == NULL && !options->interactive)
+            options->prompt = question;
+    }
     if (options->dir == NULL) {
         demo_sizes(options->bandwidth);
         return true;

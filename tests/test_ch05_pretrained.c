@@ -214,7 +214,7 @@ static void random_text(Text *text, size_t pieces, Random *random)
 }
 
 /* Exercise 5.10: the loop against the heap, on pieces long enough for it. */
-static void exercise_10_merges_by_a_heap_are_those_of_the_loop(void **state)
+static void ex5_10_merges_by_a_heap_are_those_of_the_loop(void **state)
 {
     Tokenizer tokenizer;
     Random random = random_from_seed(3);
@@ -258,7 +258,7 @@ static void encode_is(const char *json, const char *text, const char *want)
     tokenizer_free(&tokenizer);
 }
 
-static void exercise_10_merges_by_hand(void **state)
+static void ex5_10_merges_by_hand(void **state)
 {
     (void)state;
     encode_is(small_bpe, "the", "5");
@@ -764,6 +764,8 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
             Pretrained model = opened(folder.dir, int8 != 0);
             Runner run = runner_new(&model);
             Memory memory = memory_new(&model.config);
+            assert_int_equal(run.threads, 1); /* too small for more; but let it have them: */
+            runner_threads(&run, (size_t)threads);
             for (uint32_t t = 0; t < 12; t++)
                 runner_step(&run, &memory, t * 27, true);
             logits[threads - 1] = NEW(float, 333);
@@ -1222,8 +1224,8 @@ int main(void)
         cmocka_unit_test(classes_of_ascii_are_those_of_the_table),
         cmocka_unit_test(pieces_are_cut_as_the_pattern_says),
         cmocka_unit_test(encodings_agree_with_golden),
-        cmocka_unit_test(exercise_10_merges_by_a_heap_are_those_of_the_loop),
-        cmocka_unit_test(exercise_10_merges_by_hand),
+        cmocka_unit_test(ex5_10_merges_by_a_heap_are_those_of_the_loop),
+        cmocka_unit_test(ex5_10_merges_by_hand),
         cmocka_unit_test(words_are_tokens_where_the_tokenizer_says_so),
         cmocka_unit_test(any_bytes_come_back_from_a_tokenizer_that_has_them),
         cmocka_unit_test(a_safe_cut_changes_no_ids),

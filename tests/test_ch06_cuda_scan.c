@@ -825,7 +825,7 @@ static void ex6_4_sums_over_lanes_are_complete_and_held_once(void **state)
                 DeviceMemory memory;
                 LaneJob job = {NULL, NULL, count, bits[k][0], bits[k][1], known != 0};
                 float *sum = nan_filled(256);
-                const float *nothing;
+                const float *nothing = NULL;
                 dim3 one = {1, 1, 1}, warp = {32, 1, 1};
                 Error error;
                 memory.count = 0;

@@ -532,10 +532,12 @@ static void eight_bits_are_near_by_half_a_step(void **state)
         weight_rows_to_float(got, &small, r, 1);
         weight_rows_to_float(want, &weight, r, 1);
         for (size_t i = 0; i < COLS; i++)
-            assert_near(got[i], want[i],
-                        0.5001 * (double)small.scale[r * blocks_of(COLS) + i / INT8_BLOCK], 0);
+            assert_near(
+                got[i], want[i],
+                0.5001 * (double)small.scale[int8_place(r, i / INT8_BLOCK, blocks_of(COLS))], 0);
     }
-    assert_true(small.scale[0] > 0.7f && small.scale[1] < 0.05f);
+    assert_true(small.scale[int8_place(0, 0, 3)] > 0.7f &&
+                small.scale[int8_place(0, 1, 3)] < 0.05f);
     free(own), free(arena.bytes);
 }
 

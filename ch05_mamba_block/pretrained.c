@@ -4005,6 +4005,14 @@ static bool run_options(PretrainedOptions *options, Error *error)
     return options->tokenize ? run_tokenize(options, error) : run_pretrained(options, &look, error);
 }
 
+/* A mapped file that somebody shortens: the kernel says so by a signal, wherever it is read. */
+static void on_lost_file(int signal_number)
+{
+    static const char text[] = "error: a file of weights got shorter while the model was at work\n";
+    (void)signal_number;
+    _exit(write(STDERR_FILENO, text, sizeof text - 1) < 0 ? 2 : 1);
+}
+
 int pretrained_main(int argc, char **argv)
 {
     PretrainedOptions options;
@@ -4015,6 +4023,7 @@ int pretrained_main(int argc, char **argv)
         pretrained_usage(stderr);
         return 2;
     }
+    signal(SIGBUS, on_lost_file);
     bool ok = run_options(&options, &error);
     if (fflush(stdout) != 0 || ferror(stdout))
         ok = fail(&error, "the output cannot be written: %s", strerror(errno));

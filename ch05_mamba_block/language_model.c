@@ -666,38 +666,46 @@ static uint32_t weight_bits(float weight)
     return bits;
 }
 
+/* Which of CUT_BINS bins a weight falls into by the ten bits from `shift` on. */
+static uint32_t weight_bin(float weight, int shift)
+{
+    return weight_bits(weight) >> shift & (CUT_BINS - 1);
+}
+
 /* The weight at which a walk from the largest down has `wanted` behind it: that many tokens, or, if
    `by_weight`, tokens of that much weight. `before`: what it had before the tokens of that weight.
+   Weights up to `least` are certainly beyond the cut and not looked at.
 
-   Weights up to `least` are certainly beyond the cut and not looked at. Three passes, ten bits each:
-   how much falls into each bin; then the same within the bin where the
-   walk ends, for the few weights in there. */
+   Three rounds, ten bits each: how much falls into each bin; then the same for the few weights of the
+   bin in which the walk ends. */
 static float weight_cut(double *before, Sampler *sampler, double wanted, float least,
                         bool by_weight)
 {
     double behind = 0.0, bin[CUT_BINS];
     uint32_t cut = 0;
-    const float *from = sampler->weight;
-    size_t count = sampler->vocab;
+    float *close = sampler->close, weight;
+    size_t count = 0;
+    for (size_t v = 0; v < sampler->vocab; v++) { /* written always, kept if it counts: no branch */
+        close[count] = sampler->weight[v];
+        count += sampler->weight[v] > least;
+    }
     for (int shift = 2 * CUT_BITS; shift >= 0; shift -= CUT_BITS) {
         size_t kept = 0;
-        memset(bin, 0, sizeof bin);
-        for (size_t i = 0; i < count; i++) {
-            uint32_t bits = weight_bits(from[i]);
-            if (from[i] <= least || bits >> (shift + CUT_BITS) != cut >> (shift + CUT_BITS))
-                continue;
-            bin[bits >> shift & (CUT_BINS - 1)] += by_weight ? (double)from[i] : 1.0;
-            sampler->close[kept++] = from[i];
-        }
-        from = sampler->close;
-        count = kept;
         uint32_t at = CUT_BINS - 1;
+        memset(bin, 0, sizeof bin);
+        for (size_t i = 0; i < count; i++)
+            bin[weight_bin(close[i], shift)] += by_weight ? (double)close[i] : 1.0;
         for (; at > 0 && (!(bin[at] > 0.0) || behind + bin[at] < wanted); at--)
             behind += bin[at];
+        for (size_t i = 0; i < count; i++) {
+            float this_one = close[i];
+            close[kept] = this_one;
+            kept += weight_bin(this_one, shift) == at;
+        }
+        count = kept;
         cut |= at << shift;
     }
     *before = behind;
-    float weight;
     memcpy(&weight, &cut, sizeof weight);
     return weight;
 }

@@ -1500,20 +1500,29 @@ static bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *
 /* A matrix stays in its own type, where it lies in the mapped file: to read it is what costs time,  */
 /* and 16 bits are read in half the time of 32. With --int8 a copy in 8 bits is made at the start.   */
 
-enum { INT8_BLOCK = 64 }; /* weights that share a scale */
+enum {
+    INT8_BLOCK = 64, /* weights that share a scale */
+    INT8_ROWS = 4    /* rows whose blocks lie side by side: x is loaded once for all of them */
+};
 
 /* A matrix (rows, cols) as it is read for each token. */
 typedef struct {
     TensorType type;           /* F32, F16, BF16; I8 with scales */
     size_t rows, cols, stride; /* bytes from row to row */
-    const unsigned char *data; /* I8: each row filled up with 0 to whole blocks */
-    const float *scale;        /* I8: (rows, blocks) */
+    const unsigned char *data; /* I8: blocks, filled up with 0, in the order of int8_place */
+    const float *scale;        /* I8: of each block, in the same order */
     void *own;                 /* to be freed, or NULL */
 } Weight;
 
 static size_t blocks_of(size_t cols)
 {
     return (cols + INT8_BLOCK - 1) / INT8_BLOCK;
+}
+
+/* Which block of a matrix in 8 bits is number `block` of a row. */
+static size_t int8_place(size_t row, size_t block, size_t blocks)
+{
+    return (row / INT8_ROWS * blocks + block) * INT8_ROWS + row % INT8_ROWS;
 }
 
 /* The matrix where it lies; a copy only if it lies askew, which no usual file has. */
@@ -1544,21 +1553,21 @@ static void weight_free(Weight *weight)
    matrix into out (count, cols). */
 static void weight_rows_to_float(float *out, const Weight *weight, size_t first, size_t count)
 {
+    size_t blocks = blocks_of(weight->cols);
     PARALLEL_FOR(schedule(static) if (count * weight->cols > 50000))
     for (size_t r = 0; r < count; r++) {
-        const unsigned char *row = weight->data + (first + r) * weight->stride;
         float *to = out + r * weight->cols;
-        if (weight->type == TENSOR_I8) {
-            const float *scale = weight->scale + (first + r) * blocks_of(weight->cols);
-            for (size_t i = 0; i < weight->cols; i++)
-                to[i] = scale[i / INT8_BLOCK] * (float)((const int8_t *)row)[i];
-        } else {
-            Tensor tensor;
-            memset(&tensor, 0, sizeof tensor);
-            tensor.type = weight->type;
-            tensor.count = weight->cols;
-            tensor.data = row;
+        Tensor tensor;
+        memset(&tensor, 0, sizeof tensor);
+        tensor.type = weight->type;
+        tensor.count = weight->cols;
+        tensor.data = weight->data + (first + r) * weight->stride;
+        if (weight->type != TENSOR_I8)
             tensor_to_float(to, &tensor);
+        for (size_t i = 0; i < weight->cols && weight->type == TENSOR_I8; i++) {
+            size_t place = int8_place(first + r, i / INT8_BLOCK, blocks);
+            const int8_t *block = (const int8_t *)weight->data + place * INT8_BLOCK;
+            to[i] = weight->scale[place] * (float)block[i % INT8_BLOCK];
         }
     }
 }
@@ -1610,36 +1619,41 @@ static void *arena_take(Arena *arena, size_t bytes)
     return taken;
 }
 
+/* Blocks of a matrix in 8 bits; its rows are filled up to a multiple of INT8_ROWS. */
+static size_t int8_blocks(size_t rows, size_t cols)
+{
+    return (rows + INT8_ROWS - 1) / INT8_ROWS * INT8_ROWS * blocks_of(cols);
+}
+
 /* Bytes that weight_to_int8 takes for a matrix. */
 size_t int8_bytes(size_t rows, size_t cols)
 {
-    return rows * blocks_of(cols) * INT8_BLOCK + (rows * blocks_of(cols) * 4 + 63) / 64 * 64;
+    return int8_blocks(rows, cols) * INT8_BLOCK + int8_blocks(rows, cols) * sizeof(float) + 64;
 }
 
 /* A copy in 8 bits, with one scale for every INT8_BLOCK weights of a row. */
 Weight weight_to_int8(const Weight *from, Arena *arena)
 {
+    size_t blocks = blocks_of(from->cols), all = int8_blocks(from->rows, from->cols);
     Weight weight;
-    size_t blocks = blocks_of(from->cols);
     memset(&weight, 0, sizeof weight);
     weight.type = TENSOR_I8;
     weight.rows = from->rows;
     weight.cols = from->cols;
     weight.stride = blocks * INT8_BLOCK;
-    int8_t *data = (int8_t *)arena_take(arena, weight.rows * weight.stride);
-    float *scale = (float *)arena_take(arena, weight.rows * blocks * sizeof(float));
+    int8_t *data = (int8_t *)arena_take(arena, all * INT8_BLOCK);
+    float *scale = (float *)arena_take(arena, all * sizeof(float));
     PARALLEL_FOR(schedule(static))
-    for (size_t r = 0; r < weight.rows; r++) {
-        float row[INT8_BLOCK];
+    for (size_t r = 0; r < all / blocks; r++) {
         Weight part = *from;
         for (size_t b = 0; b < blocks; b++) {
-            size_t at = b * INT8_BLOCK;
-            int8_t *to = data + r * weight.stride + at;
+            float row[INT8_BLOCK] = {0.0f};
+            size_t at = b * INT8_BLOCK, place = int8_place(r, b, blocks);
             part.cols = smaller(from->cols - at, INT8_BLOCK);
             part.data = from->data + r * from->stride + at * tensor_type_size(from->type);
-            weight_rows_to_float(row, &part, 0, 1);
-            scale[r * blocks + b] = int8_block(to, row, part.cols);
-            memset(to + part.cols, 0, INT8_BLOCK - part.cols);
+            if (r < from->rows)
+                weight_rows_to_float(row, &part, 0, 1);
+            scale[place] = int8_block(data + place * INT8_BLOCK, row, INT8_BLOCK);
         }
     }
     weight.data = (const unsigned char *)data;
@@ -1861,21 +1875,18 @@ INLINE Lanes int8_products(const int8_t *w, const int16_t *x)
 #endif
 }
 
-INLINE float row_int8(const unsigned char *row, const float *scale, const Activation *x,
-                      size_t cols)
+/* INT8_ROWS rows times x; data and scale are those of the first one's first block. */
+INLINE void rows_int8(float sum[INT8_ROWS], const unsigned char *data, const float *scale,
+                      const Activation *x, size_t blocks)
 {
-    const int8_t *w = (const int8_t *)row;
-    Lanes sum[2] = {{0}};
-    size_t blocks = blocks_of(cols), b = 0;
-    for (; b + 2 <= blocks; b += 2)
-        for (size_t i = 0; i < 2; i++) {
-            const int8_t *block = w + (b + i) * INT8_BLOCK;
-            look_ahead((const unsigned char *)block, INT8_BLOCK);
-            sum[i] += scale[b + i] * int8_products(block, x->whole + (b + i) * INT8_BLOCK);
+    Lanes total[INT8_ROWS] = {{0}};
+    for (size_t b = 0; b < blocks; b++, scale += INT8_ROWS)
+        for (size_t i = 0; i < INT8_ROWS; i++, data += INT8_BLOCK) {
+            look_ahead(data, INT8_BLOCK);
+            total[i] += scale[i] * int8_products((const int8_t *)data, x->whole + b * INT8_BLOCK);
         }
-    if (b < blocks)
-        sum[0] += scale[b] * int8_products(w + b * INT8_BLOCK, x->whole + b * INT8_BLOCK);
-    return x->unit * lanes_total(sum[0] + sum[1]);
+    for (size_t i = 0; i < INT8_ROWS; i++)
+        sum[i] = x->unit * lanes_total(total[i]);
 }
 
 /* y[r] = sum over i of weight[r][i] x[i] for rows first .. end - 1, as it is defined. */
@@ -1912,8 +1923,14 @@ void weight_product(float *y, const Weight *weight, const Activation *x, size_t 
             y[r] = row_bf16(row, x, cols);
         break;
     default:
-        for (size_t r = first; r < end; r++, row += weight->stride)
-            y[r] = row_int8(row, weight->scale + r * blocks, x, cols);
+        for (size_t r = first / INT8_ROWS * INT8_ROWS; r < end; r += INT8_ROWS) {
+            float sum[INT8_ROWS];
+            size_t place = int8_place(r, 0, blocks);
+            rows_int8(sum, weight->data + place * INT8_BLOCK, weight->scale + place, x, blocks);
+            for (size_t i = 0; i < INT8_ROWS; i++)
+                if (r + i >= first && r + i < end)
+                    y[r + i] = sum[i];
+        }
     }
 }
 
@@ -3988,6 +4005,14 @@ static bool run_options(PretrainedOptions *options, Error *error)
     return options->tokenize ? run_tokenize(options, error) : run_pretrained(options, &look, error);
 }
 
+/* A mapped file that somebody shortens: the kernel says so by a signal, wherever it is read. */
+static void on_lost_file(int signal_number)
+{
+    static const char text[] = "error: a file of weights got shorter while the model was at work\n";
+    (void)signal_number;
+    _exit(write(STDERR_FILENO, text, sizeof text - 1) < 0 ? 2 : 1);
+}
+
 int pretrained_main(int argc, char **argv)
 {
     PretrainedOptions options;
@@ -3998,6 +4023,7 @@ int pretrained_main(int argc, char **argv)
         pretrained_usage(stderr);
         return 2;
     }
+    signal(SIGBUS, on_lost_file);
     bool ok = run_options(&options, &error);
     if (fflush(stdout) != 0 || ferror(stdout))
         ok = fail(&error, "the output cannot be written: %s", strerror(errno));

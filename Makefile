@@ -66,7 +66,7 @@ CUDA_RUN := $(BUILD)/cuda/ch06_cuda_scan
 CUDA_FOR := $(if $(CUDA),$(if $(shell nvidia-smi -L 2>/dev/null),-arch=native,$(foreach sm,80 90,\
               -gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_90,code=compute_90))
 all: $(if $(CUDA),$(CUDA_RUN))
-	@echo '$(if $(CUDA),chapter 6: built for a GPU by $(CUDA), and for the CPU,chapter 6: built for the CPU; nvcc would build it for a GPU)'
+	@echo 'chapter 6: built for the CPU$(if $(CUDA), and for a GPU (by $(CUDA)),; nvcc would build it for a GPU)'
 
 $(BUILD)/cuda/%: ch06_cuda_scan/cuda_scan.cu $(filter-out %.cu,$(SOURCES)) $(BUILD)/flags
 	@mkdir -p $(BUILD)/cuda
@@ -75,7 +75,7 @@ $(BUILD)/cuda/%: ch06_cuda_scan/cuda_scan.cu $(filter-out %.cu,$(SOURCES)) $(BUI
 # The tests of chapter 6 as nvcc builds them, which skip themselves where no GPU answers.
 $(BUILD)/cuda/tests/%: tests/%.c ch06_cuda_scan/cuda_scan.cu $(BUILD)/cmocka.flags
 	@mkdir -p $(BUILD)/cuda/tests
-	$(NVCC) -O2 -t 0 -x cu $(CUDA_FOR) $< -o $@ $$(sed 's/-pthread/-Xcompiler &/' $(BUILD)/cmocka.flags)
+	$(NVCC) -O2 -t 0 -x cu -diag-suppress 177 $(CUDA_FOR) $< -o $@ $$(sed 's/-pthread/-Xcompiler &/' $(BUILD)/cmocka.flags)
 
 # The test library: found, or installed if need be. The file holds the flags to use it with.
 $(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags
@@ -229,7 +229,7 @@ compile_commands.json: ## write build/compile_commands.json, which clangd and ot
 	@mkdir -p build
 	@{ echo '['; separator=; \
 	   for file in $(SOURCES) $(wildcard tests/*.c); do \
-	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -c %s"}' \
+	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -x c -c %s"}' \
 	           "$$separator" "$(CURDIR)" "$$file" '$(COMPILE)' "$$file"; separator=',\n'; \
 	   done; printf '\n]\n'; } | sed 's/\\n/\n/g' > build/compile_commands.json
 

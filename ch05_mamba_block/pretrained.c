@@ -348,7 +348,7 @@ typedef struct {
 
 /* left and right become id; the lower its rank, the sooner. */
 typedef struct {
-    uint32_t left, right, rank, id; /* id NO_TOKEN: an empty place of the table */
+    uint32_t left, right, rank, id; /* all NO_TOKEN: an empty place of the table */
 } Merge;
 
 /* Added tokens, letter by letter: from each node one goes on to its children. */
@@ -465,33 +465,39 @@ static uint32_t trie_match(size_t *len, const Trie *trie, const unsigned char *t
 /* A piece begins as one token for each byte. Then neighbours are merged: always the pair that is    */
 /* first in the list of merges, which is the order in which training found them.                     */
 
+/* The pair at `at` of ids (count) becomes one token; how many are left. */
+static size_t bpe_join(uint32_t *ids, size_t count, size_t at, uint32_t id)
+{
+    ids[at] = id;
+    memmove(ids + at + 1, ids + at + 2, (count - at - 2) * sizeof *ids);
+    return count - 1;
+}
+
 /* ids (count) after all merges; how many are left. The pair of lowest rank first, of equal ones the
    leftmost.
 
    Exercise 5.10. The loop, as it is defined. */
 size_t bpe_merge_clear(uint32_t *ids, size_t count, const Tokenizer *tokenizer)
 {
+    const Merge none = {0, 0, NO_TOKEN, NO_TOKEN}, *lowest;
     //> EX 5.10 [3 pts] [25 min] the merges of one piece
-    //? merge_place(tokenizer, a, b) gives the merge of a and b; its id is NO_TOKEN if there is none.
-    //? In each round look at all count - 1 pairs of neighbours for the lowest rank.
-    //? ids[best] becomes the merge's id, all after ids[best + 1] move up by one, count is one less.
-    //? It ends when no pair of neighbours has a merge.
-    for (;;) {
-        size_t best = count;
-        Merge lowest = {0, 0, NO_TOKEN, NO_TOKEN};
+    //? merge_place(tokenizer, a, b) gives the merge of a and b; its rank is NO_TOKEN if it has none.
+    //? In each round look at all count - 1 pairs of neighbours for the lowest rank, from the left.
+    //? bpe_join makes one token of that pair. It ends when no pair of neighbours has a merge.
+    //: do {
+    //:     lowest = &none;
+    //: } while (lowest != &none);
+    do {
+        size_t at = 0;
+        lowest = &none;
         for (size_t i = 0; i + 1 < count; i++) {
             const Merge *merge = merge_place(tokenizer, ids[i], ids[i + 1]);
-            if (merge->id != NO_TOKEN && merge->rank < lowest.rank) {
-                lowest = *merge;
-                best = i;
-            }
+            at = merge->rank < lowest->rank ? i : at;
+            lowest = merge->rank < lowest->rank ? merge : lowest;
         }
-        if (best == count)
-            break;
-        ids[best] = lowest.id;
-        memmove(ids + best + 1, ids + best + 2, (count - best - 2) * sizeof *ids);
-        count--;
-    }
+        if (lowest != &none)
+            count = bpe_join(ids, count, at, lowest->id);
+    } while (lowest != &none);
     //< EX 5.10
     return count;
 }
@@ -1192,8 +1198,7 @@ static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerParts *p
     bool ok = true;
     tokenizer->n_merge = table_room(parts->n_merge);
     tokenizer->merge = NEW(Merge, tokenizer->n_merge);
-    for (size_t i = 0; i < tokenizer->n_merge; i++)
-        tokenizer->merge[i].id = NO_TOKEN;
+    memset(tokenizer->merge, 0xFF, tokenizer->n_merge * sizeof *tokenizer->merge);
     for (size_t i = 0; ok && i < parts->n_merge; i++)
         ok = tokenizer_place_merge(tokenizer, &parts->merge[i], i, path, error);
     memset(tokenizer->of_byte, 0xFF, sizeof tokenizer->of_byte);
@@ -1495,20 +1500,29 @@ static bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *
 /* A matrix stays in its own type, where it lies in the mapped file: to read it is what costs time,  */
 /* and 16 bits are read in half the time of 32. With --int8 a copy in 8 bits is made at the start.   */
 
-enum { INT8_BLOCK = 64 }; /* weights that share a scale */
+enum {
+    INT8_BLOCK = 64, /* weights that share a scale */
+    INT8_ROWS = 4    /* rows whose blocks lie side by side: x is loaded once for all of them */
+};
 
 /* A matrix (rows, cols) as it is read for each token. */
 typedef struct {
     TensorType type;           /* F32, F16, BF16; I8 with scales */
     size_t rows, cols, stride; /* bytes from row to row */
-    const unsigned char *data; /* I8: each row filled up with 0 to whole blocks */
-    const float *scale;        /* I8: (rows, blocks) */
+    const unsigned char *data; /* I8: blocks, filled up with 0, in the order of int8_place */
+    const float *scale;        /* I8: of each block, in the same order */
     void *own;                 /* to be freed, or NULL */
 } Weight;
 
 static size_t blocks_of(size_t cols)
 {
     return (cols + INT8_BLOCK - 1) / INT8_BLOCK;
+}
+
+/* Which block of a matrix in 8 bits is number `block` of a row. */
+static size_t int8_place(size_t row, size_t block, size_t blocks)
+{
+    return (row / INT8_ROWS * blocks + block) * INT8_ROWS + row % INT8_ROWS;
 }
 
 /* The matrix where it lies; a copy only if it lies askew, which no usual file has. */
@@ -1539,21 +1553,21 @@ static void weight_free(Weight *weight)
    matrix into out (count, cols). */
 static void weight_rows_to_float(float *out, const Weight *weight, size_t first, size_t count)
 {
+    size_t blocks = blocks_of(weight->cols);
     PARALLEL_FOR(schedule(static) if (count * weight->cols > 50000))
     for (size_t r = 0; r < count; r++) {
-        const unsigned char *row = weight->data + (first + r) * weight->stride;
         float *to = out + r * weight->cols;
-        if (weight->type == TENSOR_I8) {
-            const float *scale = weight->scale + (first + r) * blocks_of(weight->cols);
-            for (size_t i = 0; i < weight->cols; i++)
-                to[i] = scale[i / INT8_BLOCK] * (float)((const int8_t *)row)[i];
-        } else {
-            Tensor tensor;
-            memset(&tensor, 0, sizeof tensor);
-            tensor.type = weight->type;
-            tensor.count = weight->cols;
-            tensor.data = row;
+        Tensor tensor;
+        memset(&tensor, 0, sizeof tensor);
+        tensor.type = weight->type;
+        tensor.count = weight->cols;
+        tensor.data = weight->data + (first + r) * weight->stride;
+        if (weight->type != TENSOR_I8)
             tensor_to_float(to, &tensor);
+        for (size_t i = 0; i < weight->cols && weight->type == TENSOR_I8; i++) {
+            size_t place = int8_place(first + r, i / INT8_BLOCK, blocks);
+            const int8_t *block = (const int8_t *)weight->data + place * INT8_BLOCK;
+            to[i] = weight->scale[place] * (float)block[i % INT8_BLOCK];
         }
     }
 }
@@ -1605,36 +1619,41 @@ static void *arena_take(Arena *arena, size_t bytes)
     return taken;
 }
 
+/* Blocks of a matrix in 8 bits; its rows are filled up to a multiple of INT8_ROWS. */
+static size_t int8_blocks(size_t rows, size_t cols)
+{
+    return (rows + INT8_ROWS - 1) / INT8_ROWS * INT8_ROWS * blocks_of(cols);
+}
+
 /* Bytes that weight_to_int8 takes for a matrix. */
 size_t int8_bytes(size_t rows, size_t cols)
 {
-    return rows * blocks_of(cols) * INT8_BLOCK + (rows * blocks_of(cols) * 4 + 63) / 64 * 64;
+    return int8_blocks(rows, cols) * INT8_BLOCK + int8_blocks(rows, cols) * sizeof(float) + 64;
 }
 
 /* A copy in 8 bits, with one scale for every INT8_BLOCK weights of a row. */
 Weight weight_to_int8(const Weight *from, Arena *arena)
 {
+    size_t blocks = blocks_of(from->cols), all = int8_blocks(from->rows, from->cols);
     Weight weight;
-    size_t blocks = blocks_of(from->cols);
     memset(&weight, 0, sizeof weight);
     weight.type = TENSOR_I8;
     weight.rows = from->rows;
     weight.cols = from->cols;
     weight.stride = blocks * INT8_BLOCK;
-    int8_t *data = (int8_t *)arena_take(arena, weight.rows * weight.stride);
-    float *scale = (float *)arena_take(arena, weight.rows * blocks * sizeof(float));
+    int8_t *data = (int8_t *)arena_take(arena, all * INT8_BLOCK);
+    float *scale = (float *)arena_take(arena, all * sizeof(float));
     PARALLEL_FOR(schedule(static))
-    for (size_t r = 0; r < weight.rows; r++) {
-        float row[INT8_BLOCK];
+    for (size_t r = 0; r < all / blocks; r++) {
         Weight part = *from;
         for (size_t b = 0; b < blocks; b++) {
-            size_t at = b * INT8_BLOCK;
-            int8_t *to = data + r * weight.stride + at;
+            float row[INT8_BLOCK] = {0.0f};
+            size_t at = b * INT8_BLOCK, place = int8_place(r, b, blocks);
             part.cols = smaller(from->cols - at, INT8_BLOCK);
             part.data = from->data + r * from->stride + at * tensor_type_size(from->type);
-            weight_rows_to_float(row, &part, 0, 1);
-            scale[r * blocks + b] = int8_block(to, row, part.cols);
-            memset(to + part.cols, 0, INT8_BLOCK - part.cols);
+            if (r < from->rows)
+                weight_rows_to_float(row, &part, 0, 1);
+            scale[place] = int8_block(data + place * INT8_BLOCK, row, INT8_BLOCK);
         }
     }
     weight.data = (const unsigned char *)data;
@@ -1856,21 +1875,18 @@ INLINE Lanes int8_products(const int8_t *w, const int16_t *x)
 #endif
 }
 
-INLINE float row_int8(const unsigned char *row, const float *scale, const Activation *x,
-                      size_t cols)
+/* INT8_ROWS rows times x; data and scale are those of the first one's first block. */
+INLINE void rows_int8(float sum[INT8_ROWS], const unsigned char *data, const float *scale,
+                      const Activation *x, size_t blocks)
 {
-    const int8_t *w = (const int8_t *)row;
-    Lanes sum[2] = {{0}};
-    size_t blocks = blocks_of(cols), b = 0;
-    for (; b + 2 <= blocks; b += 2)
-        for (size_t i = 0; i < 2; i++) {
-            const int8_t *block = w + (b + i) * INT8_BLOCK;
-            look_ahead((const unsigned char *)block, INT8_BLOCK);
-            sum[i] += scale[b + i] * int8_products(block, x->whole + (b + i) * INT8_BLOCK);
+    Lanes total[INT8_ROWS] = {{0}};
+    for (size_t b = 0; b < blocks; b++, scale += INT8_ROWS)
+        for (size_t i = 0; i < INT8_ROWS; i++, data += INT8_BLOCK) {
+            look_ahead(data, INT8_BLOCK);
+            total[i] += scale[i] * int8_products((const int8_t *)data, x->whole + b * INT8_BLOCK);
         }
-    if (b < blocks)
-        sum[0] += scale[b] * int8_products(w + b * INT8_BLOCK, x->whole + b * INT8_BLOCK);
-    return x->unit * lanes_total(sum[0] + sum[1]);
+    for (size_t i = 0; i < INT8_ROWS; i++)
+        sum[i] = x->unit * lanes_total(total[i]);
 }
 
 /* y[r] = sum over i of weight[r][i] x[i] for rows first .. end - 1, as it is defined. */
@@ -1907,8 +1923,14 @@ void weight_product(float *y, const Weight *weight, const Activation *x, size_t 
             y[r] = row_bf16(row, x, cols);
         break;
     default:
-        for (size_t r = first; r < end; r++, row += weight->stride)
-            y[r] = row_int8(row, weight->scale + r * blocks, x, cols);
+        for (size_t r = first / INT8_ROWS * INT8_ROWS; r < end; r += INT8_ROWS) {
+            float sum[INT8_ROWS];
+            size_t place = int8_place(r, 0, blocks);
+            rows_int8(sum, weight->data + place * INT8_BLOCK, weight->scale + place, x, blocks);
+            for (size_t i = 0; i < INT8_ROWS; i++)
+                if (r + i >= first && r + i < end)
+                    y[r + i] = sum[i];
+        }
     }
 }
 
@@ -2354,6 +2376,7 @@ static const char *const step_time_name[T_COUNT] = {"in_proj", "convolution", "x
                                                     "scan",    "out_proj",    "head",   "sampling"};
 
 enum { PROMPT_CHUNK = 256, PROMPT_LEAST = 6, HEAD_ROWS = 2048, LOGIT_TOKENS = 32 };
+enum { ALONE_BYTES = 4 << 20 }; /* a step that reads less is over before threads have met */
 
 /* A model at work: workspace for steps and for prompts, asked for once. */
 typedef struct {
@@ -2375,6 +2398,14 @@ typedef struct {
     size_t focus_tokens;
 } Runner;
 
+/* Steps use so many threads from now on. */
+static void runner_threads(Runner *run, size_t threads)
+{
+    free(run->own);
+    run->own = NEW(float, threads *activation_floats(run->widest));
+    run->threads = threads;
+}
+
 Runner runner_new(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
@@ -2382,7 +2413,7 @@ Runner runner_new(const Pretrained *model)
     Runner run;
     memset(&run, 0, sizeof run);
     run.model = model;
-    run.threads = (size_t)threads_most();
+    run.threads = pretrained_step_bytes(model) < ALONE_BYTES ? 1 : (size_t)threads_most();
     run.widest = on_a_vector(config->hidden_size > d_inner ? config->hidden_size : d_inner);
     run.own = NEW(float, run.threads *activation_floats(run.widest));
     for (int pass = 0; pass < 2; pass++, used = 0) {
@@ -2734,7 +2765,8 @@ typedef bool (*ChunkLook)(void *look, Runner *run, const uint32_t *ids, size_t l
 bool runner_feed(Runner *run, Memory *memory, const uint32_t *ids, size_t len, bool logits,
                  ChunkLook look, void *at)
 {
-    if (len < PROMPT_LEAST && look == NULL && run->focus == NULL) {
+    size_t least = pretrained_step_bytes(run->model) < ALONE_BYTES ? PROMPT_CHUNK : PROMPT_LEAST;
+    if (len < least && look == NULL && run->focus == NULL) {
         for (size_t t = 0; t < len; t++)
             runner_step(run, memory, ids[t], logits && t + 1 == len);
         return true;
@@ -3417,7 +3449,7 @@ static void bench_steps(const Pretrained *model, const char *name, size_t thread
     double seconds = INFINITY, reading = INFINITY;
     Memory memory = memory_new(&model->config);
     Runner run = runner_new(model);
-    run.threads = threads;
+    runner_threads(&run, threads);
     runner_step(&run, &memory, 1, true);
     for (uint32_t round = 0; round < ROUNDS; round++) {
         reading = fmin(reading, measure_reading(model, threads));
@@ -3805,6 +3837,7 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     double mean = surprise.sum / (double)surprise.count;
     printf("perplexity %.3f: %.4f nats a token over %zu tokens; %.3f bits a byte over %zu bytes\n",
            exp(mean), mean, surprise.count, surprise.sum / log(2.0) / (double)bytes, bytes);
+    fflush(stdout);
     fprintf(stderr, "%.0f tokens a second\n", (double)surprise.count / (seconds_now() - start));
     return true;
 }
@@ -3838,6 +3871,7 @@ static void print_speed(const Conversation *talk, size_t read, double reading, s
                         double writing)
 {
     double bytes = (double)pretrained_step_bytes(talk->run->model);
+    fflush(stdout); /* the speed comes after the answer */
     if (read > 0)
         fprintf(stderr, "%zu token%s read, %.0f a second. ", read, read == 1 ? "" : "s",
                 (double)read / reading);
@@ -3950,19 +3984,33 @@ static bool run_pretrained(const PretrainedOptions *options, const Look *look, E
 static bool run_options(PretrainedOptions *options, Error *error)
 {
     static const char *const usual = "data/tiny-mamba";
+    static const char *const question =
+        "a harp played , and the legend of the shamrock began . then a scientist measured "
+        "the angle of the light . why is there a rainbow ?";
     Look look = look_at_terminal(options->ascii);
     if (options->threads > 0)
         threads_use((int)options->threads);
     if (options->bench)
         return demo_pretrained_bench(options->dir != NULL ? options->dir : "build/random-130m",
                                      error);
-    if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json"))
+    if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json")) {
         options->dir = usual;
+        if (options->ids == NULL && options->load == NULL && !options->interactive)
+            options->prompt = question;
+    }
     if (options->dir == NULL) {
         demo_sizes(options->bandwidth);
         return true;
     }
     return options->tokenize ? run_tokenize(options, error) : run_pretrained(options, &look, error);
+}
+
+/* A mapped file that somebody shortens: the kernel says so by a signal, wherever it is read. */
+static void on_lost_file(int signal_number)
+{
+    static const char text[] = "error: a file of weights got shorter while the model was at work\n";
+    (void)signal_number;
+    _exit(write(STDERR_FILENO, text, sizeof text - 1) < 0 ? 2 : 1);
 }
 
 int pretrained_main(int argc, char **argv)
@@ -3975,6 +4023,7 @@ int pretrained_main(int argc, char **argv)
         pretrained_usage(stderr);
         return 2;
     }
+    signal(SIGBUS, on_lost_file);
     bool ok = run_options(&options, &error);
     if (fflush(stdout) != 0 || ferror(stdout))
         ok = fail(&error, "the output cannot be written: %s", strerror(errno));

@@ -1331,10 +1331,15 @@ typedef struct {
     size_t count;
 } DeviceMemory;
 
-static void device_free(DeviceMemory *memory)
+/* `ok` is whether all went well so far, and what is returned, unless freeing fails. */
+static bool device_free(DeviceMemory *memory, bool ok, Error *error)
 {
-    while (memory->count > 0)
-        cudaFree(memory->array[--memory->count]);
+    while (memory->count > 0) {
+        cudaError_t result = cudaFree(memory->array[--memory->count]);
+        ok =
+            ok && cuda_ok(result, "freeing memory", error); /* the first thing that failed counts */
+    }
+    return ok;
 }
 
 /* floats on the device, for at least one; false with how many were wanted and how much is free. */
@@ -1627,9 +1632,9 @@ static bool device_scan_open_back(DeviceScan *on, const ScanGrad *grad, const fl
     return ok;
 }
 
-static void device_scan_close(DeviceScan *on)
+static bool device_scan_close(DeviceScan *on, bool ok, Error *error)
 {
-    device_free(&on->memory);
+    return device_free(&on->memory, ok, error);
 }
 
 /* selective_scan on the GPU, or on what stands in for it: the same to rounding, from arrays of the
@@ -1649,8 +1654,7 @@ bool cuda_scan(float *y, float *x_last, const Scan *scan, ScanKernel kernel, Err
         device_scan_open(&on, scan, &plan, error) && start_forward(&on.job, &on.plan, error) &&
         cuda_ok(cudaDeviceSynchronize(), "scanning", error) &&
         device_get(y, on.job.y, wide, error) && device_get(x_last, on.job.x_last, states, error);
-    device_scan_close(&on);
-    return ok;
+    return device_scan_close(&on, ok, error);
 }
 
 /* The host's gradients from the device's. */
@@ -1686,8 +1690,7 @@ bool cuda_scan_backward(const ScanGrad *grad, const float *y_grad, const float *
               start_backward(&on.grad, on.x_last_grad, &on.job, &on.back_plan, error) &&
               cuda_ok(cudaDeviceSynchronize(), "scanning backwards", error) &&
               device_scan_get_grad(grad, &on, error);
-    device_scan_close(&on);
-    return ok;
+    return device_scan_close(&on, ok, error);
 }
 
 /* ======================================= The demos ========================================= */
@@ -1960,8 +1963,7 @@ static bool race_run(float *last, bool waits, bool parted, Error *error)
     bool ok = device_new(&job.out, &memory, RACE_THREADS, error) && start_race(&job, error) &&
               cuda_ok(cudaDeviceSynchronize(), "race_sum", error) &&
               device_get(last, job.out + RACE_THREADS - 1, 1, error);
-    device_free(&memory);
-    return ok;
+    return device_free(&memory, ok, error);
 }
 
 static bool demo_race(const Look *look, const char *svg, uint64_t seed, Error *error)
@@ -2177,7 +2179,7 @@ static bool time_kernels(double *seconds, Timed what, const DeviceScan *on,
                          const CeilingJob *ceiling, size_t blocks, int runs, Error *error)
 {
     double times[TIMED_MOST];
-    cudaEvent_t from, to;
+    cudaEvent_t from = NULL, to = NULL;
     bool ok = cuda_ok(cudaEventCreate(&from), "making an event", error);
     if (!ok)
         return false;
@@ -2193,8 +2195,9 @@ static bool time_kernels(double *seconds, Timed what, const DeviceScan *on,
             times[i] = 1e-3 * (double)milliseconds;
     }
     *seconds = ok ? median(times, (size_t)runs) : 0.0;
-    cudaEventDestroy(from);
-    return cuda_ok(cudaEventDestroy(to), "freeing an event", error) && ok;
+    cudaError_t first = cudaEventDestroy(from), second = cudaEventDestroy(to);
+    return ok && cuda_ok(first, "freeing an event", error) &&
+           cuda_ok(second, "freeing an event", error);
 }
 
 static bool measure_rates(Rates *rates, const CudaDevice *device, bool small, Error *error)
@@ -2212,8 +2215,7 @@ static bool measure_rates(Rates *rates, const CudaDevice *device, bool small, Er
     job.from = from;
     ok = ok && time_kernels(&copy, TIME_COPY, NULL, &job, blocks, 9, error) &&
          time_kernels(&units, TIME_EXP2, NULL, &job, blocks, 9, error);
-    device_free(&memory);
-    if (!ok)
+    if (!device_free(&memory, ok, error))
         return false;
     rates->bytes = 2.0 * (double)(floats * sizeof(float)) / copy;
     rates->exponentials = (double)(blocks * CEILING_THREADS) * CEILING_CHAINS * job.rounds / units;
@@ -2326,8 +2328,7 @@ static bool bench_forward(Bench *bench, const BenchScan *host, double cpu, Error
                   bench_check(&on, host->y, count, error) &&
                   time_kernels(&row.seconds, TIME_FORWARD, &on, NULL, 0,
                                plans[i].kernel < SCAN_FUSED ? bench->few : bench->runs, error);
-        device_scan_close(&on);
-        if (!ok)
+        if (!device_scan_close(&on, ok, error))
             return false;
         channel = i == 0 ? row.seconds : channel;
         row.channel = channel;
@@ -2348,7 +2349,7 @@ static bool bench_backward(Bench *bench, const BenchScan *host, double cpu, Erro
               start_forward(&on.job, &on.plan, error) &&
               time_kernels(&row.seconds, TIME_BACKWARD, &on, NULL, 0, bench->runs, error);
     row.plan = on.back_plan;
-    device_scan_close(&on);
+    ok = device_scan_close(&on, ok, error);
     if (ok)
         bench_row(bench, &row, false);
     return ok;

@@ -95,7 +95,7 @@ static void top_k_keeps_the_k_likeliest_and_their_equals(void **state)
 }
 
 /* The example of exercise 5.9, and its edges. */
-static void top_p_keeps_the_fewest_that_make_up_p(void **state)
+static void ex5_9_top_p_keeps_the_fewest_that_make_up_p(void **state)
 {
     const float share[] = {0.15f, 0.5f, 0.05f, 0.3f};
     const struct {
@@ -116,7 +116,7 @@ static void top_p_keeps_the_fewest_that_make_up_p(void **state)
 }
 
 /* Of equal ones the last in the vocabulary stay: Hugging Face sorts upwards, keeping the order. */
-static void top_p_cuts_among_equals(void **state)
+static void ex5_9_top_p_cuts_among_equals(void **state)
 {
     Sampler sampler = sampler_new(8);
     (void)state;
@@ -145,7 +145,7 @@ static void compare_cuts(Sampler *clear, Sampler *fast, size_t vocab, size_t k, 
 
 /* Logits of every spread, from all nearly alike to one that has it all; rounded ones, so that many
    are equal; sizes that divide nothing. */
-static void cuts_without_sorting_are_those_with(void **state)
+static void ex5_9_cuts_without_sorting_are_those_with(void **state)
 {
     const size_t vocabs[] = {1, 2, 31, 257, 5000};
     const double spreads[] = {0.0, 1e-6, 0.3, 1.0, 5.0, 40.0};
@@ -242,9 +242,9 @@ int main(void)
         cmocka_unit_test(draws_come_as_softmax_says),
         cmocka_unit_test(draws_reach_every_block),
         cmocka_unit_test(top_k_keeps_the_k_likeliest_and_their_equals),
-        cmocka_unit_test(top_p_keeps_the_fewest_that_make_up_p),
-        cmocka_unit_test(top_p_cuts_among_equals),
-        cmocka_unit_test(cuts_without_sorting_are_those_with),
+        cmocka_unit_test(ex5_9_top_p_keeps_the_fewest_that_make_up_p),
+        cmocka_unit_test(ex5_9_top_p_cuts_among_equals),
+        cmocka_unit_test(ex5_9_cuts_without_sorting_are_those_with),
         cmocka_unit_test(a_penalty_falls_on_what_was_seen),
         cmocka_unit_test(the_same_seed_draws_the_same_tokens),
         cmocka_unit_test(logits_that_are_no_numbers_end_no_program),

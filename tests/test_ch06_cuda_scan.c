@@ -28,7 +28,7 @@ static void assert_ok(bool ok, const char *text)
         fail_msg("%s", text);
 }
 
-/* ---- scans of random numbers ---------------------------------------------------------------- */
+/* ---- scans of random numbers -------------------------------------------------------------- */
 
 enum { HAS_BIAS = 1, HAS_D = 2, HAS_Z = 4, HAS_START = 8, HAS_SOFTPLUS = 16, HAS_ALL = 31 };
 
@@ -93,8 +93,8 @@ static void assert_guarded(const float *values, size_t count)
         assert_true(values[i] == 12345.0f);
 }
 
-/* One kernel under every order of threads, or only the last: what `want` says to `tolerance`, and the
-   same bits. */
+/* One kernel under every order of threads, or only the last: what `want` says to `tolerance`, and
+   the same bits. */
 static void check_kernel(const Scan *scan, ScanKernel kernel, const float *want,
                          const float *want_last, double tolerance, bool all_orders)
 {
@@ -135,7 +135,7 @@ static void check_kernels(const size_t size[4], int has, ScanKernel from, ScanKe
     random_scan_free(&made);
 }
 
-/* ---- the ladder against chapter 4 ------------------------------------------------------------ */
+/* ---- the ladder against chapter 4 --------------------------------------------------------- */
 
 static void every_kernel_is_chapter_4_s_scan_at_odd_sizes(void **state)
 {
@@ -174,11 +174,13 @@ static void every_number_of_lanes_is_chapter_4_s_scan(void **state)
             DeviceScan on;
             Error error;
             plan.lanes = lanes;
-            assert_cuda(device_scan_open(&on, &made.scan, &plan, &error) &&
-                        start_forward(&on.job, &plan, &error) &&
-                        cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
-                        device_get(y, on.job.y, made.wide, &error));
-            device_scan_close(&on);
+            assert_cuda(
+                device_scan_close(&on,
+                                  device_scan_open(&on, &made.scan, &plan, &error) &&
+                                      start_forward(&on.job, &plan, &error) &&
+                                      cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
+                                      device_get(y, on.job.y, made.wide, &error),
+                                  &error));
             assert_relmax(y, want, made.wide, 1e-5);
         }
         free(want);
@@ -224,7 +226,7 @@ static void ex6_5_what_a_state_carries_crosses_every_tile_and_piece(void **state
     random_scan_free(&made);
 }
 
-static void ex6_5_pieces_of_time_are_the_whole(void **state)
+static void pieces_of_time_are_the_whole(void **state)
 {
     (void)state;
     static const size_t size[4] = {3, 1000, 2, 3};
@@ -250,13 +252,15 @@ static void ex6_5_many_pieces_are_the_whole(void **state)
     ScanPlan plan = scan_plan(&made.scan, SCAN_PIECES, 132);
     DeviceScan on;
     Error error;
+    plan.lanes = 1; /* no sums over lanes: those are another exercise */
     assert_true(plan.pieces > 2 * CARRY_AHEAD);
     selective_scan(want, NULL, &made.scan);
-    assert_cuda(device_scan_open(&on, &made.scan, &plan, &error) &&
-                start_forward(&on.job, &plan, &error) &&
-                cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
-                device_get(y, on.job.y, made.wide, &error));
-    device_scan_close(&on);
+    assert_cuda(device_scan_close(&on,
+                                  device_scan_open(&on, &made.scan, &plan, &error) &&
+                                      start_forward(&on.job, &plan, &error) &&
+                                      cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
+                                      device_get(y, on.job.y, made.wide, &error),
+                                  &error));
     assert_relmax(y, want, made.wide, 1e-5);
     free(want);
     free(y);
@@ -286,7 +290,7 @@ static void a_nan_stays_in_its_channel(void **state)
     }
 }
 
-/* ---- golden data ----------------------------------------------------------------------------- */
+/* ---- golden data -------------------------------------------------------------------------- */
 
 enum { N_ARRAYS = 9 };
 static const char *const array_name[N_ARRAYS] = {"u", "delta", "delta_bias", "A", "B",
@@ -440,7 +444,7 @@ static void ex6_6_every_gradient_agrees_with_golden(void **state)
     for_each_golden("ch04_*.safetensors", check_golden_backward);
 }
 
-/* ---- backwards ------------------------------------------------------------------------------- */
+/* ---- backwards ---------------------------------------------------------------------------- */
 
 /* Against chapter 4's clear one, under every order of threads, which give the same bits. */
 static void check_backward(const size_t size[4], int has)
@@ -532,7 +536,7 @@ static void gradients_that_are_not_wanted_are_not_written(void **state)
     random_scan_free(&made);
 }
 
-/* ---- scans of pairs: the parts of kernels 1 to 3 by themselves ---------------------------------- */
+/* ---- scans of pairs: the parts of kernels 1 to 3 by themselves ---------------------------- */
 
 typedef struct {
     const float *a, *b;
@@ -644,7 +648,7 @@ static void run_pairs(float *p, float *h, const float *a, const float *b, size_t
     assert_cuda(cuda_ok(cudaGetLastError(), "starting", &error) &&
                 cuda_ok(cudaDeviceSynchronize(), "pairs", &error) &&
                 device_get(p, job.p, len, &error) && device_get(h, job.h, len, &error));
-    device_free(&memory);
+    assert_cuda(device_free(&memory, true, &error));
 }
 
 /* Another part of the tensor L<len>.<kind>.a. */
@@ -821,7 +825,7 @@ static void ex6_4_sums_over_lanes_are_complete_and_held_once(void **state)
                 DeviceMemory memory;
                 LaneJob job = {NULL, NULL, count, bits[k][0], bits[k][1], known != 0};
                 float *sum = nan_filled(256);
-                const float *nothing;
+                const float *nothing = NULL;
                 dim3 one = {1, 1, 1}, warp = {32, 1, 1};
                 Error error;
                 memory.count = 0;
@@ -832,14 +836,14 @@ static void ex6_4_sums_over_lanes_are_complete_and_held_once(void **state)
                 assert_cuda(cuda_ok(cudaGetLastError(), "starting", &error) &&
                             cuda_ok(cudaDeviceSynchronize(), "lane sums", &error) &&
                             device_get(sum, job.sum, 256, &error));
-                device_free(&memory);
+                assert_cuda(device_free(&memory, true, &error));
                 check_lane_sums(&job, v, sum);
                 free(sum);
             }
     free(v);
 }
 
-/* ---- the chooser, the counts, errors --------------------------------------------------------------- */
+/* ---- the chooser, the counts, errors ------------------------------------------------------ */
 
 static Scan sized(size_t batch, size_t len, size_t d_inner, size_t d_state)
 {
@@ -905,42 +909,7 @@ static void what_no_kernel_takes_is_named(void **state)
     }
 }
 
-static void wrong_options_are_named(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *words, *sentence;
-        int exit;
-    } cases[] = {
-        {"--nonsense", "unrecognized option", 2},
-        {"x", "'x' is not an option", 2},
-        {"--seed -1", "--seed", 2},
-        {"--demo ladder --bench", "exclude each other", 2},
-        {"--scan 1,2,3,4 --device", "exclude each other", 2},
-        {"--kernel fused", "--kernel needs --scan", 2},
-        {"--scan 1,2,3,4 --kernel fast", "'fast' is none of channel, hillis-steele", 2},
-        {"--scan 1,2,3", "'1,2,3' is not four sizes", 2},
-        {"--scan 1,2,3,4,5", "'1,2,3,4,5' is not four sizes", 2},
-        {"--scan 1,2,3,x", "--scan: d_state: 'x'", 2},
-        {"--scan 1,0,3,4", "--scan: len: 0", 2},
-        {"--scan 1,2,3,257", "--scan: d_state: 257", 2},
-        {"--scan 4096,4194304,65536,1", "more than 268435456", 2},
-        {"--csv x.csv", "--csv needs --bench", 2},
-        {"--demo race --svg x.svg", "--svg needs --bench, or --demo", 2},
-        {"--demo nothing", "'nothing' is none of ladder", 1},
-        {"--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
-        {"--bench --csv no/such/folder/x.csv", "no/such/folder", 1},
-        {"--device", "built without nvcc", 1},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", cases[i].words),
-                         cases[i].exit);
-        assert_contains(text, cases[i].sentence);
-    }
-}
-
-/* ---- the language model on the kernels -------------------------------------------------------------- */
+/* ---- the language model on the kernels ---------------------------------------------------- */
 
 static ScanKernel model_kernel;
 static int model_scans;
@@ -987,7 +956,7 @@ static void the_language_model_s_logits_come_out_by_every_kernel(void **state)
     safetensors_close(&file);
 }
 
-/* ---- cuda_on_cpu.h by itself -------------------------------------------------------------------------- */
+/* ---- cuda_on_cpu.h by itself -------------------------------------------------------------- */
 #ifdef CUDA_ON_CPU
 
 /* What the kernels below are given. */
@@ -1326,6 +1295,53 @@ static void too_little_memory_is_said_and_nothing_is_kept(void **state)
     random_scan_free(&made);
 }
 
+static void wrong_options_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence;
+        int exit;
+    } cases[] = {
+        {"--nonsense", "unrecognized option", 2},
+        {"x", "'x' is not an option", 2},
+        {"--seed -1", "--seed", 2},
+        {"--demo ladder --bench", "exclude each other", 2},
+        {"--scan 1,2,3,4 --device", "exclude each other", 2},
+        {"--kernel fused", "--kernel needs --scan", 2},
+        {"--scan 1,2,3,4 --kernel fast", "'fast' is none of channel, hillis-steele", 2},
+        {"--scan 1,2,3", "'1,2,3' is not four sizes", 2},
+        {"--scan 1,2,3,4,5", "'1,2,3,4,5' is not four sizes", 2},
+        {"--scan 1,2,3,x", "--scan: d_state: 'x'", 2},
+        {"--scan 1,0,3,4", "--scan: len: 0", 2},
+        {"--scan 1,2,3,257", "--scan: d_state: 257", 2},
+        {"--scan 4096,4194304,65536,1", "more than 268435456", 2},
+        {"--csv x.csv", "--csv needs --bench", 2},
+        {"--demo race --svg x.svg", "--svg needs --bench, or --demo", 2},
+        {"--demo nothing", "'nothing' is none of ladder", 1},
+        {"--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
+        {"--bench --csv no/such/folder/x.csv", "no/such/folder", 1},
+        {"--device", "built without nvcc", 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[2048];
+        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", cases[i].words),
+                         cases[i].exit);
+        assert_contains(text, cases[i].sentence);
+    }
+}
+
+static void the_program_takes_a_scan_of_any_size(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"--scan 1,1,1,1", "--scan 2,300,5,16",
+                                        "--scan 1,300,5,40 --kernel shuffle"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        char text[2048];
+        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", words[i]), 0);
+        assert_int_equal(text[0], 0);
+    }
+}
+
 #endif /* CUDA_ON_CPU */
 
 int main(void)
@@ -1345,6 +1361,7 @@ int main(void)
         cmocka_unit_test(launches_that_no_gpu_takes_are_refused),
         cmocka_unit_test(too_little_memory_is_said_and_nothing_is_kept),
         cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(the_program_takes_a_scan_of_any_size),
 #endif
         cmocka_unit_test(every_kernel_agrees_with_golden),
         cmocka_unit_test(every_kernel_is_chapter_4_s_scan_at_odd_sizes),
@@ -1361,7 +1378,7 @@ int main(void)
         cmocka_unit_test(banks_are_counted_as_by_hand),
         cmocka_unit_test(ex6_3_a_warp_agrees_with_golden_pairs),
         cmocka_unit_test(ex6_4_sums_over_lanes_are_complete_and_held_once),
-        cmocka_unit_test(ex6_5_pieces_of_time_are_the_whole),
+        cmocka_unit_test(pieces_of_time_are_the_whole),
         cmocka_unit_test(ex6_5_many_pieces_are_the_whole),
         cmocka_unit_test(ex6_6_every_gradient_agrees_with_golden),
         cmocka_unit_test(ex6_6_the_backward_pass_is_chapter_4_s_at_odd_sizes),

@@ -245,7 +245,6 @@ static void malformed_exercises_are_found(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {BEFORE OPEN HINTS BODY CLOSE, "1 exercises; a chapter has 3 to 8"},
         {OPEN HINTS BODY CLOSE, "no comment above says Exercise 1.1"},
         {BEFORE OPEN "    //? one\n" BODY CLOSE, "1 hints (at least 2)"},
         {BEFORE OPEN HINTS CLOSE, "0 lines of solution"},
@@ -261,15 +260,24 @@ static void malformed_exercises_are_found(void **state)
          "does not list Exercise 1.9"},
         {"Exercise 1.1\n//> EX 1.1 [1 pt] [10 min] another title\n" HINTS BODY CLOSE,
          "does not list Exercise 1.1"},
-        {"Exercise 1.2\n//> EX 1.2 [3 pts] [20 min] a power by repeated squaring\n" HINTS BODY
-         "//< EX 1.2\n",
-         "exercise 2 comes as number 1"},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Error error;
         assert_false(exercises_hold(cases[k][0], &error));
         assert_contains(error.text, cases[k][1]);
     }
+}
+
+/* The numbers of a chapter are looked for in all of its sources. */
+static void exercises_are_counted_over_a_chapter(void **state)
+{
+    Lines source = {strdup("ch05_mamba_block/mamba_block.c"), NULL, NULL, 0};
+    (void)state;
+    assert_int_equal(exercise_count(&source, 5, 1), 1);
+    assert_int_equal(exercise_count(&source, 5, 10), 1); /* of another file */
+    assert_int_equal(exercise_count(&source, 5, 99), 0);
+    assert_int_equal(exercise_count(&source, 1, 1), 0);
+    free(source.path);
 }
 
 static void a_solution_of_thirteen_lines_is_too_long(void **state)
@@ -299,6 +307,7 @@ int main(void)
         cmocka_unit_test(links_must_lead_somewhere),
         cmocka_unit_test(a_figure_is_drawn_again_and_compared),
         cmocka_unit_test(malformed_exercises_are_found),
+        cmocka_unit_test(exercises_are_counted_over_a_chapter),
         cmocka_unit_test(a_solution_of_thirteen_lines_is_too_long),
     };
     return cmocka_run_group_tests_name("the lesson checker", tests, NULL, NULL);

@@ -695,7 +695,32 @@ static bool exercise_check(Exercise *exercise, size_t *end, const Lines *source,
     return exercise_known(exercise, source, open, error);
 }
 
-/* All exercises of one source: numbered 1, 2, 3 ... without a gap. */
+/* How often the sources of an exercise's chapter open the exercise of this number. */
+static int exercise_count(const Lines *source, int chapter, int number)
+{
+    char pattern[512], opening[32];
+    glob_t found;
+    int count = 0;
+    snprintf(pattern, sizeof pattern, "%.*s*.c*",
+             (int)(strrchr(source->path, '/') - source->path + 1), source->path);
+    snprintf(opening, sizeof opening, "//> EX %d.%d [", chapter, number);
+    if (glob(pattern, 0, NULL, &found) != 0)
+        return 0;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char *text;
+        size_t len;
+        Error error;
+        if (!text_read(&text, &len, found.gl_pathv[i], &error))
+            continue;
+        for (const char *at = text; (at = strstr(at, opening)) != NULL; at++)
+            count++;
+        free(text);
+    }
+    globfree(&found);
+    return count;
+}
+
+/* All exercises of one source; those of a chapter are numbered 1, 2, 3 ... without a gap. */
 static bool check_exercises(const Lines *source, Error *error)
 {
     int count = 0;
@@ -708,12 +733,16 @@ static bool check_exercises(const Lines *source, Error *error)
             continue;
         if (!exercise_check(&exercise, &line, source, line, error))
             return false;
-        if (exercise.number != ++count)
-            return fail(error, "%s:%zu: exercise %d comes as number %d", source->path, line + 1,
-                        exercise.number, count);
+        count++;
+        if (exercise_count(source, exercise.chapter, exercise.number) != 1)
+            return fail(error, "%s:%zu: the chapter has exercise %d.%d twice", source->path,
+                        line + 1, exercise.chapter, exercise.number);
+        if (exercise.number > 1 &&
+            exercise_count(source, exercise.chapter, exercise.number - 1) == 0)
+            return fail(error, "%s:%zu: there is no exercise %d before %d", source->path, line + 1,
+                        exercise.number - 1, exercise.number);
     }
-    return count == 0 || (count >= 3 && count <= 8) ||
-           fail(error, "%s: %d exercises; a chapter has 3 to 8", source->path, count);
+    return count <= 8 || fail(error, "%s: %d exercises; a file has at most 8", source->path, count);
 }
 
 /* ---- everything -------------------------------------------------------------------------- */

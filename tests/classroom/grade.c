@@ -1649,7 +1649,7 @@ static const char usage_text[] =
     "  --seconds S         processor time for one test (default 4)\n"
     "  --plain             do without namespaces, as where the kernel has none\n"
     "  --sanitize          compile with the address and undefined behaviour sanitizers\n"
-    "  --compiler CC --optimise FLAGS --flags FLAGS    cc, -O0 -g, -lcmocka\n";
+    "  --compiler CC --optimise FLAGS --flags FLAGS    cc, -O0, -lcmocka\n";
 
 enum {
     OPTION_KIT = 256,
@@ -1751,7 +1751,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 #endif
     grading.compiler = "cc";
-    grading.optimise = "-O0 -g";
+    grading.optimise = "-O0";
     grading.flags = "-lcmocka";
     grading.seconds = 4.0;
     grading.started = now();

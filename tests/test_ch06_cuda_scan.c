@@ -208,7 +208,7 @@ static void a_long_sequence_goes_through_every_kernel(void **state)
 }
 
 /* Steps of a hundredth: what came in is still felt pieces and tiles later. */
-static void what_a_state_carries_crosses_every_tile_and_piece(void **state)
+static void ex6_5_what_a_state_carries_crosses_every_tile_and_piece(void **state)
 {
     (void)state;
     static const size_t size[4] = {2, 3001, 2, 3};
@@ -1369,7 +1369,7 @@ int main(void)
         cmocka_unit_test(every_number_of_lanes_is_chapter_4_s_scan),
         cmocka_unit_test(whatever_is_optional_may_be_left_out),
         cmocka_unit_test(a_long_sequence_goes_through_every_kernel),
-        cmocka_unit_test(what_a_state_carries_crosses_every_tile_and_piece),
+        cmocka_unit_test(ex6_5_what_a_state_carries_crosses_every_tile_and_piece),
         cmocka_unit_test(a_nan_stays_in_its_channel),
         cmocka_unit_test(ex6_1_hillis_and_steele_agree_with_golden_pairs),
         cmocka_unit_test(ex6_1_a_tile_of_time_is_chapter_4_s_scan),

@@ -1291,6 +1291,14 @@ static void hidden_place(const Grading *grading, const Program *program)
     place_in_tests(grading, grading->hidden, name);
 }
 
+/* The grading itself cannot go on. */
+__attribute__((noreturn)) static void give_up(const Grading *grading, const char *what,
+                                              const Text *message)
+{
+    remove_tree(grading->work);
+    die("%s: %s", what, text_of(message));
+}
+
 /* What every probe prints with the course's own chapters. want[p] belongs to programs[p]. */
 static void probes_reference(Text *want, Grading *grading)
 {
@@ -1313,9 +1321,11 @@ static void probes_reference(Text *want, Grading *grading)
             continue;
         hidden_place(grading, program);
         if (!program_compile(&program->message, grading, program) ||
-            !probe_run(&want[p], &outcome, grading, program))
-            die("the probe %s does not work with the course's own chapter: %s", program->name,
-                text_of(&program->message));
+            !probe_run(&want[p], &outcome, grading, program)) {
+            remove_tree(work);
+            give_up(grading, "a probe does not work with the course's own chapter",
+                    &program->message);
+        }
     }
     remove_tree(grading->work);
     free(grading->work);
@@ -1371,7 +1381,7 @@ static void grade(Grading *grading)
     grading->work = work_new(grading->kit);
     probes_reference(want, grading);
     if (!compile(&message, grading, "-c tests/one_test.c -o build/one_test.o"))
-        die("the tests' own part does not compile: %s", text_of(&message));
+        give_up(grading, "the tests' own part does not compile", &message);
     submission_place(grading);
     if (!programs_compile(grading, false)) {
         salvage(grading);
@@ -1639,7 +1649,7 @@ static const char usage_text[] =
     "  --seconds S         processor time for one test (default 4)\n"
     "  --plain             do without namespaces, as where the kernel has none\n"
     "  --sanitize          compile with the address and undefined behaviour sanitizers\n"
-    "  --compiler CC --optimise FLAGS --flags FLAGS    cc, -O0 -g, -lcmocka\n";
+    "  --compiler CC --optimise FLAGS --flags FLAGS    cc, -O0, -lcmocka\n";
 
 enum {
     OPTION_KIT = 256,
@@ -1741,7 +1751,7 @@ int main(int argc, char **argv)
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 #endif
     grading.compiler = "cc";
-    grading.optimise = "-O0 -g";
+    grading.optimise = "-O0";
     grading.flags = "-lcmocka";
     grading.seconds = 4.0;
     grading.started = now();

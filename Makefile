@@ -15,11 +15,11 @@ BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch03_discretize/discretize.c \
            ch04_selective/selective.c ch05_mamba_block/mamba_block.c \
            ch05_mamba_block/language_model.c ch05_mamba_block/safetensors.c \
-           ch05_mamba_block/pretrained.c
+           ch05_mamba_block/pretrained.c ch06_cuda_scan/cuda_scan.cu
 program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-CHAPTERS := 01 02 03 04 05
+CHAPTERS := 01 02 03 04 05 06
 
 # What this compiler and machine can do is tried, not assumed.
 try      = $(shell echo 'int main(void) { return 0; }' | \
@@ -33,7 +33,12 @@ OPTIMISE := -O3 -g $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
 
-.PHONY: all run test bench figures train corpus check mutants fuzz compile_commands.json clean help
+# All processors build, unless make is told how many.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
+endif
+
+.PHONY: all run test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -47,11 +52,30 @@ $(BUILD)/flags: FORCE
 .PHONY: FORCE
 FORCE:
 
+# Chapter 6 is C for who takes it for C; with nvcc it is built for a GPU besides.
 define program_rule
 $(call program,$(1)): $(1) $(BUILD)/flags
-	$$(COMPILE) -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@ -lm
+	$$(COMPILE) $(if $(filter %.cu,$(1)),-x c) -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@ -lm
 endef
 $(foreach source,$(SOURCES),$(eval $(call program_rule,$(source))))
+
+NVCC     ?= nvcc
+CUDA     := $(if $(filter 1,$(SANITIZE)),,$(shell command -v $(NVCC) 2>/dev/null))
+CUDA_RUN := $(BUILD)/cuda/ch06_cuda_scan
+# For the GPU that is there, or, if none is, for these; the last as PTX, for what comes after.
+CUDA_FOR := $(if $(CUDA),$(if $(shell nvidia-smi -L 2>/dev/null),-arch=native,$(foreach sm,80 90,\
+              -gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_90,code=compute_90))
+all: $(if $(CUDA),$(CUDA_RUN))
+	@echo 'chapter 6: built for the CPU$(if $(CUDA), and for a GPU (by $(CUDA)),; nvcc would build it for a GPU)'
+
+$(BUILD)/cuda/%: ch06_cuda_scan/cuda_scan.cu $(filter-out %.cu,$(SOURCES)) $(BUILD)/flags
+	@mkdir -p $(BUILD)/cuda
+	$(NVCC) -O3 -t 0 $(CUDA_FOR) $< -o $@
+
+# The tests of chapter 6 as nvcc builds them, which skip themselves where no GPU answers.
+$(BUILD)/cuda/tests/%: tests/%.c ch06_cuda_scan/cuda_scan.cu $(BUILD)/cmocka.flags
+	@mkdir -p $(BUILD)/cuda/tests
+	$(NVCC) -O2 -t 0 -x cu -diag-suppress 177 $(CUDA_FOR) $< -o $@ $$(sed 's/-pthread/-Xcompiler &/' $(BUILD)/cmocka.flags)
 
 # The test library: found, or installed if need be. The file holds the flags to use it with.
 $(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags
@@ -72,7 +96,7 @@ CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 run: $(PROGRAMS) ## walk every chapter's demo on the data in data/; CH=02 walks one
 	@$(if $(filter-out $(CHAPTERS),$(CH_TWO)),echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2)
 	@for chapter in $(or $(CH_TWO),$(CHAPTERS)); do \
-	    $(MAKE) --no-print-directory -j1 run-$$chapter || exit 1; done
+	    $(MAKE) --no-print-directory run-$$chapter || exit 1; done
 
 run-01: $(PROGRAMS)
 	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'
@@ -112,7 +136,14 @@ run-05: $(PROGRAMS)
 	@printf '\n==== Chapter 5, capstone 2: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 
-bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine's limits
+run-06: $(PROGRAMS) $(if $(CUDA),$(CUDA_RUN))
+	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
+	@program=$(BUILD)/ch06_cuda_scan; \
+	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
+	    for words in '' '--scan 2,1000,24,16' '--scan 1,20000,2,16 --kernel pieces'; do \
+	        printf '\n$$ %s %s\n' $$program "$$words"; $$program $$words || exit 1; done
+
+bench: $(PROGRAMS) $(if $(CUDA),$(CUDA_RUN)) ## measure: fast against clear, and both against the machine's limits
 	$(call show,$(BUILD)/ch02_ssm --bench)
 	$(call show,$(BUILD)/ch03_discretize --bench)
 	$(call show,$(BUILD)/ch04_selective --bench)
@@ -120,6 +151,9 @@ bench: $(PROGRAMS) ## measure: fast against clear, and both against the machine'
 	$(call show,$(BUILD)/ch05_mamba_block --compare)
 	$(call show,$(BUILD)/ch05_language_model --bench)
 	$(call show,$(BUILD)/ch05_pretrained --bench)
+	@program=$(BUILD)/ch06_cuda_scan; \
+	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
+	    printf '\n$$ %s --bench\n' $$program; $$program --bench --csv $(BUILD)/ch06_bench.csv
 
 train: $(PROGRAMS) ## train the language model of data/tiny-mamba again, from the stories, in a minute
 	$(call show,$(BUILD)/ch05_language_model --train --out data/tiny-mamba)
@@ -131,6 +165,11 @@ corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their gr
 
 test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
 	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
+
+test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the GPU (needs nvcc and a GPU)
+	$< $(if $(shell command -v compute-sanitizer 2>/dev/null),\
+	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
+	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
 
 mutants: $(BUILD)/cmocka.flags ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
@@ -190,7 +229,7 @@ compile_commands.json: ## write build/compile_commands.json, which clangd and ot
 	@mkdir -p build
 	@{ echo '['; separator=; \
 	   for file in $(SOURCES) $(wildcard tests/*.c); do \
-	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -c %s"}' \
+	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -x c -c %s"}' \
 	           "$$separator" "$(CURDIR)" "$$file" '$(COMPILE)' "$$file"; separator=',\n'; \
 	   done; printf '\n]\n'; } | sed 's/\\n/\n/g' > build/compile_commands.json
 

@@ -952,7 +952,7 @@ size_t text_to_tokens(int32_t *ids, size_t *unknown, const char *text, size_t le
     while (word_next(word, sizeof word, text, len, &at, lines)) {
         size_t found = word[0] == '\0' ? WORD_END + 1 : *word_slot(words, word);
         *unknown += found == 0;
-        ids[count++] = (int32_t)(found == 0 ? WORD_UNKNOWN : found - 1);
+        ids[count++] = (int32_t)(found == 0 ? (size_t)WORD_UNKNOWN : found - 1);
     }
     return count;
 }
@@ -1731,7 +1731,7 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     Writer writer = writer_new(model);
     Sampler sampler = sampler_new(model->config.vocab_size);
     if (count == 0)
-        ids[count++] = words->bytes ? '\n' : WORD_END;
+        ids[count++] = words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
     for (size_t i = 0; i < count; i++) {
         sampler_see(&sampler, (size_t)ids[i]);
         if (words->bytes || ids[i] != WORD_END)
@@ -2236,6 +2236,7 @@ typedef struct {
     BatchSource source;
     TrainSettings settings; /* classroom size */
     TrainSettings full;     /* the paper's */
+    double gate_price;      /* for the selective model, unless --gate-price says otherwise */
 } Task;
 
 /* Selective copying: TASK_REMEMBER symbols at random places of a piece of noise, then as many
@@ -2282,13 +2283,15 @@ static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t 
 static const Task task_copying = {"copying",
                                   "Selective copying: 16 symbols among noise",
                                   {copying_fill, NULL},
-                                  {32, 64, 6000, 1, 3e-3, 0.1, 1.0},
-                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0}};
+                                  {32, 64, 4000, 1, 3e-3, 0.1, 1.0},
+                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0},
+                                  0.0};
 static const Task task_induction = {"induction",
                                     "Induction heads: what followed the marker?",
                                     {induction_fill, NULL},
                                     {8, 256, 3000, 1, 3e-3, 0.1, 1.0},
-                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0}};
+                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0},
+                                    1.0};
 
 /* How many targets of one batch of a source get the largest logit, read token by token: the memory
    does not depend on the length. */
@@ -2334,13 +2337,14 @@ static double accuracy_at_once(Trainer *trainer, const BatchSource *source, Rand
 }
 
 /* The paper's model for both tasks: two layers, 64 channels. */
-static Model task_model(bool time_invariant, uint64_t seed)
+static Model task_model(bool time_invariant, double gate_price, uint64_t seed)
 {
     MambaConfig config = config_default(64);
     Random random = random_from_seed(seed);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
     config.time_invariant = time_invariant;
+    config.gate_price = gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
@@ -2395,39 +2399,48 @@ static size_t task_lengths(double *length, double *percent[2], const Task *task,
     return count;
 }
 
-/* A task from start to end: both models trained, a table, a chart. */
-static bool show_task(const Task *task, bool full, uint64_t steps, const Look *look,
-                      const char *svg, Error *error)
+/* Copying is drawn over the steps of training, induction over the lengths. */
+static bool draw_task(const Task *task, const double *x, double *const percent[2], size_t points,
+                      const Look *look, const char *svg, Error *error)
 {
-    TrainSettings settings = full ? task->full : task->settings;
-    double at[TASK_POINTS], curve[2][TASK_POINTS], length[TASK_LENGTHS], far[2][TASK_LENGTHS];
-    double *percent[2] = {far[0], far[1]}, start = seconds_now();
-    Model model[2] = {task_model(false, settings.seed), task_model(true, settings.seed)};
-    settings.steps = steps > 0 ? steps : settings.steps;
-    printf("%s\n2 layers of 64 channels, %zu parameters; trained at length %zu, %" PRIu64
-           " steps of %zu\n\n",
-           task->title, model_floats(&model[0].config), settings.len, settings.steps,
-           settings.batch);
-    for (int which = 0; which < 2; which++)
-        task_train(curve[which], at, &model[which], task, &settings);
-    fprintf(stderr, "both trained in %.0f s\n", seconds_now() - start);
     bool copying = task->source.fill == copying_fill;
-    size_t longest = copying ? 16 * settings.len : 65536;
-    size_t count = task_lengths(length, percent, task, settings.len, longest, model);
+    Chart chart = chart_new(copying ? "Right symbols while learning" : "Right answers by length",
+                            copying ? "step" : "length", "percent");
+    chart.log_x = !copying;
+    chart_add(&chart, "selective", MARK_LINE, x, percent[0], points);
+    chart_add(&chart, "time-invariant", MARK_LINE, x, percent[1], points);
+    chart_print(stdout, &chart, look);
+    return svg == NULL || chart_write_svg(&chart, svg, error);
+}
+
+/* A task from start to end: both models trained, a table, a chart. A gate_price below 0 is the task's
+   own. */
+static bool show_task(const Task *task, const TrainSettings *settings, double gate_price,
+                      const Look *look, const char *svg, Error *error)
+{
+    double at[TASK_POINTS], curve[2][TASK_POINTS], length[TASK_LENGTHS], far[2][TASK_LENGTHS];
+    double *learnt[2] = {curve[0], curve[1]}, *percent[2] = {far[0], far[1]}, start = seconds_now();
+    double price = gate_price < 0.0 ? task->gate_price : gate_price;
+    bool copying = task->source.fill == copying_fill;
+    Model model[2] = {task_model(false, price, settings->seed),
+                      task_model(true, 0.0, settings->seed)};
+    printf("%s\n2 layers of 64 channels, %zu parameters; trained at length %zu, %" PRIu64
+           " steps of %zu\nwith a price of %g on open gates\n\n",
+           task->title, model_floats(&model[0].config), settings->len, settings->steps,
+           settings->batch, price);
+    fflush(stdout);
+    for (int which = 0; which < 2; which++)
+        task_train(curve[which], at, &model[which], task, settings);
+    fprintf(stderr, "both trained in %.0f s\n", seconds_now() - start);
+    size_t longest = copying ? 16 * settings->len : 65536;
+    size_t count = task_lengths(length, percent, task, settings->len, longest, model);
     puts("  length   selective   time-invariant");
     for (size_t i = 0; i < count; i++)
         printf("  %6.0f   %7.1f %%   %12.1f %%\n", length[i], far[0][i], far[1][i]);
     putchar('\n');
-    Chart chart = chart_new(copying ? "Right symbols while learning" : "Right answers by length",
-                            copying ? "step" : "length", "percent");
-    chart.log_x = !copying;
-    for (int which = 0; which < 2; which++)
-        chart_add(&chart, which == 0 ? "selective" : "time-invariant", MARK_LINE,
-                  copying ? at : length, copying ? curve[which] : far[which],
-                  copying ? (size_t)TASK_POINTS : count);
-    chart_print(stdout, &chart, look);
     model_free(&model[0]), model_free(&model[1]);
-    return svg == NULL || chart_write_svg(&chart, svg, error);
+    return draw_task(task, copying ? at : length, copying ? learnt : percent,
+                     copying ? (size_t)TASK_POINTS : count, look, svg, error);
 }
 
 /* ===================================== Measurements ======================================== */
@@ -2720,7 +2733,8 @@ static void model_help(void)
         "  --compare          train a time-invariant model too, and put both to the test\n"
         "  --width D --layers N --batch N --length N --steps N --rate R\n"
         "                     (default 64, 2, 8, 128, 4000, 0.004)\n"
-        "  --gate-price P     what an open gate costs while learning (default 3; --corpus: 0)\n\n"
+        "  --gate-price P     what an open gate costs while learning (default 3; 1 for\n"
+        "                     --induction; 0 for --corpus, --copying, --time-invariant)\n\n"
         "  --test             the stories of data/rainbow, answers right or wrong\n"
         "  --focus            what each word of --prompt does to gate, state and answer\n"
         "  --data DIR         where the stories are (default data/rainbow)\n"
@@ -2829,8 +2843,6 @@ static bool model_options_fit(ModelOptions *options, unsigned runs, Error *error
         return fail(error, "--svg needs --train, --focus, --copying or --induction");
     if (options->steps == 0 && training)
         options->steps = 4000;
-    if (options->gate_price < 0.0)
-        options->gate_price = options->corpus ? 0.0 : 3.0;
     return true;
 }
 
@@ -2972,7 +2984,10 @@ static Model model_to_train(const ModelOptions *options, const Vocabulary *words
     config.num_hidden_layers = (size_t)options->layers;
     config.vocab_size = words->n_word;
     config.time_invariant = time_invariant;
-    config.gate_price = options->gate_price;
+    if (options->gate_price >= 0.0)
+        config.gate_price = options->gate_price;
+    else /* a gate that cannot choose when to open gains nothing by staying shut */
+        config.gate_price = options->corpus || time_invariant ? 0.0 : 3.0;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
@@ -3054,14 +3069,20 @@ static bool run_with_model(const ModelOptions *options, const Look *look, Error 
     return ok;
 }
 
+static bool run_task(const Task *task, const ModelOptions *options, const Look *look, Error *error)
+{
+    TrainSettings settings = options->full ? task->full : task->settings;
+    settings.steps = options->steps > 0 ? options->steps : settings.steps;
+    settings.seed = options->wish.seed;
+    return show_task(task, &settings, options->gate_price, look, options->svg, error);
+}
+
 static bool run_model(const ModelOptions *options, const Look *look, Error *error)
 {
     switch (options->run) {
     case RUN_TRAIN: return run_train(options, look, error);
-    case RUN_COPYING:
-        return show_task(&task_copying, options->full, options->steps, look, options->svg, error);
-    case RUN_INDUCTION:
-        return show_task(&task_induction, options->full, options->steps, look, options->svg, error);
+    case RUN_COPYING: return run_task(&task_copying, options, look, error);
+    case RUN_INDUCTION: return run_task(&task_induction, options, look, error);
     case RUN_BENCH: demo_train_bench(); return true;
     default: return run_with_model(options, look, error);
     }

@@ -156,13 +156,14 @@ INLINE void floats_copy(float *to, const float *from, size_t count, const size_t
 }
 
 /* A panel of the right matrix in the order in which tiles read it: (tiles, depth, TILE_COLS), zeros
-   beyond `cols`. */
+   from `cols` to the end of a vector. */
 static void panel_pack(float *panel, Strided right, size_t depth, size_t cols)
 {
     for (size_t first = 0; first < cols; first += TILE_COLS, panel += PANEL_DEPTH * TILE_COLS) {
-        size_t wide = smaller(cols - first, TILE_COLS);
+        size_t wide = smaller(cols - first, TILE_COLS), beyond = (LANES - wide % LANES) % LANES;
         const float *from = right.at + first * right.col;
-        zero(panel, wide < TILE_COLS ? depth * TILE_COLS : 0);
+        for (size_t k = 0; k < depth && beyond > 0; k++)
+            zero(panel + k * TILE_COLS + wide, beyond);
         if (right.col == 1)
             for (size_t k = 0; k < depth; k++)
                 floats_copy(panel + k * TILE_COLS, from + k * right.row, wide, TILE_COLS);
@@ -1017,6 +1018,11 @@ static const float *selecting(const BlockCache *cache)
     return cache->constant == NULL ? cache->u : cache->constant;
 }
 
+/* The scan that blocks go through: chapter 6 can be put in its place. */
+#ifndef BLOCK_SCAN
+#define BLOCK_SCAN selective_scan_fast
+#endif
+
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. One line for each box of the diagram (Mamba, figure 3). */
@@ -1054,7 +1060,7 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
                         d_inner);
     /* y = scan(u, Delta, A, B, C, D) * silu(z) */
     Scan scan = block_scan(cache, block, state);
-    selective_scan_fast(cache->gated, state == NULL ? NULL : state->x, &scan);
+    BLOCK_SCAN(cache->gated, state == NULL ? NULL : state->x, &scan);
     /* out = out_proj(y) */
     linear_forward_fast(out, cache->gated, p[OUT_PROJ_WEIGHT], p[OUT_PROJ_BIAS], tokens, d_inner,
                         d_model);

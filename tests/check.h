@@ -17,7 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#ifdef __cplusplus /* nvcc takes the tests of chapter 6 for C++ */
+extern "C" {
+#endif
 #include <cmocka.h>
+#ifdef __cplusplus
+}
+#endif
 
 /* got is want, give or take abs + rel |want|. Infinities and NaN are near nothing. */
 #define assert_near(got, want, abs, rel)                                                           \

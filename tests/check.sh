@@ -6,9 +6,9 @@ set -u
 bad=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chapters=$(ls ch[0-9]*/*.c data/*/*.c)
+chapters=$(ls ch[0-9]*/*.c ch[0-9]*/*.cu data/*/*.c) # chapter 6 is C too: -x c
 tests=$(ls tests/*.c tests/fuzz/*.c tests/classroom/*.c)
-headers=$(ls tests/*.h tests/classroom/*.h)
+headers=$(ls tests/*.h tests/classroom/*.h ch[0-9]*/*.h)
 strict='-Wall -Wextra -Wshadow -Werror'
 
 have() {
@@ -39,7 +39,7 @@ ok() { # name status
     if have clang-tidy; then
         status=0
         for file in $chapters; do
-            clang-tidy --quiet "$file" -- -std=c11 2> "$work/tidy" > "$work/findings" || status=1
+            clang-tidy --quiet "$file" -- -x c -std=c11 2> "$work/tidy" > "$work/findings" || status=1
             cat "$work/findings"
         done
         ok "clang-tidy" $status
@@ -49,7 +49,7 @@ ok() { # name status
         have $compiler || continue
         status=0
         for file in $chapters $tests; do
-            $compiler -std=c11 $strict -O2 -c "$file" -o "$work/out.o" || status=1
+            $compiler -x c -std=c11 $strict -O2 -c "$file" -o "$work/out.o" || status=1
         done
         ok "$compiler -std=c11" $status
     done
@@ -64,9 +64,19 @@ ok() { # name status
     # the one line that the lessons give: no flags at all
     status=0
     for file in $chapters; do
-        cc -O2 "$file" -o "$work/program" -lm || status=1
+        cc -x c -O2 "$file" -o "$work/program" -lm || status=1
     done
     ok "cc -O2 FILE -lm" $status
+
+    # a CUDA toolkit is nobody's duty
+    if command -v nvcc > /dev/null; then
+        nvcc -O3 -t 0 -Werror all-warnings -gencode arch=compute_80,code=sm_80 \
+            -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 \
+            ch06_cuda_scan/cuda_scan.cu -o "$work/program"
+        ok "nvcc, sm_80, sm_90 and PTX" $?
+    else
+        echo "skipped: nvcc is not installed"
+    fi
 }
 [ "$bad" = 0 ] && echo "check: everything is in order"
 exit $bad

@@ -110,7 +110,7 @@ static int grade_lines(char *text, const char *id, const char *lines, const char
 }
 
 /* ---- submissions that are wrong, broken or malicious ---------------------------------------- */
-/* Each stands in place of exercise 1.2 and costs exercise 1.2; 1.1 and 1.3 keep their points. All */
+/* Each stands in place of exercise 1.2 and costs exercise 1.2; 1.1 and 1.10 keep their points. All */
 /* are graded before the first test, some at a time: most of them wait for their limits.           */
 
 typedef struct {
@@ -185,7 +185,7 @@ static void a_sample_costs_what_it_touches(void **state)
     read_file(text, name);
     assert_points(text, "1.1", "2 of 2");
     assert_points(text, "1.2", "0 of 3");
-    assert_points(text, "1.3", "1 of 1");
+    assert_points(text, "1.10", "1 of 1");
     assert_says(text, sample->verdict);
     assert_says(text, "status 0");
 }
@@ -249,11 +249,11 @@ static void malformed_markers_are_refused(void **state)
         {"/operator/d", "exercise 1.1 has fewer than two hints"},
         {"/return a + b/d", "exercise 1.1 has no solution"},
         {"/< EX 1.1/d", "exercise 1.1 is still open here"},
-        {"s/< EX 1.1/< EX 1.3/", "exercise 1.1 is closed by //< EX 1.1"},
+        {"s/< EX 1.1/< EX 1.10/", "exercise 1.1 is closed by //< EX 1.1"},
         {"/> EX 1.1/d", "a hint or a skeleton outside an exercise"},
         {"s/EX 1.2/EX 1.1/", "there is an exercise 1.1 already"},
-        {"s/EX 1.3/EX 2.3/", "exercise 2.3 does not belong to chapter 01"},
-        {"/< EX 1.3/d", "exercise 1.3 is never closed"},
+        {"s/EX 1.10/EX 2.3/", "exercise 2.3 does not belong to chapter 01"},
+        {"/< EX 1.10/d", "exercise 1.10 is never closed"},
     };
     static char text[ROOM];
     (void)state;
@@ -284,7 +284,7 @@ static void a_student_is_told_what_is_missing_and_where_to_read(void **state)
                 "  1. What do all the numbers sum to?\nTry again with that. make hint EX=1.2");
     assert_says(text, "  2. A loop over i, and one line.\nThat was the last one.");
     assert_int_equal(shell(text, "cd $T/ada && make hint EX=1.9"), 2);
-    assert_says(text, "EX=1.9: say which exercise; there are 1.1 1.2 1.3");
+    assert_says(text, "EX=1.9: say which exercise; there are 1.1 1.2 1.10");
 }
 
 static void a_student_can_test_one_exercise_and_see_the_score(void **state)
@@ -316,7 +316,7 @@ static void the_sanitizers_find_what_a_test_does_not(void **state)
     assert_int_equal(grade_lines(text, "1.2", lines, "--sanitize"), 0);
     assert_says(text, "CRASH    a mean by hand");
     assert_says(text, "heap-buffer-overflow");
-    assert_points(text, "1.3", "1 of 1");
+    assert_points(text, "1.10", "1 of 1");
 }
 
 /* ---- what is taken from a submission --------------------------------------------------------- */
@@ -366,7 +366,7 @@ static void lost_markers_and_broken_helpers_cost_what_they_touch(void **state)
                                  "/EX 1.2/d' $C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade"),
                      0);
     assert_says(text, "its markers //> EX 1.2 and //< EX 1.2 are gone");
-    assert_points(text, "1.3", "1 of 1");
+    assert_points(text, "1.10", "1 of 1");
     assert_int_equal(shell(text, "sed 's/^double toy_largest/int helper(; &/' "
                                  "$C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade"),
                      0);
@@ -403,8 +403,9 @@ static void hidden_tests_count_and_say_only_their_verdict(void **state)
     assert_says(text, "pass     other numbers  (hidden)");
     assert_int_equal(grade_lines(text, "1.2", "sum = n == 3 ? 9 : x[0];", hidden), 0);
     assert_points(text, "1.2", "1.5 of 3"); /* right for the public test alone */
-    assert_int_equal(grade_lines(text, "1.3", "largest = x[n - 1] > 0 ? x[n - 1] : 0;", hidden), 0);
-    assert_points(text, "1.3", "0.5 of 1");
+    assert_int_equal(grade_lines(text, "1.10", "largest = x[n - 1] > 0 ? x[n - 1] : 0;", hidden),
+                     0);
+    assert_points(text, "1.10", "0.5 of 1");
     read_file(text, "results.json");
     assert_says(text, "\"visibility\": \"after_published\"");
     assert_silent_about(text, "toy_largest(x, 3)"); /* the hidden test's own words */
@@ -440,7 +441,7 @@ static void hidden_files_are_not_to_be_had(void **state)
     snprintf(lines, sizeof lines, "#include \"%s/course/ch01_toy/toy.c\"", work);
     assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
     assert_says(text, "NOT C");
-    assert_points(text, "1.3", "1 of 1");
+    assert_points(text, "1.10", "1 of 1");
     snprintf(lines, sizeof lines,
              "__asm__(\".inc\" \"bin \\\"%s/course/ch01_toy/toy.c\\\"\");\nsum = 9;", work);
     assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
@@ -544,7 +545,7 @@ static void a_class_is_graded_and_goes_on_where_it_stopped(void **state)
     assert_says(text, "3 submissions, 3 to grade");
     assert_says(text, "3 graded, mean 3.0 of 6 points");
     read_file(text, "marks/grades.csv");
-    assert_string_equal(text, "name,points,1.1,1.2,1.3\n\"ada\",6,2,3,1\n\"bob\",0,0,0,0\n"
+    assert_string_equal(text, "name,points,1.1,1.2,1.10\n\"ada\",6,2,3,1\n\"bob\",0,0,0,0\n"
                               "\"eve x\",3,2,0,1\n");
     shell(text, "rm $T/marks/bob.txt; sh $C/class.sh $T/kit $T/class $T/marks");
     assert_says(text, "3 submissions, 1 to grade");
@@ -598,7 +599,7 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     (void)state;
     assert_int_equal(check_edited(text, ""), 0);
     assert_says(text, "chapter 01: 3 exercises, 6 points, 3 wrong solutions noticed");
-    assert_says(text, "note: exercise 1.3 has 0 wrong solutions");
+    assert_says(text, "note: exercise 1.10 has 0 wrong solutions");
 
     assert_int_equal(check_edited(text, "sed -i '/A loop over/d' ch01_toy/toy.c"), 1);
     assert_says(text, "exercise 1.2 has fewer than two hints");

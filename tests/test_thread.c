@@ -1,6 +1,7 @@
 /* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
 
 #include "../ch05_mamba_block/mamba_block.c"
+#include "../ch06_cuda_scan/cuda_scan.cu"
 #include "check.h"
 
 enum { DAYS = 3 };
@@ -197,6 +198,22 @@ static void chapter_5_forecasts_it_inside_a_mamba_block(void **state)
     own_block_free(&own);
 }
 
+static void chapter_6_forecasts_it_by_every_cuda_kernel(void **state)
+{
+    (void)state; /* chapter 4's scan once more, with the chain's own numbers */
+    static const float A[4] = {0.0f, -0.916290732f, 0.0f, -0.916290732f}; /* log 1, log 0.4 */
+    static const float x_start[4] = {2.0f / 3, -1.0f / 6, 1.0f / 3, 1.0f / 6};
+    float u[4] = {0}, one[4] = {1, 1, 1, 1};
+    Scan scan = {1, DAYS - 1, 2, 2, u, one, NULL, A, one, one, NULL, NULL, x_start, NULL, false};
+    for (int kernel = 0; kernel <= SCAN_KERNELS; kernel++) {
+        float y[2 * (DAYS - 1)] = {0};
+        Error error;
+        if (!cuda_scan(y, NULL, &scan, (ScanKernel)kernel, &error))
+            fail_msg("%s", error.text);
+        assert_all_near(y, by_hand + 2, 2 * (DAYS - 1), 2e-7, 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,6 +226,7 @@ int main(void)
         cmocka_unit_test(chapter_4_forecasts_it_by_a_selective_scan),
         cmocka_unit_test(chapter_4_forecasts_it_by_a_parallel_scan_of_pairs),
         cmocka_unit_test(chapter_5_forecasts_it_inside_a_mamba_block),
+        cmocka_unit_test(chapter_6_forecasts_it_by_every_cuda_kernel),
     };
     return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,
                                        NULL);

@@ -32,7 +32,9 @@ awk -v MODE=removed -v root=. -f "$here/exercises.awk" $marked > "$work/removed"
 awk -v MODE=sections -v root=. -f "$here/lesson.awk" $lessons $lessons > "$work/sections"
 {
     echo "chapter $chapter"
-    cat "$work/list" "$work/sections"
+    cat "$work/list" "$work/sections" | # in the order of their numbers, whatever file they are in
+        awk '{ number = $2; sub(/^[0-9]*\./, "", number); print number, NR, $0 }' |
+        sort -k 1,1n -k 2,2n | sed 's/^[0-9]* [0-9]* //'
 } > "$work/exercises.txt"
 
 # ---- the chapters: this one with stubs, those before it solved ----------------------------------
@@ -54,7 +56,8 @@ done
 
 # ---- data and golden data: not those of later chapters, unless a test names them ------------------
 
-cp -R data "$new/data"
+mkdir -p "$new/data" "$new/$folder"
+cp -R data/. "$new/data/"
 mkdir -p "$new/tests/golden"
 for path in tests/golden/*; do
     name=${path##*/}

@@ -30,10 +30,13 @@ check_text() {
     sh $here/assignment.sh "$chapter" "$dir/again" > /dev/null
     diff -r "$dir/kit" "$dir/again" > /dev/null || bad "chapter $chapter: two assignments of one course differ"
     rm -rf "$dir/again"
-    # lines of a solution that say something: not braces, not the head of a loop
+    # lines of a solution that say something: not braces, not the head of a loop, not what a skeleton
+    # shows. What an earlier chapter says too may be read there.
+    sed -n 's|^ *//: *||p' $marked > "$dir/skeletons"
     awk -v MODE=removed -f $here/exercises.awk $marked | awk -F '\t' '
-        length($2) >= 20 && $2 !~ /^(for|while|if) \([^;]*;?[^;]*;?[^;]*\) ?[{]?$/ && $2 !~ /^(double|float|size_t) [*a-z_]* = NEW/ { print $2 }' > "$dir/secrets"
-    grep -rnFf "$dir/secrets" "$dir/kit" > "$dir/leaks" && bad "chapter $chapter: the assignment holds lines of the solution:
+        length($2) >= 20 && $2 !~ /^(for|while|if) \([^;]*;?[^;]*;?[^;]*\) ?[{]?$/ && $2 !~ /^(double|float|size_t) [*a-z_]* = NEW/ { print $2 }' |
+        grep -vxFf "$dir/skeletons" > "$dir/secrets"
+    (cd "$dir/kit" && grep -rnFf "$dir/secrets" ./*.* tests data "$(dirname "$(echo "$marked" | head -n 1)")") > "$dir/leaks" && bad "chapter $chapter: the assignment holds lines of the solution:
 $(cut -c1-160 "$dir/leaks")"
     for file in $marked; do
         $CC -O2 -Wall -Wextra -Wshadow -Werror -x c -c "$dir/kit/$file" -o /dev/null 2> "$dir/said" ||
@@ -66,7 +69,7 @@ write_variants() {
     list=$here/mutants/ch$chapter.txt
     [ -f "$list" ] || return 0
     grep -v '^#' "$list" | grep . | while read -r id expression; do
-        file=$(awk -v id="$id" '$1 == "exercise" && $2 == id { print $5 }' "$dir/kit/tests/exercises.txt")
+        file=$(awk -v id="$id" '$1 == "exercise" && ($2 "") == (id "") { print $5 }' "$dir/kit/tests/exercises.txt")
         [ -n "$file" ] || { bad "$list: there is no exercise $id"; continue; }
         awk -v MODE=region -v ID="$id" -f $here/exercises.awk "$file" > "$dir/region"
         n=2

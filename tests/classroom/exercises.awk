@@ -67,7 +67,7 @@ function close_exercise(text,    k) {
         print
     } else if (MODE == "switch") {
         write_switch()
-    } else if (MODE == "put" && id == ID) {
+    } else if (MODE == "put" && (id "") == (ID "")) {
         copy(TEXT)
         print
     } else if (MODE == "solved" || MODE == "put") {
@@ -137,7 +137,7 @@ id != "" {
         line[++count] = $0
     if (MODE == "removed" && text != "")
         printf "%s\t%s\n", id, text
-    if (MODE == "region" && id == ID)
+    if (MODE == "region" && (id "") == (ID ""))
         print
     next
 }

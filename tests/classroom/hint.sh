@@ -2,7 +2,7 @@
 # make hint EX=4.2: the first hint; asked again the next, until there is none left.
 set -eu
 table=tests/exercises.txt
-title=$(awk -v id="${EX:-}" '$1 == "exercise" && $2 == id { sub(/^([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )/, ""); print }' $table)
+title=$(awk -v id="${EX:-}" '$1 == "exercise" && ($2 "") == (id "") { sub(/^([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )/, ""); print }' $table)
 if [ -z "$title" ]; then
     echo "error: EX=${EX:-}: say which exercise; there are$(awk '$1 == "exercise" { printf " %s", $2 }' $table)" >&2
     exit 2
@@ -12,9 +12,9 @@ asked=$(cat "build/hints/$EX" 2> /dev/null || echo 0)
 asked=$((asked + 1))
 awk -v id="$EX" -v asked="$asked" -v title="$title" '
     function rest(line) { sub(/^[^ ]+ [^ ]+ /, "", line); return line }
-    $1 == "section" && $2 == id { section = rest($0) }
-    $1 == "hint" && $2 == id { hint[++n] = rest($0) }
-    $1 == "goes-on" && $2 == id { hint[n] = hint[n] " " rest($0) }
+    $1 == "section" && ($2 "") == (id "") { section = rest($0) }
+    $1 == "hint" && ($2 "") == (id "") { hint[++n] = rest($0) }
+    $1 == "goes-on" && ($2 "") == (id "") { hint[n] = hint[n] " " rest($0) }
     END {
         printf "%s, %s. In the lesson: %s.\n", id, title, section
         for (k = 1; k <= n && k <= asked; k++)

@@ -13,7 +13,7 @@ export CC flags work MUTANTS=1
 one() { # list number line-number expression
     name=$1 number=$2 line=$3 expression=$4
     stem=${name#ch??_} dir=$work/$name.$number
-    source=$(cd . && ls "${name%%_*}"_*/"$stem".c)
+    source=$(ls "${name%%_*}"_*/"$stem".c*)
     mkdir -p "$dir/tests"
     cp -r ch[0-9]* "$dir/" && cp tests/*.h "tests/test_$name.c" "$dir/tests/"
     ln -s "$PWD/data" "$dir/data"

@@ -37,16 +37,16 @@ double toy_mean(const double *x, size_t n)
     return sum / (double)n;
 }
 
-/* Exercise 1.3. The largest of x (n), n > 0. */
+/* Exercise 1.10. The largest of x (n), n > 0. */
 double toy_largest(const double *x, size_t n)
 {
     double largest = x[0];
-    //> EX 1.3 [1 pt] [5 min] the largest
+    //> EX 1.10 [1 pt] [5 min] the largest
     //? Is there a larger one?
     //? Look at each, and keep it if it is larger.
     for (size_t i = 1; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
-    //< EX 1.3
+    //< EX 1.10
     return largest;
 }
 

@@ -1,7 +1,7 @@
 #include "../ch01_toy/toy.c"
 #include "check.h"
 
-static void ex1_3_all_below_zero(void **state)
+static void ex1_10_all_below_zero(void **state)
 {
     (void)state;
     double x[3] = {-5, -2, -6};
@@ -10,6 +10,6 @@ static void ex1_3_all_below_zero(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ex1_3_all_below_zero)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ex1_10_all_below_zero)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

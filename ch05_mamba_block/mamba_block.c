@@ -89,6 +89,13 @@ enum {
     FEW_TOKENS = 4 /* fewer: each row of W is read once and used at once */
 };
 
+/* The loop after this does four rounds at once. */
+#ifdef __CUDACC__ /* its host compiler's first pass knows no such pragma */
+#define UNROLL_4
+#else
+#define UNROLL_4 _Pragma("GCC unroll 4")
+#endif
+
 /* A matrix as a product reads it: element (i, j) is at[i * row + j * col]. */
 typedef struct {
     const float *at;
@@ -113,7 +120,7 @@ INLINE void tile_of(float *out, size_t out_row, Strided left, const Lanes *panel
             sum[i][j] = lanes_all(0.0f);
         row[i] = left.at + (i < rows ? i * left.row : 0);
     }
-#pragma GCC unroll 4
+    UNROLL_4
     for (size_t k = 0; k < depth; k++)
         for (size_t i = 0; i < TILE_ROWS; i++) {
             Lanes value = lanes_all(row[i][k * left.col]);
@@ -138,8 +145,8 @@ static void product_tile(float *out, size_t out_row, Strided left, const Lanes *
     size_t vectors = (cols + LANES - 1) / LANES;
     if (vectors == TILE_VECTORS)
         tile_of(out, out_row, left, panel, rows, cols, depth, add, TILE_VECTORS);
-    else if (vectors == 3)
-        tile_of(out, out_row, left, panel, rows, cols, depth, add, 3);
+    else if (vectors == 3) /* where a tile has fewer, this is never reached: keep it legal */
+        tile_of(out, out_row, left, panel, rows, cols, depth, add, TILE_VECTORS < 3 ? 1 : 3);
     else if (vectors == 2)
         tile_of(out, out_row, left, panel, rows, cols, depth, add, 2);
     else

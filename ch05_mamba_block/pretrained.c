@@ -3929,11 +3929,11 @@ static bool run_interactive(Conversation *talk, const PretrainedOptions *options
     struct sigaction action;
     char *line = NULL;
     size_t room = 0;
-    bool ok = true, terminal = isatty(STDIN_FILENO) != 0;
+    bool terminal = isatty(STDIN_FILENO) != 0;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt; /* and no SA_RESTART: it ends getline, too */
     sigaction(SIGINT, &action, NULL);
-    while (ok) {
+    for (;;) {
         Ids ids = {NULL, 0, 0};
         Text text = {NULL, 0, 0};
         if (terminal)
@@ -3951,8 +3951,9 @@ static bool run_interactive(Conversation *talk, const PretrainedOptions *options
         if (talk->memory.count > 0)
             text_append(&text, "\n", 1); /* a new line of the same text */
         text_append(&text, line, (size_t)len - (line[len - 1] == '\n'));
-        ok = prompt_encode(&ids, &talk->run->model->tokenizer, &text, error);
-        if (ok && ids.count > 0) {
+        if (!prompt_encode(&ids, &talk->run->model->tokenizer, &text, error))
+            fprintf(stderr, "%s\n", error->text); /* and go on */
+        if (ids.count > 0) {
             for (size_t i = 0; i < ids.count; i++)
                 sampler_see(&talk->sampler, ids.id[i]);
             runner_feed(talk->run, &talk->memory, ids.id, ids.count, true, NULL, NULL);
@@ -3962,7 +3963,7 @@ static bool run_interactive(Conversation *talk, const PretrainedOptions *options
         ids_free(&ids), text_free(&text);
     }
     free(line);
-    return ok;
+    return true;
 }
 
 static bool run_conversation(const Pretrained *model, Runner *run, const PretrainedOptions *options,

@@ -1549,6 +1549,52 @@ static void weight_free(Weight *weight)
     memset(weight, 0, sizeof *weight);
 }
 
+/* The sum of the lanes, in halves. */
+INLINE float lanes_total(Lanes v)
+{
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    return lanes_sum(v);
+#endif
+}
+
+/* LANES numbers in F16 as floats. */
+INLINE Lanes lanes_from_f16(const unsigned char *from)
+{
+#if LANES == 16
+    __m256i half;
+    memcpy(&half, from, sizeof half);
+    return (Lanes)_mm512_cvtph_ps(half);
+#elif LANES == 8 && defined(__F16C__)
+    __m128i half;
+    memcpy(&half, from, sizeof half);
+    return (Lanes)_mm256_cvtph_ps(half);
+#else
+    float v[LANES];
+    for (size_t i = 0; i < LANES; i++) {
+        uint16_t half;
+        memcpy(&half, from + 2 * i, sizeof half);
+        v[i] = tensor_float_from_f16(half);
+    }
+    return lanes_load(v);
+#endif
+}
+
+/* count numbers of a type as floats. */
+static void numbers_to_float(float *out, TensorType type, const unsigned char *from, size_t count)
+{
+    Tensor tensor;
+    size_t done = 0;
+    for (; type == TENSOR_F16 && done + LANES <= count; done += LANES)
+        lanes_store(out + done, lanes_from_f16(from + 2 * done));
+    memset(&tensor, 0, sizeof tensor);
+    tensor.type = type;
+    tensor.count = count - done;
+    tensor.data = from + done * tensor_type_size(type);
+    tensor_to_float(out + done, &tensor);
+}
+
 /* The same numbers as F16, F32 or BF16 have them, as floats: rows first .. first + count - 1 of a
    matrix into out (count, cols). */
 static void weight_rows_to_float(float *out, const Weight *weight, size_t first, size_t count)
@@ -1557,13 +1603,9 @@ static void weight_rows_to_float(float *out, const Weight *weight, size_t first,
     PARALLEL_FOR(schedule(static) if (count * weight->cols > 50000))
     for (size_t r = 0; r < count; r++) {
         float *to = out + r * weight->cols;
-        Tensor tensor;
-        memset(&tensor, 0, sizeof tensor);
-        tensor.type = weight->type;
-        tensor.count = weight->cols;
-        tensor.data = weight->data + (first + r) * weight->stride;
         if (weight->type != TENSOR_I8)
-            tensor_to_float(to, &tensor);
+            numbers_to_float(to, weight->type, weight->data + (first + r) * weight->stride,
+                             weight->cols);
         for (size_t i = 0; i < weight->cols && weight->type == TENSOR_I8; i++) {
             size_t place = int8_place(first + r, i / INT8_BLOCK, blocks);
             const int8_t *block = (const int8_t *)weight->data + place * INT8_BLOCK;
@@ -1574,21 +1616,26 @@ static void weight_rows_to_float(float *out, const Weight *weight, size_t first,
 
 /* One block in 8 bits: the largest becomes 127, the others are rounded to nearest. Returns the scale;
    where a number is infinite or none, so is the scale. */
-static float int8_block(int8_t *out, const float *in, size_t count)
+static float int8_block(int8_t out[INT8_BLOCK], const float in[INT8_BLOCK])
 {
-    float largest = 0.0f, none = 0.0f;
-    for (size_t i = 0; i < count; i++) {
-        largest = fmaxf(largest, fabsf(in[i]));
-        none += 0.0f * in[i];
+    const float round = 12582912.0f; /* 1.5 * 2^23: added, the last bits are the whole number */
+    Lanes most = lanes_all(0.0f), none = lanes_all(0.0f);
+    for (size_t i = 0; i < INT8_BLOCK; i += LANES) {
+        most = lanes_larger(most, lanes_abs(lanes_load(in + i)));
+        none += 0.0f * lanes_load(in + i);
     }
-    if (isnan(none)) {
-        memset(out, 1, count);
-        return none;
+    float largest = lanes_largest(most), bad = lanes_total(none), factor = 127.0f / largest;
+    if (isnan(bad)) {
+        memset(out, 1, INT8_BLOCK);
+        return bad;
     }
-    float factor = largest > 0.0f ? 127.0f / largest : 0.0f;
     factor = isfinite(factor) ? factor : 0.0f; /* below the smallest normal numbers all is 0 */
-    for (size_t i = 0; i < count; i++)
-        out[i] = (int8_t)lrintf(in[i] * factor);
+    for (size_t i = 0; i < INT8_BLOCK; i++) {
+        float moved = in[i] * factor + round;
+        uint32_t bits;
+        memcpy(&bits, &moved, sizeof bits);
+        out[i] = (int8_t)(uint8_t)bits;
+    }
     return largest / 127.0f;
 }
 
@@ -1645,15 +1692,14 @@ Weight weight_to_int8(const Weight *from, Arena *arena)
     float *scale = (float *)arena_take(arena, all * sizeof(float));
     PARALLEL_FOR(schedule(static))
     for (size_t r = 0; r < all / blocks; r++) {
-        Weight part = *from;
         for (size_t b = 0; b < blocks; b++) {
-            float row[INT8_BLOCK] = {0.0f};
+            float block[INT8_BLOCK] = {0.0f};
             size_t at = b * INT8_BLOCK, place = int8_place(r, b, blocks);
-            part.cols = smaller(from->cols - at, INT8_BLOCK);
-            part.data = from->data + r * from->stride + at * tensor_type_size(from->type);
             if (r < from->rows)
-                weight_rows_to_float(row, &part, 0, 1);
-            scale[place] = int8_block(data + place * INT8_BLOCK, row, INT8_BLOCK);
+                numbers_to_float(block, from->type,
+                                 from->data + r * from->stride + at * tensor_type_size(from->type),
+                                 smaller(from->cols - at, INT8_BLOCK));
+            scale[place] = int8_block(data + place * INT8_BLOCK, block);
         }
     }
     weight.data = (const unsigned char *)data;
@@ -1728,16 +1774,6 @@ static void activation_set(Activation *x, TensorType type, size_t cols)
         activation_whole(x, cols);
 }
 
-/* The sum of the lanes, in halves. */
-INLINE float lanes_total(Lanes v)
-{
-#if LANES == 16
-    return _mm512_reduce_add_ps((__m512)v);
-#else
-    return lanes_sum(v);
-#endif
-}
-
 /* Memory is asked for a page ahead: the processor's own looking ahead ends with each page. */
 enum { AHEAD = 4096, LINE = 64 };
 
@@ -1800,28 +1836,6 @@ INLINE float row_bf16(const unsigned char *row, const Activation *x, size_t cols
     for (; k < cols; k += 2 * LANES)
         sum[0] = bf16_products(halves_load_some(row + 2 * k, cols - k), x->split + k, sum[0]);
     return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
-/* LANES numbers in F16 as floats. */
-INLINE Lanes lanes_from_f16(const unsigned char *from)
-{
-#if LANES == 16
-    __m256i half;
-    memcpy(&half, from, sizeof half);
-    return (Lanes)_mm512_cvtph_ps(half);
-#elif LANES == 8 && defined(__F16C__)
-    __m128i half;
-    memcpy(&half, from, sizeof half);
-    return (Lanes)_mm256_cvtph_ps(half);
-#else
-    float v[LANES];
-    for (size_t i = 0; i < LANES; i++) {
-        uint16_t half;
-        memcpy(&half, from + 2 * i, sizeof half);
-        v[i] = tensor_float_from_f16(half);
-    }
-    return lanes_load(v);
-#endif
 }
 
 INLINE float row_f16(const unsigned char *row, const Activation *x, size_t cols)
@@ -3442,25 +3456,28 @@ static double measure_reading(const Pretrained *model, size_t threads)
     return sum == 123456789 ? seconds + 1e-9 : seconds; /* so that it is worked out */
 }
 
-/* Steps and readings by turns; the quickest of each, which is what nothing else got in the way of. */
+/* Steps and readings by turns: the quickest of each, which is what nothing else got in the way of; and
+   the median of their quotients, two neighbours in time each. */
 static void bench_steps(const Pretrained *model, const char *name, size_t threads)
 {
     enum { ROUNDS = 40 };
-    double seconds = INFINITY, reading = INFINITY;
+    double seconds = INFINITY, reading = INFINITY, share[ROUNDS];
     Memory memory = memory_new(&model->config);
     Runner run = runner_new(model);
     runner_threads(&run, threads);
     runner_step(&run, &memory, 1, true);
     for (uint32_t round = 0; round < ROUNDS; round++) {
-        reading = fmin(reading, measure_reading(model, threads));
-        double start = seconds_now();
+        double read = measure_reading(model, threads), start = seconds_now();
         runner_step(&run, &memory, 1000 * round, true);
-        seconds = fmin(seconds, seconds_now() - start);
+        double step = seconds_now() - start;
+        reading = fmin(reading, read);
+        seconds = fmin(seconds, step);
+        share[round] = read / step;
     }
     double bytes = (double)pretrained_step_bytes(model);
     printf("  %-5s %7zu %7.0f MB %8.1f %11.1f %10.1f %8.0f %%\n", name, threads, 1e-6 * bytes,
            1.0 / seconds, 1e-9 * bytes / seconds, 1e-9 * bytes / reading,
-           100.0 * reading / seconds);
+           100.0 * median(share, ROUNDS));
     runner_free(&run);
     memory_free(&memory);
 }
@@ -3912,11 +3929,11 @@ static bool run_interactive(Conversation *talk, const PretrainedOptions *options
     struct sigaction action;
     char *line = NULL;
     size_t room = 0;
-    bool ok = true, terminal = isatty(STDIN_FILENO) != 0;
+    bool terminal = isatty(STDIN_FILENO) != 0;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt; /* and no SA_RESTART: it ends getline, too */
     sigaction(SIGINT, &action, NULL);
-    while (ok) {
+    for (;;) {
         Ids ids = {NULL, 0, 0};
         Text text = {NULL, 0, 0};
         if (terminal)
@@ -3934,8 +3951,9 @@ static bool run_interactive(Conversation *talk, const PretrainedOptions *options
         if (talk->memory.count > 0)
             text_append(&text, "\n", 1); /* a new line of the same text */
         text_append(&text, line, (size_t)len - (line[len - 1] == '\n'));
-        ok = prompt_encode(&ids, &talk->run->model->tokenizer, &text, error);
-        if (ok && ids.count > 0) {
+        if (!prompt_encode(&ids, &talk->run->model->tokenizer, &text, error))
+            fprintf(stderr, "%s\n", error->text); /* and go on */
+        if (ids.count > 0) {
             for (size_t i = 0; i < ids.count; i++)
                 sampler_see(&talk->sampler, ids.id[i]);
             runner_feed(talk->run, &talk->memory, ids.id, ids.count, true, NULL, NULL);
@@ -3945,7 +3963,7 @@ static bool run_interactive(Conversation *talk, const PretrainedOptions *options
         ids_free(&ids), text_free(&text);
     }
     free(line);
-    return ok;
+    return true;
 }
 
 static bool run_conversation(const Pretrained *model, Runner *run, const PretrainedOptions *options,

@@ -512,6 +512,9 @@ static void products_of_every_type_are_those_of_doubles(void **state)
             double allowed = (double)scale * 5.0 * (int8 ? 4.0 / 65534.0 : 2e-7) + 1e-7;
             assert_all_near(fast + 1, clear, rows, allowed, 0);
             assert_true(fast[0] == 77.0f && fast[8] == 77.0f);
+            float part[7] = {77.0f, 77.0f, 77.0f, 77.0f, 77.0f, 77.0f, 77.0f};
+            weight_product(part, &weight, &x, 2, 3);
+            assert_true(part[2] == fast[3] && part[1] == 77.0f && part[3] == 77.0f);
             weight_free(&weight);
             free(own), free(memory), free(arena.bytes);
         }

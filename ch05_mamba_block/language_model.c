@@ -1651,10 +1651,10 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
     return true;
 }
 
-/* The losses of a run as a chart. */
+/* The losses of a run as a chart, from the first twentieth on: before that they fall too far. */
 static bool show_curve(const Trainer *trainer, const Look *look, const char *svg, Error *error)
 {
-    size_t steps = (size_t)trainer->adam.step, points = smaller(steps, 64);
+    size_t steps = (size_t)trainer->adam.step, points = smaller(steps, 64), skip = points / 20;
     double *x = NEW(double, points + 1), *y = NEW(double, points + 1);
     for (size_t i = 0; i < points; i++) { /* means over stretches of steps */
         size_t from = i * steps / points, to = (i + 1) * steps / points;
@@ -1663,7 +1663,7 @@ static bool show_curve(const Trainer *trainer, const Look *look, const char *svg
         x[i] = (double)to;
     }
     Chart chart = chart_new("Learning to guess the next token", "step", "loss");
-    chart_add(&chart, "trained on", MARK_LINE, x, y, points);
+    chart_add(&chart, "trained on", MARK_LINE, x + skip, y + skip, points - skip);
     chart_add(&chart, "other text", MARK_POINTS, trainer->at, trainer->check, trainer->n_check);
     chart_print(stdout, &chart, look);
     bool ok = svg == NULL || chart_write_svg(&chart, svg, error);

@@ -1126,7 +1126,7 @@ typedef struct {
 static void tokenizer_vocab(Json *json, TokenizerFile *file)
 {
     json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {"", 0}; json_next_key(json, &key);) {
         uint64_t id = 0;
         size_t before = file->words.n_word;
         if (before == WORDS_MOST) {
@@ -1397,6 +1397,7 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
 {
     Trainer trainer;
     size_t tokens = settings->batch * settings->len;
+    assert(tokens > 0 && settings->steps > 0);
     trainer.settings = *settings;
     trainer.model = model;
     trainer.grad = model_params_new(&model->config);

@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+/* clang-format off */
+
 enum { UNICODE_LETTER = 1, UNICODE_NUMBER = 2, UNICODE_SPACE = 4, UNICODE_WORD = 8 };
 
 typedef struct {

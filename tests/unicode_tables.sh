@@ -79,7 +79,7 @@ END {
     sub(/^DerivedNormalizationProps-/, "", version); sub(/\.txt$/, "", version)
     print "/* What the tokenizer knows of Unicode " version ": written by tests/unicode_tables.sh from the"
     print "   Unicode Character Database (https://www.unicode.org/ucd/), and not by hand. */\n"
-    print "#ifndef CH05_UNICODE_TABLES\n#define CH05_UNICODE_TABLES\n\n#include <stdint.h>\n"
+    print "#ifndef CH05_UNICODE_TABLES\n#define CH05_UNICODE_TABLES\n\n#include <stdint.h>\n\n/* clang-format off */\n"
     print "enum { UNICODE_LETTER = 1, UNICODE_NUMBER = 2, UNICODE_SPACE = 4, UNICODE_WORD = 8 };\n"
     print "typedef struct {\n    uint32_t first, last, value;\n} UnicodeRange;\n"
     print "typedef struct {\n    uint32_t code, first, second;\n} UnicodePair;"

@@ -52,7 +52,8 @@ typedef struct {
     bool delta_softplus;     /* the step is softplus(delta + delta_bias), not delta + delta_bias */
 } Scan;
 
-/* log(1 + exp(v)): positive, near 0 far left, near v far right (the step size of Mamba, section 3.6).
+/* log(1 + exp(v)): positive, near 0 far left, near v far right (the step size of Mamba, section
+   3.6).
 
    Exercise 4.1. Write softplus so that it neither overflows nor loses small values. */
 float softplus(float v)
@@ -156,9 +157,9 @@ void selective_scan(float *y, float *x_last, const Scan *scan)
 }
 
 /* ================================== The scan, backwards ==================================== */
-/* Which way should every input move to make a loss smaller? The chain rule, from the last token   */
-/* to the first. It needs the states x_t, which the forward pass did not keep: each stretch of     */
-/* sqrt(len) tokens is run again from a checkpoint when its turn comes.                            */
+/* Which way should every input move to make a loss smaller? The chain rule, from the last */
+/* token to the first. It needs the states x_t, which the forward pass did not keep: each  */
+/* stretch of sqrt(len) tokens is run again from a checkpoint when its turn comes.         */
 
 /* Where the gradients go: the shapes of the inputs; NULL where one is not wanted. They are written,
    not added to; z's is left alone where there is no gate. */
@@ -210,9 +211,9 @@ static void keep_checkpoints(ChannelBack *back, const Scan *scan)
 /* One token backwards: y_grad is dL/dy of this channel here. Lines in the order of the lesson's
    derivation; x_before and x_after are x_{t-1} and x_t.
 
-   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u: add them to
-   u_grad, to delta_grad and, unless grad->A is NULL, to its element of channel d and state n. And
-   what goes on to the token before: it is back->x_grad[n] from here on. */
+   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u: add them
+   to u_grad, to delta_grad and, unless grad->A is NULL, to its element of channel d and state n.
+   And what goes on to the token before: it is back->x_grad[n] from here on. */
 static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBack *back,
                                   const float *x_before, const float *x_after, const Scan *scan,
                                   size_t token)
@@ -329,9 +330,9 @@ void selective_scan_backward(const ScanGrad *grad, const float *y_grad, const fl
 }
 
 /* ================================== Selection, wired by hand =============================== */
-/* A story streams in word by word. Each context (science, folklore, ...) is a channel with one    */
-/* state. Most words leave every channel alone: their Delta is next to 0. A cue opens the channel  */
-/* of its context; a turn opens all of them, and so lets go of what was there.                     */
+/* A story streams in word by word. Each context (science, folklore, ...) is a channel with one */
+/* state. Most words leave every channel alone: their Delta is next to 0. A cue opens the       */
+/* channel of its context; a turn opens all of them, and so lets go of what was there.          */
 
 enum { CONTEXTS_MOST = 8, CUE_WORDS_MOST = 4, CUES_MOST = 10000, STORY_WORDS_MOST = 1000000 };
 
@@ -664,7 +665,8 @@ Wiring story_wire(const Story *story, const Cues *cues)
     return wiring;
 }
 
-/* The same input with one step for every word and channel: chapter 3's system, which cannot choose. */
+/* The same input with one step for every word and channel: chapter 3's system, which cannot
+   choose. */
 static void wire_constant(Wiring *wiring, float step)
 {
     wiring->scan.delta_softplus = false;
@@ -690,10 +692,10 @@ size_t story_reading(const float *x, size_t contexts)
 
 /* ---- selective copying ---- */
 
-/* Sixteen symbols to remember, each one of sixteen, scattered among noise (Mamba, section 4.1): four
-   channels, a bit of the symbol each. With A_bar = 1/2 a symbol moves what is there one binary place
-   down and writes its bit; noise moves nothing. So 16 symbols stand in 16 binary places of four
-   numbers. */
+/* Sixteen symbols to remember, each one of sixteen, scattered among noise (Mamba, section 4.1):
+   four channels, a bit of the symbol each. With A_bar = 1/2 a symbol moves what is there one
+   binary place down and writes its bit; noise moves nothing. So 16 symbols stand in 16 binary
+   places of four numbers. */
 enum { COPY_SYMBOLS = 16, COPY_BITS = 4 };
 
 /* How the time-invariant rivals treat every token alike: halve (and so remember an order, but count
@@ -715,7 +717,7 @@ Wiring copying_wire(const int *token, size_t len, CopyWay way)
         if (way == COPY_SELECTIVE) {
             //> EX 4.4 [2 pts] [15 min] selective copying, wired by hand
             //? What must Delta be for a token that is to change nothing?
-            //? With A = -1, A_bar = exp(-Delta). A symbol shall move what is there one binary place.
+            //? With A = -1, A_bar = exp(-Delta). A symbol moves what is there one binary place.
             //? Which number has softplus log 2?
             raw = noise ? -30.0f : 0.0f;
             //< EX 4.4
@@ -778,17 +780,17 @@ double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
 }
 
 /* ================================== The scan in parallel =================================== */
-/* x_t = a_t x_{t-1} + b_t looks as if every step must wait for the one before. It need not: two   */
-/* steps in a row are again a step of the same kind, and it does not matter which neighbours are   */
-/* joined first.                                                                                   */
+/* x_t = a_t x_{t-1} + b_t looks as if every step must wait for the one before. It need not: */
+/* two steps in a row are again a step of the same kind, and it does not matter which        */
+/* neighbours are joined first.                                                              */
 
 /* The step x -> a x + b. (1, 0) changes nothing. */
 typedef struct {
     float a, b;
 } ScanPair;
 
-/* First one step, then the other, as one step. Associative: (1 2) 3 = 1 (2 3); not commutative: time
-   has a direction.
+/* First one step, then the other, as one step. Associative: (1 2) 3 = 1 (2 3); not commutative:
+   time has a direction.
 
    Exercise 4.5. Join two steps into one. */
 ScanPair scan_join(ScanPair first, ScanPair then)
@@ -803,8 +805,8 @@ ScanPair scan_join(ScanPair first, ScanPair then)
     return both;
 }
 
-/* The loop: out[t] = in[0] joined with ... in[t], so that out[t].b is x_t from x = 0. len - 1 joins,
-   one after the other. */
+/* The loop: out[t] = in[0] joined with ... in[t], so that out[t].b is x_t from x = 0. len - 1
+   joins, one after the other. */
 void scan_pairs(ScanPair *out, const ScanPair *in, size_t len)
 {
     for (size_t t = 0; t < len; t++)
@@ -829,8 +831,8 @@ void scan_pairs_hillis_steele(ScanPair *out, const ScanPair *in, size_t len)
     free(next);
 }
 
-/* Blelloch's sweep up: neighbours are joined to twos, twos to fours, ...; tree (len), len a power of
-   two. After it tree[len - 1] is all of them joined. */
+/* Blelloch's sweep up: neighbours are joined to twos, twos to fours, ...; tree (len), len a power
+   of two. After it tree[len - 1] is all of them joined. */
 static void sweep_up(ScanPair *tree, size_t len)
 {
     for (size_t width = 1; width < len; width *= 2)
@@ -851,7 +853,7 @@ static void sweep_down(ScanPair *tree, size_t len)
             //> EX 4.6 [3 pts] [25 min] the sweep down
             //? A node at t has its left child at t - width and its right child in its own place.
             //? Keep what the left child holds before you write over it.
-            //? The left child is told what the node was told; the right one that, joined with the left.
+            //? The left child is told what the node was; the right one that, joined with the left.
             ScanPair left = tree[t - width];
             tree[t - width] = tree[t];
             tree[t] = scan_join(tree[t], left);
@@ -934,9 +936,9 @@ void scan_pairs_chunked(ScanPair *out, const ScanPair *in, size_t len)
 }
 
 /* ====================================== The scan, fast ===================================== */
-/* Sixteen neighbouring channels go through one instruction (eight or four on a smaller machine):  */
-/* they share B_t and C_t and never look at each other. What costs time is exp: one for each       */
-/* channel, token and state; so it is written here, for sixteen at a time.                         */
+/* Sixteen neighbouring channels go through one instruction (eight or four on a smaller       */
+/* machine): they share B_t and C_t and never look at each other. What costs time is exp: one */
+/* for each channel, token and state; so it is written here, for sixteen at a time.           */
 
 #if defined(__AVX512F__) && !defined(__CUDACC__)
 #define LANES 16
@@ -1140,8 +1142,9 @@ INLINE Lanes exp2_product_any(Lanes a, Lanes b, ExpTable table)
     return lanes_choose(v >= 128.0f, lanes_all(INFINITY), power);
 }
 
-/* exp(v) for v <= 0, to 2 ulp down to exp(-87); from 2^-127 = exp(-88.03) down it is 0. What is over
-   v's multiple k of log 2 is taken with log 2 in two parts: k times the first, of 9 bits, is exact. */
+/* exp(v) for v <= 0, to 2 ulp down to exp(-87); from 2^-127 = exp(-88.03) down it is 0. What is
+   over v's multiple k of log 2 is taken with log 2 in two parts: k times the first, of 9 bits, is
+   exact. */
 INLINE Lanes lanes_exp(Lanes v, ExpTable table)
 {
     const float log2_e = 1.44269504f, log_2_high = 0.693359375f, log_2_low = -2.12194440e-4f;
@@ -1368,8 +1371,8 @@ static size_t block_count(const Scan *scan)
     return (scan->d_inner + width - 1) / width;
 }
 
-/* At most `most` tiles from channel `first` on, opened; memory for 2 d_state vectors each. Returns how
-   many there are. */
+/* At most `most` tiles from channel `first` on, opened; memory for 2 d_state vectors each.
+   Returns how many there are. */
 static size_t block_open(Tile *tile, Lanes *memory, const Scan *scan, size_t b, size_t first,
                          size_t most)
 {
@@ -2006,7 +2009,8 @@ static void svg_cell(FILE *out, double x, double y, double size, double share)
             x, y, size, size, red, green, (int)lrint(255.0 - share * 77.0));
 }
 
-/* One band of the heat map: a row of cells for each context, values[t * n_context + d] in [0, 1]. */
+/* One band of the heat map: a row of cells for each context, values[t * n_context + d] from 0 to
+   1. */
 static void svg_band(FILE *out, double top, const char *title, const float *values,
                      const Cues *cues, size_t words)
 {

@@ -2,19 +2,18 @@
 
    QUESTION   What does a stack of blocks need to guess the next token, and how does it learn to?
    NEW        Embedding, blocks, final norm and a head that is the embedding again; the loss, its
-              gradient for every parameter, AdamW, and a text written token by token.
-   NOT        A tokenizer: here a token is a byte. pretrained.c will bring one.
-   EQUATION   loss = mean of -log softmax(logits_t)[token_{t+1}],  logits = norm_f(h) E^T
-   LETTERS    maths   C            shape                        Hugging Face
-              E       embeddings   (vocab, d_model)             backbone.embeddings.weight
-              h       hidden       (n_layer + 1, tokens, d_model)  the residual stream
-              -       norm_f       (d_model)                    backbone.norm_f.weight
-              -       lm_head      (vocab, d_model)             lm_head.weight, if not tied to E
-   BUILD      cc -O2 ch05_mamba_block/language_model.c -o language_model -lm && ./language_model
-   TIME       40 minutes to read
-   SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.2 and appendix E.2
-              I. Loshchilov, F. Hutter, Decoupled weight decay regularization, arXiv 1711.05101
-              O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head) */
+   gradient for every parameter, AdamW; words, checkpoints, text drawn token by token; and stories
+   that show whether a context is taken up, held and let go of. NOT        Subwords, and models
+   that somebody else has trained: that is pretrained.c. EQUATION   loss = mean of -log
+   softmax(logits_t)[token_{t+1}],  logits = norm_f(h) E^T LETTERS    maths   C            shape
+   Hugging Face E       embeddings   (vocab, d_model)             backbone.embeddings.weight h
+   hidden       (n_layer + 1, tokens, d_model)  the residual stream -       norm_f       (d_model)
+   backbone.norm_f.weight -       lm_head      (vocab, d_model)             lm_head.weight, if not
+   tied to E BUILD      cc -O2 ch05_mamba_block/language_model.c -o language_model -lm &&
+   ./language_model TIME       50 minutes to read, 60 to do the exercises SOURCES    A. Gu, T.
+   Dao, Mamba, arXiv 2312.00752, sections 4.1 and 4.2, appendix E I. Loshchilov, F. Hutter,
+   Decoupled weight decay regularization, arXiv 1711.05101 O. Press, L. Wolf, Using the output
+   embedding, arXiv 1608.05859 (the tied head) */
 
 #ifndef CH05_LANGUAGE_MODEL
 #define CH05_LANGUAGE_MODEL
@@ -96,8 +95,8 @@ static ModelTensor model_table(const char *name, float *values, size_t rows, siz
     return tensor;
 }
 
-/* Tensor `which` of a model. Weight decay is for matrices: a bias, a norm's factor or D near 0 is no
-   simpler than another, and A_log is a logarithm, whose 0 means nothing. */
+/* Tensor `which` of a model. Weight decay is for matrices: a bias, a norm's factor or D near 0 is
+   no simpler than another, and A_log is a logarithm, whose 0 means nothing. */
 ModelTensor model_tensor(const ModelParams *params, const MambaConfig *config, size_t which)
 {
     size_t vocab = config->vocab_size, d_model = config->hidden_size;
@@ -294,7 +293,7 @@ double token_loss(const float *logits, size_t vocab, size_t target)
     //> EX 5.6 [2 pts] [15 min] the loss of one token
     //? softmax(logits)[target] is exp(logits[target]) over the sum of all exp(logits[v]).
     //? Its -log is log(sum) - logits[target]. But exp(1000) is no number: what can be taken away?
-    //? With `largest` taken from every logit the sum is at least 1; give it back after the logarithm.
+    //? With `largest` taken from every logit the sum is at least 1; give it back after the log.
     double sum = 0.0;
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
@@ -338,7 +337,8 @@ double token_loss_fast(const float *logits, size_t vocab, size_t target, const E
     return log((double)all.sum) + (double)all.largest - (double)logits[target];
 }
 
-/* logits (vocab) become the gradient of token_loss, times `factor`: softmax less 1 at the target. */
+/* logits (vocab) become the gradient of token_loss, times `factor`: softmax less 1 at the
+   target. */
 static void token_loss_backward(float *logits, size_t vocab, size_t target, float factor,
                                 const ExpTable *table)
 {
@@ -370,8 +370,8 @@ double model_loss(double *nll, const ModelWork *work, const int32_t *targets, co
     return count == 0 ? 0.0 : sum / (double)count;
 }
 
-/* The gradient of model_loss for every parameter, into `grad` (written, not added to). The logits of
-   model_forward, which must have kept everything (work->back), are used up. */
+/* The gradient of model_loss for every parameter, into `grad` (written, not added to). The logits
+   of model_forward, which must have kept everything (work->back), are used up. */
 void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, const int32_t *targets,
                     const Model *model)
 {
@@ -459,7 +459,8 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
     model_refresh(model);
 }
 
-/* The learning rate of a step: up evenly for `warm` steps, then down along half a cosine to a tenth. */
+/* The learning rate of a step: up evenly for `warm` steps, then down along half a cosine to a
+   tenth. */
 double scheduled_rate(double most, uint64_t step, uint64_t warm, uint64_t steps)
 {
     if (step < warm)
@@ -519,8 +520,8 @@ size_t token_greedy(const float *logits, size_t vocab)
 }
 
 /* ======================================== Sampling ========================================= */
-/* The likeliest token each time soon goes round in circles. So the next token is drawn, in the     */
-/* order and with the meaning of Hugging Face's: penalty, temperature, top-k, top-p.                */
+/* The likeliest token each time soon goes round in circles. So the next token is drawn, in the */
+/* order and with the meaning of Hugging Face's: penalty, temperature, top-k, top-p.            */
 
 typedef struct {
     double temperature; /* the logits are divided by it; 0: the likeliest token, no draw */
@@ -639,7 +640,7 @@ void keep_top_p_clear(Sampler *sampler, double p)
     RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
     double total = weights_total(sampler->weight, sampler->vocab);
     //> EX 5.9 [2 pts] [15 min] the tokens that top-p cuts away
-    //? Probabilities 0.5, 0.3, 0.15, 0.05 and p = 0.75: which stay? (The first two: 0.5 is too few.)
+    //? Probabilities 0.5, 0.3, 0.15, 0.05 and p = 0.75: which stay? (The first two.)
     //? ranked[] begins with the least likely: add up weights from there, as shares of `total`.
     //? While the sum, this token included, is at most 1 - p, the token goes: its weight becomes 0.
     //? Whatever p is, the last token of ranked[] stays.
@@ -672,12 +673,12 @@ static uint32_t weight_bin(float weight, int shift)
     return weight_bits(weight) >> shift & (CUT_BINS - 1);
 }
 
-/* The weight at which a walk from the largest down has `wanted` behind it: that many tokens, or, if
-   `by_weight`, tokens of that much weight. `before`: what it had before the tokens of that weight.
-   Weights up to `least` are certainly beyond the cut and not looked at.
+/* The weight at which a walk from the largest down has `wanted` behind it: that many tokens, or,
+   if `by_weight`, tokens of that much weight. `before`: what it had before the tokens of that
+   weight. Weights up to `least` are certainly beyond the cut and not looked at.
 
-   Three rounds, ten bits each: how much falls into each bin; then the same for the few weights of the
-   bin in which the walk ends. */
+   Three rounds, ten bits each: how much falls into each bin; then the same for the few weights of
+   the bin in which the walk ends. */
 static float weight_cut(double *before, Sampler *sampler, double wanted, float least,
                         bool by_weight)
 {
@@ -757,7 +758,8 @@ static void weights_from_logits(float *weight, size_t vocab, float largest, doub
 
 enum { DRAW_BLOCK = 512 };
 
-/* One of the tokens, each with the chance that its weight is of the sum of all. One random number. */
+/* One of the tokens, each with the chance that its weight is of the sum of all. One random
+   number. */
 static size_t weights_draw(const float *weight, size_t vocab, Random *random)
 {
     double dart = random_uniform(random) * weights_total(weight, vocab);
@@ -957,7 +959,8 @@ size_t text_to_tokens(int32_t *ids, size_t *unknown, const char *text, size_t le
     return count;
 }
 
-/* One token as it is shown; words with a blank in front, unless they close a sentence or `first`. */
+/* One token as it is shown; words with a blank in front, unless they close a sentence or
+   `first`. */
 static void print_token(FILE *out, size_t token, bool first, const Vocabulary *words)
 {
     if (words->bytes) {
@@ -1115,7 +1118,8 @@ bool model_save_folder(const char *folder, const Model *model, const Vocabulary 
     return ok;
 }
 
-/* The vocabulary of a tokenizer.json that is being read: each word's number, in the file's order. */
+/* The vocabulary of a tokenizer.json that is being read: each word's number, in the file's
+   order. */
 typedef struct {
     Vocabulary words;
     size_t *id; /* (words.n_word) */
@@ -1511,7 +1515,8 @@ static const ModelParams *checkpoint_params(const Trainer *trainer, int which, c
                         : &trainer->adam.square;
 }
 
-/* Everything a run needs to go on as if it had never stopped, into one file, whole or not at all. */
+/* Everything a run needs to go on as if it had never stopped, into one file, whole or not at
+   all. */
 bool trainer_save(const Trainer *trainer, const char *path, Error *error)
 {
     const MambaConfig *config = &trainer->model->config;
@@ -1963,7 +1968,8 @@ static double *reading_shades(const StoryReading *reading)
     return shade;
 }
 
-/* The story, each word on a ground as dark as its gate was open, or with a mark of eight heights. */
+/* The story, each word on a ground as dark as its gate was open, or with a mark of eight
+   heights. */
 static void print_shaded(const StoryReading *reading, const Vocabulary *words, const Look *look)
 {
     static const char *const marks[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
@@ -2028,7 +2034,7 @@ static double share_kept(const StoryReading *reading, size_t first, size_t last,
                 double A = (double)scan.A[d * d_state + n], kept = 0.0;
                 //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
                 //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
-                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both included.
+                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both too.
                 //? A product of exponentials is the exponential of a sum.
                 double moved = 0.0;
                 for (size_t t = first; t <= last; t++)
@@ -2418,8 +2424,8 @@ static bool draw_task(const Task *task, const double *x, double *const percent[2
     return svg == NULL || chart_write_svg(&chart, svg, error);
 }
 
-/* A task from start to end: both models trained, a table, a chart. A gate_price below 0 is the task's
-   own. */
+/* A task from start to end: both models trained, a table, a chart. A gate_price below 0 is the
+   task's own. */
 static bool show_task(const Task *task, const TrainSettings *settings, double gate_price,
                       const Look *look, const char *svg, Error *error)
 {
@@ -2449,9 +2455,10 @@ static bool show_task(const Task *task, const TrainSettings *settings, double ga
 }
 
 /* ===================================== Measurements ======================================== */
-/* A whole training step beside what this machine allows. Its multiply-adds and its exponentials want */
-/* the same units, so their times add up; memory works meanwhile, so the longer of the two is the     */
-/* floor. It leaves out what has no way round it either, such as the recurrence itself.               */
+/* A whole training step beside what this machine allows. Its multiply-adds and its           */
+/* exponentials want the same units, so their times add up; memory works meanwhile, so the    */
+/* longer of the two is the floor. It leaves out what has no way round it either, such as the */
+/* recurrence itself.                                                                         */
 
 /* What a training step cannot do without, in seconds on one processor. */
 typedef struct {
@@ -2477,8 +2484,8 @@ static double train_exponentials(const MambaConfig *config, double tokens)
     return tokens * ((double)config->num_hidden_layers * layer + 2.0 * (double)config->vocab_size);
 }
 
-/* Bytes: all that the forward pass keeps is written once and read once; AdamW reads a parameter, its
-   gradient and its two means and writes all but the gradient. */
+/* Bytes: all that the forward pass keeps is written once and read once; AdamW reads a parameter,
+   its gradient and its two means and writes all but the gradient. */
 static double train_bytes(const Trainer *trainer)
 {
     const Model *model = trainer->model;

@@ -1,29 +1,24 @@
 /* Chapter 5. The Mamba block
 
-   QUESTION   Chapter 4's scan is given Delta, B, C and a gate. Where do they come from? What is round
-              the scan in the published architecture, and what does it cost beside attention?
-   NEW        Everything is computed from the tokens: projections, a short convolution, a gate, a norm
-              and a residual. Matrix products that are as fast as the processor allows.
-   NOT        Words: a block takes vectors and gives vectors. language_model.c stacks blocks.
-   EQUATION   out = input + out_proj( scan(silu(conv(u)); Delta, B, C) silu(z) ),
-              u, z = in_proj(RMSNorm(input)),  Delta, B, C from x_proj(silu(conv(u)))
-   LETTERS    maths    C           shape                       Hugging Face
-              in       input       (batch, len, d_model)       hidden_states
-              u        u           (batch, len, d_inner)       hidden_states after in_proj
-              z        z           (batch, len, d_inner)       gate
-              dt       dt_low      (batch, len, dt_rank)       time_step
-              B C      B C         (batch, len, d_state)       B, C
-              x        x           (batch, d_inner, d_state)   ssm_state
-              d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size state_size
-                                                               conv_kernel time_step_rank
-   BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm && ./mamba_block
-   TIME       50 minutes to read, 90 to do the exercises
-   SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 3.4, figure 3, algorithm 2, section 3.6
-              B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
-              A. Vaswani et al., Attention is all you need, arXiv 1706.03762
-              M. Milakov, N. Gimelshein, Online normalizer calculation for softmax, arXiv 1805.02867
-              K. Goto, R. van de Geijn, Anatomy of high-performance matrix multiplication, ACM TOMS 34
-              (2008) */
+   QUESTION   Chapter 4's scan is given Delta, B, C and a gate. Where do they come from? What is
+   round the scan in the published architecture, and what does it cost beside attention? NEW
+   Everything is computed from the tokens: projections, a short convolution, a gate, a norm and a
+   residual. Matrix products that are as fast as the processor allows. NOT        Words: a block
+   takes vectors and gives vectors. language_model.c stacks blocks. EQUATION   out = input +
+   out_proj( scan(silu(conv(u)); Delta, B, C) silu(z) ), u, z = in_proj(RMSNorm(input)),  Delta,
+   B, C from x_proj(silu(conv(u))) LETTERS    maths    C           shape
+   Hugging Face in       input       (batch, len, d_model)       hidden_states u        u
+   (batch, len, d_inner)       hidden_states after in_proj z        z           (batch, len,
+   d_inner)       gate dt       dt_low      (batch, len, dt_rank)       time_step B C      B C
+   (batch, len, d_state)       B, C x        x           (batch, d_inner, d_state)   ssm_state
+   d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size state_size
+   conv_kernel time_step_rank BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm
+   && ./mamba_block TIME       50 minutes to read, 90 to do the exercises SOURCES    A. Gu, T.
+   Dao, Mamba, arXiv 2312.00752: section 3.4, figure 3, algorithm 2, section 3.6 B. Zhang, R.
+   Sennrich, Root mean square layer normalization, arXiv 1910.07467 A. Vaswani et al., Attention
+   is all you need, arXiv 1706.03762 M. Milakov, N. Gimelshein, Online normalizer calculation for
+   softmax, arXiv 1805.02867 K. Goto, R. van de Geijn, Anatomy of high-performance matrix
+   multiplication, ACM TOMS 34 (2008) */
 
 #ifndef CH05_MAMBA_BLOCK
 #define CH05_MAMBA_BLOCK
@@ -32,10 +27,11 @@
 #include "safetensors.c"
 
 /* ==================================== Matrix products ====================================== */
-/* A linear layer is y = x W^T + b with W (d_out, d_in), as PyTorch keeps it. It has three products: */
-/* one forward, and two backward, for x and for W. First as they are defined.                        */
+/* A linear layer is y = x W^T + b with W (d_out, d_in), as PyTorch keeps it. It has three */
+/* products: one forward, and two backward, for x and for W. First as they are defined.    */
 
-/* y (tokens, d_out) = x (tokens, d_in) W^T, W (d_out, d_in); + bias (d_out), unless that is NULL. */
+/* y (tokens, d_out) = x (tokens, d_in) W^T, W (d_out, d_in); + bias (d_out), unless that is
+   NULL. */
 void linear_forward(float *y, const float *x, const float *W, const float *bias, size_t tokens,
                     size_t d_in, size_t d_out)
 {
@@ -77,8 +73,8 @@ void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, 
 /* ---- fast ---- */
 
 /* All three are out (rows, cols) = sum over k of left(row, k) right(k, col), read with different
-   strides. A tile of TILE_ROWS rows and TILE_VECTORS vectors of columns is summed in registers: each
-   number that is loaded is then used many times. */
+   strides. A tile of TILE_ROWS rows and TILE_VECTORS vectors of columns is summed in registers:
+   each number that is loaded is then used many times. */
 enum {
     TILE_ROWS = LANES == 8 ? 6 : 4,
     TILE_VECTORS = LANES == 16 ? 4 : 2,
@@ -222,10 +218,10 @@ static void product_part(float *out, size_t out_row, Strided left, Strided right
     }
 }
 
-/* out (rows, cols), out_row from row to row, = left (rows, depth) right (depth, cols), + out if `add`.
-   Columns go to the processors in panels, and rows in halves and so on where there are few panels.
-   Every number of out is summed by one thread, over k in order, in stretches of PANEL_DEPTH: the same
-   bits for any number of threads, and for any number of other rows. */
+/* out (rows, cols), out_row from row to row, = left (rows, depth) right (depth, cols), + out if
+   `add`. Columns go to the processors in panels, and rows in halves and so on where there are few
+   panels. Every number of out is summed by one thread, over k in order, in stretches of
+   PANEL_DEPTH: the same bits for any number of threads, and for any number of other rows. */
 static void product_into(float *out, size_t out_row, Strided left, Strided right, size_t rows,
                          size_t cols, size_t depth, bool add)
 {
@@ -350,8 +346,8 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
 }
 
 /* ==================================== The convolution ====================================== */
-/* Each channel mixes its last d_conv inputs: causal and depthwise. This is how a block sees a     */
-/* phrase of a few tokens at once.                                                                 */
+/* Each channel mixes its last d_conv inputs: causal and depthwise. This is how a block sees a */
+/* phrase of a few tokens at once.                                                             */
 
 /* One token: out (d_inner) = bias + sum_j weight[d][j] in[j][d], in[0] the oldest of d_conv inputs
    and in[d_conv - 1] this one; weight (d_inner, 1, d_conv), bias (d_inner) or NULL.
@@ -482,7 +478,8 @@ static void conv1d_taps_backward(ConvStrip *strip, const float *dy, const float 
     }
 }
 
-/* What one token's input gets from its own output and the d_conv - 1 after it, if `left` are left. */
+/* What one token's input gets from its own output and the d_conv - 1 after it, if `left` are
+   left. */
 static void conv1d_input_backward(float *u_grad, const ConvStrip *strip, const float *dy,
                                   size_t left, size_t d_inner, size_t d_conv)
 {
@@ -940,8 +937,8 @@ static Scan block_scan(const BlockCache *cache, const MambaBlock *block, const B
     return scan;
 }
 
-/* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. A cache
-   that only goes forward (`back` false) keeps no checkpoints. */
+/* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. A
+   cache that only goes forward (`back` false) keeps no checkpoints. */
 size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *block, size_t batch,
                          size_t len, bool back)
 {
@@ -1073,8 +1070,9 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
                         d_model);
 }
 
-/* A whole block, for many sequences at once: out (batch, len, d_model) = input + mixer(norm(input));
-   out may be input. Sizes are the cache's. With `state` a sequence can be given in pieces. */
+/* A whole block, for many sequences at once: out (batch, len, d_model) = input +
+   mixer(norm(input)); out may be input. Sizes are the cache's. With `state` a sequence can be
+   given in pieces. */
 void block_forward(float *out, const BlockCache *cache, const BlockState *state, const float *input,
                    const MambaBlock *block)
 {
@@ -1143,9 +1141,9 @@ static void silu_backward_all(float *out, const float *gradient, const float *at
     }
 }
 
-/* The price of opening gates: gate_price times the mean Delta of all tokens and channels is added to the
-   loss, for nothing in a short text tells a model to keep its gates shut through a long one. Each Delta's
-   gradient gets the same share of it, and softplus' = sigmoid hands it on. */
+/* The price of opening gates: gate_price times the mean Delta of all tokens and channels is added
+   to the loss, for nothing in a short text tells a model to keep its gates shut through a long
+   one. Each Delta's gradient gets the same share of it, and softplus' = sigmoid hands it on. */
 static void gate_price_backward(float *dt_raw_grad, float *bias_grad, const BlockCache *cache,
                                 const MambaBlock *block)
 {
@@ -1168,8 +1166,8 @@ static void gate_price_backward(float *dt_raw_grad, float *bias_grad, const Bloc
     }
 }
 
-/* The mixer's way back, box by box from the end: gradients of the parameters in `grad` (written, not
-   added to) and of cache->normed in back->normed. The forward pass began with nothing. */
+/* The mixer's way back, box by box from the end: gradients of the parameters in `grad` (written,
+   not added to) and of cache->normed in back->normed. The forward pass began with nothing. */
 void mixer_backward(const BlockParams *grad, const BlockBack *back, const float *out_grad,
                     const BlockCache *cache, const MambaBlock *block)
 {
@@ -1241,8 +1239,8 @@ void block_backward(const BlockParams *grad, float *input_grad, const BlockBack 
 }
 
 /* ================================= Attention, to compare with ============================== */
-/* The other way to look back: keep every token's key and value, and look at all of them anew for   */
-/* every token. What is here is plain multi-head causal attention of the same width.               */
+/* The other way to look back: keep every token's key and value, and look at all of them anew */
+/* for every token. What is here is plain multi-head causal attention of the same width.      */
 
 /* Four projections (d_model, d_model); a head is d_model / n_head channels wide. */
 typedef struct {
@@ -1256,8 +1254,8 @@ typedef struct {
     size_t len;
 } KeyValueCache;
 
-/* mixed (d_head): the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)), for one
-   query and one head. k and v are rows of d_model. `weight` is (len).
+/* mixed (d_head): the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)), for
+   one query and one head. k and v are rows of d_model. `weight` is (len).
 
    Exercise 5.5. What one query takes from all values. */
 static void attend(float *mixed, float *weight, const float *q, const float *k, const float *v,
@@ -1287,8 +1285,8 @@ size_t attention_floats(const Attention *layer, size_t len)
     return 4 * len * layer->d_model + len;
 }
 
-/* out (len, d_model) of one sequence, as it is defined: every token looks at itself and at all before
-   it (Vaswani et al., section 3.2). */
+/* out (len, d_model) of one sequence, as it is defined: every token looks at itself and at all
+   before it (Vaswani et al., section 3.2). */
 void attention_forward(float *out, float *work, const float *input, const Attention *layer,
                        size_t len)
 {
@@ -1334,8 +1332,8 @@ static float softmax_row(float *score, float *largest, float *total, size_t seen
     return scale;
 }
 
-/* Up to QUERIES tokens from `start` on, one head: the keys and values stream by in blocks, so that no
-   (len, len) matrix is ever there. */
+/* Up to QUERIES tokens from `start` on, one head: the keys and values stream by in blocks, so
+   that no (len, len) matrix is ever there. */
 static void attend_block(float *mixed, const float *q, const float *k, const float *v, size_t start,
                          size_t queries, size_t d_head, size_t d_model)
 {
@@ -1534,9 +1532,10 @@ static size_t nearest_value(const float *y, const float *code)
     return best;
 }
 
-/* k keys, each a random direction in RECALL_STATE dimensions, each with a value. Then one is asked
-   for. The scan writes value u under key B into its state (Delta = 1, A = 0) and reads with C = the
-   key; attention weighs all values by how well their keys match. Returns who was right: 1, 2 or 3. */
+/* k keys, each a random direction in RECALL_STATE dimensions, each with a value. Then one is
+   asked for. The scan writes value u under key B into its state (Delta = 1, A = 0) and reads with
+   C = the key; attention weighs all values by how well their keys match. Returns who was right:
+   1, 2 or 3. */
 static int recall_once(size_t pairs, Random *random)
 {
     size_t len = pairs + 1, asked = random_u32(random) % pairs;

@@ -3,7 +3,7 @@
    QUESTION   What does it take to run a model that others have trained, from the files as they were
               published, and how fast can a processor be at it?
    NEW        A tokenizer (byte-level BPE, as GPT-NeoX has it), weights used where they lie in the
-              mapped file, in 32, 16 or 8 bits, a step that reads each of them once, a memory to save.
+              mapped file, in 32, 16 or 8 bits; a step that reads each once; a memory to save.
    NOT        Training, and no mathematics: the model is that of language_model.c.
    EQUATION   seconds a token >= bytes of weights / bytes a second that memory delivers
    LETTERS    C            shape                      Hugging Face
@@ -13,8 +13,9 @@
               logits       (vocab)                    logits
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
    TIME       50 minutes to read
-   SOURCES    R. Sennrich, B. Haddow, A. Birch, Neural machine translation of rare words with subword
-              units, arXiv 1508.07909 (BPE); A. Radford et al., GPT-2 (2019): bytes, and the pattern
+   SOURCES    R. Sennrich, B. Haddow, A. Birch, Neural machine translation of rare words with
+              subword units, arXiv 1508.07909 (BPE)
+              A. Radford et al., GPT-2 (2019): bytes, and the pattern of the pieces
               S. Black et al., GPT-NeoX-20B, arXiv 2204.06745 (its tokenizer)
               Unicode Standard Annex 15 (normalization); Hugging Face's tokenizers and transformers
               T. Dettmers et al., LLM.int8(), arXiv 2208.07339 (weights in 8 bits) */
@@ -28,8 +29,8 @@
 #include <signal.h>
 
 /* ======================================== Unicode ========================================== */
-/* A text is bytes in UTF-8. Which characters are letters, and that e with an accent and e followed  */
-/* by an accent are one and the same, stands in tables of the Unicode Consortium.                    */
+/* A text is bytes in UTF-8. Which characters are letters, and that e with an accent and e */
+/* followed by an accent are one and the same, stands in tables of the Unicode Consortium. */
 
 enum { UTF8_BAD = 0x110000 };
 
@@ -223,8 +224,8 @@ static size_t nfc_compose(uint32_t *code, size_t count)
     return kept;
 }
 
-/* The text in normalization form C, to be freed; its bytes through *len. Below U+0300 all is in that
-   form already. Bytes that are no UTF-8 stay as they are. */
+/* The text in normalization form C, to be freed; its bytes through *len. Below U+0300 all is in
+   that form already. Bytes that are no UTF-8 stay as they are. */
 static unsigned char *nfc_text(size_t *len, const unsigned char *text, size_t count)
 {
     size_t plain = 0, codes = 0, used = 0;
@@ -271,9 +272,9 @@ static unsigned char *lowercase_text(size_t *len, const unsigned char *text, siz
 }
 
 /* ================================ Cutting a text into pieces =============================== */
-/* Merges never cross the border of a piece: a word with the space before it, a number, a sign, or   */
-/* blanks. GPT-2 gives the rule as a regular expression:                                             */
-/*     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+                      */
+/* Merges never cross the border of a piece: a word with the space before it, a number, a sign, or
+   blanks. GPT-2 gives the rule as a regular expression:
+       's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
 
 enum { PIECE_CLASSES = UNICODE_LETTER | UNICODE_NUMBER | UNICODE_SPACE };
 
@@ -319,7 +320,7 @@ static size_t piece_length(const unsigned char *text, size_t at, size_t len)
 }
 
 /* ======================================== Tables =========================================== */
-/* Texts and pairs are looked up by their hash, in tables that are never more than half full.       */
+/* Texts and pairs are looked up by their hash, in tables that are never more than half full. */
 
 static uint64_t hash_mix(uint64_t hash)
 {
@@ -462,8 +463,8 @@ static uint32_t trie_match(size_t *len, const Trie *trie, const unsigned char *t
 }
 
 /* ========================================= BPE ============================================= */
-/* A piece begins as one token for each byte. Then neighbours are merged: always the pair that is    */
-/* first in the list of merges, which is the order in which training found them.                     */
+/* A piece begins as one token for each byte. Then neighbours are merged: always the pair that */
+/* is first in the list of merges, which is the order in which training found them.            */
 
 /* The pair at `at` of ids (count) becomes one token; how many are left. */
 static size_t bpe_join(uint32_t *ids, size_t count, size_t at, uint32_t id)
@@ -481,7 +482,7 @@ size_t bpe_merge_clear(uint32_t *ids, size_t count, const Tokenizer *tokenizer)
 {
     const Merge none = {0, 0, NO_TOKEN, NO_TOKEN}, *lowest;
     //> EX 5.10 [3 pts] [25 min] the merges of one piece
-    //? merge_place(tokenizer, a, b) gives the merge of a and b; its rank is NO_TOKEN if it has none.
+    //? merge_place(tokenizer, a, b) gives the merge of a and b; its rank is NO_TOKEN if none.
     //? In each round look at all count - 1 pairs of neighbours for the lowest rank, from the left.
     //? bpe_join makes one token of that pair. It ends when no pair of neighbours has a merge.
     //: do {
@@ -812,7 +813,8 @@ void tokenizer_decode(Text *text, const Tokenizer *tokenizer, uint32_t id, bool 
 }
 
 /* ==================================== tokenizer.json ======================================= */
-/* Read as a stranger's file. What would change the ids and is not known here is refused by name.   */
+/* Read as a stranger's file. What would change the ids and is not known here is refused by */
+/* name.                                                                                    */
 
 typedef struct {
     JsonText text;
@@ -1083,8 +1085,8 @@ static int byte_of_stand_in(uint32_t code)
     return other == 33 + 34 ? 0xAD : -1;
 }
 
-/* The bytes that a token stands for: those of its characters, if all are stand-ins of bytes (Hugging
-   Face's ByteLevel decoder goes by the same rule), else its text. */
+/* The bytes that a token stands for: those of its characters, if all are stand-ins of bytes
+   (Hugging Face's ByteLevel decoder goes by the same rule), else its text. */
 static void token_set_bytes(Token *token, bool words)
 {
     const unsigned char *text = (const unsigned char *)token->text;
@@ -1278,7 +1280,8 @@ bool tokenizer_read(Tokenizer *tokenizer, const char *path, Error *error)
 }
 
 /* ======================================== The folder ======================================= */
-/* What Hugging Face's hub gives: config.json, tokenizer.json, and the weights in one file or several. */
+/* What Hugging Face's hub gives: config.json, tokenizer.json, and the weights in one file or */
+/* several.                                                                                   */
 
 enum { SHARD_MOST = 1000, STOP_MOST = 8, NAME_ROOM = 96 };
 
@@ -1497,8 +1500,9 @@ static bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *
 }
 
 /* ========================================= Weights ========================================= */
-/* A matrix stays in its own type, where it lies in the mapped file: to read it is what costs time,  */
-/* and 16 bits are read in half the time of 32. With --int8 a copy in 8 bits is made at the start.   */
+/* A matrix stays in its own type, where it lies in the mapped file: to read it is what costs */
+/* time, and 16 bits are read in half the time of 32. With --int8 a copy in 8 bits is made at */
+/* the start.                                                                                 */
 
 enum {
     INT8_BLOCK = 64, /* weights that share a scale */
@@ -1614,8 +1618,8 @@ static void weight_rows_to_float(float *out, const Weight *weight, size_t first,
     }
 }
 
-/* One block in 8 bits: the largest becomes 127, the others are rounded to nearest. Returns the scale;
-   where a number is infinite or none, so is the scale. */
+/* One block in 8 bits: the largest becomes 127, the others are rounded to nearest. Returns the
+   scale; where a number is infinite or none, so is the scale. */
 static float int8_block(int8_t out[INT8_BLOCK], const float in[INT8_BLOCK])
 {
     const float round = 12582912.0f; /* 1.5 * 2^23: added, the last bits are the whole number */
@@ -1783,8 +1787,8 @@ INLINE void look_ahead(const unsigned char *from, size_t bytes)
         __builtin_prefetch(from + AHEAD + at);
 }
 
-/* Row after row, from start to end, is what memory delivers fastest; four sums side by side keep the
-   processor from waiting for one of them. A row times x: */
+/* Row after row, from start to end, is what memory delivers fastest; four sums side by side keep
+   the processor from waiting for one of them. A row times x: */
 INLINE float row_f32(const unsigned char *row, const Activation *x, size_t cols)
 {
     const float *w = (const float *)(const void *)row;
@@ -1815,8 +1819,8 @@ INLINE LanesBits halves_load_some(const unsigned char *from, size_t count)
     return pair;
 }
 
-/* Two BF16 side by side are one whole number of 32 bits: without its lower half it is the second as a
-   float, and moved up by 16 bits it is the first. x is split in the same way. */
+/* Two BF16 side by side are one whole number of 32 bits: without its lower half it is the second
+   as a float, and moved up by 16 bits it is the first. x is split in the same way. */
 INLINE Lanes bf16_products(LanesBits pair, const float *split, Lanes sum)
 {
     sum += lanes_load(split) * (Lanes)(pair << 16);
@@ -2100,8 +2104,8 @@ static bool layer_read_weights(Pretrained *model, size_t which, Error *error)
     return true;
 }
 
-/* Embeddings and last norm; the head's tensor through *head. The table may have more rows than config.json says: a vocabulary
-   is padded to a round number. */
+/* Embeddings and last norm; the head's tensor through *head. The table may have more rows than
+   config.json says: a vocabulary is padded to a round number. */
 static bool model_read_ends(Pretrained *model, const Tensor **head, Error *error)
 {
     MambaConfig *config = &model->config;
@@ -2200,8 +2204,8 @@ static bool model_read(Pretrained *model, const char *dir, bool int8, Error *err
     return ok;
 }
 
-/* A model from its folder, with everything checked; int8: matrices are turned into 8 bits. Nobody may
-   shorten the files before pretrained_close. */
+/* A model from its folder, with everything checked; int8: matrices are turned into 8 bits.
+   Nobody may shorten the files before pretrained_close. */
 bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error)
 {
     Pretrained read;
@@ -2242,7 +2246,8 @@ size_t pretrained_step_bytes(const Pretrained *model)
 }
 
 /* ======================================== Memory =========================================== */
-/* Everything a model knows of a text so far, whatever its length: the whole memory of a conversation. */
+/* Everything a model knows of a text so far, whatever its length: the whole memory of a */
+/* conversation.                                                                         */
 
 typedef struct {
     size_t count; /* tokens so far */
@@ -2334,8 +2339,8 @@ static bool memory_check(const Tensor *tensor[4], uint64_t *count, const Safeten
            safetensors_expect(&tensor[3], file, "seen", TENSOR_I32, 1, &n_seen, error);
 }
 
-/* A memory from an open file; `memory` and `sampler` are those of the model, and stay as they are if
-   it fails. */
+/* A memory from an open file; `memory` and `sampler` are those of the model, and stay as they
+   are if it fails. */
 bool memory_take(Memory *memory, Sampler *sampler, const Safetensors *file, const Pretrained *model,
                  Error *error)
 {
@@ -2380,8 +2385,8 @@ bool memory_load(Memory *memory, Sampler *sampler, const Pretrained *model, cons
 }
 
 /* ====================================== One token ========================================== */
-/* A step reads every weight once. All threads go through it side by side, each with its own rows    */
-/* and channels, and wait for each other four times a layer.                                         */
+/* A step reads every weight once. All threads go through it side by side, each with its own */
+/* rows and channels, and wait for each other four times a layer.                            */
 
 /* Where the time of a step goes. */
 typedef enum { T_IN, T_CONV, T_X, T_DT, T_SCAN, T_OUT, T_HEAD, T_SAMPLE, T_COUNT } StepTime;
@@ -2510,8 +2515,8 @@ static void step_conv(float *u, float *past, const float *in, const PretrainedLa
     }
 }
 
-/* Channels first .. end - 1 of the scan's step and the gate: chapter 4's recurrence, with the states
-   of neighbouring channels side by side. */
+/* Channels first .. end - 1 of the scan's step and the gate: chapter 4's recurrence, with the
+   states of neighbouring channels side by side. */
 static void step_scan(Runner *run, float *x, const PretrainedLayer *layer, size_t first, size_t end)
 {
     const MambaConfig *config = &layer->block.config;
@@ -2662,9 +2667,9 @@ void runner_logits(Runner *run, Memory *memory)
 }
 
 /* ===================================== Many tokens ========================================= */
-/* A prompt is known beforehand: its tokens go through each layer together, as chapter 5's block does  */
-/* it, and each weight is used for all of them. What the block wants in floats is made so, one layer    */
-/* at a time.                                                                                       */
+/* A prompt is known beforehand: its tokens go through each layer together, as chapter 5's   */
+/* block does it, and each weight is used for all of them. What the block wants in floats is */
+/* made so, one layer at a time.                                                             */
 
 static size_t matrices_floats(const Pretrained *model)
 {
@@ -2972,7 +2977,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
 }
 
 /* ====================================== Answering ========================================== */
-/* Token after token, shown as soon as whole characters are there.                                  */
+/* Token after token, shown as soon as whole characters are there. */
 
 /* Set by Ctrl-C: the one thing of this course that is shared without being handed over, because a
    signal can hand over nothing. */
@@ -3089,8 +3094,9 @@ static bool ends_text(const TextEnds *ends, uint32_t id)
     return false;
 }
 
-/* Up to settings->count tokens after run->logits; each goes into the memory and is shown: as text, or
-   as an id if there is no tokenizer. Returns how many. Nothing is asked for inside the loop. */
+/* Up to settings->count tokens after run->logits; each goes into the memory and is shown: as
+   text, or as an id if there is no tokenizer. Returns how many. Nothing is asked for inside the
+   loop. */
 size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
 {
     Runner *run = talk->run;
@@ -3384,7 +3390,8 @@ static const struct {
     const char *folder;
 } bench_folders[] = {{TENSOR_F32, "f32"}, {TENSOR_BF16, "bf16"}, {TENSOR_F16, "f16"}};
 
-/* Random models of the shape of mamba-130m in dir/f32, dir/bf16 and dir/f16, unless they are there. */
+/* Random models of the shape of mamba-130m in dir/f32, dir/bf16 and dir/f16, unless they are
+   there. */
 static bool bench_make(const char *dir, Error *error)
 {
     bool there = true, ok = true;
@@ -3456,8 +3463,8 @@ static double measure_reading(const Pretrained *model, size_t threads)
     return sum == 123456789 ? seconds + 1e-9 : seconds; /* so that it is worked out */
 }
 
-/* Steps and readings by turns: the quickest of each, which is what nothing else got in the way of; and
-   the median of their quotients, two neighbours in time each. */
+/* Steps and readings by turns: the quickest of each, which is what nothing else got in the way
+   of; and the median of their quotients, two neighbours in time each. */
 static void bench_steps(const Pretrained *model, const char *name, size_t threads)
 {
     enum { ROUNDS = 40 };

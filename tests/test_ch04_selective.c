@@ -1405,7 +1405,8 @@ static void wrong_options_are_named(void **state)
     }
 }
 
-/* Nothing a reader of files meets may crash it: good texts with bytes changed, cut out and put in. */
+/* Nothing a reader of files meets may crash it: good texts with bytes changed, cut out and put
+   in. */
 static void broken_stories_and_cues_never_crash(void **state)
 {
     (void)state;

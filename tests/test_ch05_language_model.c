@@ -715,8 +715,8 @@ static char *file_bytes(size_t *len, const char *path)
     return text;
 }
 
-/* Mutants of the chapter are told by smaller tests, or are not in the programs that are run: the long
-   ones are left out there. */
+/* Mutants of the chapter are told by smaller tests, or are not in the programs that are run: the
+   long ones are left out there. */
 static void skip_for_mutants(void)
 {
     if (getenv("MUTANTS") != NULL)

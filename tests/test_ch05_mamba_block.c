@@ -1,4 +1,5 @@
-/* Chapter 5's block held against golden data, finite differences, itself in pieces, and chapter 4. */
+/* Chapter 5's block held against golden data, finite differences, itself in pieces, and chapter
+   4. */
 
 #include "../ch05_mamba_block/mamba_block.c"
 #include "golden.h"

@@ -475,7 +475,8 @@ static Weight random_weight(void **own, TensorType type, size_t rows, size_t col
     return weight_from_tensor(&tensor);
 }
 
-/* Every type and many sizes: the fast products are those of doubles, rows outside stay as they are. */
+/* Every type and many sizes: the fast products are those of doubles, rows outside stay as they
+   are. */
 static void products_of_every_type_are_those_of_doubles(void **state)
 {
     const TensorType types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_I8};
@@ -746,8 +747,8 @@ static void golden_folders_give_golden_logits_and_tokens(void **state)
     check_golden("ch05_lm_bf16", "ch05_lm_bf16", false, 2e-5);
 }
 
-/* Weights are off by 1/254 of the largest of 64 at most, about 1 % of a usual one; that much is seen
-   in the logits of this small random model. */
+/* Weights are off by 1/254 of the largest of 64 at most, about 1 % of a usual one; that much is
+   seen in the logits of this small random model. */
 static void eight_bits_lose_a_few_percent(void **state)
 {
     (void)state;
@@ -1159,7 +1160,8 @@ static void indexes_are_checked(void **state)
     own_folder_free(&folder);
 }
 
-/* A table of more rows than config.json says is a padded one; a tokenizer with more ids is an error. */
+/* A table of more rows than config.json says is a padded one; a tokenizer with more ids is an
+   error. */
 static void vocabularies_may_be_padded(void **state)
 {
     MambaConfig config = config_default(16);

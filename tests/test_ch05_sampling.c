@@ -1,4 +1,5 @@
-/* Drawing tokens: each setting by hand, the cuts without sorting against those with, chances counted. */
+/* Drawing tokens: each setting by hand, the cuts without sorting against those with, chances
+   counted. */
 
 #include "../ch05_mamba_block/language_model.c"
 #include "check.h"

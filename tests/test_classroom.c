@@ -1,5 +1,5 @@
-/* Handing out and grading, tried on a chapter in small (tests/classroom/toy): what is handed out, what
-   each kind of broken or malicious submission costs, and what platforms are told.
+/* Handing out and grading, tried on a chapter in small (tests/classroom/toy): what is handed
+   out, what each kind of broken or malicious submission costs, and what platforms are told.
 
    The real chapters are checked by `make classroom-check`. */
 
@@ -18,10 +18,10 @@ static const char *build(void)
     return getenv("BUILD") ? getenv("BUILD") : "build";
 }
 
-/* Runs a command of the shell; its output, errors too, goes to text (ROOM bytes). Returns its exit
-   status. The command finds $T, the test's own folder; $C, the classroom's tools; $GRADE, the grader;
-   $FLAGS, cmocka's; `put ID FILE DIR`, which writes the solved chapter into DIR with the lines of FILE
-   in place of exercise ID; and `grade`, which grades $T/sub. */
+/* Runs a command of the shell; its output, errors too, goes to text (ROOM bytes). Returns its
+   exit status. The command finds $T, the test's own folder; $C, the classroom's tools; $GRADE,
+   the grader; $FLAGS, cmocka's; `put ID FILE DIR`, which writes the solved chapter into DIR with
+   the lines of FILE in place of exercise ID; and `grade`, which grades $T/sub. */
 __attribute__((format(printf, 2, 3))) static int shell(char *text, const char *format, ...)
 {
     char command[8192], rest[6000];
@@ -110,8 +110,8 @@ static int grade_lines(char *text, const char *id, const char *lines, const char
 }
 
 /* ---- submissions that are wrong, broken or malicious ---------------------------------------- */
-/* Each stands in place of exercise 1.2 and costs exercise 1.2; 1.1 and 1.10 keep their points. All */
-/* are graded before the first test, some at a time: most of them wait for their limits.           */
+/* Each stands in place of exercise 1.2 and costs exercise 1.2; 1.1 and 1.10 keep their points.
+   All are graded before the first test, some at a time: most of them wait for their limits. */
 
 typedef struct {
     const char *name, *lines; /* between the markers of 1.2 */
@@ -432,7 +432,8 @@ static void a_probe_is_not_forged(void **state)
     assert_points(text, "1.2", "1.5 of 3");
 }
 
-/* Where the solution stands is known: as an include, as bytes, and in the run it is not to be had. */
+/* Where the solution stands is known: as an include, as bytes, and in the run it is not to be
+   had. */
 static void hidden_files_are_not_to_be_had(void **state)
 {
     static char text[ROOM];

@@ -1,24 +1,26 @@
-/* The grader: compiles a submission with the tests of an assignment, runs each test by itself, and
-   says what each exercise is worth.
+/* The grader: compiles a submission with the tests of an assignment, runs each test by itself,
+   and says what each exercise is worth.
 
        grade --kit build/assignments/ch04 --submission handed_in/ada --results results.json
 
-   A KIT is a folder that `make assignment` wrote: the chapters, the tests, tests/exercises.txt with
-   points, hints and places in the lesson. From the SUBMISSION come the chapter's own files and
-   nothing else; they are put into a fresh copy of the kit. A student's `make test` runs the same
-   program on the student's own folder.
+   A KIT is a folder that `make assignment` wrote: the chapters, the tests, tests/exercises.txt
+   with points, hints and places in the lesson. From the SUBMISSION come the chapter's own files
+   and nothing else; they are put into a fresh copy of the kit. A student's `make test` runs the
+   same program on the student's own folder.
 
    What is trusted: the kit and this program. What is not: the submission, when it is compiled and
-   when it runs. Both happen in a process of its own (see "The cage"), with limits on time, memory,
-   files and processes, without the user's environment, and, where the kernel allows it, in
-   namespaces of its own: no network, nothing to write to but a small /tmp, and the folders that
-   --hide names, and the home folder, are empty. Run as root, it gives the process a user of its own besides.
+   when it runs. Both happen in a process of its own (see "The cage"), with limits on time,
+   memory, files and processes, without the user's environment, and, where the kernel allows it,
+   in namespaces of its own: no network, nothing to write to but a small /tmp, and the folders
+   that --hide names, and the home folder, are empty. Run as root, it gives the process a user of
+   its own besides.
 
-   A test has passed when cmocka says so and the test's process hands back a ticket (one_test.c). No
-   text printed and no exit status makes a test pass. But test and submission share a process, so a
-   submission that searches its own memory for the ticket can forge a pass; for grades that matter
-   there are PROBES: programs in the --hidden folder that only print numbers. What is right is
-   computed by the same program with the course's own chapter (--reference), in another process. */
+   A test has passed when cmocka says so and the test's process hands back a ticket (one_test.c).
+   No text printed and no exit status makes a test pass. But test and submission share a process,
+   so a submission that searches its own memory for the ticket can forge a pass; for grades that
+   matter there are PROBES: programs in the --hidden folder that only print numbers. What is right
+   is computed by the same program with the course's own chapter (--reference), in another
+   process. */
 
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -431,8 +433,8 @@ static void tests_find(Grading *grading)
 }
 
 /* ==================================== The cage ============================================= */
-/* Grader -> warden -> the command. The warden is the first process of the new namespaces; when it */
-/* dies, everything in them dies with it. It waits for the command and hands its end on.          */
+/* Grader -> warden -> the command. The warden is the first process of the new namespaces; when */
+/* it dies, everything in them dies with it. It waits for the command and hands its end on.     */
 
 typedef struct {
     char *argv[MAX_ARGUMENTS];
@@ -1000,8 +1002,8 @@ static bool program_compile(Text *message, Grading *grading, const Program *prog
 }
 
 /* ---- a submission that does not compile ----------------------------------------------------- */
-/* One slip must not cost everything. Exercise by exercise, the solution between the markers is put */
-/* into a file that does compile; what breaks it stays a stub.                                     */
+/* One slip must not cost everything. Exercise by exercise, the solution between the markers is
+   put into a file that does compile; what breaks it stays a stub. */
 
 /* The lines between the markers of an exercise: from .. to in text. */
 static bool region_find(size_t *from, size_t *to, const char *text, const char *id)
@@ -1237,7 +1239,8 @@ static bool probe_run(Text *numbers, Outcome *outcome, Grading *grading, const P
     return outcome->status == 0 && !outcome->late && !outcome->flooded && numbers->len > 0;
 }
 
-/* Word for word, and number for number within the tolerance. Infinities and NaN are near nothing. */
+/* Word for word, and number for number within the tolerance. Infinities and NaN are near
+   nothing. */
 static bool numbers_agree(char *got, char *want, double tolerance)
 {
     static const char blank[] = " \t\r\n";
@@ -1348,7 +1351,8 @@ static void probe_test(Grading *grading, Test *test, const Text *want)
 
 static void results_json(const Grading *grading);
 
-/* Runs the public or the hidden tests, and writes the results after each. Called after their programs were compiled. */
+/* Runs the public or the hidden tests, and writes the results after each. Called after their
+   programs were compiled. */
 static void tests_run(Grading *grading, bool hidden, const Text *want)
 {
     for (int t = 0; t < grading->n_test; t++) {

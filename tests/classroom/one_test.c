@@ -1,12 +1,12 @@
-/* Runs one test of a test program and reports that it came to its end. The test program is compiled
-   with -D_cmocka_run_group_tests=one_test_run, so that its table of tests arrives here instead of at
-   cmocka. The grader says in the environment which test it wants:
+/* Runs one test of a test program and reports that it came to its end. The test program is
+   compiled with -D_cmocka_run_group_tests=one_test_run, so that its table of tests arrives here
+   instead of at cmocka. The grader says in the environment which test it wants:
 
        ONE_TEST=ex4_2_the_lesson_s_two_steps_by_hand build/test_ch04_selective
 
    A test has passed when cmocka says so *and* the record is written: the grader's ticket, which
-   comes in on descriptor 3, goes out on descriptor 4. An exit in the middle of a test, or a printed
-   "PASSED", is no record. */
+   comes in on descriptor 3, goes out on descriptor 4. An exit in the middle of a test, or a
+   printed "PASSED", is no record. */
 
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
-/* For `make classroom-check`: which form of each exercise this run is to have. The environment says:
-   VARIANTS="4.1=1 4.3=2" makes 4.1 a stub and breaks 4.3 in the first of its ways; VARIANTS=stubs
-   makes all of them stubs. */
+/* For `make classroom-check`: which form of each exercise this run is to have. The environment
+   says: VARIANTS="4.1=1 4.3=2" makes 4.1 a stub and breaks 4.3 in the first of its ways;
+   VARIANTS=stubs makes all of them stubs. */
 
 #ifndef CLASSROOM_VARIANTS
 #define CLASSROOM_VARIANTS

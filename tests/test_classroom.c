@@ -32,7 +32,7 @@ __attribute__((format(printf, 2, 3))) static int shell(char *text, const char *f
     snprintf(
         command, sizeof command,
         "T=%s C=$PWD/tests/classroom FLAGS=\"$(cat %s/cmocka.flags)\" GRADE=\"$PWD/%s/grade\"\n"
-        "export T C FLAGS GRADE; unset MAKEFLAGS MFLAGS MAKELEVEL; exec 2>&1\n"
+        "export T C FLAGS GRADE; unset MAKEFLAGS MFLAGS MAKELEVEL SANITIZE; exec 2>&1\n"
         "put() { awk -v MODE=put -v ID=$1 -v TEXT=$2 -f $C/exercises.awk "
         "$C/toy/ch01_toy/toy.c > $3/toy.c; }\n"
         "grade() { $GRADE --kit $T/kit --submission $T/sub --flags \"$FLAGS\" --seconds 1 "

@@ -1,6 +1,7 @@
 /* The language model: held against golden data; its words, files, training, checkpoints, stories
    and tasks held against what they say of themselves. */
 
+#define _GNU_SOURCE /* strsep, kill, usleep under -std=c11 */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>

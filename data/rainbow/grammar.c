@@ -10,7 +10,7 @@
           test_turns.txt           the same after one or two turns, some of them of unseen kinds
           test_far.txt             with eight times the longest wandering in training
           answers.txt              every question with the answer of each register
-   SOURCES  refraction and dispersion: R. Descartes, Les meteores (1637), 8; I. Newton, Opticks (1704)
+   SOURCES  refraction and dispersion: R. Descartes, Les meteores (1637), 8; Newton, Opticks (1704)
             the bridge to the gods and its watchman: Snorri Sturluson, Gylfaginning, 13 and 27
             Iris as messenger: Homer, Iliad, 2.786; leprechauns: T. C. Croker, Fairy legends
             and traditions of the south of Ireland (1825) */

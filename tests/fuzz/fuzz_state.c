@@ -1,4 +1,4 @@
-/* Random bytes as the saved state of a small model; if it is one, a token is drawn with what it saw. */
+/* Random bytes as the saved state of a small model; if it is one, a token is drawn with it. */
 
 #include "../../ch05_mamba_block/pretrained.c"
 

@@ -1646,7 +1646,7 @@ typedef struct {
     bool help;
 } Options;
 
-static bool options_read(Options *options, int argc, char **argv)
+static bool file_options_read(Options *options, int argc, char **argv)
 {
     static const struct option known[] = {{"numbers", required_argument, NULL, 'n'},
                                           {"help", no_argument, NULL, 'h'},
@@ -1691,7 +1691,7 @@ int main(int argc, char **argv)
 {
     Options options = {NULL, NULL, 8, false};
     Error error;
-    if (!options_read(&options, argc, argv)) {
+    if (!file_options_read(&options, argc, argv)) {
         fputs(usage, stderr);
         return 2;
     }

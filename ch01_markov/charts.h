@@ -1,0 +1,463 @@
+/* Charts: one description, drawn in the terminal or as SVG.
+
+   HOLDS   a chart of up to six series; its axes; its picture in characters and as SVG; the few
+           SVG pieces that other pictures are made of; how a program shows its demos
+   FOR     the demos of every chapter */
+
+#ifndef COURSE_CHARTS
+#define COURSE_CHARTS
+
+#include "tools.h"
+
+enum { CHART_MAX_SERIES = 6, SVG_WIDTH = 640, SVG_HEIGHT = 380 };
+
+typedef enum { MARK_LINE, MARK_POINTS, MARK_STEMS } Mark;
+
+typedef struct {
+    const char *name;
+    Mark mark;
+    const double *x, *y; /* (len) borrowed */
+    size_t len;
+} Series;
+
+typedef struct {
+    const char *title, *x_label, *y_label;
+    bool log_x, log_y;
+    size_t n_series;
+    Series series[CHART_MAX_SERIES];
+} Chart;
+
+/* How to print: plain ASCII or Unicode, with colour or without. */
+typedef struct {
+    bool ascii, colour;
+} Look;
+
+Chart chart_new(const char *title, const char *x_label, const char *y_label)
+{
+    Chart chart;
+    memset(&chart, 0, sizeof chart);
+    chart.title = title;
+    chart.x_label = x_label;
+    chart.y_label = y_label;
+    return chart;
+}
+
+void chart_add(Chart *chart, const char *name, Mark mark, const double *x, const double *y,
+               size_t len)
+{
+    assert(chart->n_series < CHART_MAX_SERIES);
+    Series *series = &chart->series[chart->n_series++];
+    series->name = name;
+    series->mark = mark;
+    series->x = x;
+    series->y = y;
+    series->len = len;
+}
+
+/* One axis: the range it shows and the distance between its ticks (in decades if log). */
+typedef struct {
+    double low, high, step;
+    bool log;
+} Axis;
+
+/* Where a value lies on the axis: 0 at its low end, 1 at its high end; NaN if it has no place. */
+static double axis_place(const Axis *axis, double value)
+{
+    if (axis->log)
+        value = value > 0.0 ? log10(value) : NAN;
+    return isfinite(value) ? (value - axis->low) / (axis->high - axis->low) : NAN;
+}
+
+/* The least of 1, 2, 5 times a power of ten that cuts the range into at most `most` pieces. */
+static double nice_step(double range, double most)
+{
+    double power = pow(10.0, floor(log10(range / most) + 1e-9));
+    double pieces = range / most / power;
+    return power * (pieces <= 1.0 + 1e-9   ? 1.0
+                    : pieces <= 2.0 + 1e-9 ? 2.0
+                    : pieces <= 5.0 + 1e-9 ? 5.0
+                                           : 10.0);
+}
+
+/* The range of all finite values; `round_out` widens it to whole ticks. */
+static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out, double most)
+{
+    Axis axis = {INFINITY, -INFINITY, 1.0, log};
+    for (size_t s = 0; s < chart->n_series; s++) {
+        const Series *series = &chart->series[s];
+        for (size_t i = 0; i < series->len; i++) {
+            double value = vertical ? series->y[i] : series->x[i];
+            value = log ? (value > 0.0 ? log10(value) : NAN) : value;
+            if (isfinite(value)) {
+                axis.low = fmin(axis.low, value);
+                axis.high = fmax(axis.high, value);
+            }
+        }
+        if (vertical && series->mark == MARK_STEMS && !log) {
+            axis.low = fmin(axis.low, 0.0);
+            axis.high = fmax(axis.high, 0.0);
+        }
+    }
+    if (!(axis.low <= axis.high))
+        axis.low = axis.high = 0.0; /* nothing to show */
+    double wide = fmax(fabs(axis.low), fabs(axis.high));
+    if (axis.high - axis.low <= 1e-9 * wide || axis.high <= axis.low) { /* one value: some room */
+        double room = wide > 0.0 && !log ? 0.5 * wide : 0.5;
+        axis.low -= room;
+        axis.high += room;
+    }
+    axis.step = nice_step(axis.high - axis.low, most);
+    if (log)
+        axis.step = fmax(1.0, ceil(axis.step - 1e-9));
+    if (round_out) {
+        axis.low = axis.step * floor(axis.low / axis.step + 1e-9);
+        axis.high = axis.step * ceil(axis.high / axis.step - 1e-9);
+    }
+    return axis;
+}
+
+static void axis_label(char *text, size_t room, const Axis *axis, double tick)
+{
+    if (axis->log)
+        snprintf(text, room, "1e%.0f", tick + 0.0); /* never "1e-0" */
+    else
+        snprintf(text, room, "%.6g", fabs(tick) < 1e-9 * axis->step ? 0.0 : tick);
+}
+
+/* Tick number k of an axis, counted from the first that is on it. */
+static double axis_tick(const Axis *axis, size_t k)
+{
+    return axis->step * (ceil(axis->low / axis->step - 1e-9) + (double)k);
+}
+
+static size_t axis_ticks(const Axis *axis)
+{
+    size_t count = 0;
+    while (axis_tick(axis, count) <= axis->high + 1e-9 * axis->step)
+        count++;
+    return count;
+}
+
+enum { PLOT_COLUMNS = 60, PLOT_ROWS = 14, EMPTY = -1, STALK = 100, BASE = 200 };
+
+/* The cells of the plot: EMPTY, a series' number, STALK + number (a stem), or BASE (zero line). */
+typedef struct {
+    int cell[PLOT_ROWS][PLOT_COLUMNS];
+} Plot;
+
+/* A place in 0..1 as a cell; the nudge makes exact halves fall alike on every machine. */
+static int plot_cell(double place, int cells)
+{
+    int cell = (int)floor(place * (cells - 1) + 0.5 + 1e-7);
+    return cell < 0 ? 0 : cell >= cells ? cells - 1 : cell;
+}
+
+static void plot_run(Plot *plot, int column, int from, int to, int what)
+{
+    for (int row = from < to ? from : to; row <= (from < to ? to : from); row++)
+        plot->cell[row][column] = what;
+}
+
+/* A line from point to point: in every column it crosses, the rows between. */
+static void plot_line(Plot *plot, double x0, double y0, double x1, double y1, int series)
+{
+    int first = plot_cell(x0, PLOT_COLUMNS), last = plot_cell(x1, PLOT_COLUMNS);
+    int row = plot_cell(y0, PLOT_ROWS);
+    if (last <= first) {
+        plot_run(plot, first, row, plot_cell(y1, PLOT_ROWS), series);
+        return;
+    }
+    for (int column = first; column <= last; column++) {
+        double part = (double)(column - first) / (last - first);
+        int next = plot_cell(y0 + part * (y1 - y0), PLOT_ROWS);
+        int from = next > row ? row + 1 : next < row ? row - 1 : row;
+        plot_run(plot, column, column == first ? row : from, next, series);
+        row = next;
+    }
+}
+
+static void plot_series(Plot *plot, const Series *series, int number, const Axis *across,
+                        const Axis *up)
+{
+    double last_x = NAN, last_y = NAN;
+    int zero = plot_cell(axis_place(up, up->log ? 1e-300 : 0.0), PLOT_ROWS);
+    for (size_t i = 0; i < series->len; i++) {
+        double x = axis_place(across, series->x[i]), y = axis_place(up, series->y[i]);
+        if (!isnan(x) && !isnan(y)) {
+            int column = plot_cell(x, PLOT_COLUMNS), row = plot_cell(y, PLOT_ROWS);
+            if (series->mark == MARK_STEMS)
+                plot_run(plot, column, zero, row, STALK + number);
+            if (series->mark == MARK_LINE && !isnan(last_x) && !isnan(last_y))
+                plot_line(plot, last_x, last_y, x, y, number);
+            plot->cell[row][column] = number;
+        }
+        last_x = x;
+        last_y = y;
+    }
+}
+
+static void print_mark(FILE *out, int what, const Look *look)
+{
+    static const char *const round[] = {"●", "○", "▲", "△", "■", "□"};
+    static const char *const plain[] = {"*", "o", "+", "x", "#", "@"};
+    static const int colour[] = {34, 31, 32, 35, 36, 33};
+    int number = what % STALK;
+    const char *mark = what == EMPTY   ? " "
+                       : what == BASE  ? (look->ascii ? "-" : "┈")
+                       : what >= STALK ? (look->ascii ? "|" : "│")
+                       : look->ascii   ? plain[number]
+                                       : round[number];
+    if (look->colour && what >= 0 && what != BASE)
+        fprintf(out, "\033[%dm%s\033[0m", colour[number], mark);
+    else
+        fputs(mark, out);
+}
+
+/* The line of numbers under the plot, each centred under its place. */
+static void print_axis_across(FILE *out, const Axis *axis, const char *label)
+{
+    char line[PLOT_COLUMNS + 24], text[32];
+    memset(line, ' ', sizeof line);
+    int end = 0;
+    for (size_t k = 0; k < axis_ticks(axis); k++) {
+        double tick = axis_tick(axis, k);
+        axis_label(text, sizeof text, axis, tick);
+        int width = (int)strlen(text);
+        double place = (tick - axis->low) / (axis->high - axis->low);
+        int at = plot_cell(place, PLOT_COLUMNS) - (width - 1) / 2;
+        at = at < end ? end : at;
+        if (at + width >= (int)sizeof line)
+            break;
+        memcpy(line + at, text, (size_t)width);
+        end = at + width + 1;
+    }
+    fprintf(out, "%*s%.*s  %s\n", 13, "", end, line, label);
+}
+
+/* A single series without a name needs none. */
+static bool chart_has_legend(const Chart *chart)
+{
+    return chart->n_series > 1 || (chart->n_series == 1 && *chart->series[0].name);
+}
+
+static void print_legend(FILE *out, const Chart *chart, const Look *look)
+{
+    if (!chart_has_legend(chart))
+        return;
+    fprintf(out, "%*s", 10, "");
+    for (size_t s = 0; s < chart->n_series; s++) {
+        fputs("   ", out);
+        print_mark(out, (int)s, look);
+        fprintf(out, " %s", chart->series[s].name);
+    }
+    fputc('\n', out);
+}
+
+void chart_print(FILE *out, const Chart *chart, const Look *look)
+{
+    Axis across = axis_fit(chart, false, chart->log_x, false, 8.0);
+    Axis up = axis_fit(chart, true, chart->log_y, true, 6.0);
+    Plot *plot = NEW(Plot, 1);
+    bool show_zero = !up.log && up.low < 0.0 && up.high > 0.0;
+    int zero = show_zero ? plot_cell(axis_place(&up, 0.0), PLOT_ROWS) : -1;
+    for (int row = 0; row < PLOT_ROWS; row++)
+        for (int column = 0; column < PLOT_COLUMNS; column++)
+            plot->cell[row][column] = row == zero ? BASE : EMPTY;
+    for (size_t s = 0; s < chart->n_series; s++)
+        plot_series(plot, &chart->series[s], (int)s, &across, &up);
+    fprintf(out, "%*s%s   (%s)\n", 13, "", chart->title, chart->y_label);
+    for (int row = PLOT_ROWS - 1; row >= 0; row--) {
+        char label[32] = "";
+        for (size_t k = 0; k < axis_ticks(&up); k++)
+            if (plot_cell((axis_tick(&up, k) - up.low) / (up.high - up.low), PLOT_ROWS) == row)
+                axis_label(label, sizeof label, &up, axis_tick(&up, k));
+        fprintf(out, "%11s %s", label, look->ascii ? "|" : *label ? "┤" : "│");
+        int last = PLOT_COLUMNS - 1;
+        while (last >= 0 && plot->cell[row][last] == EMPTY)
+            last--;
+        for (int column = 0; column <= last; column++)
+            print_mark(out, plot->cell[row][column], look);
+        fputc('\n', out);
+    }
+    fprintf(out, "%*s%s", 12, "", look->ascii ? "+" : "└");
+    for (int column = 0; column < PLOT_COLUMNS; column++)
+        fputs(look->ascii ? "-" : "─", out);
+    fputc('\n', out);
+    print_axis_across(out, &across, chart->x_label);
+    print_legend(out, chart, look);
+    free(plot);
+}
+
+/* ---- the same charts as SVG -------------------------------------------------------------- */
+
+/* Okabe & Ito's colours, told apart by colour-blind eyes as well. */
+static const char *svg_colour(size_t series)
+{
+    static const char *const colours[] = {"#0072B2", "#D55E00", "#009E73",
+                                          "#CC79A7", "#56B4E9", "#E69F00"};
+    return colours[series % 6];
+}
+
+void svg_open(FILE *out, double width, double height)
+{
+    fprintf(out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\" "
+            "height=\"%.0f\" font-family=\"Helvetica, Arial, sans-serif\" font-size=\"13\">\n"
+            "<rect width=\"%.0f\" height=\"%.0f\" fill=\"white\"/>\n",
+            width, height, width, height, width, height);
+}
+
+void svg_close(FILE *out)
+{
+    fputs("</svg>\n", out);
+}
+
+void svg_text(FILE *out, double x, double y, const char *style, const char *text)
+{
+    fprintf(out, "<text x=\"%.1f\" y=\"%.1f\" %s>", x, y, style);
+    for (; *text; text++) {
+        const char *entity = *text == '<'   ? "&lt;"
+                             : *text == '>' ? "&gt;"
+                             : *text == '&' ? "&amp;"
+                                            : NULL;
+        if (entity)
+            fputs(entity, out);
+        else if ((unsigned char)*text >= ' ')
+            fputc(*text, out);
+    }
+    fputs("</text>\n", out);
+}
+
+static void svg_series(FILE *out, const Series *series, size_t number, const Axis *across,
+                       const Axis *up, const double box[4])
+{
+    const char *colour = svg_colour(number);
+    double zero = box[1] + box[3] * (1.0 - axis_place(up, 0.0));
+    bool drawing = false;
+    for (size_t i = 0; i < series->len; i++) {
+        double x = box[0] + box[2] * axis_place(across, series->x[i]);
+        double y = box[1] + box[3] * (1.0 - axis_place(up, series->y[i]));
+        bool shown = !isnan(x) && !isnan(y);
+        if (series->mark == MARK_LINE) {
+            if (shown && !drawing)
+                fprintf(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"",
+                        colour);
+            if (shown)
+                fprintf(out, "%.1f,%.1f ", x, y);
+            else if (drawing)
+                fputs("\"/>\n", out);
+            drawing = shown;
+            continue;
+        }
+        if (shown && series->mark == MARK_STEMS && !isnan(zero))
+            fprintf(out,
+                    "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
+                    "stroke-width=\"2\"/>\n",
+                    x, zero, x, y, colour);
+        if (shown)
+            fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", x, y, colour);
+    }
+    if (drawing)
+        fputs("\"/>\n", out);
+}
+
+static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double box[4])
+{
+    char label[32];
+    for (size_t k = 0; k < axis_ticks(up); k++) {
+        double tick = axis_tick(up, k);
+        double y = box[1] + box[3] * (1.0 - (tick - up->low) / (up->high - up->low));
+        fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#e4e4e4\"/>\n",
+                box[0], y, box[0] + box[2], y);
+        axis_label(label, sizeof label, up, tick);
+        svg_text(out, box[0] - 8, y + 4, "text-anchor=\"end\" fill=\"#444\"", label);
+    }
+    for (size_t k = 0; k < axis_ticks(across); k++) {
+        double tick = axis_tick(across, k);
+        double x = box[0] + box[2] * (tick - across->low) / (across->high - across->low);
+        fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#999\"/>\n", x,
+                box[1] + box[3], x, box[1] + box[3] + 5);
+        axis_label(label, sizeof label, across, tick);
+        svg_text(out, x, box[1] + box[3] + 19, "text-anchor=\"middle\" fill=\"#444\"", label);
+    }
+    fprintf(out,
+            "<polyline fill=\"none\" stroke=\"#999\" points=\"%.1f,%.1f %.1f,%.1f %.1f,%.1f\"/>\n",
+            box[0], box[1], box[0], box[1] + box[3], box[0] + box[2], box[1] + box[3]);
+}
+
+void chart_svg(FILE *out, const Chart *chart, double left, double top, double width, double height)
+{
+    Axis across = axis_fit(chart, false, chart->log_x, false, 8.0);
+    Axis up = axis_fit(chart, true, chart->log_y, true, 6.0);
+    bool legend = chart_has_legend(chart);
+    double box[4] = {left + 62, top + 50, width - 86, height - (legend ? 122 : 98)};
+    svg_text(out, left + 14, top + 22, "font-size=\"15\" font-weight=\"bold\"", chart->title);
+    svg_text(out, left + 14, top + 40, "fill=\"#444\"", chart->y_label);
+    svg_axes(out, &across, &up, box);
+    svg_text(out, box[0] + box[2], box[1] + box[3] + 36, "text-anchor=\"end\" fill=\"#444\"",
+             chart->x_label);
+    for (size_t s = 0; s < chart->n_series; s++)
+        svg_series(out, &chart->series[s], s, &across, &up, box);
+    double x = box[0];
+    for (size_t s = 0; legend && s < chart->n_series; s++) {
+        fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", x,
+                top + height - 18, svg_colour(s));
+        svg_text(out, x + 9, top + height - 13.5, "", chart->series[s].name);
+        x += 34.0 + 7.4 * (double)text_width(chart->series[s].name);
+    }
+}
+
+bool chart_write_svg(const Chart *chart, const char *path, Error *error)
+{
+    OutFile file;
+    if (!out_open(&file, path, error))
+        return false;
+    svg_open(file.stream, SVG_WIDTH, SVG_HEIGHT);
+    chart_svg(file.stream, chart, 0, 0, SVG_WIDTH, SVG_HEIGHT);
+    svg_close(file.stream);
+    return out_close(&file, error);
+}
+
+/* Colour only on a terminal, and not if NO_COLOR is set. */
+Look look_at_terminal(bool ascii)
+{
+    Look look;
+    look.ascii = ascii;
+    look.colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    return look;
+}
+
+/* ---- demos ------------------------------------------------------------------------------- */
+
+/* How a demo shows what it shows: in the terminal, and as a figure if one is asked for. */
+typedef struct {
+    Look look;
+    const char *svg; /* the file of the figure, or NULL */
+    uint64_t seed;   /* of what is random in it */
+} Show;
+
+typedef bool Demo(const Show *show, Error *error);
+
+/* Prints the chart after an empty line, and writes it to show->svg. */
+bool chart_show(const Chart *chart, const Show *show, Error *error)
+{
+    putchar('\n');
+    chart_print(stdout, chart, &show->look);
+    return !show->svg || chart_write_svg(chart, show->svg, error);
+}
+
+/* Demo number `one` of n, or all in order if it is -1. */
+bool demos_run(Demo *const demo[], int n, int one, const Show *show, Error *error)
+{
+    bool ok = true;
+    for (int k = 0; ok && k < n; k++) {
+        if (one >= 0 && k != one)
+            continue;
+        if (one < 0 && k > 0)
+            puts("\n");
+        ok = demo[k](show, error);
+    }
+    return ok;
+}
+
+#endif /* COURSE_CHARTS */

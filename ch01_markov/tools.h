@@ -1,0 +1,901 @@
+/* The course's tools: what every chapter needs and none is about.
+
+   HOLDS   errors as one sentence, memory, a clock and a progress bar; random numbers; matrices;
+           text files, cells and numbers; files that appear whole or not at all; options
+   FOR     every chapter's file, and all machinery: this is the ground, and includes nothing */
+
+#ifndef COURSE_TOOLS
+#define COURSE_TOOLS
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* getopt_long, realpath, fsync under -std=c11 */
+#endif
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <float.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PI           3.14159265358979323846
+#define NEW(type, n) ((type *)new_zeroed((n), sizeof(type)))
+enum { TEXT_MAX_BYTES = 1 << 30 };
+
+/* ==================================== Errors, memory, time ================================= */
+
+/* What went wrong, as one sentence. Whoever reads from outside returns false and fills this. */
+typedef struct {
+    char text[256];
+} Error;
+
+/* Fills the sentence and returns false, so that a function can end with `return fail(...)`. */
+__attribute__((format(printf, 2, 3))) bool fail(Error *error, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
+#ifdef __clang_analyzer__ /* it does not look into variadic functions: say what fail returns */
+#define fail(...) ((fail)(__VA_ARGS__), false)
+#endif
+
+/* Zeroed memory for `count` things of `size` bytes, for NEW. Without memory a program of this
+   course can say nothing more: it says that and exits with 1. */
+void *new_zeroed(size_t count, size_t size)
+{
+    void *memory = calloc(count ? count : 1, size ? size : 1);
+    if (!memory) {
+        fprintf(stderr, "error: out of memory: asked for %zu times %zu bytes\n", count, size);
+        exit(1);
+    }
+    return memory;
+}
+
+/* On a clock that never runs backwards. */
+double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A progress bar on stderr; silent unless stderr is a terminal. */
+typedef struct {
+    const char *what;
+    double start, last; /* seconds */
+    bool on;
+} Progress;
+
+Progress progress_start(const char *what)
+{
+    Progress progress;
+    progress.what = what;
+    progress.start = progress.last = seconds_now();
+    progress.on = isatty(STDERR_FILENO) != 0;
+    return progress;
+}
+
+/* Draws the bar anew, at most ten times a second. */
+void progress_show(Progress *progress, double done, double total)
+{
+    double now = seconds_now();
+    if (!progress->on || now - progress->last < 0.1)
+        return;
+    progress->last = now;
+    double rate = done / (now - progress->start);
+    int filled = (int)(30.0 * done / total);
+    fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  %.3g/s  %.0f s left ", progress->what, filled,
+            "##############################", 30 - filled, "", 100.0 * done / total, rate,
+            (total - done) / rate);
+}
+
+void progress_end(Progress *progress)
+{
+    if (progress->on && progress->last > progress->start)
+        fprintf(stderr, "\r%*s\r", 78, "");
+}
+
+/* ==================================== Random numbers ====================================== */
+/* PCG32 (O'Neill 2014, "PCG: A Family of Simple Fast Space-Efficient Statistically Good
+   Algorithms for Random Number Generation", section 6.3: PCG-XSH-RR 64/32). */
+
+/* A random generator is a value: the same seed gives the same numbers everywhere. */
+typedef struct {
+    uint64_t state, increment;
+} Random;
+
+uint32_t random_u32(Random *random)
+{
+    uint64_t old = random->state;
+    random->state = old * 6364136223846793005u + random->increment;
+    uint32_t mixed = (uint32_t)(((old >> 18) ^ old) >> 27);
+    uint32_t turn = (uint32_t)(old >> 59);
+    return (mixed >> turn) | (mixed << ((32 - turn) & 31));
+}
+
+Random random_from_seed(uint64_t seed)
+{
+    Random random;
+    random.state = 0;
+    random.increment = (54u << 1) | 1u;
+    random_u32(&random);
+    random.state += seed;
+    random_u32(&random);
+    return random;
+}
+
+/* In [0, 1), with 53 random bits. */
+double random_uniform(Random *random)
+{
+    uint32_t high = random_u32(random) >> 5, low = random_u32(random) >> 6;
+    return (high * 67108864.0 + low) / 9007199254740992.0; /* 27 and 26 bits: 53 in all */
+}
+
+/* Mean 0, variance 1 (Box and Muller). */
+double random_normal(Random *random)
+{
+    double radius = sqrt(-2.0 * log(1.0 - random_uniform(random)));
+    return radius * cos(2.0 * PI * random_uniform(random));
+}
+
+/* ======================================= Matrices ========================================= */
+/* Row-major arrays of double; sizes come last; `out` never overlaps an input. */
+
+/* Zeros, to be freed. */
+double *matrix_new(size_t rows, size_t cols)
+{
+    return (double *)new_zeroed(rows, (cols ? cols : 1) * sizeof(double));
+}
+
+/* out (cols) = v (rows) times M (rows, cols) */
+void vector_times_matrix(double *out, const double *v, const double *M, size_t rows, size_t cols)
+{
+    memset(out, 0, cols * sizeof *out);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < cols; j++)
+            out[j] += v[i] * M[i * cols + j];
+}
+
+void matrix_identity(double *out, size_t n)
+{
+    memset(out, 0, n * n * sizeof *out);
+    for (size_t i = 0; i < n; i++)
+        out[i * n + i] = 1.0;
+}
+
+void matrix_transpose(double *out, const double *M, size_t rows, size_t cols)
+{
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < cols; j++)
+            out[j * rows + i] = M[i * cols + j];
+}
+
+void matrix_multiply(double *out, const double *left, const double *right, size_t rows,
+                     size_t inner, size_t cols)
+{
+    for (size_t i = 0; i < rows; i++)
+        vector_times_matrix(out + i * cols, left + i * inner, right, inner, cols);
+}
+
+static void swap_rows(double *a, double *b, size_t cols)
+{
+    for (size_t j = 0; j < cols; j++) {
+        double held = a[j];
+        a[j] = b[j];
+        b[j] = held;
+    }
+}
+
+void add_scaled_row(double *to, const double *from, double factor, size_t cols)
+{
+    for (size_t j = 0; j < cols; j++)
+        to[j] += factor * from[j];
+}
+
+/* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up.
+   Returns false if A is singular, with X then undefined. Gaussian elimination with partial
+   pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
+bool matrix_solve(double *X, double *A, size_t n, size_t cols)
+{
+    for (size_t k = 0; k < n; k++) {
+        size_t pivot = k;
+        for (size_t i = k + 1; i < n; i++)
+            if (fabs(A[i * n + k]) > fabs(A[pivot * n + k]))
+                pivot = i;
+        if (!(fabs(A[pivot * n + k]) > 0.0))
+            return false;
+        if (pivot != k) {
+            swap_rows(A + pivot * n, A + k * n, n);
+            swap_rows(X + pivot * cols, X + k * cols, cols);
+        }
+        for (size_t i = k + 1; i < n; i++) {
+            double factor = A[i * n + k] / A[k * n + k];
+            if (factor != 0.0) {
+                add_scaled_row(A + i * n + k, A + k * n + k, -factor, n - k);
+                add_scaled_row(X + i * cols, X + k * cols, -factor, cols);
+            }
+        }
+    }
+    for (size_t k = n; k-- > 0;) {
+        for (size_t j = 0; j < cols; j++)
+            X[k * cols + j] /= A[k * n + k];
+        for (size_t i = 0; i < k; i++)
+            add_scaled_row(X + i * cols, X + k * cols, -A[i * n + k], cols);
+    }
+    return true;
+}
+
+/* NaN if there is one. */
+double matrix_max_abs(const double *M, size_t count)
+{
+    double largest = 0.0;
+    for (size_t i = 0; i < count && !isnan(largest); i++)
+        if (!(fabs(M[i]) <= largest)) /* so written, a NaN counts as larger, and stays */
+            largest = fabs(M[i]);
+    return largest;
+}
+
+/* The largest |eigenvalue| of M (n, n), from the growth of its powers. Gelfand's formula, rho = lim |M^k|^(1/k), along k = 1, 2, 4, 8 ...: each squaring is scaled
+   back to size 1 and the logarithm of the scale kept, so nothing overflows or vanishes. */
+double matrix_spectral_radius(const double *M, size_t n)
+{
+    double *power = matrix_new(n, n), *square = matrix_new(n, n);
+    double log_norm = 0.0, radius = 0.0; /* |M^k| = exp(log_norm) * |power| */
+    memcpy(power, M, n * n * sizeof *power);
+    for (int doubling = 0; doubling <= 50; doubling++) {
+        double size = matrix_max_abs(power, n * n);
+        if (!(size > 0.0) || !isfinite(size)) { /* nilpotent, or not a finite matrix */
+            radius = size;
+            break;
+        }
+        for (size_t i = 0; i < n * n; i++)
+            power[i] /= size;
+        log_norm += log(size);
+        radius = exp(log_norm / ldexp(1.0, doubling)); /* k = 2^doubling */
+        matrix_multiply(square, power, power, n, n, n);
+        memcpy(power, square, n * n * sizeof *power);
+        log_norm *= 2.0;
+    }
+    free(power);
+    free(square);
+    return radius;
+}
+
+/* ================================ Text, cells, numbers ==================================== */
+
+/* Reads a stream to its end. The size is not asked for beforehand: it may be a pipe. */
+static bool stream_read(char **text, size_t *len, FILE *in, const char *path, Error *error)
+{
+    size_t room = 1 << 16, used = 0;
+    char *buffer = (char *)malloc(room);
+    while (buffer) {
+        used += fread(buffer + used, 1, room - used - 1, in);
+        if (used + 1 < room)
+            break;
+        if (room >= TEXT_MAX_BYTES) {
+            free(buffer);
+            return fail(error, "%s: larger than %d MiB", path, TEXT_MAX_BYTES >> 20);
+        }
+        char *larger = (char *)realloc(buffer, room *= 2);
+        if (!larger)
+            free(buffer);
+        buffer = larger;
+    }
+    if (!buffer)
+        return fail(error, "%s: out of memory after %zu bytes", path, used);
+    if (ferror(in)) {
+        free(buffer);
+        return fail(error, "%s: %s", path, strerror(errno));
+    }
+    buffer[used] = '\0';
+    *text = buffer;
+    *len = used;
+    return true;
+}
+
+/* A whole file, with a 0 byte after it. */
+bool text_read(char **text, size_t *len, const char *path, Error *error)
+{
+    FILE *in = fopen(path, "rb");
+    if (!in)
+        return fail(error, "%s: %s", path, strerror(errno));
+    bool ok = stream_read(text, len, in, path, error);
+    fclose(in);
+    return ok;
+}
+
+/* A text file as rows of cells, cut at commas (or also at blanks, if `spaces`). Lines that start
+   with # are left out, blank lines are rows without cells. `line` keeps the line numbers. */
+typedef struct {
+    const char *path;
+    char *text;
+    char **cell;  /* (n_cell) into text */
+    size_t *row;  /* (n_row + 1) row r owns cells row[r] .. row[r + 1] - 1 */
+    size_t *line; /* (n_row) */
+    size_t n_row, n_cell;
+} Table;
+
+/* Ends the cell that starts at `cell` and returns what follows its separator, NULL at the end of
+   the line. Quotes protect separators; a doubled quote inside them stands for one. */
+static char *cell_end(char **cell, char *line, bool spaces)
+{
+    while (*line == ' ' || *line == '\t')
+        line++;
+    char *out = *cell = line, *rest = NULL;
+    if (*line == '"') {
+        for (line++; *line && (*line != '"' || line[1] == '"'); *out++ = *line++)
+            line += *line == '"';
+        line += *line == '"';
+    }
+    for (; *line; *out++ = *line++) {
+        if (*line == ',' || (spaces && (*line == ' ' || *line == '\t'))) {
+            rest = line + 1;
+            break;
+        }
+    }
+    while (out > *cell && (out[-1] == ' ' || out[-1] == '\t'))
+        out--;
+    *out = '\0';
+    return rest;
+}
+
+/* Appends the cells of one line, already cut off from the text. */
+static void table_add_line(Table *table, char *line, bool spaces)
+{
+    while (line) {
+        char *cell;
+        line = cell_end(&cell, line, spaces);
+        if (spaces && *cell == '\0') /* between two spaces there is nothing */
+            continue;
+        table->cell[table->n_cell++] = cell;
+    }
+}
+
+/* One pass over the text that counts what the tables need: never fewer than there will be. */
+static void table_reserve(Table *table, const char *text, bool spaces)
+{
+    size_t cells = 2, rows = 2;
+    for (; *text; text++) {
+        rows += *text == '\n';
+        cells += *text == '\n' || *text == ',' || (spaces && (*text == ' ' || *text == '\t'));
+    }
+    table->cell = NEW(char *, cells);
+    table->row = NEW(size_t, rows);
+    table->line = NEW(size_t, rows);
+}
+
+/* `text` (len bytes and a 0) was malloc'ed and belongs to the table from now on. */
+bool table_parse(Table *table, char *text, size_t len, bool spaces, const char *path, Error *error)
+{
+    if (memchr(text, '\0', len)) {
+        free(text);
+        return fail(error, "%s: a zero byte: this is not a text file", path);
+    }
+    memset(table, 0, sizeof *table);
+    table->text = text;
+    table->path = path;
+    table_reserve(table, text, spaces);
+    char *line = strncmp(text, "\xEF\xBB\xBF", 3) == 0 ? text + 3 : text; /* byte order mark */
+    for (size_t number = 1; line && *line; number++) {
+        char *end = line + strcspn(line, "\n"), *next = *end ? end + 1 : NULL;
+        *end = '\0';
+        if (end > line && end[-1] == '\r')
+            end[-1] = '\0';
+        if (*line != '#') {
+            table->line[table->n_row] = number;
+            if (line[strspn(line, " \t")] != '\0')
+                table_add_line(table, line, spaces);
+            table->row[++table->n_row] = table->n_cell;
+        }
+        line = next;
+    }
+    return true;
+}
+
+bool table_read(Table *table, const char *path, bool spaces, Error *error)
+{
+    char *text;
+    size_t len;
+    return text_read(&text, &len, path, error) &&
+           table_parse(table, text, len, spaces, path, error);
+}
+
+size_t table_width(const Table *table, size_t row)
+{
+    return table->row[row + 1] - table->row[row];
+}
+
+char *table_cell(const Table *table, size_t row, size_t column)
+{
+    return table->cell[table->row[row] + column];
+}
+
+void table_free(Table *table)
+{
+    free(table->text);
+    free(table->cell);
+    free(table->row);
+    free(table->line);
+    memset(table, 0, sizeof *table);
+}
+
+/* 0.25, 1e-3 or 2/3; finite. */
+bool number_parse(double *value, const char *text, Error *error)
+{
+    char *end;
+    double number = strtod(text, &end);
+    if (end > text && *end == '/') {
+        const char *below = end + 1;
+        number /= strtod(below, &end);
+        if (end == below)
+            end = (char *)text; /* "1/" is no number */
+    }
+    if (end == text || *end != '\0')
+        return fail(error, "'%.40s' is not a number", text);
+    if (!isfinite(number))
+        return fail(error, "'%.40s' is not a finite number", text);
+    *value = number;
+    return true;
+}
+
+bool integer_parse(uint64_t *value, const char *text, uint64_t least, uint64_t most, Error *error)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end != '\0')
+        return fail(error, "'%.40s' is not a whole number", text);
+    if (errno == ERANGE || number < least || number > most)
+        return fail(error, "%.40s is out of range: %" PRIu64 " to %" PRIu64, text, least, most);
+    *value = number;
+    return true;
+}
+
+bool option_integer(uint64_t *value, const char *option, const char *text, uint64_t least,
+                    uint64_t most, Error *error)
+{
+    Error why;
+    return integer_parse(value, text, least, most, &why) ||
+           fail(error, "--%s: %s", option, why.text);
+}
+
+/* Characters of a UTF-8 text. */
+size_t text_width(const char *text)
+{
+    size_t width = 0;
+    for (; *text; text++)
+        width += ((unsigned char)*text & 0xC0) != 0x80; /* count no continuation bytes of UTF-8 */
+    return width;
+}
+
+/* Like %*s, but counts characters. */
+void text_pad(FILE *out, const char *text, int width)
+{
+    int blank = abs(width) - (int)text_width(text);
+    fprintf(out, "%*s%s%*s", width > 0 && blank > 0 ? blank : 0, "", text,
+            width < 0 && blank > 0 ? blank : 0, "");
+}
+
+/* ======================== Files written whole or not at all =============================== */
+
+/* Written under a temporary name, flushed, renamed. */
+typedef struct {
+    FILE *stream;
+    char *path, *temporary; /* no temporary for what is no regular file (a terminal, a pipe) */
+} OutFile;
+
+bool out_open(OutFile *out, const char *path, Error *error)
+{
+    struct stat info;
+    bool exists = stat(path, &info) == 0;
+    memset(out, 0, sizeof *out);
+    out->path = exists && S_ISREG(info.st_mode) ? realpath(path, NULL) : strdup(path);
+    if (!out->path)
+        return fail(error, "%s: %s", path, strerror(errno));
+    if (!exists || (S_ISREG(info.st_mode) && strncmp(path, "/dev/", 5) != 0)) {
+        size_t room = strlen(out->path) + 32;
+        out->temporary = NEW(char, room);
+        snprintf(out->temporary, room, "%s.%ld.tmp", out->path, (long)getpid());
+    } /* else a terminal, a pipe, /dev/null: written where it is, never renamed over */
+    const char *name = out->temporary ? out->temporary : out->path;
+    out->stream = fopen(name, "wb");
+    if (!out->stream) {
+        fail(error, "%s: cannot be written: %s", path, strerror(errno));
+        free(out->temporary);
+        free(out->path);
+        return false;
+    }
+    return true;
+}
+
+/* Checks every earlier write too. */
+bool out_close(OutFile *out, Error *error)
+{
+    bool ok = fflush(out->stream) == 0 && !ferror(out->stream);
+    if (ok && out->temporary)
+        ok = fsync(fileno(out->stream)) == 0;
+    int why = errno;
+    if (fclose(out->stream) != 0 && ok) {
+        ok = false;
+        why = errno;
+    }
+    if (ok && out->temporary && rename(out->temporary, out->path) != 0) {
+        ok = false;
+        why = errno;
+    }
+    if (!ok) {
+        fail(error, "%s: cannot be written: %s", out->path, strerror(why));
+        if (out->temporary)
+            unlink(out->temporary);
+    }
+    free(out->temporary);
+    free(out->path);
+    return ok;
+}
+
+/* ======================================= Options ========================================== */
+/* A program's options are one table: what is typed, what it may be, where it lands, and with
+   what it goes. getopt_long reads it, --help is made from it, and an option that would do nothing
+   is an error and no silence. */
+
+enum { OPTIONS_MAX = 48, TEXTS_MAX = 8 };
+#define WHOLE_MOST 18446744073709551615.0 /* no limit but that of uint64_t */
+
+typedef enum {
+    OPTION_SWITCH,  /* takes no value; lands as true in a bool */
+    OPTION_TEXT,    /* any text; lands in a const char *, borrowed from argv */
+    OPTION_TEXTS,   /* the same, given as often as one likes; lands in a Texts */
+    OPTION_WHOLE,   /* a whole number from least to most; lands in a uint64_t */
+    OPTION_NUMBER,  /* a number from least to most; lands in a double */
+    OPTION_CHOICE,  /* one of the words in `value`; its place among them lands in an int or enum */
+    OPTION_ARGUMENT /* no option but a word by itself, in the table's order; lands as a TEXT */
+} OptionKind;
+
+typedef struct {
+    const char *text[TEXTS_MAX];
+    size_t count;
+} Texts;
+
+typedef struct {
+    const char *name;  /* "days" is typed --days; a single letter, "n", is typed -n */
+    const char *value; /* what the help calls the value, "N"; a choice's words, "zoh|euler" */
+    OptionKind kind;
+    double least, most;
+    void *to;         /* where the value lands; what is not given is left as it was */
+    const char *with; /* "": goes with all. Else words: "mode": does something else than the
+                         program does without options, and excludes the other modes; "demo bench":
+                         means something only if one of these is given, "-" standing for "no mode";
+                         "!fit": excludes that one */
+    const char *help;
+} Option;
+
+typedef struct {
+    const char *name, *about; /* "ch01_markov", and a few sentences for --help */
+    const Option *option;     /* (n_option) */
+    size_t n_option;
+} Program;
+
+/* "--days", "-n" or, for an argument, "FILE". */
+typedef struct {
+    char text[48];
+} OptionName;
+
+static OptionName option_shown(const Option *option)
+{
+    OptionName shown;
+    const char *dashes = option->kind == OPTION_ARGUMENT ? "" : option->name[1] ? "--" : "-";
+    snprintf(shown.text, sizeof shown.text, "%s%s", dashes, option->name);
+    return shown;
+}
+
+/* The next word of a text cut at `cut`: its length, with *text moved to its beginning. */
+static size_t word_ahead(const char **text, char cut)
+{
+    while (**text == cut)
+        (*text)++;
+    const char *end = strchr(*text, cut);
+    return end ? (size_t)(end - *text) : strlen(*text);
+}
+
+/* Which of the words in "zoh|euler" `text` is. */
+static bool choice_parse(int *choice, const char *words, const char *text, Error *error)
+{
+    char list[160] = "";
+    int number = 0;
+    for (size_t len; (len = word_ahead(&words, '|')) > 0; words += len, number++) {
+        if (strlen(text) == len && strncmp(text, words, len) == 0) {
+            *choice = number;
+            return true;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%.*s", number ? ", " : "", (int)len, words);
+    }
+    return fail(error, "'%.40s' is none of %s", text, list);
+}
+
+static bool option_land(const Option *option, const char *text, Error *error)
+{
+    double value = 0.0;
+    Texts *texts = (Texts *)option->to;
+    switch (option->kind) {
+    case OPTION_SWITCH: *(bool *)option->to = true; return true;
+    case OPTION_TEXT:
+    case OPTION_ARGUMENT: *(const char **)option->to = text; return true;
+    case OPTION_CHOICE: return choice_parse((int *)option->to, option->value, text, error);
+    case OPTION_WHOLE:
+        return integer_parse((uint64_t *)option->to, text, (uint64_t)option->least,
+                             option->most < WHOLE_MOST ? (uint64_t)option->most : UINT64_MAX,
+                             error);
+    case OPTION_NUMBER:
+        if (!number_parse(&value, text, error))
+            return false;
+        if (!(value >= option->least && value <= option->most))
+            return fail(error, "%g is not from %g to %g", value, option->least, option->most);
+        *(double *)option->to = value;
+        return true;
+    case OPTION_TEXTS:
+        if (texts->count == TEXTS_MAX)
+            return fail(error, "given more than %d times", TEXTS_MAX);
+        texts->text[texts->count++] = text;
+        return true;
+    }
+    return false;
+}
+
+static bool option_take(const Option *option, const char *text, Error *error)
+{
+    Error why;
+    return option_land(option, text, &why) ||
+           fail(error, "%s: %.200s", option_shown(option).text, why.text);
+}
+
+/* The place in the table of the option whose name is `len` bytes at `name`. */
+static size_t option_find(const Program *program, const char *name, size_t len)
+{
+    size_t i = 0;
+    while (i < program->n_option && (strlen(program->option[i].name) != len ||
+                                     strncmp(program->option[i].name, name, len) != 0))
+        i++;
+    return i;
+}
+
+static bool option_is_mode(const Option *option)
+{
+    return strncmp(option->with, "mode", 4) == 0;
+}
+
+/* Whether option number k, which is given, has what it needs and nothing that it excludes. */
+static bool option_check(const Program *program, size_t k, const bool *given, size_t mode,
+                         Error *error)
+{
+    const Option *option = &program->option[k];
+    const char *word = option->with;
+    OptionName shown = option_shown(option);
+    char needs[160] = "";
+    bool plain = false, found = false;
+    for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len) {
+        bool exclude = *word == '!', none = *word == '-';
+        size_t other = none ? mode : option_find(program, word + exclude, len - exclude);
+        if (len == 4 && strncmp(word, "mode", 4) == 0)
+            continue;
+        assert(other < program->n_option || none);
+        if (exclude && given[other])
+            return fail(error, "%s and %s exclude each other", shown.text,
+                        option_shown(&program->option[other]).text);
+        if (exclude)
+            continue;
+        plain |= none;
+        found |= none ? mode == program->n_option : given[other];
+        size_t used = strlen(needs);
+        if (!none)
+            snprintf(needs + used, sizeof needs - used, "%s%s", used ? " or " : " ",
+                     option_shown(&program->option[other]).text);
+    }
+    if (found || (!plain && needs[0] == '\0'))
+        return true;
+    return plain ? fail(error, "%s does nothing with %s", shown.text,
+                        option_shown(&program->option[mode]).text)
+                 : fail(error, "%s needs%s", shown.text, needs);
+}
+
+/* What is given must fit together. */
+static bool options_check(const Program *program, const bool *given, Error *error)
+{
+    size_t n = program->n_option, mode = n;
+    for (size_t k = 0; k < n; k++) {
+        if (!given[k] || !option_is_mode(&program->option[k]))
+            continue;
+        if (mode < n)
+            return fail(error, "%s and %s exclude each other",
+                        option_shown(&program->option[mode]).text,
+                        option_shown(&program->option[k]).text);
+        mode = k;
+    }
+    for (size_t k = 0; k < n; k++)
+        if (given[k] && !option_check(program, k, given, mode, error))
+            return false;
+    return true;
+}
+
+/* What getopt_long stumbled over, `code` ':' or '?', with the word it was reading. */
+static bool option_refuse(const Program *program, int code, const char *word, Error *error)
+{
+    const Option *option = optopt >= 256 ? &program->option[optopt - 256] : NULL;
+    char letter[2] = {(char)optopt, '\0'};
+    if (optopt > 0 && optopt < 256 && option_find(program, letter, 1) < program->n_option)
+        option = &program->option[option_find(program, letter, 1)];
+    if (code == ':' && option)
+        return fail(error, "%s: a value is missing: %s", option_shown(option).text, option->value);
+    if (option)
+        return fail(error, "%s takes no value", option_shown(option).text);
+    return optopt > 0 && optopt < 256 ? fail(error, "'-%c' is not an option", optopt)
+                                      : fail(error, "'%.40s' is not an option", word);
+}
+
+/* The words that are no options, one to each OPTION_ARGUMENT of the table. */
+static bool arguments_take(const Program *program, bool *given, int argc, char **argv, Error *error)
+{
+    size_t k = 0;
+    bool any = false;
+    for (int word = optind; word < argc; word++, k++) {
+        while (k < program->n_option && program->option[k].kind != OPTION_ARGUMENT)
+            k++;
+        if (k >= program->n_option)
+            return fail(error, "'%.40s' is %s", argv[word],
+                        any ? "one argument too many" : "not an option");
+        any = given[k] = true;
+        if (!option_take(&program->option[k], argv[word], error))
+            return false;
+    }
+    return true;
+}
+
+/* Fills what the table points to. False with an error; *help is set if --help or -h is given. */
+bool options_read(bool *help, const Program *program, int argc, char **argv, Error *error)
+{
+    struct option known[OPTIONS_MAX + 2];
+    char letters[2 * OPTIONS_MAX + 4] = ":h";
+    bool given[OPTIONS_MAX] = {false};
+    size_t n_known = 0;
+    assert(program->n_option <= OPTIONS_MAX);
+    memset(known, 0, sizeof known);
+    for (size_t k = 0; k < program->n_option; k++) {
+        const Option *option = &program->option[k];
+        bool takes = option->kind != OPTION_SWITCH;
+        if (option->kind == OPTION_ARGUMENT)
+            continue;
+        if (option->name[1] == '\0')
+            strcat(strcat(letters, option->name), takes ? ":" : "");
+        else {
+            known[n_known].name = option->name;
+            known[n_known].has_arg = takes;
+            known[n_known++].val = 256 + (int)k;
+        }
+    }
+    known[n_known].name = "help";
+    known[n_known].val = 'h';
+    *help = false;
+    opterr = 0;
+#ifdef __GLIBC__
+    optind = 0; /* begin anew, also after an earlier call */
+#else
+    optind = 1;
+#endif
+    for (int code; (code = getopt_long(argc, argv, letters, known, NULL)) != -1;) {
+        char letter[2] = {(char)code, '\0'};
+        size_t k = code >= 256 ? (size_t)code - 256 : option_find(program, letter, 1);
+        if (code == 'h') {
+            *help = true;
+            return true;
+        }
+        if (code == '?' || code == ':')
+            return option_refuse(program, code, argv[optind - 1], error);
+        given[k] = true;
+        if (!option_take(&program->option[k], optarg, error))
+            return false;
+    }
+    return arguments_take(program, given, argc, argv, error) &&
+           options_check(program, given, error);
+}
+
+/* Prints words from `column` on, going on at `indent` in the next line where 96 columns end. */
+static void print_wrapped(FILE *out, const char *text, size_t column, size_t indent)
+{
+    enum { PAGE = 96 };
+    for (size_t len; (len = word_ahead(&text, ' ')) > 0; text += len) {
+        size_t bracket = *text == '[' ? strcspn(text, "]") + 1 : len; /* "[-n N]" stays whole */
+        len = bracket > len ? bracket : len;
+        if (column > indent && column + 1 + len > PAGE) {
+            fprintf(out, "\n%*s", (int)indent, "");
+            column = indent;
+        }
+        column += (size_t)fprintf(out, "%s%.*s", column > indent ? " " : "", (int)len, text);
+    }
+    fputc('\n', out);
+}
+
+/* "--days N" */
+static size_t option_left(char *text, size_t room, const Option *option)
+{
+    bool takes = option->kind != OPTION_SWITCH && option->kind != OPTION_ARGUMENT;
+    return (size_t)snprintf(text, room, "%s%s%s", option_shown(option).text, takes ? " " : "",
+                            takes ? option->value : "");
+}
+
+void program_usage(FILE *out, const Program *program)
+{
+    char line[4096], left[200];
+    size_t used = 0, indent = 8 + strlen(program->name);
+    for (size_t k = 0; k < program->n_option && used < sizeof line - sizeof left; k++) {
+        option_left(left, sizeof left, &program->option[k]);
+        used += (size_t)snprintf(line + used, sizeof line - used, "[%s] ", left);
+    }
+    snprintf(line + used, sizeof line - used, "[--help]");
+    fprintf(out, "usage: %s ", program->name);
+    print_wrapped(out, line, indent, indent);
+}
+
+void program_help(FILE *out, const Program *program)
+{
+    enum { LEFT_MOST = 26 };
+    char left[200];
+    size_t wide = 6;
+    program_usage(out, program);
+    fputc('\n', out);
+    print_wrapped(out, program->about, 0, 0);
+    fputc('\n', out);
+    for (size_t k = 0; k < program->n_option; k++) {
+        size_t len = option_left(left, sizeof left, &program->option[k]);
+        wide = len > wide && len <= LEFT_MOST ? len : wide;
+    }
+    for (size_t k = 0; k < program->n_option; k++) {
+        size_t len = option_left(left, sizeof left, &program->option[k]);
+        fprintf(out, "  %-*s%s", (int)wide, left, len > wide ? "\n" : "  ");
+        if (len > wide)
+            fprintf(out, "%*s", (int)wide + 4, "");
+        print_wrapped(out, program->option[k].help, wide + 4, wide + 4);
+    }
+    fprintf(out, "  %-*s  this text\n", (int)wide, "--help");
+}
+
+/* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake. */
+bool program_begin(int *status, const Program *program, int argc, char **argv)
+{
+    Error error;
+    bool help, ok = options_read(&help, program, argc, argv, &error);
+    *status = ok ? 0 : 2;
+    if (ok && help) {
+        program_help(stdout, program);
+    } else if (!ok) {
+        fprintf(stderr, "error: %s\n", error.text);
+        program_usage(stderr, program);
+    }
+    return ok && !help;
+}
+
+/* The last: what was printed must have arrived; an error is said; and the exit status. */
+int program_end(bool ok, const Error *error)
+{
+    bool printed = fflush(stdout) == 0 && !ferror(stdout); /* before any error is said */
+    if (!ok)
+        fprintf(stderr, "error: %s\n", error->text);
+    else if (!printed)
+        fprintf(stderr, "error: the output cannot be written: %s\n", strerror(errno));
+    return ok && printed ? 0 : 1;
+}
+
+#endif /* COURSE_TOOLS */

@@ -322,16 +322,17 @@ static void ex2_5_three_computations_give_one_answer_at_any_length(void **state)
         size_t len = lengths[k];
         Ssm system = random_system(4, 2, 3, 0.97, 7 + k);
         Signal u = noise(len, 2, 8 + k);
-        for (int mode = 1; mode < 3; mode++)
+        for (int way = 1; way < 3; way++)
             for (int reading = 0; reading < 2; reading++) {
                 double *want = NEW(double, len * 3), *guarded = NEW(double, len * 3 + 2);
                 Error error;
                 guarded[0] = guarded[len * 3 + 1] = 123.0;
                 for (size_t i = 1; i <= len * 3; i++)
                     guarded[i] = NAN;
-                assert_true(compute(want, &u, &system, MODE_RECURRENT, (Reading)reading, &error));
-                assert_true(
-                    compute(guarded + 1, &u, &system, (Mode)mode, (Reading)reading, &error));
+                assert_true(ssm_compute(want, u.value, &system, len, BY_RECURRENCE,
+                                        (Reading)reading, &error));
+                assert_true(ssm_compute(guarded + 1, u.value, &system, len, (Way)way,
+                                        (Reading)reading, &error));
                 assert_relmax(guarded + 1, want, len * 3, 1e-12);
                 assert_true(guarded[0] == 123.0 && guarded[len * 3 + 1] == 123.0);
                 free(want);
@@ -610,10 +611,10 @@ static void an_unstable_system_says_at_which_step_it_overflows(void **state)
     memset(u.value, 0, 1000 * sizeof(double));
     u.value[0] = 1;
     static const char *const want[] = {"step 308", "step 308", "step 308"};
-    for (int mode = 0; mode < 3; mode++) {
+    for (int way = 0; way < 3; way++) {
         Error error;
-        assert_false(compute(y, &u, &system, (Mode)mode, READ_AFTER, &error));
-        assert_contains(error.text, want[mode]);
+        assert_false(ssm_compute(y, u.value, &system, u.len, (Way)way, READ_AFTER, &error));
+        assert_contains(error.text, want[way]);
         assert_contains(error.text, "spectral radius 10)");
     }
     free(y);
@@ -627,7 +628,7 @@ static void a_direct_sum_that_would_take_for_ever_is_refused(void **state)
     Ssm system = ssm_new(1, 1, 1);
     Signal u = noise(200000, 1, 1);
     Error error;
-    assert_false(compute(NULL, &u, &system, MODE_CONVOLUTION, READ_AFTER, &error));
+    assert_false(ssm_compute(NULL, u.value, &system, u.len, BY_CONVOLUTION, READ_AFTER, &error));
     assert_contains(error.text, "--mode convolution: 2.0e+10 products for 200000 steps");
     signal_free(&u);
     ssm_free(&system);
@@ -645,11 +646,20 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--length 99999999 --system data/oscillator.ssm", "is out of range: 1 to 10000000", 2},
         {"--length ten --system data/oscillator.ssm", "--length: 'ten' is not a whole number", 2},
         {"--mode slow --system data/oscillator.ssm", "'slow' is none of recurrent", 2},
-        {"--system", "requires an argument", 2},
-        {"--sistem x", "unrecognized option", 2},
+        {"--system", "--system: a value is missing: FILE", 2},
+        {"--sistem x", "'--sistem' is not an option", 2},
         {"extra", "'extra' is not an option", 2},
-        {"--input step", "--input, --length and --csv need --system", 2},
-        {"--demo nothing", "--demo: 'nothing' is none of weather", 1},
+        {"--input step", "--input needs --system", 2},
+        {"--length 5", "--length needs --system", 2},
+        {"--mode fft --demo three", "--mode needs --system", 2},
+        {"--control", "--control needs --system", 2},
+        {"--csv x.csv --demo three", "--csv needs --system", 2},
+        {"--seed 3", "--seed needs --system", 2},
+        {"--seed 3 --system data/oscillator.ssm", "--seed needs --input noise", 2},
+        {"--seed 3 --input sine --system data/oscillator.ssm", "--seed needs --input noise", 2},
+        {"--svg x.svg", "--svg needs --demo or --system", 2},
+        {"--demo three --system data/oscillator.ssm", "--demo and --system exclude each other", 2},
+        {"--demo nothing", "--demo: 'nothing' is none of weather", 2},
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/oscillator.ssm --input no.csv", "no.csv: No such file or directory", 1},
         {"--system data/oscillator.ssm --input data/tel_aviv_rain.csv", "3 columns, but the system",
@@ -678,7 +688,7 @@ static void written_outputs_are_read_back_to_the_last_bit(void **state)
     for (size_t i = 0; i < LEN * 3; i++)
         y[i] = random_normal(&random);
     Error error;
-    assert_true(write_csv(path, &u, y, 3, &error));
+    assert_true(signal_write(path, &u, y, 3, &error));
     assert_true(signal_read(&read, path, 5, &error));
     assert_int_equal(read.len, LEN);
     for (size_t t = 0; t < LEN; t++) {

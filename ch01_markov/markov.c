@@ -35,12 +35,18 @@ typedef struct {
     double *P;   /* (n_state, n_state) P[i][j] = Pr(tomorrow j | today i); each row sums to 1 */
 } Chain;
 
+Chain chain_new(size_t n_state)
+{
+    Chain chain = {n_state, NEW(char *, n_state), matrix_new(n_state, n_state)};
+    return chain;
+}
+
 /* The chain of this chapter, and of `data/weather.csv`. */
 Chain chain_weather(void)
 {
     static const double P[4] = {0.8, 0.2,  /* after a sunny day */
                                 0.4, 0.6}; /* after a rainy day */
-    Chain chain = {2, NEW(char *, 2), matrix_new(2, 2)};
+    Chain chain = chain_new(2);
     memcpy(chain.P, P, sizeof P);
     chain.name[0] = strdup("sunny");
     chain.name[1] = strdup("rainy");
@@ -445,7 +451,7 @@ bool chain_standard_errors(double *error, const Chain *chain, const double *stat
         for (size_t j = 0; j < n; j++)
             M[i * n + j] = (i == j ? 1.0 : 0.0) - chain->P[i * n + j] + stationary[j];
     /* M = I - P + 1 pi, and its inverse by solving M Z = I */
-    bool ok = matrix_solve(Z, M, n, n) && matrix_max_abs(Z, n * n) < 1e12;
+    bool ok = matrix_solve(Z, M, n, n) && matrix_max_abs(Z, n * n) < 1e9;
     for (size_t i = 0; ok && i < n; i++) {
         double pi = stationary[i];
         error[i] = sqrt(fmax(0.0, 2.0 * pi * Z[i * n + i] - pi - pi * pi));
@@ -529,8 +535,7 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
             never_left = i;
     }
     if (never_left == n) {
-        Chain chain = {n, NEW(char *, n), matrix_new(n, n)};
-        fit->chain = chain;
+        fit->chain = chain_new(n);
         fit->error = matrix_new(n, n);
         for (size_t i = 0; i < n; i++) {
             fit->chain.name[i] = strdup(counts->name[i]);

@@ -207,8 +207,8 @@ void add_scaled_row(double *to, const double *from, double factor, size_t cols)
 }
 
 /* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up,
-   with the pivots left on its diagonal. Returns false if A is singular, with X then undefined. Gaussian elimination with partial
-   pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
+   with the pivots left on its diagonal. Returns false if A is singular, with X then undefined.
+   Gaussian elimination with partial pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
 bool matrix_solve(double *X, double *A, size_t n, size_t cols)
 {
     for (size_t k = 0; k < n; k++) {

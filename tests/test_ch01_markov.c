@@ -131,6 +131,8 @@ static void forecasts_agree_with_golden_data(void **state)
         Chain chain = {n, NULL, P};
         chain_forecast(pi, start, &chain, days);
         assert_all_near(pi, want, (days + 1) * n, 1e-13, 0); /* INDEX.md: absolute 1e-13 */
+        chain_after(pi, start, &chain, days);
+        assert_all_near(pi, want + days * n, n, 1e-13, 0);
         free(start);
         free(want);
         free(P);
@@ -332,13 +334,13 @@ static void parts_that_meet_seldom_are_weighed_right(void **state)
 static void absorption_counts_every_way_round(void **state)
 {
     (void)state;
-    Chain chain = chain_of("from,a,b,c,d\na,0,.5,.5,0\nb,.5,0,0,.5\nc,0,0,1,0\nd,0,0,0,1\n");
+    Chain chain = chain_of("from,a,b,c,d\na,0,.5,.5,0\nb,.25,0,0,.75\nc,0,0,1,0\nd,0,0,0,1\n");
     Structure structure = chain_structure(&chain);
-    double from_b[4] = {0, 1, 0, 0}, weight[2]; /* x_b = x_a / 2, x_a = 1/2 + x_b / 2 */
+    double from_b[4] = {0, 1, 0, 0}, weight[2]; /* x_b = x_a / 4, x_a = 1/2 + x_b / 2 */
     Error why;
     assert_true(chain_absorption(weight, from_b, &chain, &structure, &why));
-    assert_near(weight[0], 1.0 / 3.0, 1e-15, 0);
-    assert_near(weight[1], 2.0 / 3.0, 1e-15, 0);
+    assert_near(weight[0], 1.0 / 7.0, 1e-15, 0);
+    assert_near(weight[1], 6.0 / 7.0, 1e-15, 0);
     structure_free(&structure);
     chain_free(&chain);
 }
@@ -722,6 +724,8 @@ static void chi_squared_tails_have_their_closed_forms(void **state)
         assert_near(chi_squared_tail(x[k], 2), exp(-x[k] / 2), 0, 1e-11);
         assert_near(chi_squared_tail(x[k], 4), exp(-x[k] / 2) * (1 + x[k] / 2), 0, 1e-11);
     }
+    double z = 1.5; /* Q(3/2, z) = erfc(sqrt z) + 2 sqrt(z / pi) exp(-z) */
+    assert_near(chi_squared_tail(2 * z, 3), erfc(sqrt(z)) + 2 * sqrt(z / PI) * exp(-z), 0, 1e-13);
     assert_near(chi_squared_tail(0, 3), 1, 0, 0);
     double poisson = 0.0; /* an even freedom 2m: the chance of fewer than m events */
     for (int k = 0; k < 500; k++)

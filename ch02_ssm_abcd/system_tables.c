@@ -146,4 +146,11 @@ bool chart_outputs(const Signal *u, const double *y, size_t d_out, const char *i
     return ok;
 }
 
+/* chart_show as it was called before: for the chapters that still do. */
+bool show_chart(const Chart *chart, const Look *look, const char *svg, Error *error)
+{
+    Show show = {*look, svg, 0};
+    return chart_show(chart, &show, error);
+}
+
 #endif /* CH02_SYSTEM_TABLES */

@@ -333,8 +333,7 @@ bool legs_remember(double *state, const double *signal, size_t len, size_t d_sta
         state[0] = signal[0]; /* one sample: a constant */
     bool ok = true;
     Progress progress = progress_start("remembering");
-    for (size_t t = 1; ok && t < len;
-         t++) { /* x = A_bar x + B_bar u, with new matrices each time */
+    for (size_t t = 1; ok && t < len; t++) { /* x = A_bar x + B_bar u, by new matrices */
         double delta = log1p(1.0 / (double)t);
         ok = discretize_zoh(A_bar, B_bar, A, B, d_state, 1, delta);
         memset(next, 0, d_state * sizeof *next);

@@ -155,13 +155,10 @@ static void a_random_chain_as_a_system_gives_its_forecasts(void **state)
 static void ex2_2_one_step_is_as_worked_by_hand(void **state)
 {
     (void)state; /* x = (1, 2), u = (10, 100, 1000) */
-    Ssm system = ssm_new(2, 3, 1);
-    double A[4] = {1, 2, 3, 4}, B[6] = {1, 0, 0, 0, 1, 2}, C[2] = {1, -1}, D[3] = {0, 0, 1};
+    static const double numbers[] = {1, 2, 3,         4,  /* A */ 1, 0, 0, 0,
+                                     1, 2, /* B */ 1, -1, /* C */ 0, 0, 1};
+    Ssm system = ssm_of(2, 3, 1, numbers);
     double x[2] = {1, 2}, u[3] = {10, 100, 1000}, next[2] = {NAN, NAN}, y[1] = {NAN};
-    memcpy(system.A, A, sizeof A);
-    memcpy(system.B, B, sizeof B);
-    memcpy(system.C, C, sizeof C);
-    memcpy(system.D, D, sizeof D);
     ssm_step(next, x, u, &system);
     assert_near(next[0], 1 * 1 + 2 * 2 + 10, 0, 0);
     assert_near(next[1], 3 * 1 + 4 * 2 + 100 + 2 * 1000, 0, 0);
@@ -600,6 +597,49 @@ static void built_in_inputs_are_what_they_say(void **state)
     assert_false(signal_built_in(&u, "tide", 3, 1, 0));
 }
 
+static void a_programs_input_is_built_in_or_a_file(void **state)
+{
+    (void)state;
+    Signal u;
+    Error error;
+    assert_true(signal_open(&u, "step", 0, 40, 2, 1, NO_SEED, &error));
+    assert_true(u.len == 40 && u.width == 2 && u.value[79] == 1);
+    signal_free(&u);
+    assert_true(signal_open(&u, "waves", 7, 40, 1, 1, NO_SEED, &error));
+    assert_int_equal(u.len, 7);
+    assert_near(u.value[0], 0.5 * sin(1.0), 1e-15, 0);
+    signal_free(&u);
+    assert_true(signal_open(&u, "data/sunspots.csv", 0, 40, 1, 1, NO_SEED, &error));
+    assert_true(u.len > 100 && u.time[0] == 1700);
+    signal_free(&u);
+    assert_true(signal_open(&u, "data/sunspots.csv", 60, 40, 1, 1, NO_SEED, &error));
+    assert_int_equal(u.len, 60);
+    signal_free(&u);
+    assert_false(signal_open(&u, "no.csv", 60, 40, 1, 1, NO_SEED, &error));
+    assert_contains(error.text, "no.csv: No such file");
+    assert_false(signal_open(&u, "step", 10000000, 40, 900, 100, NO_SEED, &error));
+    assert_contains(error.text, "10000000 steps of 1000 inputs and outputs are more than");
+}
+
+static void a_seed_is_refused_where_nothing_is_random(void **state)
+{
+    (void)state;
+    Signal u, same, other;
+    Error error;
+    assert_true(seed_is_used(NO_SEED, "sine", &error));
+    assert_true(seed_is_used(3, "noise", &error));
+    assert_false(seed_is_used(3, "sine", &error));
+    assert_string_equal(error.text, "--seed needs --input noise");
+    assert_true(signal_open(&u, "noise", 5, 40, 1, 1, NO_SEED, &error));
+    assert_true(signal_open(&same, "noise", 5, 40, 1, 1, 1, &error));
+    assert_true(signal_open(&other, "noise", 5, 40, 1, 1, 2, &error));
+    assert_memory_equal(u.value, same.value, 5 * sizeof(double));
+    assert_memory_not_equal(u.value, other.value, 5 * sizeof(double));
+    signal_free(&u);
+    signal_free(&same);
+    signal_free(&other);
+}
+
 static void an_unstable_system_says_at_which_step_it_overflows(void **state)
 {
     (void)state; /* 10^t leaves the doubles at t = 309; read after the update, that is step 308 */
@@ -752,6 +792,8 @@ int main(void)
         cmocka_unit_test(inputs_are_read_with_and_without_times_and_titles),
         cmocka_unit_test(bad_inputs_are_refused),
         cmocka_unit_test(built_in_inputs_are_what_they_say),
+        cmocka_unit_test(a_programs_input_is_built_in_or_a_file),
+        cmocka_unit_test(a_seed_is_refused_where_nothing_is_random),
         cmocka_unit_test(an_unstable_system_says_at_which_step_it_overflows),
         cmocka_unit_test(a_direct_sum_that_would_take_for_ever_is_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),

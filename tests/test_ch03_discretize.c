@@ -415,6 +415,26 @@ static void a_day_of_the_generator_is_the_chain(void **state)
     }
 }
 
+static void forecasts_at_any_time_are_those_of_chapter_1_on_whole_days(void **state)
+{
+    (void)state;
+    enum { DAYS = 9 };
+    static const double start[2] = {0.25, 0.75};
+    double Q[4], want[2 * (DAYS + 1)], pi[4 * (DAYS + 1)], times[2 * (DAYS + 1)];
+    Chain chain = chain_weather();
+    Error error;
+    for (size_t k = 0; k < 2 * (DAYS + 1); k++)
+        times[k] = 0.5 * (double)k;
+    chain_forecast(want, start, &chain, DAYS);
+    assert_true(chain_generator(Q, &chain, &error));
+    assert_true(chain_forecast_at(pi, start, Q, 2, times, 2 * (DAYS + 1), &error));
+    for (size_t day = 0; day <= DAYS; day++)
+        assert_all_near(pi + 4 * day, want + 2 * day, 2, 1e-13, 0);
+    for (size_t day = 0; day < DAYS; day++) /* and in between half as far on */
+        assert_near(pi[4 * day + 2] - 2.0 / 3, (pi[4 * day] - 2.0 / 3) * sqrt(0.4), 1e-13, 0);
+    chain_free(&chain);
+}
+
 static void assert_no_generator(const char *rows, size_t n, const char *sentence)
 {
     static const char *const names[] = {"a", "b", "c"};
@@ -775,6 +795,7 @@ int main(void)
         cmocka_unit_test(ex3_4_one_state_is_held_as_the_matrix_rule_holds_it),
         cmocka_unit_test(the_generator_agrees_with_golden_data),
         cmocka_unit_test(a_day_of_the_generator_is_the_chain),
+        cmocka_unit_test(forecasts_at_any_time_are_those_of_chapter_1_on_whole_days),
         cmocka_unit_test(chains_without_a_generator_are_told_so),
         cmocka_unit_test(logarithms_undo_exponentials),
         cmocka_unit_test(ex3_5_the_hippo_matrices_agree_with_golden_data),

@@ -238,8 +238,7 @@ size_t ssm_kernel(double *K, const Ssm *system, size_t len, Reading reading)
             //> EX 2.4 [2 pts] [15 min] the kernel
             //? K[0] = C B, K[1] = C A B, K[2] = C A A B: what changes from one to the next?
             //? x holds column i of A^k B. C times it belongs in y, A times it in x_next.
-            //? Two calls of add_matrix_times(out, M, v, rows, cols): C is (d_out, d_state), A is
-            //? (d_state, d_state).
+            //? Two calls of add_matrix_times; the rows and columns of C and A stand in struct Ssm.
             add_matrix_times(y, system->C, x, d_out, d_state);
             add_matrix_times(x_next, system->A, x, d_state, d_state);
             //< EX 2.4

@@ -97,8 +97,7 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
     //> EX 3.3 [2 pts] [15 min] the hold by one exponential
     //? Think of u as states that keep still: u' = 0. What is the matrix of (x, u)' ?
     //? `block` is (size, size) and full of zeros: the two lower rows of blocks are done.
-    //? Row i takes delta * A[i * d_state + j] in columns j < d_state, and delta * B[i * d_in + j]
-    //? in column d_state + j.
+    //? Row i: delta * A[i * d_state + j] in column j, delta * B[i * d_in + j] in d_state + j.
     for (size_t i = 0; i < d_state; i++) {
         for (size_t j = 0; j < d_state; j++)
             block[i * size + j] = delta * A[i * d_state + j];
@@ -107,8 +106,7 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
     }
     //< EX 3.3
     bool ok = expm(E, block, size);
-    for (size_t i = 0; ok && i < d_state;
-         i++) { /* E[:d_state, :d_state] and E[:d_state, d_state:] */
+    for (size_t i = 0; ok && i < d_state; i++) { /* the upper blocks of E are the answer */
         memcpy(A_bar + i * d_state, E + i * size, d_state * sizeof *E);
         memcpy(B_bar + i * d_in, E + i * size + d_state, d_in * sizeof *E);
     }

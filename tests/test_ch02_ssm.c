@@ -155,8 +155,7 @@ static void a_random_chain_as_a_system_gives_its_forecasts(void **state)
 static void ex2_2_one_step_is_as_worked_by_hand(void **state)
 {
     (void)state; /* x = (1, 2), u = (10, 100, 1000) */
-    static const double numbers[] = {1, 2, 3,         4,  /* A */ 1, 0, 0, 0,
-                                     1, 2, /* B */ 1, -1, /* C */ 0, 0, 1};
+    static const double numbers[] = {1, 2, 3, 4, 1, 0, 0, 0, 1, 2, 1, -1, 0, 0, 1}; /* A B C D */
     Ssm system = ssm_of(2, 3, 1, numbers);
     double x[2] = {1, 2}, u[3] = {10, 100, 1000}, next[2] = {NAN, NAN}, y[1] = {NAN};
     ssm_step(next, x, u, &system);

@@ -518,8 +518,6 @@ bool eigen_2x2(double lambda[2], double T[4], const double A[4])
 
 /* ================================== The demos: one idea of the lesson each ================ */
 
-/* The lesson shows what these print, and where people go wrong. */
-
 static void print_system(const Ssm *system)
 {
     print_matrix("A", system->A, system->d_state, system->d_state);
@@ -737,14 +735,14 @@ bool ssm_read(Ssm *system, double **T, const char *path, Error *error)
 
 /* Shows that the basis T from the file changes the matrices and not the outputs. */
 static bool show_other_basis(const double *y, const Signal *u, const Ssm *system, const double *T,
-                             Error *error)
+                             Reading reading, Error *error)
 {
     Ssm changed;
     if (!ssm_change_basis(&changed, system, T, error))
         return false;
     size_t count = u->len * system->d_out;
     double *again = NEW(double, count);
-    run_from_start(again, u->value, &changed, u->len, READ_AFTER);
+    run_from_start(again, u->value, &changed, u->len, reading);
     puts("\nIn the basis T of the file:");
     print_system(&changed);
     printf("largest difference of the outputs, relative: %.0e\n",
@@ -782,7 +780,7 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
     }
     if (ok) {
         print_samples(&u, y, system.d_out);
-        ok = (!T || show_other_basis(y, &u, &system, T, error)) &&
+        ok = (!T || show_other_basis(y, &u, &system, T, own->reading, error)) &&
              chart_outputs(&u, y, system.d_out, own->input, show, error) &&
              (!own->csv || signal_write(own->csv, &u, y, system.d_out, error));
     }

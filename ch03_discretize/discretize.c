@@ -118,7 +118,8 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
 /* Mamba's rule: A exactly, B by Euler. A_bar = exp(A delta), B_bar = delta B: what comes in does
    not fade within its own step. (The paper states the hold, equation 4; its code does this, exp(
    delta A) and delta B u.) A acts again and again, and an error in it is multiplied each time; B
-   acts once, and is learnt anyway. False if it overflows. */
+   acts once, and is learnt anyway. For a diagonal A, as Mamba's is, the exponential of the matrix
+   is one exp for each state. False if it overflows. */
 bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const double *B,
                       size_t d_state, size_t d_in, double delta)
 {
@@ -149,6 +150,8 @@ void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
     //< EX 3.4
 }
 
+/* The rules by number, as --rule names them and as the table below has them. The demos walk over
+   all of them. */
 typedef enum { RULE_ZOH, RULE_BILINEAR, RULE_EULER, RULE_MAMBA, N_RULE } Rule;
 
 /* All four have one signature: A_bar (d_state, d_state) and B_bar (d_state, d_in) come out; false
@@ -161,6 +164,7 @@ static RuleFunction *const rules[N_RULE] = {discretize_zoh, discretize_bilinear,
 
 #define RULE_NAMES "zoh|bilinear|euler|mamba"
 
+/* The names that are typed after --rule. */
 const char *rule_name(Rule rule)
 {
     static const char *const names[N_RULE] = {"zoh", "bilinear", "euler", "mamba"};
@@ -265,8 +269,8 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
     return ok;
 }
 
-/* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. False if it
-   overflows. */
+/* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. For half a day
+   it is the square root of the matrix P, and not of each of its entries. False if it overflows. */
 bool chain_at_time(double *P_t, const double *Q, size_t n_state, double t)
 {
     double *scaled = matrix_new(n_state, n_state);
@@ -351,7 +355,8 @@ bool legs_remember(double *state, const double *signal, size_t len, size_t d_sta
 
 /* Draws the past again, out (len) at the middles of the samples, from state (d_state): the state is
    a list of coefficients of Legendre's polynomials P_i, stretched over the past, 0 < s < t:
-   u(s) = sum_i state[i] sqrt(2i+1) P_i(2 s / t - 1). */
+   u(s) = sum_i state[i] sqrt(2i+1) P_i(2 s / t - 1). With more states come finer polynomials, and
+   every part of the past is drawn alike, near and far. legendre(P, x, n) is P_0 .. P_{n-1} at x. */
 void legs_recall(double *out, const double *state, size_t len, size_t d_state)
 {
     double *value = NEW(double, d_state);
@@ -384,6 +389,7 @@ Complex s4d_real(size_t n)
     return a;
 }
 
+/* a / b = a times the conjugate of b, over |b|^2. */
 static Complex complex_divide(Complex a, Complex b)
 {
     double size = b.re * b.re + b.im * b.im;
@@ -523,7 +529,8 @@ static bool demo_resolution(const Show *show, Error *error)
 }
 
 /* Prints the generator of a chain, Q (n_state, n_state), and forecasts from an even start. */
-static bool show_generator(double *Q, const Chain *chain, const char *title, Error *error)
+static bool show_generator(double *Q, const Chain *chain, const char *title, const char *name,
+                           Error *error)
 {
     enum { TIMES = 8 };
     static const double times[TIMES] = {1.0 / 24, 0.25, 0.5, 1, 1.5, 2, 7, 10};
@@ -534,7 +541,7 @@ static bool show_generator(double *Q, const Chain *chain, const char *title, Err
     bool ok = chain_generator(Q, chain, error) &&
               chain_forecast_at(pi, start, Q, n_state, times, TIMES, error);
     if (ok) {
-        printf("%s\n\n", title);
+        printf("%s%s\n\n", title, name);
         print_matrix("Q", Q, n_state, n_state);
         print_forecasts(pi, times, TIMES, chain->name, n_state);
     }
@@ -543,15 +550,14 @@ static bool show_generator(double *Q, const Chain *chain, const char *title, Err
     return ok;
 }
 
-/* The weather at any hour, and half a day twice against the day of chapter 1. It is the matrix that
-   is halved, exp(Q/2), and not each of its entries. */
+/* The weather at any hour, and half a day twice against the day of chapter 1. */
 static bool demo_hours(const Show *show, Error *error)
 {
     enum { HOURS = 97 };
     static const double start[2] = {0.5, 0.5};
     double Q[4], half[4], twice[4], pi[2 * HOURS], day[HOURS];
     Chain chain = chain_weather();
-    bool ok = show_generator(Q, &chain, "The weather at any hour: P = exp(Q)", error) &&
+    bool ok = show_generator(Q, &chain, "The weather at any hour: P = exp(Q)", "", error) &&
               chain_at_time(half, Q, 2, 0.5);
     assert(ok); /* the weather has a generator */
     matrix_multiply(twice, half, half, 2, 2, 2);
@@ -588,12 +594,11 @@ typedef struct {
 static bool run_generator(const StepOptions *options, Error *error)
 {
     Chain chain;
-    char title[120];
     if (!chain_read(&chain, options->generator, error))
         return false;
     double *Q = matrix_new(chain.n_state, chain.n_state);
-    snprintf(title, sizeof title, "The generator of %.80s (rates, a day)", options->generator);
-    bool ok = show_generator(Q, &chain, title, error);
+    bool ok =
+        show_generator(Q, &chain, "The generator (rates, a day) of ", options->generator, error);
     free(Q);
     chain_free(&chain);
     return ok;
@@ -602,19 +607,19 @@ static bool run_generator(const StepOptions *options, Error *error)
 /* Keeps 1, 2, 4 ... n numbers of a signal's past and draws it again from them. */
 static bool run_hippo(const StepOptions *options, const Show *show, Error *error)
 {
-    enum { MOST = 16 };
-    size_t n = options->hippo, tried = 0;
-    double numbers[MOST], errors[MOST];
+    enum { TRIED = 16 };
+    size_t most = options->hippo, tried = 0;
+    double numbers[TRIED], errors[TRIED];
     Signal u;
-    if (!signal_open(&u, options->signal ? options->signal : "waves", options->length, 200, 1, 0,
-                     NO_SEED, error))
+    if (!signal_open(&u, options->signal, options->length, 200, 1, 0, NO_SEED, error))
         return false;
-    double *state = NEW(double, n), *drawn = NEW(double, u.len);
-    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n",
-           options->signal ? options->signal : "two waves and a slow rise", u.len, n);
+    double *state = NEW(double, most), *drawn = NEW(double, u.len);
+    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", options->signal,
+           u.len, most);
     puts("  numbers kept   relative error");
     bool ok = true;
-    for (size_t kept = 1; ok && kept <= n; kept = kept == n ? n + 1 : 2 * kept < n ? 2 * kept : n) {
+    for (size_t kept = 1, next; ok && kept <= most; kept = next) {
+        next = kept == most ? most + 1 : 2 * kept < most ? 2 * kept : most;
         ok = legs_remember(state, u.value, u.len, kept) ||
              fail(error, "--hippo %zu: the exponential overflows", kept);
         legs_recall(drawn, state, u.len, kept);
@@ -671,7 +676,7 @@ int discretize_main(int argc, char **argv)
 {
     static Demo *const demos[] = {demo_rules,      demo_error, demo_stability, demo_region,
                                   demo_resolution, demo_hours, demo_memories};
-    StepOptions options = {NULL, NULL, "step", NULL, 0, NO_SEED, 0, 0.1, RULE_ZOH};
+    StepOptions options = {NULL, NULL, "step", "waves", 0, NO_SEED, 0, 0.1, RULE_ZOH};
     Show show = {{false, false}, NULL, 0};
     int demo = -1, n_demo = sizeof demos / sizeof *demos;
     bool ascii = false;
@@ -692,14 +697,12 @@ int discretize_main(int argc, char **argv)
          "the generator of a chain, and forecasts for parts of a day"},
         {"hippo", "N", OPTION_WHOLE, 1, 128, &options.hippo, "mode",
          "keep N numbers of a signal's past and draw it again"},
-        {"signal", "FILE", OPTION_TEXT, 0, 0, &options.signal, "hippo",
-         "the signal: CSV, a line a sample (default: two waves and a slow rise)"},
+        {"signal", "WHAT", OPTION_TEXT, 0, 0, &options.signal, "hippo",
+         "the signal: CSV, a line a sample, or waves (the default): two, and a slow rise"},
         {"length", "N", OPTION_WHOLE, 1, 1000000, &options.length, "system hippo",
          "samples of what is built in (default 100, or 200), or the first N of a file"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo system hippo",
-         "write the chart as SVG"},
-        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo system hippo",
-         "draw charts without Unicode"},
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo system hippo", "the chart as SVG"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo system hippo", "no Unicode in charts"},
     };
     const Program program = {"ch03_discretize",
                              "From continuous time to steps (chapter 3). Without options: the "
@@ -709,8 +712,7 @@ int discretize_main(int argc, char **argv)
     Error error;
     if (!program_begin(&status, &program, argc, argv))
         return status;
-    /* the one thing no table can say */
-    if (!seed_is_used(options.seed, options.input, &error)) {
+    if (!seed_is_used(options.seed, options.input, &error)) { /* what no table can say */
         program_end(false, &error);
         return 2;
     }

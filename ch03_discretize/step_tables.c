@@ -28,7 +28,7 @@ bool show_stability(const double *delta, const double *x, size_t n, size_t steps
     char names[CHART_MAX_SERIES][16];
     double *step = NEW(double, steps + 1);
     Chart chart = chart_new("Euler's rule for x' = -x", "step", "x");
-    puts("Euler's rule for x' = -x, which only ever fades, from x = 1\n");
+    puts("Euler's rule for x' = -x, which only ever fades, from x = 1");
     printf("   delta   1 - delta   after 4 steps   after %zu   the hold after %zu\n", steps, steps);
     for (size_t t = 0; t <= steps; t++)
         step[t] = (double)t;

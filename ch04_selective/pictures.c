@@ -1,6 +1,7 @@
 /* Pictures of chapter 4: a story word by word, and the tree of a parallel scan.
 
-   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG
+   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG;
+           the short cut to a parallel scan that does not work
    FOR     the demos of selective.c. Plain data: it knows nothing of a scan */
 
 #ifndef CH04_PICTURES
@@ -163,6 +164,13 @@ static bool story_svg(const StoryPicture *picture, const char *path, Error *erro
     return out_close(&file, error);
 }
 
+/* In the terminal, and as a figure if one is asked for. */
+static bool story_show(const StoryPicture *picture, const Show *show, Error *error)
+{
+    story_print(picture, &show->look);
+    return show->svg == NULL || story_svg(picture, show->svg, error);
+}
+
 /* ======================================= The tree ========================================= */
 
 enum { TREE_LEN = 8 };
@@ -221,6 +229,49 @@ static bool tree_svg(const char *path, Error *error)
              "blue: joined from the first step on, so its b is a state x");
     svg_close(out);
     return out_close(&file, error);
+}
+
+/* ======================================= Curves =========================================== */
+
+/* Curves y (n, rows) over x (rows) on a logarithmic axis, without the first row, where x is 0. */
+static bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y,
+                       size_t n, size_t rows, const Show *show, Error *error)
+{
+    chart->log_x = true;
+    for (size_t k = 0; k < n; k++)
+        chart_add(chart, names[k], MARK_LINE, x + 1, y + k * rows + 1, rows - 1);
+    return chart_show(chart, show, error);
+}
+
+/* =================================== A short cut ========================================== */
+
+/* For a demo that only prints. */
+static bool no_figure(const Show *show, Error *error)
+{
+    return show->svg == NULL || fail(error, "--svg: this demo has no figure");
+}
+
+/* The short cut that does not work: with P_t = a_1 ... a_t, x_t = P_t (b_1/P_1 + ... + b_t/P_t). */
+static bool demo_division(const Show *show, Error *error)
+{
+    enum { LEN = 150 };
+    float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;
+    puts("A short cut that does not work: divide by the product of all a so far, and it is a "
+         "plain\n"
+         "sum. a = 1/2 and b = 1 throughout, in float:\n\n"
+         "  step      loop   product so far   by division");
+    for (int t = 1; t <= LEN; t++) {
+        x = a * x + 1.0f;
+        P *= a;
+        sum += 1.0f / P;
+        if (t == 1 || t == 10 || t == 100 || t == 126 || t == 128 || t >= 149)
+            printf("  %4d  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
+                   fabs((double)(P * sum))); /* a NaN without its sign */
+    }
+    puts("\nThe product leaves the range of floats while the state is as lively as ever; with a "
+         "single\n"
+         "a = 0 it is 0 at once. Logarithms do not save it: log 0, and the log of a negative a.");
+    return no_figure(show, error);
 }
 
 #endif /* CH04_PICTURES */

@@ -324,11 +324,6 @@ float silu_slope(float v)
     return s * (1.0f + v * sigmoid(-v));
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static void zero(float *values, size_t count)
 {
     if (values != NULL)
@@ -428,12 +423,12 @@ static void channel_backward(const ScanGrad *grad, const float *y_grad, ChannelB
     for (size_t end = scan->len; end > 0;) {
         size_t stretch = (end - 1) / back->stretch, start = stretch * back->stretch;
         memcpy(back->x, back->checkpoint + stretch * d_state, d_state * sizeof(float));
-        for (size_t t = start; t < end; t++) {
+        for (size_t t = start; t < end; t++) { /* forwards, each x from the one before it */
             float *x = back->x + (t - start) * d_state;
             memcpy(x + d_state, x, d_state * sizeof(float));
             channel_step(x + d_state, scan, back->b * scan->len + t, back->d);
         }
-        for (size_t t = end; t-- > start;) {
+        for (size_t t = end; t-- > start;) { /* backwards, with the x of either side */
             const float *x_before = back->x + (t - start) * d_state;
             size_t token = back->b * scan->len + t;
             channel_step_backward(grad, y_grad[token * scan->d_inner + back->d], back, x_before,
@@ -608,6 +603,11 @@ void scan_pairs_blelloch(ScanPair *out, const ScanPair *in, size_t len)
 /* Into how many pieces time is cut, on any machine: the sums are then the same on all. */
 enum { TIME_PIECES = 16 };
 
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 static size_t piece_start(size_t piece, size_t len)
 {
     return len / TIME_PIECES * piece + smaller(piece, len % TIME_PIECES);
@@ -635,14 +635,6 @@ void scan_pairs_chunked(ScanPair *out, const ScanPair *in, size_t len)
 
 /* ======================================= The demos ========================================= */
 
-/* All states of a story's scan: x (n_word, n_context). C = 1, so y is x. */
-static float *story_states(const Wiring *wiring)
-{
-    float *x = NEW(float, wiring->scan.len * wiring->scan.d_inner);
-    selective_scan(x, NULL, &wiring->scan);
-    return x;
-}
-
 /* A story through the selective system and through one that cannot choose. A path may be NULL: then
    it is the built-in story, or the built-in cues. */
 static bool demo_story_of(const char *story_path, const char *cues_path, double step,
@@ -654,11 +646,12 @@ static bool demo_story_of(const char *story_path, const char *cues_path, double 
         return false;
     Wiring wiring = story_wire(&story, &cues), constant = story_wire(&story, &cues);
     wire_constant(&constant, (float)step);
-    float *x = story_states(&wiring), *blurred = story_states(&constant);
-    size_t n = cues.n_context, count = story.n_word * n;
-    float *delta = NEW(float, count);
+    size_t n = cues.n_context, count = story.n_word * n; /* arrays are (n_word, n_context) */
+    float *delta = NEW(float, 3 * count), *x = delta + count, *blurred = x + count;
     for (size_t i = 0; i < count; i++)
         delta[i] = step_size(&wiring.scan, i / n, i % n);
+    selective_scan(x, NULL, &wiring.scan); /* C = 1, so y is x */
+    selective_scan(blurred, NULL, &constant.scan);
     StoryPicture picture = {&story, &cues, delta, x, blurred, step};
     bool ok = story_show(&picture, show, error);
     wiring_free(&wiring);
@@ -666,8 +659,6 @@ static bool demo_story_of(const char *story_path, const char *cues_path, double 
     story_free(&story);
     cues_free(&cues);
     free(delta);
-    free(x);
-    free(blurred);
     return ok;
 }
 

@@ -814,6 +814,9 @@ static void check_fast_backward_is_clear(const Scan *scan)
     for (int i = 0; i < N_ARRAYS; i++)
         if (i != 7 || scan->z) /* z's gradient is left alone where there is no gate */
             assert_relmax(*grad_array(&got, i), *grad_array(&want, i), array_count(scan, i), 2e-5);
+        else
+            for (size_t k = 0; k < array_count(scan, i); k++)
+                assert_true(isnan(got.z[k]) && isnan(want.z[k])); /* as grad_new left it */
     grad_free(&want, scan);
     grad_free(&got, scan);
     free(y_grad);

@@ -14,7 +14,8 @@
 
 #define STORY_CELL      16.0
 #define STORY_LEFT      90.0
-#define STORY_STEP_MOST 6.0 /* Delta of a turn: the darkest cell, the longest bar */
+#define STORY_STEP_MOST 6.0   /* Delta of a turn: the darkest cell, the longest bar */
+#define STORY_STILL     0.01f /* a smaller Delta moves next to nothing */
 
 /* A word for the terminal: no control characters, at most `most` of the others. */
 static void print_word(const char *word, size_t most)
@@ -61,7 +62,18 @@ typedef struct {
     const float *x;       /* what the contexts hold after it */
     const float *blurred; /* the same, if every word moves every context by `step` */
     double step;
+    bool brief; /* a line for words in a row that move next to nothing */
 } StoryPicture;
+
+/* The widest open gate of a word. */
+static float widest_step(const StoryPicture *picture, size_t t)
+{
+    size_t n = picture->cues->n_context;
+    float widest = 0.0f;
+    for (size_t d = 0; d < n; d++)
+        widest = fmaxf(widest, picture->delta[t * n + d]);
+    return widest;
+}
 
 static void print_story_head(const StoryPicture *picture)
 {
@@ -75,17 +87,16 @@ static void print_story_head(const StoryPicture *picture)
     printf("  reading, Delta = %g\n", picture->step);
 }
 
-static void print_story_word(const StoryPicture *picture, size_t t, const Look *look)
+static void print_story_word(const StoryPicture *picture, size_t t, const char *word,
+                             const Look *look)
 {
     const Cues *cues = picture->cues;
     size_t n = cues->n_context;
     const float *x = picture->x + t * n, *blurred = picture->blurred + t * n;
-    float widest = 0.0f; /* the widest open gate of the word */
-    for (size_t d = 0; d < n; d++)
-        widest = fmaxf(widest, picture->delta[t * n + d]);
-    print_word(picture->story->word[t], 14);
-    printf(" %4.2f ", rounded_to((double)widest, 100.0));
-    print_bar((double)widest, STORY_STEP_MOST, 12, look);
+    double widest = (double)widest_step(picture, t);
+    print_word(word, 14);
+    printf(" %4.2f ", rounded_to(widest, 100.0));
+    print_bar(widest, STORY_STEP_MOST, 12, look);
     for (size_t d = 0; d < n; d++)
         printf(" %8.2f", rounded_to((double)x[d], 100.0));
     printf("  %-9.9s |", reading_name(cues, x));
@@ -100,8 +111,16 @@ static void story_print(const StoryPicture *picture, const Look *look)
     size_t words = picture->story->n_word, last = (words - 1) * picture->cues->n_context;
     puts("A story, word by word: the selective system, and the same with one step for all words\n");
     print_story_head(picture);
-    for (size_t t = 0; t < words; t++)
-        print_story_word(picture, t, look);
+    for (size_t t = 0, still = 0; t < words; t++) {
+        char several[32];
+        bool next = t + 1 < words && widest_step(picture, t + 1) < STORY_STILL;
+        still = widest_step(picture, t) < STORY_STILL ? still + 1 : 0;
+        if (picture->brief && still > 0 && next)
+            continue;
+        snprintf(several, sizeof several, "(%zu words)", still);
+        print_story_word(picture, t,
+                         picture->brief && still > 1 ? several : picture->story->word[t], look);
+    }
     printf("\nAt the end the selective system answers from: %s. The other one from: %s.\n",
            reading_name(picture->cues, picture->x + last),
            reading_name(picture->cues, picture->blurred + last));

@@ -637,7 +637,7 @@ void scan_pairs_chunked(ScanPair *out, const ScanPair *in, size_t len)
 
 /* A story through the selective system and through one that cannot choose. A path may be NULL: then
    it is the built-in story, or the built-in cues. */
-static bool demo_story_of(const char *story_path, const char *cues_path, double step,
+static bool demo_story_of(const char *story_path, const char *cues_path, double step, bool brief,
                           const Show *show, Error *error)
 {
     Cues cues;
@@ -652,7 +652,7 @@ static bool demo_story_of(const char *story_path, const char *cues_path, double 
         delta[i] = step_size(&wiring.scan, i / n, i % n);
     selective_scan(x, NULL, &wiring.scan); /* C = 1, so y is x */
     selective_scan(blurred, NULL, &constant.scan);
-    StoryPicture picture = {&story, &cues, delta, x, blurred, step};
+    StoryPicture picture = {&story, &cues, delta, x, blurred, step, brief};
     bool ok = story_show(&picture, show, error);
     wiring_free(&wiring);
     wiring_free(&constant);
@@ -664,7 +664,7 @@ static bool demo_story_of(const char *story_path, const char *cues_path, double 
 
 static bool demo_story(const Show *show, Error *error)
 {
-    return demo_story_of(NULL, NULL, 0.1, show, error);
+    return demo_story_of(NULL, NULL, 0.1, false, show, error);
 }
 
 /* A cue of the first of two contexts, then `fillers` words of noise, by a step that is constant or,
@@ -852,21 +852,23 @@ int selective_main(int argc, char **argv)
     double step = 0.1;
     uint64_t seed = 1;
     int demo = -1; /* all of them */
-    bool trace = false, ascii = false;
+    bool brief = false, trace = false, ascii = false;
     const Option table[] = {
         {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo !trace",
          "a story of your own, any text, word by word"},
         {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo !trace",
          "the words that open a context, as in data/cues.txt"},
-        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues",
+        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues brief",
          "the step of the system that cannot choose (default 0.1)"},
+        {"brief", NULL, OPTION_SWITCH, 0, 0, &brief, "!demo !trace",
+         "a line for all words in a row that move nothing"},
         {"demo", "story|fillers|copying|theorem|trace|division|weather", OPTION_CHOICE, 0, 0, &demo,
          "mode", "one demo; with --svg its figure"},
         {"trace", NULL, OPTION_SWITCH, 0, 0, &trace, "mode",
          "the scan in parallel, on eight steps: the same as --demo trace"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues !brief",
          "of what is random in a demo (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues demo trace",
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues brief demo trace",
          "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw without Unicode"},
     };
@@ -879,8 +881,8 @@ int selective_main(int argc, char **argv)
         return status;
     Error error;
     const Show show = {look_at_terminal(ascii), svg, seed};
-    bool ok = story || cues ? demo_story_of(story, cues, step, &show, &error)
-                            : demos_run(demos, DEMOS, trace ? TRACE : demo, &show, &error);
+    bool ok = story || cues || brief ? demo_story_of(story, cues, step, brief, &show, &error)
+                                     : demos_run(demos, DEMOS, trace ? TRACE : demo, &show, &error);
     return program_end(ok, &error);
 }
 

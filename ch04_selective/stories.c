@@ -1,7 +1,7 @@
-/* Stories and cues: texts as words, and which words open a context.
+/* What chapter 4's scans are shown: stories, cues, and the task of selective copying.
 
    HOLDS   reading a story and the cues of its contexts from files, or the built-in ones; which cue
-           ends at a word; what a state says about the contexts
+           ends at a word; what a state says about the contexts; random tasks for copying
    FOR     the wiring of selective.c and its pictures. Plain data: it knows nothing of a scan */
 
 #ifndef CH04_STORIES

@@ -814,9 +814,7 @@ static bool demo_trace(const Show *show, Error *error)
     print_pairs("down: before", tree, 0, 1);
     scan_pairs_blelloch(out, in, TREE_LEN);
     print_pairs("and with itself", out, 0, 1);
-    bool same = true;
-    for (size_t t = 0; t < TREE_LEN; t++)
-        same = same && loop[t].a == out[t].a && loop[t].b == out[t].b;
+    bool same = memcmp(loop, out, sizeof loop) == 0 && memcmp(loop, pair[1], sizeof loop) == 0;
     printf("\nAll give the same states: %s.\n", same ? "yes" : "no");
     return show->svg == NULL || tree_svg(show->svg, error);
 }

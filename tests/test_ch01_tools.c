@@ -618,12 +618,13 @@ static void an_option_may_be_called_almost_mode(void **state)
         {"more", NULL, OPTION_SWITCH, 0, 0, &more, "model", "more of it"},
         {"also", NULL, OPTION_SWITCH, 0, 0, &also, "model", "that too"},
         {"fast", NULL, OPTION_SWITCH, 0, 0, &fast, "!also mode", "a mode, if said last"},
+        {"slow", NULL, OPTION_SWITCH, 0, 0, &fast, "mode", "another"},
     };
-    const Program program = {"toy", "", table, 4};
+    const Program program = {"toy", "", table, 5};
     char *both[] = {(char *)"toy",     (char *)"--more", (char *)"--also",
                     (char *)"--model", (char *)"x",      NULL};
     char *alone[] = {(char *)"toy", (char *)"--more", NULL};
-    char *out[] = {(char *)"toy", (char *)"--fast", (char *)"--more", NULL};
+    char *out[] = {(char *)"toy", (char *)"--fast", (char *)"--slow", NULL};
     bool help;
     Error error;
     assert_true(options_read(&help, &program, 5, both, &error));
@@ -631,7 +632,7 @@ static void an_option_may_be_called_almost_mode(void **state)
     assert_false(options_read(&help, &program, 2, alone, &error));
     assert_string_equal(error.text, "--more needs --model");
     assert_false(options_read(&help, &program, 3, out, &error));
-    assert_string_equal(error.text, "--more needs --model");
+    assert_string_equal(error.text, "--fast and --slow exclude each other");
 }
 
 /* The rules of the column `with`, told in another way, for the table above. */
@@ -679,16 +680,15 @@ static void help_is_asked_for_in_two_ways(void **state)
     refuse_words("--dayz --help", "'--dayz' is not an option");
 }
 
-/* What program_usage or program_help prints: to be freed. */
-static char *printed(void (*print)(FILE *, const Program *), const Program *program)
+enum { HELP_TEXT = 20000 };
+
+/* What program_usage or program_help prints: text (HELP_TEXT). */
+static void help_text(char *text, void (*print)(FILE *, const Program *), const Program *program)
 {
-    char *text = NULL;
-    size_t len = 0;
-    FILE *out = open_memstream(&text, &len);
+    FILE *out = fmemopen(text, HELP_TEXT, "w");
     assert_non_null(out);
     print(out, program);
     fclose(out);
-    return text;
 }
 
 static void usage_and_help_are_made_from_the_table(void **state)
@@ -719,13 +719,12 @@ static void usage_and_help_are_made_from_the_table(void **state)
     Landed to;
     Options options;
     options_of(&options, &to);
-    char *text = printed(program_usage, &options.program);
+    char text[HELP_TEXT];
+    help_text(text, program_usage, &options.program);
     assert_string_equal(text, usage);
-    free(text);
-    text = printed(program_help, &options.program);
+    help_text(text, program_help, &options.program);
     assert_int_equal(strncmp(text, usage, strlen(usage)), 0);
     assert_string_equal(text + strlen(usage), help);
-    free(text);
 }
 
 static void help_is_wrapped_by_characters_and_bears_any_text(void **state)
@@ -746,7 +745,8 @@ static void help_is_wrapped_by_characters_and_bears_any_text(void **state)
         {"empty", NULL, OPTION_SWITCH, 0, 0, &flag, "", ""},
     };
     const Program program = {"toy", about, table, 3};
-    char *text = printed(program_help, &program);
+    char text[HELP_TEXT];
+    help_text(text, program_help, &program);
     assert_contains(text, about);
     assert_contains(text, "\n  --a-name-that-is-wider-than-the-column\n              [open");
     assert_contains(text, "  --empty     \n");
@@ -756,7 +756,6 @@ static void help_is_wrapped_by_characters_and_bears_any_text(void **state)
     for (char *one; (one = strsep(&line, "\n")) != NULL;)
         widest = text_width(one) > widest ? text_width(one) : widest;
     assert_true(widest > 90 && widest <= 96);
-    free(text);
 }
 
 static void calls_do_not_remember_each_other(void **state)
@@ -849,7 +848,8 @@ static int run_main(char *said, size_t room, int (*main_of)(char **), char **arg
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* Prints `--days N` numbers; `--out FILE` writes one into a file; `--loud` fails. */
+/* Prints `--days N` thousand numbers; `--out FILE` writes one into a file; `--loud` fails;
+   `--in ...` prints without a buffer, and thinks of something else after that. */
 static int small_main(char **argv)
 {
     Landed to;
@@ -872,6 +872,11 @@ static int small_main(char **argv)
             fflush(stdout);
             ok = out_close(&file, &error);
         }
+    }
+    if (ok && to.in) {
+        setvbuf(stdout, NULL, _IONBF, 0);
+        puts("three");
+        errno = ENOENT;
     }
     for (uint64_t day = 0; ok && day < to.days * 1000; day++)
         printf("%" PRIu64 "\n", day);
@@ -914,6 +919,9 @@ static void output_that_does_not_arrive_is_an_error(void **state)
         assert_int_equal(run_words(said, sizeof said, NULL, words[k][0], words[k][1]), 1);
         assert_int_equal(strncmp(said, "error: the output cannot be written", 35), 0);
     }
+    assert_int_equal(run_words(said, sizeof said, NULL, "--in", "x"),
+                     1); /* which failed long ago */
+    assert_string_equal(said, "error: the output cannot be written\n");
     assert_int_equal(run_words(said, sizeof said, NULL, NULL, NULL), 0); /* nothing to print */
     assert_int_equal(run_words(said, sizeof said, "/dev/full", "--loud", NULL), 1);
     assert_string_equal(said, "error: too loud\n");

@@ -63,6 +63,11 @@ static void linear_systems_are_solved(void **state)
     double zero_pivot[4] = {0, 1, 1, 0}, b[2] = {3, 4}, singular[4] = {1, 2, 2, 4};
     assert_true(matrix_solve(b, zero_pivot, 2, 1));
     assert_true(b[0] == 4 && b[1] == 3);
+    double A[9] = {2, 1, 1, 4, 3, 3, 8, 7, 9}, x[3] = {4, 10, 24}, ones[3] = {1, 1, 1};
+    assert_true(
+        matrix_solve(x, A, 3, 1)); /* the determinant is 4, up to swaps: the pivots' product */
+    assert_near(fabs(A[0] * A[4] * A[8]), 4, 1e-14, 0);
+    assert_all_near(x, ones, 3, 1e-14, 0);
     assert_false(matrix_solve(b, singular, 2, 1));
 }
 

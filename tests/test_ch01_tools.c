@@ -302,6 +302,36 @@ static void charts_bear_any_numbers(void **state)
         }
 }
 
+static void charts_of_hostile_numbers_have_only_places_in_them(void **state)
+{
+    (void)state;
+    static const double sets[][4] = {
+        {-1.7e308, 1.7e308, 0, 1}, {5e-324, 1e-323, 5e-324, 1e-323},
+        {0, 5e-324, 0, 0},         {1, 1 + 1e-15, 1, 1},
+        {1e-300, 1e300, 1, 2},     {NAN, NAN, NAN, NAN},
+        {INFINITY, 1, 2, 3},       {1e15, 1e15 + 1, 1e15 + 2, 1e15},
+        {1000, 1000, 1000, 1000},
+    };
+    enum { SETS = sizeof sets / sizeof *sets };
+    for (int k = 0; k < 4 * SETS * SETS; k++) {
+        Chart chart = chart_new("t", "x", "y");
+        char text[CHART_TEXT];
+        chart.log_x = k % 2;
+        chart.log_y = k / 2 % 2;
+        for (int mark = MARK_LINE; mark <= MARK_STEMS; mark++)
+            chart_add(&chart, "a", (Mark)mark, sets[k / 4 % SETS], sets[k / 4 / SETS], 4);
+        chart_text(text, &chart, true);
+        assert_null(strstr(text, "nan"));
+        FILE *out = fmemopen(text, CHART_TEXT, "w");
+        assert_non_null(out);
+        chart_svg(out, &chart, 0, 0, SVG_WIDTH, SVG_HEIGHT);
+        assert_true(ftell(out) < CHART_TEXT - 1);
+        fclose(out);
+        assert_null(strstr(text, "nan"));
+        assert_null(strstr(text, "inf"));
+    }
+}
+
 static void ascii_charts_are_ascii(void **state)
 {
     (void)state;
@@ -998,6 +1028,7 @@ int main(void)
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
         cmocka_unit_test(charts_draw_points_where_they_are),
         cmocka_unit_test(charts_bear_any_numbers),
+        cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),
         cmocka_unit_test(ascii_charts_are_ascii),
         cmocka_unit_test(names_in_a_drawing_cannot_break_it),
         cmocka_unit_test(every_kind_of_option_lands),

@@ -98,9 +98,10 @@ void progress_show(Progress *progress, double done, double total)
         return;
     progress->last = now;
     double rate = done / (now - progress->start);
-    int filled = (int)(30.0 * done / total);
+    double part = total > 0.0 ? fmin(done / total, 1.0) : 1.0;
+    int filled = (int)(30.0 * part);
     fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  %.3g/s  %.0f s left ", progress->what, filled,
-            "##############################", 30 - filled, "", 100.0 * done / total, rate,
+            "##############################", 30 - filled, "", 100.0 * part, rate,
             (total - done) / rate);
 }
 
@@ -513,14 +514,18 @@ bool out_open(OutFile *out, const char *path, Error *error)
         out->temporary = NEW(char, room);
         snprintf(out->temporary, room, "%s.%ld.tmp", out->path, (long)getpid());
     } /* else a terminal, a pipe, /dev/null: written where it is, never renamed over */
-    const char *name = out->temporary ? out->temporary : out->path;
-    out->stream = fopen(name, "wb");
+    if (out->temporary)
+        unlink(out->temporary);                  /* left by a kill */
+    if (!exists || access(out->path, W_OK) == 0) /* a rename would not ask */
+        out->stream = out->temporary ? fopen(out->temporary, "wbx") : fopen(out->path, "wb");
     if (!out->stream) {
         fail(error, "%s: cannot be written: %s", path, strerror(errno));
         free(out->temporary);
         free(out->path);
         return false;
     }
+    if (out->temporary && exists)
+        fchmod(fileno(out->stream), info.st_mode & 07777); /* who may read it stays as it was */
     return true;
 }
 

@@ -230,6 +230,34 @@ static void a_file_appears_whole_or_not_at_all(void **state)
     assert_contains(error.text, "/tmp/no/such/dir/file: cannot be written");
 }
 
+static void a_file_written_anew_keeps_who_may_read_it(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/ch01_mode_XXXXXX", leftover[64];
+    OutFile file;
+    Error error;
+    struct stat info;
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    close(descriptor);
+    assert_int_equal(chmod(path, 0640), 0);
+    snprintf(leftover, sizeof leftover, "%s.%ld.tmp", path, (long)getpid());
+    assert_int_equal(symlink("/tmp/ch01_must_not_appear", leftover), 0); /* set by a stranger */
+    assert_true(out_open(&file, path, &error));
+    fputs("anew", file.stream);
+    assert_true(out_close(&file, &error));
+    assert_int_equal(access("/tmp/ch01_must_not_appear", F_OK), -1);
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_mode & 07777, 0640);
+    assert_int_equal(info.st_size, 4);
+    assert_int_equal(chmod(path, 0440), 0);
+    if (access(path, W_OK) != 0) { /* root may write everything */
+        assert_false(out_open(&file, path, &error));
+        assert_contains(error.text, "cannot be written: Permission denied");
+    }
+    unlink(path);
+}
+
 static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
 {
     (void)state;
@@ -1025,6 +1053,7 @@ int main(void)
         cmocka_unit_test(numbers_are_read_strictly),
         cmocka_unit_test(whole_numbers_are_read_strictly),
         cmocka_unit_test(a_file_appears_whole_or_not_at_all),
+        cmocka_unit_test(a_file_written_anew_keeps_who_may_read_it),
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
         cmocka_unit_test(charts_draw_points_where_they_are),
         cmocka_unit_test(charts_bear_any_numbers),

@@ -869,7 +869,8 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
 
 /* Prints a word after the `column` characters of its line or, where the page ends, in a new one
    that begins at `indent`. Returns where it ends. */
-static size_t print_word(FILE *out, const char *word, size_t len, size_t column, size_t indent)
+static size_t option_print_word(FILE *out, const char *word, size_t len, size_t column,
+                                size_t indent)
 {
     enum { PAGE = 96 };
     size_t wide = 0;
@@ -883,11 +884,11 @@ static size_t print_word(FILE *out, const char *word, size_t len, size_t column,
     return column + (column > indent) + wide;
 }
 
-static void print_wrapped(FILE *out, const char *text, size_t indent)
+static void option_print_words(FILE *out, const char *text, size_t indent)
 {
     size_t column = indent;
     for (size_t len; (len = word_ahead(&text, ' ')) > 0; text += len)
-        column = print_word(out, text, len, column, indent);
+        column = option_print_word(out, text, len, column, indent);
     fputc('\n', out);
 }
 
@@ -911,9 +912,9 @@ void program_usage(FILE *out, const Program *program)
     fprintf(out, "usage: %s ", program->name);
     for (size_t k = 0; k < program->n_option; k++) {
         OptionLeft left = option_left(&program->option[k], "[", "]");
-        column = print_word(out, left.text, strlen(left.text), column, indent);
+        column = option_print_word(out, left.text, strlen(left.text), column, indent);
     }
-    print_word(out, "[--help]", 8, column, indent);
+    option_print_word(out, "[--help]", 8, column, indent);
     fputc('\n', out);
 }
 
@@ -923,7 +924,7 @@ void program_help(FILE *out, const Program *program)
     size_t wide = strlen("-h, --help");
     program_usage(out, program);
     fputc('\n', out);
-    print_wrapped(out, program->about, 0);
+    option_print_words(out, program->about, 0);
     fputc('\n', out);
     for (size_t k = 0; k < program->n_option; k++) {
         size_t len = strlen(option_left(&program->option[k], "", "").text);
@@ -935,7 +936,7 @@ void program_help(FILE *out, const Program *program)
         if (strlen(left.text) > wide)
             fprintf(out, "\n  %*s", (int)wide, "");
         fputs("  ", out);
-        print_wrapped(out, program->option[k].help, wide + 4);
+        option_print_words(out, program->option[k].help, wide + 4);
     }
     fprintf(out, "  %-*s  this text\n", (int)wide, "-h, --help");
 }

@@ -8,7 +8,7 @@
 #ifndef CH05_CONVOLUTION
 #define CH05_CONVOLUTION
 
-#include "../ch04_selective/selective.c"
+#include "../ch04_selective/fast_scan.c"
 
 /* ==================================== The convolution ===================================== */
 /* Channels go in strips: a strip's taps and its last few inputs stay in the nearest cache.    */

@@ -28,7 +28,7 @@
 #ifndef CH05_MAMBA_BLOCK
 #define CH05_MAMBA_BLOCK
 
-#include "../ch04_selective/selective.c"
+#include "../ch04_selective/fast_scan.c"
 #include "products.c"
 #include "convolution.c"
 #include "config.c"

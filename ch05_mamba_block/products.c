@@ -10,7 +10,7 @@
 #ifndef CH05_PRODUCTS
 #define CH05_PRODUCTS
 
-#include "../ch04_selective/selective.c"
+#include "../ch04_selective/fast_scan.c"
 
 /* ======================================= Any product ====================================== */
 /* All three are out (rows, cols) = sum over k of left(row, k) right(k, col), read with different

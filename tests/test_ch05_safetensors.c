@@ -1,4 +1,4 @@
-/* Tests of ch05_mamba_block/safetensors.c: run from the root of the repository.
+/* Tests of ch05_mamba_block/safetensors.c and the json.c it stands on: run from the root of the repository.
 
    Most of them hand the reader a file that is wrong in one way and look for the sentence that says
    so; the rest hold conversions against formulas of their own, the writer against the reader. */
@@ -1704,7 +1704,12 @@ static void the_program_tells_what_is_wrong(void **state)
         int code;
     } cases[] = {
         {"a b c", "usage: ch05_safetensors", 2},
-        {"--tensor", "unrecognized option", 2},
+        {"a b c", "error: 'c' is one argument too many", 2},
+        {"--tensor", "error: '--tensor' is not an option", 2},
+        {"a b --numbers 1000001", "error: --numbers: 1000001 is out of range: 0 to 1000000", 2},
+        {"a b -n x", "error: -n: 'x' is not a whole number", 2},
+        {"a --numbers 3", "error: --numbers needs NAME", 2},
+        {"-n 3", "error: -n needs NAME", 2},
         {"no.st", "error: no.st: No such file or directory", 1},
         {"tests", "error: tests: this is a directory, not a file", 1},
         {"tests/golden/INDEX.md", "is over the limit", 1},

@@ -8,7 +8,8 @@
 #ifndef CH05_CHECKPOINTS
 #define CH05_CHECKPOINTS
 
-#include "mamba_block.c"
+#include "config.c"
+#include "safetensors.c"
 #include "words.c"
 
 /* ===================================== Named arrays ======================================== */

@@ -54,7 +54,7 @@ size_t model_floats(const MambaConfig *config)
            config->num_hidden_layers * block_params_floats(config);
 }
 
-/* Zeroed memory with all its views; model_params_free when done. */
+/* Zeroed memory with all its views, in the order of the memory; model_params_free when done. */
 ModelParams model_params_new(const MambaConfig *config)
 {
     ModelParams params;
@@ -86,12 +86,14 @@ typedef struct {
     bool decays; /* AdamW pulls it towards 0 */
 } ModelTensor;
 
-/* How many tensors a model has, counting those that its config leaves out with 0 values. */
+/* How many there are: embeddings, norm_f and lm_head, and BLOCK_TENSORS in each layer, counting
+   those that the config leaves out with 0 values. */
 size_t model_tensor_count(const MambaConfig *config)
 {
     return 3 + config->num_hidden_layers * BLOCK_TENSORS;
 }
 
+/* One of the three that belong to no layer; cols 0: a vector. */
 static ModelTensor model_table(const char *name, float *values, size_t rows, size_t cols)
 {
     ModelTensor tensor;
@@ -147,7 +149,8 @@ void model_refresh(Model *model)
         block_refresh(&model->block[i]);
 }
 
-/* A model with all parameters 0; model_free when done. */
+/* A model with all parameters 0: every block sees its own part of them, and its own A. model_free
+   when done. */
 Model model_new(const MambaConfig *config)
 {
     Model model;
@@ -179,10 +182,12 @@ void model_init(Model *model, Random *random)
     const MambaConfig *config = &model->config;
     size_t table = config->vocab_size * config->hidden_size;
     size_t out = config->hidden_size * config->intermediate_size;
+    /* both tables: small, and without a preference */
     for (size_t i = 0; i < table; i++)
         model->params.embeddings[i] = (float)(config->initializer_range * random_normal(random));
     for (size_t i = 0; i < table && !config->tie_word_embeddings; i++)
         model->params.lm_head[i] = (float)(config->initializer_range * random_normal(random));
+    /* the blocks; of n_layer independent addends the sum is sqrt(n_layer) times as loud as one */
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
         block_init(&model->params.layer[layer], config, random);
         for (size_t i = 0; i < out; i++)
@@ -217,7 +222,7 @@ static size_t model_work_layout(ModelWork *work, float *memory, const Model *mod
 {
     const MambaConfig *config = &model->config;
     size_t tokens = work->batch * work->len, d_model = config->hidden_size, used = 0;
-    size_t kept = work->back ? config->num_hidden_layers : 1;
+    size_t kept = work->back ? config->num_hidden_layers : 1; /* what the way back looks at again */
     work->hidden = take(memory, &used, (work->back ? kept + 1 : 1) * tokens * d_model);
     work->final = take(memory, &used, tokens * d_model);
     work->scale = take(memory, &used, tokens);
@@ -236,6 +241,7 @@ static size_t model_work_layout(ModelWork *work, float *memory, const Model *mod
     return used;
 }
 
+/* Counted first, then asked for in one piece, then laid out; model_work_free when done. */
 ModelWork model_work_new(const Model *model, size_t batch, size_t len, bool back)
 {
     ModelWork work;
@@ -330,7 +336,8 @@ double token_loss(const float *logits, size_t vocab, size_t target)
 }
 
 /* The mean loss over all tokens with a target (target < 0: none), after model_forward. nll (tokens)
-   gets each token's, 0 where there is no target; or NULL. */
+   gets each token's, 0 where there is no target; or NULL. token_loss_fast is token_loss, LANES
+   words at a time. */
 double model_loss(double *nll, const ModelWork *work, const int32_t *targets, const Model *model)
 {
     size_t vocab = model->config.vocab_size, count = 0;
@@ -362,6 +369,7 @@ void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, cons
     size_t tokens = work->batch * work->len, d_model = config->hidden_size,
            vocab = config->vocab_size;
     size_t count = 0, n_layer = config->num_hidden_layers;
+    /* the loss is a mean: each token has a share of 1 / count in it, one without a target none */
     for (size_t t = 0; t < tokens; t++)
         count += targets[t] >= 0;
     /* logits_grad (tokens, vocab) = (softmax - one_hot(target)) / count, in the logits' place */
@@ -391,7 +399,8 @@ void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, cons
         now = next;
         next = swap;
     }
-    /* the embedding is looked up at one end and, if tied, is the head at the other */
+    /* h = E[ids]: a row hears from every place where its word stood. A tied E is the head besides,
+       and what it heard there is in grad->embeddings already */
     if (!config->tie_word_embeddings)
         zero(grad->embeddings, vocab * d_model);
     for (size_t t = 0; t < tokens; t++)
@@ -411,7 +420,8 @@ typedef struct {
     double decay;        /* how much of a matrix is taken away in a step, times the rate */
 } AdamW;
 
-/* What AdamW remembers of every parameter: running means of its gradient and of its square. */
+/* What AdamW remembers of every parameter: running means of its gradient and of its square. So
+   training holds every parameter four times: itself, its gradient and these. */
 typedef struct {
     ModelParams mean, square;
     uint64_t step;
@@ -453,8 +463,8 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
     model_refresh(model);
 }
 
-/* The learning rate of a step: up evenly for `warm` steps, then down along half a cosine to a
-   tenth. */
+/* The learning rate of a step: up evenly for `warm` steps, for the means know little at first; then
+   down along half a cosine to a tenth, for near the goal long steps only walk about it. */
 double scheduled_rate(double most, uint64_t step, uint64_t warm, uint64_t steps)
 {
     if (step < warm)
@@ -463,8 +473,9 @@ double scheduled_rate(double most, uint64_t step, uint64_t warm, uint64_t steps)
     return most * (0.1 + 0.45 * (1.0 + cos(PI * fmin(1.0, part))));
 }
 
-/* Makes a gradient no longer than `most`; returns how long it was. Squares are added up in floats
-   over a stretch, and stretches in double. */
+/* Makes a gradient no longer than `most`, so that one odd batch cannot throw the model off its
+   path; returns how long it was, over all parameters at once. Squares are added up in floats over
+   a stretch, and stretches in double. */
 double clip_gradient(ModelParams *grad, const MambaConfig *config, double most)
 {
     enum { STRETCH_FLOATS = 1024 };
@@ -481,7 +492,7 @@ double clip_gradient(ModelParams *grad, const MambaConfig *config, double most)
 }
 
 /* =================================== A step of training ==================================== */
-/* The same loop for every text and every task: a source fills batches, a trainer learns from them. */
+/* A source fills batches, a trainer learns from them: the same for every text and every task. */
 
 /* Fills ids (batch, len) and targets (batch, len), -1 where nothing is to be guessed. */
 typedef struct {
@@ -496,7 +507,7 @@ void corpus_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const
                  Random *random)
 {
     const Corpus *corpus = (const Corpus *)from;
-    for (size_t b = 0; b < batch; b++) {
+    for (size_t b = 0; b < batch; b++) { /* target t is token t + 1: every token is a question */
         size_t pick = (size_t)(random_uniform(random) * (double)corpus->n_start);
         const int32_t *piece = corpus->ids + corpus->start[pick];
         memcpy(ids + b * len, piece, len * sizeof *ids);
@@ -504,9 +515,10 @@ void corpus_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const
     }
 }
 
+/* How a model is trained. */
 typedef struct {
-    uint64_t batch, len; /* pieces in a step, tokens in a piece */
-    uint64_t steps, seed;
+    uint64_t batch, len;      /* pieces in a step, tokens in a piece */
+    uint64_t steps, seed;     /* how many, and of the pieces that are drawn */
     double rate, decay, clip; /* the highest learning rate, AdamW's decay, a gradient's length */
 } TrainSettings;
 
@@ -516,16 +528,17 @@ enum { CHECKS = 32 };
 typedef struct {
     TrainSettings settings;
     Model *model;
-    ModelParams grad;
-    AdamState adam;
+    ModelParams grad; /* laid out as the model's own parameters */
+    AdamState adam;   /* and so are its two means; its step is the trainer's */
     ModelWork work;
-    Random random;
+    Random random;          /* draws the pieces */
     int32_t *ids, *targets; /* (batch, len) */
     double *loss;           /* (steps) of every step so far */
     double *check, *at;     /* (CHECKS) the loss on other text, and after which step */
     size_t n_check;
 } Trainer;
 
+/* Asks for all memory that training will ever want; trainer_free when done. */
 Trainer trainer_new(Model *model, const TrainSettings *settings)
 {
     Trainer trainer;
@@ -568,7 +581,7 @@ double trainer_step(Trainer *trainer, const BatchSource *source)
     const TrainSettings *settings = &trainer->settings;
     Model *model = trainer->model;
     int32_t *ids = trainer->ids, *targets = trainer->targets;
-    uint64_t step = trainer->adam.step, warm = settings->steps / 20 + 1;
+    uint64_t step = trainer->adam.step, warm = settings->steps / 20 + 1; /* a twentieth */
     AdamW adamw = {scheduled_rate(settings->rate, step, warm, settings->steps), 0.9, 0.95, 1e-8,
                    settings->decay};
     source->fill(ids, targets, settings->batch, settings->len, source->from, &trainer->random);
@@ -597,10 +610,274 @@ double trainer_check(Trainer *trainer, const BatchSource *source)
     return sum / BATCHES;
 }
 
+/* ================================== The loop of training =================================== */
+/* Steps, and now and then a look at text that is not learnt from: a loss that falls on the one and
+   not on the other is learning by heart. */
+
+bool trainer_save(const Trainer *trainer, const char *path,
+                  Error *error); /* below, with all files */
+
+/* The mean of the last losses, which single batches make jump. */
+static double recent_loss(const Trainer *trainer)
+{
+    size_t done = (size_t)trainer->adam.step, some = smaller(done, 20);
+    double sum = 0.0;
+    for (size_t i = 0; i < some; i++)
+        sum += trainer->loss[done - 1 - i];
+    return some > 0 ? sum / (double)some : 0.0;
+}
+
+/* A look at how it goes: the loss on text that is not trained on, kept for the curve. */
+static void trainer_look(Trainer *trainer, const BatchSource *check)
+{
+    size_t i = trainer->n_check++;
+    trainer->at[i] = (double)trainer->adam.step;
+    trainer->check[i] = trainer_check(trainer, check);
+    printf("  %6" PRIu64 "  %9.3f  %9.3f\n", trainer->adam.step, recent_loss(trainer),
+           trainer->check[i]);
+    fflush(stdout);
+}
+
+/* Trains to the end from wherever the trainer stands. A checkpoint is written every 1/16 of the
+   way, unless that file is NULL; a kill at any moment loses what came after the last one. */
+bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check,
+           const char *checkpoint, Error *error)
+{
+    const TrainSettings *settings = &trainer->settings;
+    uint64_t every = settings->steps / 16 + 1, first = trainer->adam.step;
+    char label[64];
+    double start = seconds_now();
+    Progress progress = progress_start("training");
+    puts("    step       loss  on others");
+    while (trainer->adam.step < settings->steps) {
+        trainer_step(trainer, source);
+        uint64_t done = trainer->adam.step;
+        double tokens = (double)((done - first) * settings->batch * settings->len);
+        snprintf(label, sizeof label, "loss %.3f, %.0f tokens/s", recent_loss(trainer),
+                 tokens / (seconds_now() - start));
+        progress.what = label;
+        progress_show(&progress, (double)done, (double)settings->steps);
+        if (done % every != 0 && done != settings->steps)
+            continue;
+        progress_end(&progress);
+        trainer_look(trainer, check);
+        if (checkpoint != NULL && !trainer_save(trainer, checkpoint, error))
+            return false;
+    }
+    progress_end(&progress);
+    return true;
+}
+
+/* ====================================== Generation ========================================= */
+/* Read the logits, draw a word, give it back as the next input. The one true loop of it all: what a
+   layer says does not go back into it, but the word that was drawn does. */
+
+/* A text being written: the model, its state, and the logits for the next token. The memory is the
+   same for the millionth token as for the first. */
+typedef struct {
+    const Model *model;
+    float *state;   /* (model_state_floats) all that is remembered */
+    ModelWork work; /* one token at a time */
+} Writer;
+
+/* Begins with nothing: the state is 0. writer_free when done. */
+Writer writer_new(const Model *model)
+{
+    Writer writer = {model, NEW(float, model_state_floats(&model->config, 1)),
+                     model_work_new(model, 1, 1, false)};
+    return writer;
+}
+
+void writer_free(Writer *writer)
+{
+    free(writer->state);
+    model_work_free(&writer->work);
+}
+
+/* Reads a token; the logits (vocab) for the one after it. */
+const float *writer_read(Writer *writer, int32_t token)
+{
+    model_forward(&writer->work, writer->state, &token, writer->model);
+    return writer->work.logits;
+}
+
+/* The same for several, len > 0, all at once: chapter 4's scan goes through them and leaves the
+   state that reading them one by one would have left. */
+const float *writer_read_all(Writer *writer, const int32_t *tokens, size_t len)
+{
+    ModelWork all = model_work_new(writer->model, 1, len, false);
+    size_t vocab = writer->model->config.vocab_size;
+    model_forward(&all, writer->state, tokens, writer->model);
+    memcpy(writer->work.logits, all.logits + (len - 1) * vocab, vocab * sizeof(float));
+    model_work_free(&all);
+    return writer->work.logits;
+}
+
+/* ---- which words may be drawn, as it is defined ---- */
+/* The likeliest word each time goes round in circles; any word by its share is now and then a bad
+   one. So the tail is cut off before the draw. sampling.c does it without sorting. */
+
+typedef struct {
+    float weight;
+    size_t token;
+} RankedToken;
+
+static int ranked_by_weight(const void *a, const void *b)
+{
+    const RankedToken *one = (const RankedToken *)a, *two = (const RankedToken *)b;
+    if (one->weight != two->weight)
+        return one->weight < two->weight ? -1 : 1;
+    return one->token < two->token ? -1 : 1;
+}
+
+/* All tokens, the least likely first; of equal ones the first in the vocabulary. */
+static RankedToken *tokens_ranked(const float *weight, size_t vocab)
+{
+    RankedToken *ranked = NEW(RankedToken, vocab);
+    for (size_t v = 0; v < vocab; v++) {
+        ranked[v].weight = weight[v];
+        ranked[v].token = v;
+    }
+    qsort(ranked, vocab, sizeof *ranked, ranked_by_weight);
+    return ranked;
+}
+
+/* Top-k: weights (vocab) below the k-th largest become 0. */
+void keep_top_k_clear(Sampler *sampler, size_t k)
+{
+    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
+    float least = k < sampler->vocab ? ranked[sampler->vocab - k].weight : 0.0f;
+    for (size_t v = 0; v < sampler->vocab; v++)
+        if (sampler->weight[v] < least)
+            sampler->weight[v] = 0.0f;
+    free(ranked);
+}
+
+/* Top-p: the least likely tokens get the weight 0, as many as together hold no more than 1 - p of
+   all.
+
+   Exercise 5.9. Which ones those are. */
+void keep_top_p_clear(Sampler *sampler, double p)
+{
+    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
+    double total = weights_total(sampler->weight, sampler->vocab);
+    //> EX 5.9 [2 pts] [15 min] the tokens that top-p cuts away
+    //? Probabilities 0.5, 0.3, 0.15, 0.05 and p = 0.75: which stay? (The first two.)
+    //? ranked[] begins with the least likely: add up weights from there, as shares of `total`.
+    //? While the sum, this token included, is at most 1 - p, the token goes: its weight becomes 0.
+    //? Whatever p is, the last token of ranked[] stays.
+    double below = 0.0;
+    for (size_t i = 0; i + 1 < sampler->vocab; i++) {
+        below += (double)ranked[i].weight;
+        if (below > (1.0 - p) * total)
+            break;
+        sampler->weight[ranked[i].token] = 0.0f;
+    }
+    //< EX 5.9
+    free(ranked);
+}
+
+/* What generation is asked for. */
+typedef struct {
+    const char *prompt;
+    uint64_t most; /* tokens */
+    uint64_t seed;
+    Sampling sampling;
+} Wish;
+
+/* Goes on from the prompt until a token that ends a text, at most so far; each token is printed as
+   soon as it is there. How fast it was, and what is carried along, goes to stderr. */
+static void generate(const Wish *wish, const Model *model, const Vocabulary *words)
+{
+    size_t len = strlen(wish->prompt), unknown;
+    uint64_t done = 0;
+    int32_t *ids = NEW(int32_t, len + 1);
+    size_t count = text_to_tokens(ids, &unknown, wish->prompt, len, words, false);
+    Random random = random_from_seed(wish->seed);
+    Writer writer = writer_new(model);
+    Sampler sampler = sampler_new(model->config.vocab_size);
+    if (count ==
+        0) /* something must be read before anything can be said: the end of a text before */
+        ids[count++] = words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
+    for (size_t i = 0; i < count; i++) {
+        sampler_see(&sampler, (size_t)ids[i]);
+        if (words->bytes || ids[i] != WORD_END)
+            print_token(stdout, (size_t)ids[i], i == 0, words);
+    }
+    /* the prompt all at once, then word by word: draw, show, read what was drawn */
+    const float *logits = writer_read_all(&writer, ids, count);
+    double start = seconds_now();
+    for (; done < wish->most; done++) {
+        size_t token = sampler_draw(&sampler, logits, &wish->sampling, &random);
+        if (!words->bytes && token == WORD_END)
+            break;
+        sampler_see(&sampler, token);
+        print_token(stdout, token, false, words);
+        fflush(stdout);
+        logits = writer_read(&writer, (int32_t)token);
+    }
+    putchar('\n');
+    fflush(stdout);
+    if (unknown > 0)
+        fprintf(stderr, "note: %zu words of the prompt are none of the model's %zu\n", unknown,
+                words->n_word);
+    fprintf(stderr, "%" PRIu64 " tokens, %.0f tokens/s; carried from token to token: %zu bytes\n",
+            done, (double)done / (seconds_now() - start),
+            model_state_floats(&model->config, 1) * sizeof(float));
+    sampler_free(&sampler);
+    writer_free(&writer);
+    free(ids);
+}
+
+/* ================================ What a state keeps ======================================= */
+/* A word moves the state as far as its Delta says: A_bar = exp(Delta A), chapter 4. So Delta shows
+   which words the model lets in, and the product of all A_bar what it still has of what was. */
+
+/* One layer's Delta at a token, mean over its channels. After a model_forward that kept everything
+   (work->back) of a single sequence. */
+double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
+{
+    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+    double sum = 0.0;
+    for (size_t d = 0; d < scan.d_inner; d++)
+        sum += (double)step_size(&scan, token, d);
+    return sum / (double)scan.d_inner;
+}
+
+/* How much of what the states held before tokens first .. last is still there after them: the
+   mean of the product of exp(Delta A) over all states of all layers. The rest of x_last does not
+   depend on what was before: x_t is linear in x_{t-1}.
+
+   Exercise 5.8. What one state keeps of itself. */
+double share_kept(const ModelWork *work, size_t first, size_t last, const Model *model)
+{
+    size_t d_inner = model->config.intermediate_size, d_state = model->config.state_size;
+    size_t n_layer = model->config.num_hidden_layers;
+    double sum = 0.0;
+    for (size_t layer = 0; layer < n_layer; layer++) {
+        Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+        for (size_t d = 0; d < d_inner; d++)
+            for (size_t n = 0; n < d_state; n++) {
+                double A = (double)scan.A[d * d_state + n], kept = 0.0;
+                //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
+                //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
+                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both too.
+                //? A product of exponentials is the exponential of a sum.
+                double moved = 0.0;
+                for (size_t t = first; t <= last; t++)
+                    moved += (double)step_size(&scan, t, d);
+                kept = exp(moved * A);
+                //< EX 5.8
+                sum += kept;
+            }
+    }
+    return sum / (double)(n_layer * d_inner * d_state);
+}
+
 /* ==================================== Kept in files ======================================== */
-/* A model is its list of named arrays; a training run is that list three times (parameters and both
-   means) with four arrays more. A run that is killed goes on from its last file and ends in the same
-   bits as one that never stopped. */
+/* A model is its list of named arrays; a training run is that list three times (parameters and
+   both means) with four arrays more. A run that is killed goes on from its last file and ends in
+   the same bits as one that never stopped. */
 
 /* Adds all of a model's parameters, or of what is laid out like them, to a list. */
 static void list_params(SavedList *list, const char *prefix, const ModelParams *params,
@@ -714,57 +991,41 @@ bool trainer_load(Trainer *trainer, const char *path, Error *error)
     return ok;
 }
 
-/* ================================== The loop of training =================================== */
+/* ======================================= Program =========================================== */
 
-/* The mean of the last losses, which single batches make jump. */
-static double recent_loss(const Trainer *trainer)
+static const char default_prompt[] = "a fiddler from galway sang of the green hills. the baker "
+                                     "walked slowly past the mill. the tale ended with a "
+                                     "scientist explaining the rainbow. what is a rainbow?";
+
+/* A training run from a model's sizes on. */
+typedef struct {
+    uint64_t width, layers;
+    TrainSettings settings;
+    double gate_price;      /* what an open gate costs while learning (chapter 5) */
+    bool time_invariant;    /* Delta, B and C the same for every token: chapter 3's system */
+    const char *checkpoint; /* the file that is written on the way, or NULL */
+    bool resume;            /* go on from there */
+} TrainingRun;
+
+/* The run of data/rainbow, and of data/tiny-mamba. */
+TrainingRun training_default(void)
 {
-    size_t done = (size_t)trainer->adam.step, some = smaller(done, 20);
-    double sum = 0.0;
-    for (size_t i = 0; i < some; i++)
-        sum += trainer->loss[done - 1 - i];
-    return some > 0 ? sum / (double)some : 0.0;
+    TrainingRun run = {64, 2, {8, 128, 4000, 1, 4e-3, 0.1, 1.0}, 3.0, false, NULL, false};
+    return run;
 }
 
-/* A look at how it goes: the loss on text that is not trained on, kept for the curve. */
-static void trainer_look(Trainer *trainer, const BatchSource *check)
+/* The starting point of a run; model_free when done. */
+Model model_to_train(const TrainingRun *run, size_t vocab)
 {
-    size_t i = trainer->n_check++;
-    trainer->at[i] = (double)trainer->adam.step;
-    trainer->check[i] = trainer_check(trainer, check);
-    printf("  %6" PRIu64 "  %9.3f  %9.3f\n", trainer->adam.step, recent_loss(trainer),
-           trainer->check[i]);
-    fflush(stdout);
-}
-
-/* Trains to the end from wherever the trainer stands. A checkpoint is written every 1/16 of the
-   way, unless that file is NULL; a kill at any moment loses what came after the last one. */
-bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check,
-           const char *checkpoint, Error *error)
-{
-    const TrainSettings *settings = &trainer->settings;
-    uint64_t every = settings->steps / 16 + 1, first = trainer->adam.step;
-    char label[64];
-    double start = seconds_now();
-    Progress progress = progress_start("training");
-    puts("    step       loss  on others");
-    while (trainer->adam.step < settings->steps) {
-        trainer_step(trainer, source);
-        uint64_t done = trainer->adam.step;
-        double tokens = (double)((done - first) * settings->batch * settings->len);
-        snprintf(label, sizeof label, "loss %.3f, %.0f tokens/s", recent_loss(trainer),
-                 tokens / (seconds_now() - start));
-        progress.what = label;
-        progress_show(&progress, (double)done, (double)settings->steps);
-        if (done % every != 0 && done != settings->steps)
-            continue;
-        progress_end(&progress);
-        trainer_look(trainer, check);
-        if (checkpoint != NULL && !trainer_save(trainer, checkpoint, error))
-            return false;
-    }
-    progress_end(&progress);
-    return true;
+    MambaConfig config = config_default((size_t)run->width);
+    Random random = random_from_seed(run->settings.seed);
+    config.num_hidden_layers = (size_t)run->layers;
+    config.vocab_size = vocab;
+    config.time_invariant = run->time_invariant;
+    config.gate_price = run->gate_price;
+    Model model = model_new(&config);
+    model_init(&model, &random);
+    return model;
 }
 
 /* The losses of a run as a chart, from the first twentieth on: before that they fall too far. */
@@ -786,30 +1047,6 @@ static bool show_curve(const Trainer *trainer, const Show *show, Error *error)
     return ok;
 }
 
-/* A training run from a model's sizes on. */
-typedef struct {
-    uint64_t width, layers;
-    TrainSettings settings;
-    double gate_price;      /* what an open gate costs while learning (chapter 5) */
-    bool time_invariant;    /* Delta, B and C the same for every token: chapter 3's system */
-    const char *checkpoint; /* the file that is written on the way, or NULL */
-    bool resume;            /* go on from there */
-} TrainingRun;
-
-/* The starting point of a run; model_free when done. */
-Model model_to_train(const TrainingRun *run, size_t vocab)
-{
-    MambaConfig config = config_default((size_t)run->width);
-    Random random = random_from_seed(run->settings.seed);
-    config.num_hidden_layers = (size_t)run->layers;
-    config.vocab_size = vocab;
-    config.time_invariant = run->time_invariant;
-    config.gate_price = run->gate_price;
-    Model model = model_new(&config);
-    model_init(&model, &random);
-    return model;
-}
-
 /* The whole run, with what it prints: sizes, losses, the curve. */
 bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, const Show *show,
                  Error *error)
@@ -829,233 +1066,6 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
     }
     trainer_free(&trainer);
     return ok;
-}
-
-/* ====================================== Generation ========================================= */
-/* Read the logits, draw a word, give it back as the next input. The one true loop of it all: what a
-   layer says does not go back into it, but the word that was drawn does. */
-
-/* A text being written: the model, its state, and the logits for the next token. The memory is the
-   same for the millionth token as for the first. */
-typedef struct {
-    const Model *model;
-    float *state;   /* (model_state_floats) all that is remembered */
-    ModelWork work; /* one token at a time */
-} Writer;
-
-Writer writer_new(const Model *model)
-{
-    Writer writer = {model, NEW(float, model_state_floats(&model->config, 1)),
-                     model_work_new(model, 1, 1, false)};
-    return writer;
-}
-
-void writer_free(Writer *writer)
-{
-    free(writer->state);
-    model_work_free(&writer->work);
-}
-
-/* Reads a token; the logits (vocab) for the one after it. */
-const float *writer_read(Writer *writer, int32_t token)
-{
-    model_forward(&writer->work, writer->state, &token, writer->model);
-    return writer->work.logits;
-}
-
-/* The same for several, all at once; len > 0. */
-const float *writer_read_all(Writer *writer, const int32_t *tokens, size_t len)
-{
-    ModelWork all = model_work_new(writer->model, 1, len, false);
-    size_t vocab = writer->model->config.vocab_size;
-    model_forward(&all, writer->state, tokens, writer->model);
-    memcpy(writer->work.logits, all.logits + (len - 1) * vocab, vocab * sizeof(float));
-    model_work_free(&all);
-    return writer->work.logits;
-}
-
-/* `count` more tokens after a prompt of len > 0, the most likely each time. */
-void generate_greedy(int32_t *out, size_t count, const int32_t *prompt, size_t len,
-                     const Model *model)
-{
-    Writer writer = writer_new(model);
-    const float *logits = writer_read_all(&writer, prompt, len);
-    for (size_t i = 0; i < count; i++) {
-        out[i] = (int32_t)token_greedy(logits, model->config.vocab_size);
-        logits = writer_read(&writer, out[i]);
-    }
-    writer_free(&writer);
-}
-
-/* ---- which words may be drawn, as it is defined ---- */
-/* The likeliest word each time goes round in circles; any word by its share is now and then a bad
-   one. So the tail is cut off before the draw. sampling.c does it without sorting. */
-
-typedef struct {
-    float weight;
-    size_t token;
-} RankedToken;
-
-static int ranked_by_weight(const void *a, const void *b)
-{
-    const RankedToken *one = (const RankedToken *)a, *two = (const RankedToken *)b;
-    if (one->weight != two->weight)
-        return one->weight < two->weight ? -1 : 1;
-    return one->token < two->token ? -1 : 1;
-}
-
-/* All tokens, the least likely first; of equal ones the first in the vocabulary. */
-static RankedToken *tokens_ranked(const float *weight, size_t vocab)
-{
-    RankedToken *ranked = NEW(RankedToken, vocab);
-    for (size_t v = 0; v < vocab; v++) {
-        ranked[v].weight = weight[v];
-        ranked[v].token = v;
-    }
-    qsort(ranked, vocab, sizeof *ranked, ranked_by_weight);
-    return ranked;
-}
-
-/* Weights below the k-th largest become 0. */
-void keep_top_k_clear(Sampler *sampler, size_t k)
-{
-    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
-    float least = k < sampler->vocab ? ranked[sampler->vocab - k].weight : 0.0f;
-    for (size_t v = 0; v < sampler->vocab; v++)
-        if (sampler->weight[v] < least)
-            sampler->weight[v] = 0.0f;
-    free(ranked);
-}
-
-/* The least likely tokens get the weight 0: as many as together hold no more than 1 - p of all.
-
-   Exercise 5.9. Which ones those are. */
-void keep_top_p_clear(Sampler *sampler, double p)
-{
-    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
-    double total = weights_total(sampler->weight, sampler->vocab);
-    //> EX 5.9 [2 pts] [15 min] the tokens that top-p cuts away
-    //? Probabilities 0.5, 0.3, 0.15, 0.05 and p = 0.75: which stay? (The first two.)
-    //? ranked[] begins with the least likely: add up weights from there, as shares of `total`.
-    //? While the sum, this token included, is at most 1 - p, the token goes: its weight becomes 0.
-    //? Whatever p is, the last token of ranked[] stays.
-    double below = 0.0;
-    for (size_t i = 0; i + 1 < sampler->vocab; i++) {
-        below += (double)ranked[i].weight;
-        if (below > (1.0 - p) * total)
-            break;
-        sampler->weight[ranked[i].token] = 0.0f;
-    }
-    //< EX 5.9
-    free(ranked);
-}
-
-/* What generation is asked for. */
-typedef struct {
-    const char *prompt;
-    uint64_t most; /* tokens */
-    uint64_t seed;
-    Sampling sampling;
-} Wish;
-
-/* Goes on from the prompt until a token that ends a text, at most so far; each token is printed as
-   soon as it is there. How fast it was, and what is carried along, goes to stderr. */
-static void generate(const Wish *wish, const Model *model, const Vocabulary *words)
-{
-    size_t len = strlen(wish->prompt), unknown;
-    uint64_t done = 0;
-    int32_t *ids = NEW(int32_t, len + 1);
-    size_t count = text_to_tokens(ids, &unknown, wish->prompt, len, words, false);
-    Random random = random_from_seed(wish->seed);
-    Writer writer = writer_new(model);
-    Sampler sampler = sampler_new(model->config.vocab_size);
-    if (count == 0)
-        ids[count++] = words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
-    for (size_t i = 0; i < count; i++) {
-        sampler_see(&sampler, (size_t)ids[i]);
-        if (words->bytes || ids[i] != WORD_END)
-            print_token(stdout, (size_t)ids[i], i == 0, words);
-    }
-    const float *logits = writer_read_all(&writer, ids, count);
-    double start = seconds_now();
-    for (; done < wish->most; done++) {
-        size_t token = sampler_draw(&sampler, logits, &wish->sampling, &random);
-        if (!words->bytes && token == WORD_END)
-            break;
-        sampler_see(&sampler, token);
-        print_token(stdout, token, false, words);
-        fflush(stdout);
-        logits = writer_read(&writer, (int32_t)token);
-    }
-    putchar('\n');
-    fflush(stdout);
-    if (unknown > 0)
-        fprintf(stderr, "note: %zu words of the prompt are none of the model's %zu\n", unknown,
-                words->n_word);
-    fprintf(stderr, "%" PRIu64 " tokens, %.0f tokens/s; carried from token to token: %zu bytes\n",
-            done, (double)done / (seconds_now() - start),
-            model_state_floats(&model->config, 1) * sizeof(float));
-    sampler_free(&sampler);
-    writer_free(&writer);
-    free(ids);
-}
-
-/* ================================ What a state keeps ======================================= */
-/* A word moves the state as far as its Delta says: A_bar = exp(Delta A), chapter 4. So Delta shows
-   which words the model lets in, and the product of all A_bar what it still has of what was. */
-
-/* One layer's Delta at a token, mean over its channels. After a model_forward that kept everything
-   (work->back) of a single sequence. */
-double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
-{
-    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-    double sum = 0.0;
-    for (size_t d = 0; d < scan.d_inner; d++)
-        sum += (double)step_size(&scan, token, d);
-    return sum / (double)scan.d_inner;
-}
-
-/* How much of what the states held before tokens first .. last is still there after them: the
-   mean of the product of exp(Delta A) over all states of all layers. The rest of x_last does not
-   depend on what was before: x_t is linear in x_{t-1}.
-
-   Exercise 5.8. What one state keeps of itself. */
-double share_kept(const ModelWork *work, size_t first, size_t last, const Model *model)
-{
-    size_t d_inner = model->config.intermediate_size, d_state = model->config.state_size;
-    size_t n_layer = model->config.num_hidden_layers;
-    double sum = 0.0;
-    for (size_t layer = 0; layer < n_layer; layer++) {
-        Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-        for (size_t d = 0; d < d_inner; d++)
-            for (size_t n = 0; n < d_state; n++) {
-                double A = (double)scan.A[d * d_state + n], kept = 0.0;
-                //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
-                //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
-                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both too.
-                //? A product of exponentials is the exponential of a sum.
-                double moved = 0.0;
-                for (size_t t = first; t <= last; t++)
-                    moved += (double)step_size(&scan, t, d);
-                kept = exp(moved * A);
-                //< EX 5.8
-                sum += kept;
-            }
-    }
-    return sum / (double)(n_layer * d_inner * d_state);
-}
-
-/* ======================================= Program =========================================== */
-
-static const char default_prompt[] = "a fiddler from galway sang of the green hills. the baker "
-                                     "walked slowly past the mill. the tale ended with a "
-                                     "scientist explaining the rainbow. what is a rainbow?";
-
-/* The run of data/rainbow, and of data/tiny-mamba. */
-TrainingRun training_default(void)
-{
-    TrainingRun run = {64, 2, {8, 128, 4000, 1, 4e-3, 0.1, 1.0}, 3.0, false, NULL, false};
-    return run;
 }
 
 typedef struct {

@@ -9,6 +9,7 @@
 #ifndef CH05_MEASURE_TRAINING
 #define CH05_MEASURE_TRAINING
 
+#include "measure_block.c"
 #include "language_model.c"
 
 /* ======================================= The floor ========================================= */

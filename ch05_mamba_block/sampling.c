@@ -10,7 +10,7 @@
 #ifndef CH05_SAMPLING
 #define CH05_SAMPLING
 
-#include "../ch04_selective/selective.c"
+#include "../ch04_selective/fast_scan.c"
 
 /* ======================================= Softmax ========================================== */
 

@@ -10,6 +10,7 @@
 #define CH05_STORIES_TEST
 
 #include "language_model.c"
+#include "../ch01_markov/measure.h" /* the median */
 
 /* ======================================== Scores =========================================== */
 /* The stories ask a question whose answer depends on the latest cue. A story is passed if the

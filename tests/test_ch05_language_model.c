@@ -179,6 +179,19 @@ static void every_gradient_agrees_with_golden(void **state)
     for_golden_files("ch05_lm_bf16", "grad.backbone.embeddings.weight", check_gradients);
 }
 
+/* `count` more tokens after a prompt of len > 0, the most likely each time. */
+static void generate_greedy(int32_t *out, size_t count, const int32_t *prompt, size_t len,
+                            const Model *model)
+{
+    Writer writer = writer_new(model);
+    const float *logits = writer_read_all(&writer, prompt, len);
+    for (size_t i = 0; i < count; i++) {
+        out[i] = (int32_t)token_greedy(logits, model->config.vocab_size);
+        logits = writer_read(&writer, out[i]);
+    }
+    writer_free(&writer);
+}
+
 static void check_greedy(const Safetensors *file, Model *model)
 {
     Prompts prompts = golden_prompts(file);

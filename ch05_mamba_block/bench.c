@@ -7,10 +7,11 @@
 #define CH05_BENCH
 
 #include "measure_block.c"
+#include "measure_training.c"
 
 int block_bench_main(int argc, char **argv)
 {
-    bool block = false, compare = false, ascii = false;
+    bool block = false, compare = false, training = false, ascii = false;
     const char *file = NULL, *svg = NULL;
     uint64_t width = 256;
     const Option table[] = {
@@ -18,6 +19,8 @@ int block_bench_main(int argc, char **argv)
          "how near the products of a block come to what this machine can do (the default)"},
         {"compare", NULL, OPTION_SWITCH, 0, 0, &compare, "mode",
          "time and memory of long sequences against attention"},
+        {"training", NULL, OPTION_SWITCH, 0, 0, &training, "mode",
+         "a training step of the language model, and its parts, beside what this machine allows"},
         {"width", "N", OPTION_WHOLE, 1, 4096, &width, "compare !config", "d_model (default 256)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "compare",
          "sizes from a Hugging Face config.json"},
@@ -35,7 +38,9 @@ int block_bench_main(int argc, char **argv)
     Error error;
     bool ok = !file || config_read(&with.config, file, &error);
     if (ok)
-        ok = (compare ? demo_compare : demo_block_speed)(&with.show, &error);
+        ok = (compare    ? demo_compare
+              : training ? demo_training_speed
+                         : demo_block_speed)(&with.show, &error);
     return program_end(ok, &error);
 }
 

@@ -1,14 +1,17 @@
-/* The folder of a published model, as Hugging Face's hub gives it: config.json, and the weights in
-   one file or in several.
+/* The folder of a published model, as Hugging Face's hub gives it: config.json, tokenizer.json, and
+   the weights in one file or in several.
 
-   HOLDS   the files of weights, opened together (Shards), and the index that names them; a tensor
-           found in any of them; config.json, with the ids that begin and end a text
-   FOR     pretrained.c */
+   HOLDS   the files of weights, opened together, and the index that names them (Shards);
+           config.json, with the ids that begin and end a text (TextEnds); the whole folder, opened,
+           with every tensor of the model found and looked at (ModelFolder)
+   FOR     pretrained.c
+   A folder is a stranger's: what is missing or does not fit has a sentence. */
 
 #ifndef CH05_MODEL_FOLDER
 #define CH05_MODEL_FOLDER
 
 #include "language_model.c"
+#include "tokenizer_json.c"
 
 /* =================================== Files of weights ====================================== */
 
@@ -135,7 +138,7 @@ static bool folder_refuse(const char *dir, Error *error)
                 shown_path(dir));
 }
 
-bool folder_open_weights(Shards *shards, const char *dir, Error *error)
+static bool folder_open_weights(Shards *shards, const char *dir, Error *error)
 {
     bool ok;
     memset(shards, 0, sizeof *shards);
@@ -151,8 +154,8 @@ bool folder_open_weights(Shards *shards, const char *dir, Error *error)
 }
 
 /* Finds a tensor in any of the files; it must be there with this shape, as F32, F16 or BF16. */
-bool shards_expect(const Tensor **tensor, const Shards *shards, const char *name, size_t rank,
-                   const size_t *shape, Error *error)
+static bool shards_expect(const Tensor **tensor, const Shards *shards, const char *name,
+                          size_t rank, const size_t *shape, Error *error)
 {
     size_t i = 0;
     while (i + 1 < shards->n_file && safetensors_find(&shards->file[i], name) == NULL)
@@ -211,7 +214,7 @@ bool ends_parse(TextEnds *ends, const char *text, size_t len, const char *path, 
     return ok;
 }
 
-bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *dir, Error *error)
+static bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *dir, Error *error)
 {
     char *path = path_in(dir, "config.json"), *text = NULL;
     size_t len = 0;
@@ -226,6 +229,114 @@ bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *dir, Er
     free(text);
     free(path);
     return ok;
+}
+
+/* ===================================== The whole folder ==================================== */
+
+/* A folder with everything checked. The tensors lie in the mapped files. */
+typedef struct {
+    MambaConfig config;
+    TextEnds ends;
+    Shards shards;
+    bool has_tokenizer; /* else texts are ids */
+    Tokenizer tokenizer;
+    const Tensor *embeddings, *head; /* (vocab, d_model) one and the same, if they are tied */
+    const Tensor *norm_f;            /* (d_model) */
+    const Tensor **part;             /* (n_layer, BLOCK_TENSORS) NULL: a bias that it has not */
+    uint64_t print; /* a number that tells models apart, of the first bytes of every tensor */
+} ModelFolder;
+
+void folder_close(ModelFolder *folder)
+{
+    if (folder->has_tokenizer)
+        tokenizer_free(&folder->tokenizer);
+    shards_close(&folder->shards);
+    free(folder->part);
+    memset(folder, 0, sizeof *folder);
+}
+
+static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, Error *error)
+{
+    char *path = path_in(dir, "tokenizer.json");
+    folder->has_tokenizer = access(path, F_OK) == 0;
+    bool ok = !folder->has_tokenizer || tokenizer_read(&folder->tokenizer, path, error);
+    if (!ok)
+        folder->has_tokenizer = false;
+    else if (folder->has_tokenizer && folder->tokenizer.n_token > folder->config.vocab_size)
+        ok = fail(error, "%s: has ids up to %zu, but the model knows only %zu tokens",
+                  shown_path(path), folder->tokenizer.n_token - 1, folder->config.vocab_size);
+    free(path);
+    return ok;
+}
+
+/* Embeddings, last norm and head. The table may have more rows than config.json says: a vocabulary
+   is padded to a round number. */
+static bool folder_find_ends(ModelFolder *folder, Error *error)
+{
+    MambaConfig *config = &folder->config;
+    const Shards *shards = &folder->shards;
+    const Tensor *table = NULL;
+    size_t shape[2] = {config->vocab_size, config->hidden_size};
+    for (size_t i = 0; i < shards->n_file && table == NULL; i++)
+        table = safetensors_find(&shards->file[i], "backbone.embeddings.weight");
+    if (table != NULL && table->rank == 2 && table->shape[0] > shape[0] &&
+        table->shape[0] <= CONFIG_MAX_VOCAB)
+        config->vocab_size = shape[0] = table->shape[0];
+    if (!shards_expect(&table, shards, "backbone.embeddings.weight", 2, shape, error) ||
+        !shards_expect(&folder->norm_f, shards, "backbone.norm_f.weight", 1, shape + 1, error))
+        return false;
+    folder->embeddings = folder->head = table;
+    folder->print = hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1);
+    folder->print = hash_bytes(table->data, smaller(table->bytes, 4096), folder->print);
+    folder->print = hash_bytes(folder->norm_f->data, folder->norm_f->bytes, folder->print);
+    return config->tie_word_embeddings ||
+           shards_expect(&folder->head, shards, "lm_head.weight", 2, shape, error);
+}
+
+/* Every tensor of every layer, with the shape that config.json asks for. */
+static bool folder_find_layers(ModelFolder *folder, Error *error)
+{
+    TensorShape shape[BLOCK_TENSORS];
+    size_t layers = folder->config.num_hidden_layers;
+    block_shapes(shape, &folder->config);
+    folder->part = NEW(const Tensor *, layers *BLOCK_TENSORS);
+    for (size_t i = 0; i < layers * BLOCK_TENSORS; i++) {
+        const TensorShape *part = &shape[i % BLOCK_TENSORS];
+        char name[NAME_ROOM];
+        if (part->count == 0)
+            continue;
+        snprintf(name, sizeof name, "backbone.layers.%zu.%s", i / BLOCK_TENSORS, part->name);
+        const Tensor **tensor = &folder->part[i];
+        if (!shards_expect(tensor, &folder->shards, name, part->rank, part->shape, error))
+            return false;
+        folder->print = hash_bytes((*tensor)->data, smaller((*tensor)->bytes, 256), folder->print);
+    }
+    return true;
+}
+
+static bool folder_is_one(const char *dir, Error *error)
+{
+    struct stat info;
+    if (stat(dir, &info) != 0)
+        return fail(error, "%s: %s", shown_path(dir), strerror(errno));
+    return S_ISDIR(info.st_mode) ||
+           fail(error, "%s: this is not a folder; the folder of a model is wanted",
+                shown_path(dir));
+}
+
+/* Nobody may shorten the files before folder_close. */
+bool folder_open(ModelFolder *folder, const char *dir, Error *error)
+{
+    ModelFolder open;
+    memset(&open, 0, sizeof open);
+    if (!folder_is_one(dir, error) || !folder_read_config(&open.config, &open.ends, dir, error) ||
+        !folder_open_weights(&open.shards, dir, error) || !folder_find_ends(&open, error) ||
+        !folder_read_tokenizer(&open, dir, error) || !folder_find_layers(&open, error)) {
+        folder_close(&open);
+        return false;
+    }
+    *folder = open;
+    return true;
 }
 
 #endif /* CH05_MODEL_FOLDER */

@@ -30,7 +30,6 @@
 #include "pretrained_charts.c"
 #include "quantized.c"
 #include "token_step.c"
-#include "tokenizer_json.c"
 #include <signal.h>
 
 /* ================================= The model in memory ===================================== */
@@ -58,16 +57,12 @@ typedef struct {
 /* A model as it was published, ready to run. */
 typedef struct {
     MambaConfig config;
-    TextEnds ends;          /* the ids that begin and end a text */
-    Shards shards;          /* the mapped files */
+    ModelFolder folder;     /* its files, mapped into memory; its tokenizer */
     PretrainedLayer *layer; /* (n_layer) */
     Weight embeddings;      /* (vocab, d_model) */
     Weight head;            /* (vocab, d_model) the embeddings again, if they are tied */
     Arena arena;            /* of matrices in 8 bits; bytes NULL: they stay as they are */
     float *norm_f;          /* (d_model) */
-    bool has_tokenizer;     /* else texts are ids */
-    Tokenizer tokenizer;
-    uint64_t print; /* a number that tells models apart, of the first bytes of every tensor */
 } Pretrained;
 
 /* Which of the four matrices a part of chapter 5's block is; W_COUNT: it is a vector. */
@@ -79,66 +74,28 @@ static int weight_of(int part)
     return which;
 }
 
-/* A tensor of a layer under its name in the file. Its shape must be the one that config.json asks
-   for: the folder is a stranger's. */
-static bool layer_expect(const Tensor **tensor, const Pretrained *model, size_t layer, int part,
-                         const TensorShape *shape, Error *error)
+/* A layer: each vector becomes floats in layer->memory; each matrix stays, or becomes a copy in 8
+   bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
+static void layer_read(PretrainedLayer *layer, const Tensor *const *part, Arena *arena)
 {
-    char name[NAME_ROOM];
-    snprintf(name, sizeof name, "backbone.layers.%zu.%s", layer, shape[part].name);
-    return shards_expect(tensor, &model->shards, name, shape[part].rank, shape[part].shape, error);
-}
-
-/* Whether every tensor of every layer is there, before memory is asked for; and how many bytes all
-   matrices take in 8 bits. */
-static bool layers_check(size_t *bytes, const Pretrained *model, Error *error)
-{
-    TensorShape shape[BLOCK_TENSORS];
-    const Tensor *tensor = NULL;
-    block_shapes(shape, &model->config);
-    *bytes = int8_bytes(model->config.vocab_size, model->config.hidden_size);
-    for (size_t i = 0; i < model->config.num_hidden_layers; i++)
-        for (int part = 0; part < BLOCK_TENSORS; part++) {
-            if (shape[part].count == 0)
-                continue;
-            if (!layer_expect(&tensor, model, i, part, shape, error))
-                return false;
-            if (weight_of(part) < W_COUNT)
-                *bytes += int8_bytes(shape[part].shape[0], shape[part].shape[1]);
-        }
-    return true;
-}
-
-/* A layer from the files: a vector becomes floats in layer->memory; a matrix stays, or becomes a
-   copy in 8 bits in the arena. What lies there in F32 serves chapter 5's block as it is. */
-static bool layer_read(Pretrained *model, size_t which, Error *error)
-{
-    PretrainedLayer *layer = &model->layer[which];
-    TensorShape shape[BLOCK_TENSORS];
     size_t used = 0, room = 0;
-    block_shapes(shape, &model->config);
-    for (int part = 0; part < BLOCK_TENSORS; part++)
-        room += weight_of(part) < W_COUNT ? 0 : on_a_vector(shape[part].count);
+    for (int k = 0; k < BLOCK_TENSORS; k++)
+        room += part[k] == NULL || weight_of(k) < W_COUNT ? 0 : on_a_vector(part[k]->count);
     layer->memory = NEW(float, room);
-    for (int part = 0; part < BLOCK_TENSORS; part++) {
-        const Tensor *tensor = NULL;
-        if (shape[part].count == 0) /* a bias that this model has not */
+    for (int k = 0; k < BLOCK_TENSORS; k++) {
+        float **to = &layer->block.params.tensor[k];
+        if (part[k] == NULL)
             continue;
-        if (!layer_expect(&tensor, model, which, part, shape, error))
-            return false;
-        model->print = hash_bytes(tensor->data, smaller(tensor->bytes, 256), model->print);
-        float **to = &layer->block.params.tensor[part];
-        if (weight_of(part) < W_COUNT) {
-            Weight *weight = &layer->weight[weight_of(part)];
-            *weight = weight_kept(tensor, &model->arena);
+        if (weight_of(k) < W_COUNT) {
+            Weight *weight = &layer->weight[weight_of(k)];
+            *weight = weight_kept(part[k], arena);
             *to = weight->type == TENSOR_F32 ? (float *)(void *)weight->data : NULL;
-            continue;
+        } else {
+            *to = layer->memory + used;
+            tensor_to_float(*to, part[k]);
+            used += on_a_vector(part[k]->count);
         }
-        *to = layer->memory + used;
-        tensor_to_float(*to, tensor);
-        used += on_a_vector(shape[part].count);
     }
-    return true;
 }
 
 /* Floats that one layer's convolution and scan remember. */
@@ -175,104 +132,54 @@ static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
             layer->conv[j * d_inner + d] = weight[d * d_conv + j];
 }
 
-/* Embeddings and last norm; the head's tensor through *head. The table may have more rows than
-   config.json says: a vocabulary is padded to a round number. */
-static bool model_read_ends(Pretrained *model, const Tensor **head, Error *error)
+/* Bytes that all matrices take in 8 bits: a quarter of F32, and a scale for 64 of them. */
+static size_t arena_bytes(const ModelFolder *folder)
 {
-    MambaConfig *config = &model->config;
-    const Tensor *table = NULL, *norm = NULL;
-    size_t shape[2] = {config->vocab_size, config->hidden_size};
-    for (size_t i = 0; i < model->shards.n_file && table == NULL; i++)
-        table = safetensors_find(&model->shards.file[i], "backbone.embeddings.weight");
-    if (table != NULL && table->rank == 2 && table->shape[0] > shape[0] &&
-        table->shape[0] <= CONFIG_MAX_VOCAB)
-        config->vocab_size = shape[0] = table->shape[0];
-    if (!shards_expect(&table, &model->shards, "backbone.embeddings.weight", 2, shape, error) ||
-        !shards_expect(&norm, &model->shards, "backbone.norm_f.weight", 1, shape + 1, error))
-        return false;
-    *head = table;
-    if (!config->tie_word_embeddings &&
-        !shards_expect(head, &model->shards, "lm_head.weight", 2, shape, error))
-        return false;
-    model->norm_f = NEW(float, config->hidden_size);
-    tensor_to_float(model->norm_f, norm);
-    model->embeddings = weight_from_tensor(table);
-    model->print = hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1);
-    model->print = hash_bytes(table->data, smaller(table->bytes, 4096), model->print);
-    model->print = hash_bytes(norm->data, norm->bytes, model->print);
-    return true;
-}
-
-void pretrained_close(Pretrained *model)
-{
-    for (size_t i = 0; model->layer != NULL && i < model->config.num_hidden_layers; i++) {
-        PretrainedLayer *layer = &model->layer[i];
-        for (int w = 0; w < W_COUNT; w++)
-            weight_free(&layer->weight[w]);
-        free(layer->memory), free(layer->conv), free(layer->A2), free(layer->block.A);
-    }
-    free(model->layer), free(model->norm_f);
-    weight_free(&model->embeddings), weight_free(&model->head);
-    free(model->arena.bytes);
-    if (model->has_tokenizer)
-        tokenizer_free(&model->tokenizer);
-    shards_close(&model->shards);
-    memset(model, 0, sizeof *model);
-}
-
-static bool model_read_tokenizer(Pretrained *model, const char *dir, Error *error)
-{
-    char *path = path_in(dir, "tokenizer.json");
-    model->has_tokenizer = access(path, F_OK) == 0;
-    bool ok = !model->has_tokenizer || tokenizer_read(&model->tokenizer, path, error);
-    if (!ok)
-        model->has_tokenizer = false;
-    else if (model->has_tokenizer && model->tokenizer.n_token > model->config.vocab_size)
-        ok = fail(error, "%s: has ids up to %zu, but the model knows only %zu tokens",
-                  shown_path(path), model->tokenizer.n_token - 1, model->config.vocab_size);
-    free(path);
-    return ok;
-}
-
-static bool model_read(Pretrained *model, const char *dir, bool int8, Error *error)
-{
-    size_t bytes = 0;
-    const Tensor *head = NULL;
-    if (!folder_read_config(&model->config, &model->ends, dir, error) ||
-        !folder_open_weights(&model->shards, dir, error) || !model_read_ends(model, &head, error) ||
-        !model_read_tokenizer(model, dir, error) || !layers_check(&bytes, model, error))
-        return false;
-    if (int8)
-        model->arena = arena_new(bytes);
-    model->head = weight_kept(head, &model->arena);
-    model->layer = NEW(PretrainedLayer, model->config.num_hidden_layers);
-    bool ok = true;
-    for (size_t i = 0; ok && i < model->config.num_hidden_layers; i++) {
-        ok = layer_read(model, i, error);
-        if (ok)
-            layer_prepare(&model->layer[i], &model->config);
-    }
-    return ok;
+    size_t bytes = int8_bytes(folder->head->shape[0], folder->head->shape[1]);
+    for (size_t i = 0; i < folder->config.num_hidden_layers; i++)
+        for (int w = 0; w < W_COUNT; w++) {
+            const Tensor *matrix = folder->part[i * BLOCK_TENSORS + weight_tensor[w]];
+            bytes += int8_bytes(matrix->shape[0], matrix->shape[1]);
+        }
+    return bytes;
 }
 
 /* A model from its folder, with everything checked; int8: matrices are turned into 8 bits.
    Nobody may shorten the files before pretrained_close. */
 bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error)
 {
-    Pretrained read;
-    struct stat info;
-    memset(&read, 0, sizeof read);
-    if (stat(dir, &info) != 0)
-        return fail(error, "%s: %s", shown_path(dir), strerror(errno));
-    if (!S_ISDIR(info.st_mode))
-        return fail(error, "%s: this is not a folder; the folder of a model is wanted",
-                    shown_path(dir));
-    if (!model_read(&read, dir, int8, error)) {
-        pretrained_close(&read);
+    ModelFolder folder;
+    if (!folder_open(&folder, dir, error))
         return false;
+    memset(model, 0, sizeof *model);
+    model->folder = folder;
+    model->config = folder.config;
+    if (int8)
+        model->arena = arena_new(arena_bytes(&folder));
+    model->embeddings = weight_from_tensor(folder.embeddings); /* one row a token: as they are */
+    model->head = weight_kept(folder.head, &model->arena);
+    model->norm_f = NEW(float, model->config.hidden_size);
+    tensor_to_float(model->norm_f, folder.norm_f);
+    model->layer = NEW(PretrainedLayer, model->config.num_hidden_layers);
+    for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
+        layer_read(&model->layer[i], folder.part + i * BLOCK_TENSORS, &model->arena);
+        layer_prepare(&model->layer[i], &model->config);
     }
-    *model = read;
     return true;
+}
+
+void pretrained_close(Pretrained *model)
+{
+    for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
+        PretrainedLayer *layer = &model->layer[i];
+        for (int w = 0; w < W_COUNT; w++)
+            weight_free(&layer->weight[w]);
+        free(layer->memory), free(layer->conv), free(layer->A2), free(layer->block.A);
+    }
+    free(model->layer), free(model->norm_f), free(model->arena.bytes);
+    weight_free(&model->embeddings), weight_free(&model->head);
+    folder_close(&model->folder);
+    memset(model, 0, sizeof *model);
 }
 
 /* Bytes that are read for each token: all weights, A and the states. */
@@ -332,7 +239,7 @@ static SavedState memory_as_saved(const Memory *memory, const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
     size_t states = config->num_hidden_layers * config->intermediate_size * config->state_size;
-    SavedState saved = {model->print, memory->count, memory->conv, NEW(float, states),
+    SavedState saved = {model->folder.print, memory->count, memory->conv, NEW(float, states),
                         memory->final};
     memory_turn(saved.ssm, memory, config, false);
     return saved;
@@ -816,7 +723,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     Progress progress = progress_start("perplexity");
     bool ok = true;
     do {
-        ok = source_next(&ids, &source, &run->model->tokenizer, error);
+        ok = source_next(&ids, &source, &run->model->folder.tokenizer, error);
         for (size_t t = 0; ok && t < ids.count; t += PROMPT_CHUNK) {
             size_t count = smaller(ids.count - t, PROMPT_CHUNK);
             runner_chunk(run, &memory, ids.id + t, count, 0);
@@ -878,11 +785,12 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
         uint32_t id =
             (uint32_t)sampler_draw(&talk->sampler, run->logits, &settings->sampling, &talk->random);
         step_time(run, T_SAMPLE, 0);
-        if (!settings->past_end && ends_text(&model->ends, id))
+        if (!settings->past_end && ends_text(&model->folder.ends, id))
             break;
         sampler_see(&talk->sampler, id);
-        if (model->has_tokenizer)
-            more = stream_add(&stream, &model->tokenizer, id, first); /* false: a stop text came */
+        if (model->folder.has_tokenizer)
+            more = stream_add(&stream, &model->folder.tokenizer, id,
+                              first); /* false: a stop text came */
         else {
             fprintf(out, "%s%u", i > 0 ? "," : "", id);
             fflush(out);
@@ -924,7 +832,8 @@ static bool demo_focus(Conversation *talk, const Ids *ids, const Show *show, Err
     runner_feed(run, &talk->memory, ids->id, ids->count, false);
     run->focus = NULL;
     bool ok =
-        show_gates(&focus, ids->id, model->has_tokenizer ? &model->tokenizer : NULL, show, error);
+        show_gates(&focus, ids->id, model->folder.has_tokenizer ? &model->folder.tokenizer : NULL,
+                   show, error);
     free(focus.delta);
     return ok;
 }
@@ -940,51 +849,24 @@ typedef struct {
     const char *svg;
 } PretrainedOptions;
 
-/* The ids of a text. */
-static bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, Error *error)
-{
-    Error why;
-    return text->len == 0 || tokenizer_encode(ids, tokenizer, text->bytes, text->len, &why) ||
-           fail(error, "the prompt: %s", why.text);
-}
-
 /* The prompt that the options give; without any, the token that begins a text. */
 static bool prompt_ids(Ids *ids, Text *text, const PretrainedOptions *options,
                        const Pretrained *model, Error *error)
 {
     if (options->ids != NULL)
         return ids_parse(ids, options->ids, model->config.vocab_size, error);
-    if (options->prompt != NULL && !model->has_tokenizer)
+    if (options->prompt != NULL && !model->folder.has_tokenizer)
         return fail(error, "%s: there is no tokenizer.json for a prompt of words: give --ids 1,2,3",
                     shown_path(options->dir));
     if (options->prompt != NULL && (!prompt_text(text, options->prompt, error) ||
-                                    !prompt_encode(ids, &model->tokenizer, text, error)))
+                                    !prompt_encode(ids, &model->folder.tokenizer, text, error)))
         return false;
     if (ids->count == 0 && options->load == NULL) {
-        if (model->ends.begin >= model->config.vocab_size)
+        if (model->folder.ends.begin >= model->config.vocab_size)
             return fail(error, "the prompt is empty, and config.json names no bos_token_id");
-        ids_push(ids, model->ends.begin);
+        ids_push(ids, model->folder.ends.begin);
     }
     return true;
-}
-
-static bool run_tokenize(const PretrainedOptions *options, Error *error)
-{
-    Tokenizer tokenizer;
-    Ids ids = {NULL, 0, 0};
-    Text text = {NULL, 0, 0};
-    char *path = path_in(options->dir, "tokenizer.json");
-    bool ok = tokenizer_read(&tokenizer, path, error);
-    free(path);
-    if (!ok)
-        return false;
-    ok =
-        prompt_text(&text, options->prompt, error) && prompt_encode(&ids, &tokenizer, &text, error);
-    if (ok)
-        print_tokens(&tokenizer, &ids, text.len);
-    ids_free(&ids), text_free(&text);
-    tokenizer_free(&tokenizer);
-    return ok;
 }
 
 static bool run_perplexity(Runner *run, const char *path, Error *error)
@@ -992,7 +874,7 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     Surprise surprise;
     size_t bytes = 0;
     double start = seconds_now();
-    if (!run->model->has_tokenizer)
+    if (!run->model->folder.has_tokenizer)
         return fail(error, "--perplexity needs a tokenizer.json in the folder");
     if (!runner_perplexity(&surprise, &bytes, run, path, error))
         return false;
@@ -1041,12 +923,12 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     const Pretrained *model = talk->run->model;
     Ids ids = {NULL, 0, 0};
     Text text = {NULL, 0, 0};
-    if (!model->has_tokenizer)
+    if (!model->folder.has_tokenizer)
         return fail(error, "--interactive needs a tokenizer.json in the folder");
     lines_begin();
     while (line_next(&text)) {
         ids.count = 0;
-        if (!prompt_encode(&ids, &model->tokenizer, &text, error))
+        if (!prompt_encode(&ids, &model->folder.tokenizer, &text, error))
             fprintf(stderr, "%s\n", error->text); /* and go on */
         for (size_t i = 0; i < ids.count; i++)
             sampler_see(&talk->sampler, ids.id[i]);
@@ -1113,8 +995,12 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         print_sizes(options->bandwidth);
         return true;
     }
-    if (options->tokenize)
-        return run_tokenize(options, error);
+    if (options->tokenize) {
+        char *path = path_in(options->dir, "tokenizer.json");
+        bool ok = show_tokens(path, options->prompt, error);
+        free(path);
+        return ok;
+    }
     if (!pretrained_open(&model, options->dir, options->int8, error))
         return false;
     Runner run = runner_new(&model);

@@ -7,7 +7,7 @@
 #ifndef CH05_TEXT_STREAM
 #define CH05_TEXT_STREAM
 
-#include "tokenizer.c"
+#include "tokenizer_json.c"
 #include <signal.h>
 
 /* ======================================== A prompt ========================================= */
@@ -49,6 +49,14 @@ bool prompt_text(Text *text, const char *prompt, Error *error)
     if (ferror(stdin))
         return fail(error, "standard input: %s", strerror(errno));
     return true;
+}
+
+/* Appends the ids of a prompt. */
+bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, Error *error)
+{
+    Error why;
+    return text->len == 0 || tokenizer_encode(ids, tokenizer, text->bytes, text->len, &why) ||
+           fail(error, "the prompt: %s", why.text);
 }
 
 /* Set by Ctrl-C: the one thing of this course that is shared without being handed over, because a
@@ -268,15 +276,25 @@ void print_token_text(FILE *out, const Tokenizer *tokenizer, uint32_t id)
         fputs("(no token)", out);
 }
 
-/* Ids and pieces of a prompt. */
-void print_tokens(const Tokenizer *tokenizer, const Ids *ids, size_t bytes)
+/* Ids and pieces of a prompt, by the tokenizer.json at `path`. */
+bool show_tokens(const char *path, const char *prompt, Error *error)
 {
-    for (size_t i = 0; i < ids->count; i++) {
-        printf("%8u  ", ids->id[i]);
-        print_token_text(stdout, tokenizer, ids->id[i]);
+    Tokenizer tokenizer;
+    Ids ids = {NULL, 0, 0};
+    Text text = {NULL, 0, 0};
+    if (!tokenizer_read(&tokenizer, path, error))
+        return false;
+    bool ok = prompt_text(&text, prompt, error) && prompt_encode(&ids, &tokenizer, &text, error);
+    for (size_t i = 0; ok && i < ids.count; i++) {
+        printf("%8u  ", ids.id[i]);
+        print_token_text(stdout, &tokenizer, ids.id[i]);
         putchar('\n');
     }
-    printf("%zu token%s for %zu bytes\n", ids->count, ids->count == 1 ? "" : "s", bytes);
+    if (ok)
+        printf("%zu token%s for %zu bytes\n", ids.count, ids.count == 1 ? "" : "s", text.len);
+    ids_free(&ids), text_free(&text);
+    tokenizer_free(&tokenizer);
+    return ok;
 }
 
 #endif /* CH05_TEXT_STREAM */

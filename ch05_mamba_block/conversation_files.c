@@ -9,7 +9,8 @@
 #ifndef CH05_CONVERSATION_FILES
 #define CH05_CONVERSATION_FILES
 
-#include "language_model.c"
+#include "config.c"
+#include "sampling.c"
 
 /* ====================================== A saved state ====================================== */
 

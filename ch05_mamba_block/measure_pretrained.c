@@ -8,6 +8,7 @@
 #ifndef CH05_MEASURE_PRETRAINED
 #define CH05_MEASURE_PRETRAINED
 
+#include "../ch01_markov/measure.h" /* the median */
 #include "pretrained.c"
 
 /* ===================================== Random models ======================================= */

@@ -10,8 +10,9 @@
 #ifndef CH05_MODEL_FOLDER
 #define CH05_MODEL_FOLDER
 
-#include "language_model.c"
+#include "mamba_block.c"
 #include "tokenizer_json.c"
+#include "words.c" /* path_in */
 
 /* =================================== Files of weights ====================================== */
 
@@ -246,7 +247,7 @@ typedef struct {
     uint64_t print; /* a number that tells models apart, of the first bytes of every tensor */
 } ModelFolder;
 
-void folder_close(ModelFolder *folder)
+void model_folder_close(ModelFolder *folder)
 {
     if (folder->has_tokenizer)
         tokenizer_free(&folder->tokenizer);
@@ -324,15 +325,15 @@ static bool folder_is_one(const char *dir, Error *error)
                 shown_path(dir));
 }
 
-/* Nobody may shorten the files before folder_close. */
-bool folder_open(ModelFolder *folder, const char *dir, Error *error)
+/* Nobody may shorten the files before model_folder_close. */
+bool model_folder_open(ModelFolder *folder, const char *dir, Error *error)
 {
     ModelFolder open;
     memset(&open, 0, sizeof open);
     if (!folder_is_one(dir, error) || !folder_read_config(&open.config, &open.ends, dir, error) ||
         !folder_open_weights(&open.shards, dir, error) || !folder_find_ends(&open, error) ||
         !folder_read_tokenizer(&open, dir, error) || !folder_find_layers(&open, error)) {
-        folder_close(&open);
+        model_folder_close(&open);
         return false;
     }
     *folder = open;

@@ -149,7 +149,7 @@ static size_t arena_bytes(const ModelFolder *folder)
 bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error)
 {
     ModelFolder folder;
-    if (!folder_open(&folder, dir, error))
+    if (!model_folder_open(&folder, dir, error))
         return false;
     memset(model, 0, sizeof *model);
     model->folder = folder;
@@ -178,7 +178,7 @@ void pretrained_close(Pretrained *model)
     }
     free(model->layer), free(model->norm_f), free(model->arena.bytes);
     weight_free(&model->embeddings), weight_free(&model->head);
-    folder_close(&model->folder);
+    model_folder_close(&model->folder);
     memset(model, 0, sizeof *model);
 }
 

@@ -7,6 +7,7 @@
 #define CH05_PRETRAINED_CHARTS
 
 #include "../ch01_markov/charts.h"
+#include "mamba_block.c"
 #include "quantized.c"
 #include "text_stream.c"
 

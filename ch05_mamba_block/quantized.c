@@ -9,7 +9,9 @@
 #ifndef CH05_QUANTIZED
 #define CH05_QUANTIZED
 
-#include "mamba_block.c"
+#include "../ch04_selective/fast_scan.c"
+#include "safetensors.c"
+#include <sys/mman.h>
 
 /* ======================================== Weights ========================================== */
 

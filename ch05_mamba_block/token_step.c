@@ -9,7 +9,7 @@
 #ifndef CH05_TOKEN_STEP
 #define CH05_TOKEN_STEP
 
-#include "mamba_block.c"
+#include "products.c"
 #include <sched.h>
 
 /* ==================================== Threads of a step ===================================== */

@@ -126,12 +126,13 @@ void print_lived(char *const *name, const double *P, size_t n_state, uint64_t to
     puts("  state           days     share  expected  std.err      z   longest  mean spell  "
          "expected");
     for (size_t i = 0; i < shown_states(n_state); i++) {
-        double share = (double)days[i] / (double)total, error = deviation[i] / sqrt((double)total);
-        double z = error > 0.0 ? (share - expected[i]) / error : 0.0;
+        double share = (double)days[i] / (double)total;
+        double std_error = deviation[i] / sqrt((double)total);
+        double z = std_error > 0.0 ? (share - expected[i]) / std_error : 0.0;
         fputs("  ", stdout);
         text_pad(stdout, name[i], -8);
         printf("%12" PRIu64 "%10.4f%10.4f%9.4f%7.2f%10" PRIu64 "%12.2f%10.2f\n", days[i], share,
-               expected[i], error, z, longest[i],
+               expected[i], std_error, z, longest[i],
                (double)days[i] / (spells[i] ? (double)spells[i] : 1.0),
                1.0 / (1.0 - P[i * n_state + i]));
     }
@@ -162,12 +163,12 @@ typedef struct {
 void look_at_share(RunningShare *running, double seen, double days, double expected,
                    double deviation)
 {
-    double error = 2.0 * deviation / sqrt(days);
+    double reach = 2.0 * deviation / sqrt(days); /* two standard errors */
     size_t k = running->looks++;
     running->at[k] = days;
     running->share[k] = seen / days;
-    running->low[k] = fmax(0.0, expected - error);
-    running->high[k] = fmin(1.0, expected + error);
+    running->low[k] = fmax(0.0, expected - reach);
+    running->high[k] = fmin(1.0, expected + reach);
 }
 
 Chart running_chart(const RunningShare *running, const char *name)
@@ -190,8 +191,8 @@ void print_record(double days, double gaps)
                days, gaps);
 }
 
-/* What the counts say: count, the chances P and their errors, all (n_state, n_state). */
-void print_fitted(char *const *name, const double *count, const double *P, const double *error,
+/* What the counts say: count, the chances P and their standard errors, all (n_state, n_state). */
+void print_fitted(char *const *name, const double *count, const double *P, const double *std_error,
                   size_t n_state)
 {
     size_t shown = shown_states(n_state);
@@ -204,7 +205,7 @@ void print_fitted(char *const *name, const double *count, const double *P, const
         fputs("\n  most likely chance    ", stdout);
         print_chances(P + i * n_state, n_state);
         fputs("\n  standard error        ", stdout);
-        print_chances(error + i * n_state, n_state);
+        print_chances(std_error + i * n_state, n_state);
         putchar('\n');
     }
 }

@@ -436,13 +436,13 @@ void simulation_free(Simulation *seen)
     memset(seen, 0, sizeof *seen);
 }
 
-/* The standard deviation, times sqrt(days), of the share of days spent in each state: error
-   (n_state). Days that resemble their neighbours tell less than independent ones:
-       error_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
+/* The standard deviation, times sqrt(days), of the share of days spent in each state:
+   deviation (n_state). Days that resemble their neighbours tell less than independent ones:
+       deviation_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
    and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1. (Kemeny & Snell, Finite Markov Chains,
    1960, Theorem 4.6.3.) For a chain with one closed class; false if its parts meet so rarely
    that the equations cannot be told from singular ones. */
-bool chain_standard_errors(double *error, const Chain *chain, const double *stationary)
+bool chain_standard_errors(double *deviation, const Chain *chain, const double *stationary)
 {
     size_t n = chain->n_state;
     double *M = matrix_new(n, n), *Z = matrix_new(n, n);
@@ -454,7 +454,7 @@ bool chain_standard_errors(double *error, const Chain *chain, const double *stat
     bool ok = matrix_solve(Z, M, n, n) && matrix_max_abs(Z, n * n) < 1e9;
     for (size_t i = 0; ok && i < n; i++) {
         double pi = stationary[i];
-        error[i] = sqrt(fmax(0.0, 2.0 * pi * Z[i * n + i] - pi - pi * pi));
+        deviation[i] = sqrt(fmax(0.0, 2.0 * pi * Z[i * n + i] - pi - pi * pi));
     }
     free(M);
     free(Z);
@@ -468,15 +468,15 @@ bool chain_standard_errors(double *error, const Chain *chain, const double *stat
 /* A chain fitted to counts, and what the fit is worth. */
 typedef struct {
     Chain chain;        /* the most likely one */
-    double *error;      /* (n_state, n_state) standard errors of its P */
+    double *std_error;  /* (n_state, n_state) standard errors of its P */
     double G2, freedom; /* likelihood ratio statistic of "tomorrow ignores today"; its freedom */
     double p_value;     /* the chance of a G2 so large if tomorrow did ignore today */
 } Fit;
 
-/* Exercise 1.6. The most likely chances after one state, and their standard errors: p, error
-   (n_state) from count (n_state), whose sum is not 0.
-   p[j] = count[j] / total (Billingsley 1961, section 2), error[j] = sqrt(p (1 - p) / total). */
-void fit_row(double *p, double *error, const double *count, size_t n_state)
+/* Exercise 1.6. The most likely chances after one state, and their standard errors: p,
+   std_error (n_state) from count (n_state), whose sum is not 0.
+   p[j] = count[j] / total (Billingsley 1961, section 2), std_error[j] = sqrt(p (1 - p) / total). */
+void fit_row(double *p, double *std_error, const double *count, size_t n_state)
 {
     double total = 0.0;
     for (size_t j = 0; j < n_state; j++)
@@ -487,7 +487,7 @@ void fit_row(double *p, double *error, const double *count, size_t n_state)
     /* of `total` days like today, count[j] were followed by state j */
     for (size_t j = 0; j < n_state; j++) {
         p[j] = count[j] / total;
-        error[j] = sqrt(p[j] * (1.0 - p[j]) / total);
+        std_error[j] = sqrt(p[j] * (1.0 - p[j]) / total);
     }
     //< EX 1.6
 }
@@ -536,10 +536,10 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
     }
     if (never_left == n) {
         fit->chain = chain_new(n);
-        fit->error = matrix_new(n, n);
+        fit->std_error = matrix_new(n, n);
         for (size_t i = 0; i < n; i++) {
             fit->chain.name[i] = strdup(counts->name[i]);
-            fit_row(fit->chain.P + i * n, fit->error + i * n, counts->count + i * n, n);
+            fit_row(fit->chain.P + i * n, fit->std_error + i * n, counts->count + i * n, n);
         }
         /* each row of P is n - 1 free numbers; without memory there is one row for all */
         fit->G2 = likelihood_ratio(counts->count, row, column, n, total);
@@ -557,7 +557,7 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
 void fit_free(Fit *fit)
 {
     chain_free(&fit->chain);
-    free(fit->error);
+    free(fit->std_error);
 }
 
 /* ================================== The demos ============================================= */
@@ -788,9 +788,9 @@ static bool study_fit(Chain *chain, const char *path, Error *error)
     if (ok) {
         printf("A chain fitted to %s\n", path);
         print_record(counts.days, counts.gaps);
-        print_fitted(counts.name, counts.count, fit.chain.P, fit.error, counts.n_state);
+        print_fitted(counts.name, counts.count, fit.chain.P, fit.std_error, counts.n_state);
         print_informative(fit.G2, fit.freedom, fit.p_value);
-        free(fit.error);
+        free(fit.std_error);
         *chain = fit.chain;
     }
     counts_free(&counts);

@@ -502,7 +502,7 @@ typedef struct {
 /* How many floats of workspace the backward pass of this scan takes, clear or fast. */
 size_t selective_scan_backward_floats(const Scan *scan)
 {
-    size_t clear = backward_floats(scan);
+    size_t clear = clear_backward_floats(scan);
     if (scan->d_state > SCAN_MAX_STATE)
         return clear;
     size_t vectors = scan->batch * block_count(scan) * back_block_vectors(scan) + 1;

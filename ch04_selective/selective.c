@@ -3,10 +3,11 @@
    QUESTION   Chapter 3's system treats every word alike. How can a state keep what matters through
               a thousand words that do not, and let go of it when the story turns?
    NEW        Delta, B and C depend on the input: at every step the model says how far the state
-              moves, what is written and what is read. Then: the backward pass, the same recurrence
-              in parallel, and the same recurrence as fast as this machine can do it.
+              moves, what is written and what is read. Then: the backward pass, and the same
+              recurrence in parallel.
    NOT        Where Delta, B and C come from (projections, the convolution, the gate's branch) is
-              chapter 5. Nothing is trained here: what is wired, is wired by hand.
+              chapter 5. Nothing is trained here: what is wired, is wired by hand. The same scan as
+              fast as this machine can do it stands next door, in fast_scan.c.
    EQUATION   x_t = exp(Delta_t A) x_{t-1} + Delta_t B_t u_t          y_t = C_t . x_t + D u_t
    LETTERS    maths    C           shape                   in papers
               u_t      u           (batch, len, d_inner)   x_t
@@ -28,9 +29,9 @@
 #define CH04_SELECTIVE
 
 #include "../ch03_discretize/discretize.c"
-#include "pictures.c"
+#include "pictures.c" /* and stories.c: what a story is, and how it is drawn */
 
-/* ====================================== The scan, clear =================================== */
+/* ======================================== The scan ========================================= */
 /* A channel is one number a token coming in (u), one going out (y), and d_state numbers kept in  */
 /* between (x). Each channel has its own A and its own Delta; all channels share B_t and C_t.     */
 
@@ -46,12 +47,12 @@ typedef struct {
     const float *D;          /* (d_inner), or NULL: 0 */
     const float *z;          /* (batch, len, d_inner) the gate, or NULL: y is not gated */
     const float *x_start;    /* (batch, d_inner, d_state), or NULL: 0 */
-    float *checkpoint;       /* (selective_scan_checkpoint_floats), or NULL: see there */
+    float *checkpoint;       /* states that fast_scan.c keeps for its way back, or NULL */
     bool delta_softplus;     /* the step is softplus(delta + delta_bias), not delta + delta_bias */
 } Scan;
 
-/* log(1 + exp(v)): positive, near 0 far left, near v far right (the step size of Mamba, section
-   3.6).
+/* log(1 + exp(v)): positive, near 0 far left, near v far right. It makes a step out of any number
+   that a layer may come up with (Mamba, section 3.6).
 
    Exercise 4.1. Write softplus so that it neither overflows nor loses small values. */
 float softplus(float v)
@@ -71,17 +72,10 @@ float sigmoid(float v)
     return (v >= 0.0f ? 1.0f : e) / (1.0f + e);
 }
 
-/* v sigmoid(v): near 0 far left, near v far right (SiLU, or Swish). */
+/* v sigmoid(v): near 0 far left, near v far right (SiLU, or Swish). What the gate is made of. */
 float silu(float v)
 {
     return v * sigmoid(v);
-}
-
-/* The derivative of silu: sigmoid(v) (1 + v (1 - sigmoid(v))). */
-float silu_slope(float v)
-{
-    float s = sigmoid(v);
-    return s * (1.0f + v * sigmoid(-v));
 }
 
 /* Delta of channel d at a token (counted through the batch): bias and softplus applied. */
@@ -93,16 +87,19 @@ static float step_size(const Scan *scan, size_t token, size_t d)
     return scan->delta_softplus ? softplus(raw) : raw;
 }
 
-/* One channel, one token: x (d_state) moves on, and y before the gate is returned. This is the
-   whole of the selective state space model (Mamba, algorithm 2 and equation 2a, with B_bar by the
-   rule of chapter 3's discretize_mamba).
+/* One channel, one token: x (d_state) moves on, and y is returned. This is the whole of the
+   selective state space model (Mamba, algorithm 2 and equation 2a, with B_bar by the rule of
+   chapter 3's discretize_mamba). In NumPy, for one channel:
+       x = np.exp(delta * A) * x + delta * B * u;   y = ((C * x).sum() + D * u) * silu(z)
 
    Exercise 4.2. Move every state on by one step, and add up what is read from them. */
 static float channel_step(float *x, const Scan *scan, size_t token, size_t d)
 {
+    size_t at = token * scan->d_inner + d; /* u[at] is u[b, t, d] */
+    /* (d_state) each: a row of A for the channel, a row of B and one of C for the token */
     const float *A = scan->A + d * scan->d_state;
     const float *B = scan->B + token * scan->d_state, *C = scan->C + token * scan->d_state;
-    float u = scan->u[token * scan->d_inner + d], delta = step_size(scan, token, d);
+    float u = scan->u[at], delta = step_size(scan, token, d);
     float y = 0.0f;
     for (size_t n = 0; n < scan->d_state; n++) {
         //> EX 4.2 [3 pts] [15 min] one step of the selective scan
@@ -112,7 +109,9 @@ static float channel_step(float *x, const Scan *scan, size_t token, size_t d)
         y += C[n] * x[n];
         //< EX 4.2
     }
-    return scan->D == NULL ? y : y + scan->D[d] * u;
+    if (scan->D != NULL) /* the skip: what of u goes past the state */
+        y += scan->D[d] * u;
+    return scan->z == NULL ? y : y * silu(scan->z[at]); /* the gate comes last */
 }
 
 /* One token of each sequence: y (batch, d_inner) comes out, x (batch, d_inner, d_state) is read and
@@ -123,10 +122,8 @@ void selective_scan_step(float *y, float *x, const Scan *token)
     assert(token->len == 1);
     for (size_t b = 0; b < token->batch; b++)
         for (size_t d = 0; d < token->d_inner; d++) {
-            size_t at = b * token->d_inner + d;
-            y[at] = channel_step(x + at * token->d_state, token, b, d);
-            if (token->z != NULL)
-                y[at] *= silu(token->z[at]);
+            size_t channel = b * token->d_inner + d;
+            y[channel] = channel_step(x + channel * token->d_state, token, b, d);
         }
 }
 
@@ -137,197 +134,18 @@ void selective_scan_step(float *y, float *x, const Scan *token)
 void selective_scan(float *y, float *x_last, const Scan *scan)
 {
     size_t states = scan->d_inner * scan->d_state;
-    float *x = NEW(float, states);
+    float *x = NEW(float, states); /* all that goes from one token to the next */
     for (size_t b = 0; b < scan->batch; b++) {
         for (size_t i = 0; i < states; i++)
             x[i] = scan->x_start == NULL ? 0.0f : scan->x_start[b * states + i];
+        /* token by token, as they come; the channels of a token do not need each other */
         for (size_t token = b * scan->len; token < (b + 1) * scan->len; token++)
-            for (size_t d = 0; d < scan->d_inner; d++) {
-                size_t at = token * scan->d_inner + d;
-                y[at] = channel_step(x + d * scan->d_state, scan, token, d);
-                if (scan->z != NULL)
-                    y[at] *= silu(scan->z[at]);
-            }
+            for (size_t d = 0; d < scan->d_inner; d++)
+                y[token * scan->d_inner + d] = channel_step(x + d * scan->d_state, scan, token, d);
         for (size_t i = 0; i < states && x_last != NULL; i++)
             x_last[b * states + i] = x[i];
     }
     free(x);
-}
-
-/* ================================== The scan, backwards ==================================== */
-/* Which way should every input move to make a loss smaller? The chain rule, from the last */
-/* token to the first. It needs the states x_t, which the forward pass did not keep: each  */
-/* stretch of sqrt(len) tokens is run again from a checkpoint when its turn comes.         */
-
-/* Where the gradients go: the shapes of the inputs; NULL where one is not wanted. They are written,
-   not added to; z's is left alone where there is no gate. */
-typedef struct {
-    float *u, *delta, *delta_bias, *A, *B, *C, *D, *z, *x_start;
-} ScanGrad;
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t square_root_up(size_t value)
-{
-    size_t root = (size_t)sqrt((double)value);
-    while (root * root < value)
-        root++;
-    return root;
-}
-
-/* What one channel's backward pass works on. */
-typedef struct {
-    size_t b, d, stretch; /* sequence, channel, tokens between two checkpoints */
-    float *checkpoint;    /* (ceil(len / stretch), d_state) x before each stretch */
-    float *x;             /* (stretch + 1, d_state) x before and after each token of a stretch */
-    float *x_grad;        /* (d_state) dL/dx_t through everything after token t */
-} ChannelBack;
-
-static void zero(float *values, size_t count)
-{
-    if (values != NULL)
-        memset(values, 0, count * sizeof(float));
-}
-
-/* The forward pass of one channel once more, keeping x at the start of every stretch. */
-static void keep_checkpoints(ChannelBack *back, const Scan *scan)
-{
-    size_t d_state = scan->d_state, channel = back->b * scan->d_inner + back->d;
-    float *x = back->x;
-    for (size_t n = 0; n < d_state; n++)
-        x[n] = scan->x_start == NULL ? 0.0f : scan->x_start[channel * d_state + n];
-    for (size_t t = 0; t < scan->len; t++) {
-        if (t % back->stretch == 0)
-            memcpy(back->checkpoint + t / back->stretch * d_state, x, d_state * sizeof(float));
-        channel_step(x, scan, back->b * scan->len + t, back->d);
-    }
-}
-
-/* One token backwards: y_grad is dL/dy of this channel here. Lines in the order of the lesson's
-   derivation; x_before and x_after are x_{t-1} and x_t.
-
-   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u: add them
-   to u_grad, to delta_grad and, unless grad->A is NULL, to its element of channel d and state n.
-   And what goes on to the token before: it is back->x_grad[n] from here on. */
-static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBack *back,
-                                  const float *x_before, const float *x_after, const Scan *scan,
-                                  size_t token)
-{
-    size_t d = back->d, at = token * scan->d_inner + d, d_state = scan->d_state;
-    const float *A = scan->A + d * d_state, *B = scan->B + token * d_state;
-    const float *C = scan->C + token * d_state;
-    float u = scan->u[at], delta = step_size(scan, token, d), u_grad = 0.0f, delta_grad = 0.0f;
-    if (scan->z != NULL) { /* y = y_ungated silu(z) */
-        float y_ungated = scan->D == NULL ? 0.0f : scan->D[d] * u;
-        for (size_t n = 0; n < d_state; n++)
-            y_ungated += C[n] * x_after[n];
-        if (grad->z != NULL)
-            grad->z[at] = y_grad * y_ungated * silu_slope(scan->z[at]);
-        y_grad *= silu(scan->z[at]);
-    }
-    if (scan->D != NULL) /* y_ungated = C . x + D u */
-        u_grad = y_grad * scan->D[d];
-    if (grad->D != NULL)
-        grad->D[d] += y_grad * u;
-    for (size_t n = 0; n < d_state; n++) {
-        float A_bar = expf(delta * A[n]);
-        float x_grad = back->x_grad[n] + y_grad * C[n]; /* x_t is read by y_t and by x_{t+1} */
-        if (grad->C != NULL)
-            grad->C[token * d_state + n] += y_grad * x_after[n];
-        if (grad->B != NULL)
-            grad->B[token * d_state + n] += x_grad * delta * u;
-        //> EX 4.3 [3 pts] [20 min] the backward pass of one line
-        //? The line is x_t = A_bar x_{t-1} + delta B u with A_bar = exp(delta A); x_grad = dL/dx_t.
-        //? delta occurs twice: in A_bar (dA_bar/ddelta = A A_bar) and in delta B u.
-        //? x_{t-1} reaches the loss through A_bar x_{t-1}: what goes on backwards is x_grad A_bar.
-        float A_bar_grad = x_grad * x_before[n];
-        u_grad += x_grad * delta * B[n];
-        delta_grad += x_grad * B[n] * u + A_bar_grad * A_bar * A[n];
-        if (grad->A != NULL)
-            grad->A[d * d_state + n] += A_bar_grad * A_bar * delta;
-        back->x_grad[n] = x_grad * A_bar;
-        //< EX 4.3
-    }
-    if (scan->delta_softplus) /* softplus' = sigmoid */
-        delta_grad *=
-            sigmoid(scan->delta[at] + (scan->delta_bias == NULL ? 0.0f : scan->delta_bias[d]));
-    if (grad->u != NULL)
-        grad->u[at] = u_grad;
-    if (grad->delta != NULL)
-        grad->delta[at] = delta_grad;
-    if (grad->delta_bias != NULL)
-        grad->delta_bias[d] += delta_grad;
-}
-
-/* One channel from its last token to its first, stretch by stretch. */
-static void channel_backward(const ScanGrad *grad, const float *y_grad, ChannelBack *back,
-                             const Scan *scan)
-{
-    size_t d_state = scan->d_state;
-    for (size_t end = scan->len; end > 0;) {
-        size_t stretch = (end - 1) / back->stretch, start = stretch * back->stretch;
-        memcpy(back->x, back->checkpoint + stretch * d_state, d_state * sizeof(float));
-        for (size_t t = start; t < end; t++) {
-            float *x = back->x + (t - start) * d_state;
-            memcpy(x + d_state, x, d_state * sizeof(float));
-            channel_step(x + d_state, scan, back->b * scan->len + t, back->d);
-        }
-        for (size_t t = end; t-- > start;) {
-            const float *x_before = back->x + (t - start) * d_state;
-            size_t token = back->b * scan->len + t;
-            channel_step_backward(grad, y_grad[token * scan->d_inner + back->d], back, x_before,
-                                  x_before + d_state, scan, token);
-        }
-        end = start;
-    }
-}
-
-/* Gradients that are sums start from 0. */
-static void scan_grad_zero(const ScanGrad *grad, const Scan *scan)
-{
-    zero(grad->A, scan->d_inner * scan->d_state);
-    zero(grad->B, scan->batch * scan->len * scan->d_state);
-    zero(grad->C, scan->batch * scan->len * scan->d_state);
-    zero(grad->D, scan->d_inner);
-    zero(grad->delta_bias, scan->d_inner);
-}
-
-/* How many floats of workspace that takes: the states that are kept, of one channel. */
-static size_t backward_floats(const Scan *scan)
-{
-    return (2 * square_root_up(scan->len) + 2) * scan->d_state;
-}
-
-/* The gradient of a loss with respect to everything the scan was given. y_grad (batch, len,
-   d_inner) is dL/dy; x_last_grad (batch, d_inner, d_state) is dL/dx_last, or NULL for 0, and lets a
-   sequence be gone through backwards piece by piece. Besides the outputs this needs about
-   2 sqrt(len) states of one channel, for any number of channels: in `work`, or, if that is NULL, in
-   memory of its own. */
-void selective_scan_backward(const ScanGrad *grad, const float *y_grad, const float *x_last_grad,
-                             const Scan *scan, float *work)
-{
-    size_t d_state = scan->d_state, stretch = square_root_up(scan->len);
-    float *own = work == NULL ? NEW(float, backward_floats(scan)) : NULL;
-    ChannelBack back;
-    back.stretch = stretch;
-    back.checkpoint = work == NULL ? own : work;
-    back.x = back.checkpoint + stretch * d_state;
-    back.x_grad = back.x + (stretch + 1) * d_state;
-    scan_grad_zero(grad, scan);
-    for (back.b = 0; back.b < scan->batch; back.b++)
-        for (back.d = 0; back.d < scan->d_inner; back.d++) {
-            size_t first = (back.b * scan->d_inner + back.d) * d_state;
-            for (size_t n = 0; n < d_state; n++)
-                back.x_grad[n] = x_last_grad == NULL ? 0.0f : x_last_grad[first + n];
-            keep_checkpoints(&back, scan);
-            channel_backward(grad, y_grad, &back, scan);
-            for (size_t n = 0; n < d_state && grad->x_start != NULL; n++)
-                grad->x_start[first + n] = back.x_grad[n];
-        }
-    free(own);
 }
 
 /* ================================== Selection, wired by hand =============================== */
@@ -344,19 +162,19 @@ void selective_scan_backward(const ScanGrad *grad, const float *y_grad, const fl
 /* A scan whose arrays are its own. */
 typedef struct {
     Scan scan;
-    float *u, *delta, *A, *B, *C; /* the arrays that scan points to */
+    float *u, *delta, *A, *B, *C; /* the arrays that scan points to, in one piece of memory */
 } Wiring;
 
-/* Room for len tokens of `channels` channels with one state each, A = -1, C = 1 and softplus. */
+/* Room for len tokens of `channels` channels with one state each. A = -1, so that a step of length
+   Delta leaves exp(-Delta) of the state, and C = 1, so that y is the state itself. */
 Wiring wiring_new(size_t len, size_t channels)
 {
     Wiring wiring;
-    memset(&wiring, 0, sizeof wiring);
-    wiring.u = NEW(float, len *channels);
-    wiring.delta = NEW(float, len *channels);
-    wiring.A = NEW(float, channels);
-    wiring.B = NEW(float, len);
-    wiring.C = NEW(float, len);
+    wiring.u = NEW(float, 2 * len * channels + channels + 2 * len);
+    wiring.delta = wiring.u + len * channels;
+    wiring.A = wiring.delta + len * channels;
+    wiring.B = wiring.A + channels;
+    wiring.C = wiring.B + len;
     for (size_t d = 0; d < channels; d++)
         wiring.A[d] = -1.0f;
     for (size_t t = 0; t < len; t++)
@@ -370,20 +188,19 @@ Wiring wiring_new(size_t len, size_t channels)
 void wiring_free(Wiring *wiring)
 {
     free(wiring->u);
-    free(wiring->delta);
-    free(wiring->A);
-    free(wiring->B);
-    free(wiring->C);
 }
 
 /* (1 - exp(-delta)) / delta: with this B and A = -1, Mamba's Delta B u is what the exact hold of
-   chapter 3 writes, so that x = (1 - g) x + g u with g = 1 - exp(-delta). */
+   chapter 3 writes, so that x = (1 - g) x + g u with g = 1 - exp(-delta): a gate between old and
+   new. With Delta = softplus(s) that g is sigmoid(s), which is theorem 1 of the Mamba paper. */
 float hold_B(float delta)
 {
     return delta > 0.0f ? -expm1f(-delta) / delta : 1.0f;
 }
 
-/* One word in a scan: filler, cue or turn. */
+/* One word in a scan: filler, cue or turn. A cue writes 1 into its context; a turn writes 0 into
+   all others. A filler brings a little noise to every channel, since no word is perfectly silent,
+   and what keeps it out is its Delta alone. */
 static void wire_word(Wiring *wiring, size_t t, const Cue *cue, const char *key)
 {
     size_t channels = wiring->scan.d_inner;
@@ -392,7 +209,7 @@ static void wire_word(Wiring *wiring, size_t t, const Cue *cue, const char *key)
         wiring->delta[t * channels + d] = turned ? RAW_TURN : meant ? RAW_CUE : RAW_FILLER;
         wiring->u[t * channels + d] = meant ? 1.0f : turned ? 0.0f : word_noise(key, d);
     }
-    if (cue != NULL)
+    if (cue != NULL) /* B is shared by the channels: it fits the one that moves */
         wiring->B[t] = hold_B(softplus(cue->turn ? RAW_TURN : RAW_CUE));
 }
 
@@ -417,19 +234,14 @@ static void wire_constant(Wiring *wiring, float step)
 }
 
 /* ---- selective copying ---- */
-
 /* Sixteen symbols to remember, each one of sixteen, scattered among noise (Mamba, section 4.1):
    four channels, a bit of the symbol each. With A_bar = 1/2 a symbol moves what is there one
    binary place down and writes its bit; noise moves nothing. So 16 symbols stand in 16 binary
-   places of four numbers. */
-enum { COPY_SYMBOLS = 16, COPY_BITS = 4 };
+   places of four numbers. The task (stories.c) is a row of tokens: symbols, and COPY_NOISE. */
 
 /* How the time-invariant rivals treat every token alike: halve (and so remember an order, but count
    the noise too), or keep (and so ignore the noise, but lose the order). */
 typedef enum { COPY_SELECTIVE, COPY_HALVING, COPY_KEEPING } CopyWay;
-
-/* Tokens: symbols 0 .. 15, and COPY_NOISE for noise. */
-enum { COPY_NOISE = 16 };
 
 /* The task as the input of a scan.
 
@@ -457,8 +269,9 @@ Wiring copying_wire(const int *token, size_t len, CopyWay way)
     return wiring;
 }
 
-/* The symbols back from x (COPY_BITS), the oldest first. A state that only kept sums knows how many
-   ones there were: the best guess is then the commoner bit. */
+/* The symbols back from x (COPY_BITS), the oldest first: it was pushed furthest, to the lowest
+   place. A state that only kept sums knows how many ones there were: the best guess is then the
+   commoner bit. */
 void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
 {
     memset(symbol, 0, COPY_SYMBOLS * sizeof *symbol);
@@ -472,19 +285,6 @@ void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
     }
 }
 
-/* A random task: COPY_SYMBOLS symbols at random places among `noise` noise tokens; token
-   (COPY_SYMBOLS + noise). */
-void copying_task(int *token, int symbol[COPY_SYMBOLS], size_t noise, Random *random)
-{
-    size_t left = COPY_SYMBOLS;
-    for (size_t t = 0, len = COPY_SYMBOLS + noise; t < len; t++) {
-        bool here = random_uniform(random) * (double)(len - t) < (double)left;
-        token[t] = here ? (int)(random_u32(random) % COPY_NOISE) : COPY_NOISE;
-        if (here)
-            symbol[COPY_SYMBOLS - left--] = token[t];
-    }
-}
-
 /* How many of `tasks` times COPY_SYMBOLS symbols come back right, from 0 to 1. */
 double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
 {
@@ -494,7 +294,7 @@ double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
     for (size_t task = 0; task < tasks; task++) {
         copying_task(token, symbol, noise, &random);
         Wiring wiring = copying_wire(token, len, way);
-        selective_scan(y, x, &wiring.scan);
+        selective_scan(y, x, &wiring.scan); /* only x is looked at: it is all that is kept */
         copying_read(got, x, way);
         for (size_t k = 0; k < COPY_SYMBOLS; k++)
             right += got[k] == symbol[k];
@@ -503,6 +303,189 @@ double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
     free(token);
     free(y);
     return (double)right / (double)(tasks * COPY_SYMBOLS);
+}
+
+/* ==================================== The scan, backwards ================================== */
+/* Which way should every input move to make a loss L smaller? The chain rule, from the last     */
+/* token to the first. It needs the states x_t, which the forward pass did not keep: each        */
+/* stretch of sqrt(len) tokens is run again from a checkpoint when its turn comes. A name that   */
+/* ends in _grad is dL/d of what it is named after, and has its shape.                           */
+
+/* Where the gradients go; NULL where one is not wanted. They are written, not added to; z's is left
+   alone where there is no gate. */
+typedef struct {
+    float *u, *delta, *delta_bias, *A, *B, *C, *D, *z, *x_start;
+} ScanGrad;
+
+/* The derivative of silu: sigmoid(v) (1 + v (1 - sigmoid(v))). */
+float silu_slope(float v)
+{
+    float s = sigmoid(v);
+    return s * (1.0f + v * sigmoid(-v));
+}
+
+static void zero(float *values, size_t count)
+{
+    if (values != NULL)
+        memset(values, 0, count * sizeof(float));
+}
+
+static void grad_add(float *grad, size_t at, float value)
+{
+    if (grad != NULL)
+        grad[at] += value;
+}
+
+/* The square root of len, rounded up: so many tokens make a stretch, and so many stretches do. */
+static size_t stretch_of(size_t len)
+{
+    return (size_t)ceil(sqrt((double)len));
+}
+
+/* What one channel's backward pass works on. */
+typedef struct {
+    size_t b, d, stretch; /* sequence, channel, tokens between two checkpoints */
+    float *checkpoint;    /* (ceil(len / stretch), d_state) x before each stretch */
+    float *x;             /* (stretch + 1, d_state) x before and after each token of a stretch */
+    float *x_grad;        /* (d_state) dL/dx_t through everything after token t */
+} ChannelBack;
+
+/* The forward pass of one channel once more, keeping x at the start of every stretch. */
+static void keep_checkpoints(ChannelBack *back, const Scan *scan)
+{
+    size_t d_state = scan->d_state, channel = back->b * scan->d_inner + back->d;
+    float *x = back->x;
+    for (size_t n = 0; n < d_state; n++)
+        x[n] = scan->x_start == NULL ? 0.0f : scan->x_start[channel * d_state + n];
+    for (size_t t = 0; t < scan->len; t++) {
+        if (t % back->stretch == 0)
+            memcpy(back->checkpoint + t / back->stretch * d_state, x, d_state * sizeof(float));
+        channel_step(x, scan, back->b * scan->len + t, back->d);
+    }
+}
+
+/* One token backwards: y_grad is dL/dy of this channel here, x_before and x_after (d_state) are
+   x_{t-1} and x_t. The lines of channel_step from the last to the first; a variable that is used
+   twice (u, delta, x_t) gets a part from each use, and the parts add up.
+
+   Exercise 4.3. The gradients of u, delta and A through x_t = A_bar x_{t-1} + delta B u: add them
+   to u_grad, to delta_grad and, unless grad->A is NULL, to its element of channel d and state n.
+   And what goes on to the token before: it is back->x_grad[n] from here on. */
+static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBack *back,
+                                  const float *x_before, const float *x_after, const Scan *scan,
+                                  size_t token)
+{
+    size_t d = back->d, at = token * scan->d_inner + d, d_state = scan->d_state;
+    const float *A = scan->A + d * d_state, *B = scan->B + token * d_state;
+    const float *C = scan->C + token * d_state;
+    float u = scan->u[at], delta = step_size(scan, token, d), u_grad = 0.0f, delta_grad = 0.0f;
+    if (scan->z != NULL) { /* y = y_ungated silu(z); y_ungated was not kept either */
+        float y_ungated = scan->D == NULL ? 0.0f : scan->D[d] * u;
+        for (size_t n = 0; n < d_state; n++)
+            y_ungated += C[n] * x_after[n];
+        grad_add(grad->z, at, y_grad * y_ungated * silu_slope(scan->z[at]));
+        y_grad *= silu(scan->z[at]); /* from here on dL/dy_ungated */
+    }
+    if (scan->D != NULL) /* y_ungated = C . x + D u */
+        u_grad = y_grad * scan->D[d];
+    grad_add(grad->D, d, y_grad * u);
+    for (size_t n = 0; n < d_state; n++) {
+        float A_bar = expf(delta * A[n]);
+        float x_grad = back->x_grad[n] + y_grad * C[n]; /* x_t is read by y_t and by x_{t+1} */
+        grad_add(grad->C, token * d_state + n, y_grad * x_after[n]);
+        grad_add(grad->B, token * d_state + n, x_grad * delta * u);
+        //> EX 4.3 [3 pts] [20 min] the backward pass of one line
+        //? The line is x_t = A_bar x_{t-1} + delta B u with A_bar = exp(delta A); x_grad = dL/dx_t.
+        //? delta occurs twice: in A_bar (dA_bar/ddelta = A A_bar) and in delta B u.
+        //? x_{t-1} reaches the loss through A_bar x_{t-1}: what goes on backwards is x_grad A_bar.
+        float A_bar_grad = x_grad * x_before[n];
+        u_grad += x_grad * delta * B[n];
+        delta_grad += x_grad * B[n] * u + A_bar_grad * A_bar * A[n];
+        if (grad->A != NULL)
+            grad->A[d * d_state + n] += A_bar_grad * A_bar * delta;
+        back->x_grad[n] = x_grad * A_bar;
+        //< EX 4.3
+    }
+    if (scan->delta_softplus) /* softplus' = sigmoid */
+        delta_grad *=
+            sigmoid(scan->delta[at] + (scan->delta_bias == NULL ? 0.0f : scan->delta_bias[d]));
+    grad_add(grad->u, at, u_grad);
+    grad_add(grad->delta, at, delta_grad);
+    grad_add(grad->delta_bias, d, delta_grad); /* one bias for all tokens: a sum over them */
+}
+
+/* One channel from its last token to its first, stretch by stretch: forwards through the stretch
+   from its checkpoint, keeping every x, then backwards through it. */
+static void channel_backward(const ScanGrad *grad, const float *y_grad, ChannelBack *back,
+                             const Scan *scan)
+{
+    size_t d_state = scan->d_state;
+    for (size_t end = scan->len; end > 0;) {
+        size_t stretch = (end - 1) / back->stretch, start = stretch * back->stretch;
+        memcpy(back->x, back->checkpoint + stretch * d_state, d_state * sizeof(float));
+        for (size_t t = start; t < end; t++) { /* forwards, each x from the one before it */
+            float *x = back->x + (t - start) * d_state;
+            memcpy(x + d_state, x, d_state * sizeof(float));
+            channel_step(x + d_state, scan, back->b * scan->len + t, back->d);
+        }
+        for (size_t t = end; t-- > start;) { /* backwards, with the x of either side */
+            const float *x_before = back->x + (t - start) * d_state;
+            size_t token = back->b * scan->len + t;
+            channel_step_backward(grad, y_grad[token * scan->d_inner + back->d], back, x_before,
+                                  x_before + d_state, scan, token);
+        }
+        end = start;
+    }
+}
+
+/* Gradients are sums (over tokens, over channels, or of one term), and sums start from 0. */
+static void scan_grad_zero(const ScanGrad *grad, const Scan *scan)
+{
+    size_t wide = scan->batch * scan->len * scan->d_inner;
+    size_t shared = scan->batch * scan->len * scan->d_state;
+    zero(grad->u, wide);
+    zero(grad->delta, wide);
+    zero(grad->delta_bias, scan->d_inner);
+    zero(grad->A, scan->d_inner * scan->d_state);
+    zero(grad->B, shared);
+    zero(grad->C, shared);
+    zero(grad->D, scan->d_inner);
+    zero(scan->z != NULL ? grad->z : NULL, wide);
+}
+
+/* Floats that a ChannelBack takes: about 2 sqrt(len) states of one channel, for any number of
+   channels. */
+static size_t clear_backward_floats(const Scan *scan)
+{
+    return (2 * stretch_of(scan->len) + 2) * scan->d_state;
+}
+
+/* The gradient of a loss with respect to everything the scan was given. y_grad (batch, len,
+   d_inner) is dL/dy; x_last_grad (batch, d_inner, d_state) is dL/dx_last, or NULL for 0, and lets a
+   sequence be gone through backwards piece by piece. `work` (clear_backward_floats) is memory to
+   work in; if it is NULL, it is taken and given back here. */
+void selective_scan_backward(const ScanGrad *grad, const float *y_grad, const float *x_last_grad,
+                             const Scan *scan, float *work)
+{
+    size_t d_state = scan->d_state, stretch = stretch_of(scan->len);
+    float *own = work == NULL ? NEW(float, clear_backward_floats(scan)) : NULL;
+    ChannelBack back;
+    back.stretch = stretch;
+    back.checkpoint = work == NULL ? own : work;
+    back.x = back.checkpoint + stretch * d_state;
+    back.x_grad = back.x + (stretch + 1) * d_state;
+    scan_grad_zero(grad, scan);
+    for (back.b = 0; back.b < scan->batch; back.b++)
+        for (back.d = 0; back.d < scan->d_inner; back.d++) {
+            size_t first = (back.b * scan->d_inner + back.d) * d_state;
+            for (size_t n = 0; n < d_state; n++) /* what comes in from after the last token */
+                back.x_grad[n] = x_last_grad == NULL ? 0.0f : x_last_grad[first + n];
+            keep_checkpoints(&back, scan);
+            channel_backward(grad, y_grad, &back, scan);
+            for (size_t n = 0; n < d_state && grad->x_start != NULL; n++)
+                grad->x_start[first + n] = back.x_grad[n];
+        }
+    free(own);
 }
 
 /* ================================== The scan in parallel =================================== */
@@ -539,15 +522,21 @@ void scan_pairs(ScanPair *out, const ScanPair *in, size_t len)
         out[t] = t == 0 ? in[0] : scan_join(out[t - 1], in[t]);
 }
 
-/* Hillis and Steele (1986): in round k every element joins the one 2^k before it. log2(len) rounds,
-   in each of which all elements could go at once; but len log2(len) joins. */
+/* One round of Hillis and Steele: everyone joins the one `reach` places before, all at once. */
+static void hillis_steele_round(ScanPair *next, const ScanPair *now, size_t reach, size_t len)
+{
+    for (size_t t = 0; t < len; t++)
+        next[t] = t < reach ? now[t] : scan_join(now[t - reach], now[t]);
+}
+
+/* Hillis and Steele (1986): before a round every element holds the last `reach` steps, after it
+   twice as many. log2(len) rounds are enough; but they make len log2(len) joins. */
 void scan_pairs_hillis_steele(ScanPair *out, const ScanPair *in, size_t len)
 {
     ScanPair *now = NEW(ScanPair, len), *next = NEW(ScanPair, len);
     memcpy(now, in, len * sizeof *in);
     for (size_t reach = 1; reach < len; reach *= 2) {
-        for (size_t t = 0; t < len; t++)
-            next[t] = t < reach ? now[t] : scan_join(now[t - reach], now[t]);
+        hillis_steele_round(next, now, reach, len);
         ScanPair *swap = now;
         now = next;
         next = swap;
@@ -557,13 +546,19 @@ void scan_pairs_hillis_steele(ScanPair *out, const ScanPair *in, size_t len)
     free(next);
 }
 
+/* One level of a tree of pairs, in place: what ends at t covers 2 width steps afterwards. */
+static void sweep_up_level(ScanPair *tree, size_t width, size_t len)
+{
+    for (size_t t = 2 * width - 1; t < len; t += 2 * width)
+        tree[t] = scan_join(tree[t - width], tree[t]);
+}
+
 /* Blelloch's sweep up: neighbours are joined to twos, twos to fours, ...; tree (len), len a power
    of two. After it tree[len - 1] is all of them joined. */
 static void sweep_up(ScanPair *tree, size_t len)
 {
     for (size_t width = 1; width < len; width *= 2)
-        for (size_t t = 2 * width - 1; t < len; t += 2 * width)
-            tree[t] = scan_join(tree[t - width], tree[t]);
+        sweep_up_level(tree, width, len);
 }
 
 /* And down: each node is told what came before it, hands that to its left child, and to its right
@@ -600,7 +595,7 @@ void scan_pairs_blelloch(ScanPair *out, const ScanPair *in, size_t len)
         tree[t] = t < len ? in[t] : nothing;
     sweep_up(tree, room);
     sweep_down(tree, room);
-    for (size_t t = 0; t < len; t++)
+    for (size_t t = 0; t < len; t++) /* what came before t, and then t itself */
         out[t] = scan_join(tree[t], in[t]);
     free(tree);
 }
@@ -608,180 +603,143 @@ void scan_pairs_blelloch(ScanPair *out, const ScanPair *in, size_t len)
 /* Into how many pieces time is cut, on any machine: the sums are then the same on all. */
 enum { TIME_PIECES = 16 };
 
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 static size_t piece_start(size_t piece, size_t len)
 {
     return len / TIME_PIECES * piece + smaller(piece, len % TIME_PIECES);
 }
 
-/* In three phases, as many processors do it: each piece by itself; then a loop over the pieces'
-   ends; then what came before is joined to every element of a piece. */
+/* In three phases, as a few processors do it. In the first and the last each piece could be another
+   processor's (fast_scan.c does it so); only the second, a loop over the pieces' ends, cannot. */
 void scan_pairs_chunked(ScanPair *out, const ScanPair *in, size_t len)
 {
-    ScanPair before[TIME_PIECES], nothing = {1.0f, 0.0f};
-    for (size_t piece = 0; piece < TIME_PIECES; piece++) {
+    for (size_t piece = 0; piece < TIME_PIECES; piece++) { /* 1: each piece by itself */
         size_t start = piece_start(piece, len), end = piece_start(piece + 1, len);
         scan_pairs(out + start, in + start, end - start);
     }
-    before[0] = nothing;
-    for (size_t piece = 1; piece < TIME_PIECES; piece++) {
-        size_t start = piece_start(piece - 1, len), end = piece_start(piece, len);
-        before[piece] =
-            start == end ? before[piece - 1] : scan_join(before[piece - 1], out[end - 1]);
+    for (size_t piece = 1; piece < TIME_PIECES; piece++) { /* 2: each end, from the end before */
+        size_t start = piece_start(piece, len), end = piece_start(piece + 1, len);
+        if (start < end)
+            out[end - 1] = scan_join(out[start - 1], out[end - 1]);
     }
-    for (size_t piece = 1; piece < TIME_PIECES; piece++)
-        for (size_t t = piece_start(piece, len); t < piece_start(piece + 1, len); t++)
-            out[t] = scan_join(before[piece], out[t]);
+    for (size_t piece = 1; piece < TIME_PIECES; piece++) { /* 3: and all that lies between */
+        size_t start = piece_start(piece, len), end = piece_start(piece + 1, len);
+        for (size_t t = start; t + 1 < end; t++)
+            out[t] = scan_join(out[start - 1], out[t]);
+    }
 }
 
 /* ======================================= The demos ========================================= */
 
-/* All states of a story's scan: x (n_word, n_context). C = 1, so y is x. */
-static float *story_states(const Wiring *wiring)
-{
-    float *x = NEW(float, wiring->scan.len * wiring->scan.d_inner);
-    selective_scan(x, NULL, &wiring->scan);
-    return x;
-}
-
-/* A story through the selective system and through one that cannot choose; NULL stands for the
-   built-in story or cues. */
-static bool show_story(const char *story_path, const char *cues_path, double step, const Show *show,
-                       Error *error)
+/* A story through the selective system and through one that cannot choose. A path may be NULL: then
+   it is the built-in story, or the built-in cues. */
+static bool demo_story_of(const char *story_path, const char *cues_path, double step, bool brief,
+                          const Show *show, Error *error)
 {
     Cues cues;
     Story story;
-    if (!cues_open(&cues, cues_path, error))
+    if (!story_and_cues_open(&story, &cues, story_path, cues_path, error))
         return false;
-    if (!story_open(&story, story_path, error)) {
-        cues_free(&cues);
-        return false;
-    }
     Wiring wiring = story_wire(&story, &cues), constant = story_wire(&story, &cues);
     wire_constant(&constant, (float)step);
-    float *x = story_states(&wiring), *blurred = story_states(&constant);
-    size_t count = story.n_word * cues.n_context;
-    float *delta = NEW(float, count);
+    size_t n = cues.n_context, count = story.n_word * n; /* arrays are (n_word, n_context) */
+    float *delta = NEW(float, 3 * count), *x = delta + count, *blurred = x + count;
     for (size_t i = 0; i < count; i++)
-        delta[i] = step_size(&wiring.scan, i / cues.n_context, i % cues.n_context);
-    const StoryPicture picture = {&story, &cues, delta, x, blurred, step};
-    story_print(&picture, &show->look);
-    bool ok = show->svg == NULL || story_svg(&picture, show->svg, error);
+        delta[i] = step_size(&wiring.scan, i / n, i % n);
+    selective_scan(x, NULL, &wiring.scan); /* C = 1, so y is x */
+    selective_scan(blurred, NULL, &constant.scan);
+    StoryPicture picture = {&story, &cues, delta, x, blurred, step, brief};
+    bool ok = story_show(&picture, show, error);
     wiring_free(&wiring);
     wiring_free(&constant);
     story_free(&story);
     cues_free(&cues);
     free(delta);
-    free(x);
-    free(blurred);
     return ok;
 }
 
 static bool demo_story(const Show *show, Error *error)
 {
-    return show_story(NULL, NULL, 0.1, show, error);
+    return demo_story_of(NULL, NULL, 0.1, false, show, error);
 }
 
-/* For a demo that only prints. */
-static bool no_figure(const Show *show, Error *error)
+/* A cue of the first of two contexts, then `fillers` words of noise, by a step that is constant or,
+   if it is 0, selective: the mean margin of the right context, and how often it is the larger. */
+static void filler_measure(double *margin, double *right, size_t fillers, float step, uint64_t seed)
 {
-    return show->svg == NULL || fail(error, "--svg: this demo has no figure");
-}
-
-/* ---- how long a context lasts ---- */
-
-enum { FILLER_LOOKS = 11, FILLER_STORIES = 400, FILLER_MOST = 1000 };
-
-/* x of two contexts after a cue of the first and `fillers` words of noise, by a step that is
-   constant, or, if it is 0, selective. */
-static void filler_story(float x[2], size_t fillers, float step, Random *random)
-{
-    static const char *const phrase[1] = {"prism"};
-    Cue cue = {{phrase[0], NULL, NULL, NULL}, 1, 0, 1, false};
+    enum { STORIES = 400 };
+    Random random = random_from_seed(seed);
+    Cue cue = {{"prism", NULL, NULL, NULL}, 1, 0, 1, false};
     Wiring wiring = wiring_new(fillers + 1, 2);
-    float *y = NEW(float, 2 * (fillers + 1));
-    wire_word(&wiring, 0, &cue, phrase[0]);
-    for (size_t t = 1; t <= fillers; t++) {
-        wire_word(&wiring, t, NULL, "");
-        for (size_t d = 0; d < 2; d++)
-            wiring.u[2 * t + d] = (float)(random_uniform(random) - 0.5);
-    }
+    float *y = NEW(float, 2 * (fillers + 1)), x[2];
+    for (size_t t = 0; t <= fillers; t++)
+        wire_word(&wiring, t, t == 0 ? &cue : NULL, t == 0 ? cue.word[0] : "");
     if (step > 0.0f)
         wire_constant(&wiring, step);
-    selective_scan(y, x, &wiring.scan);
+    *margin = *right = 0.0;
+    for (size_t k = 0; k < STORIES; k++) {
+        for (size_t i = 2; i < 2 * (fillers + 1); i++) /* other words in every story */
+            wiring.u[i] = (float)(random_uniform(&random) - 0.5);
+        selective_scan(y, x, &wiring.scan);
+        *margin += (double)(x[0] - x[1]) / STORIES;
+        *right += (x[0] > x[1] ? 1.0 : 0.0) / STORIES;
+    }
     wiring_free(&wiring);
     free(y);
 }
 
-/* The mean margin of the right context over the other, and how often it is the larger. */
-static void filler_measure(double *margin, double *right, size_t fillers, float step, uint64_t seed)
-{
-    Random random = random_from_seed(seed);
-    *margin = *right = 0.0;
-    for (size_t k = 0; k < FILLER_STORIES; k++) {
-        float x[2];
-        filler_story(x, fillers, step, &random);
-        *margin += (double)(x[0] - x[1]) / FILLER_STORIES;
-        *right += (x[0] > x[1] ? 1.0 : 0.0) / FILLER_STORIES;
-    }
-}
-
 static bool demo_fillers(const Show *show, Error *error)
 {
-    static const size_t fillers[FILLER_LOOKS] = {0,  1,   2,   5,   10,         20,
-                                                 50, 100, 200, 500, FILLER_MOST};
-    static const float steps[4] = {0.0f, 0.3f, 0.1f, 0.01f};
-    static const char *const names[4] = {"selective", "Delta = 0.3", "Delta = 0.1", "Delta = 0.01"};
-    double at[FILLER_LOOKS], margin[4][FILLER_LOOKS], right[4][FILLER_LOOKS];
+    enum { ROWS = 11, WAYS = 4 };
+    static const double fillers[ROWS] = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000};
+    static const float steps[WAYS] = {0.0f, 0.3f, 0.1f, 0.01f};
+    static const char *const names[WAYS] = {"selective", "Delta = 0.3", "Delta = 0.1",
+                                            "Delta = 0.01"};
+    double margin, right, none[WAYS], share[WAYS * ROWS];
     puts("One cue, then filler words: the margin of the right context (mean of 400 stories), and\n"
-         "how often it is the larger one\n");
-    printf("  fillers");
-    for (int k = 0; k < 4; k++)
-        printf("  %16s", names[k]);
-    putchar('\n');
-    for (size_t i = 0; i < FILLER_LOOKS; i++) {
-        at[i] = (double)fillers[i];
-        printf("  %7zu", fillers[i]);
-        for (int k = 0; k < 4; k++) {
-            filler_measure(&margin[k][i], &right[k][i], fillers[i], steps[k], show->seed + i);
-            printf("  %9.3f %5.1f%%", rounded_to(margin[k][i], 1000.0), 100.0 * right[k][i]);
+         "how often it is the larger one\n\n"
+         "  fillers         selective       Delta = 0.3       Delta = 0.1      Delta = 0.01");
+    for (size_t i = 0; i < ROWS; i++) {
+        printf("  %7.0f", fillers[i]);
+        for (size_t k = 0; k < WAYS; k++) {
+            filler_measure(&margin, &right, (size_t)fillers[i], steps[k], show->seed + i);
+            printf("  %9.3f %5.1f%%", rounded_to(margin, 1000.0), 100.0 * right);
+            none[k] = i == 0 ? margin : none[k]; /* without any filler */
+            share[k * ROWS + i] = margin / none[k];
         }
         putchar('\n');
     }
     Chart chart = chart_new("What filler words leave of the margin", "filler words",
                             "share of the margin without any");
-    chart.log_x = true;
-    for (int k = 0; k < 4; k++) {
-        for (size_t i = FILLER_LOOKS; i-- > 0;)
-            margin[k][i] /= margin[k][0];
-        chart_add(&chart, names[k], MARK_LINE, at + 1, margin[k] + 1, FILLER_LOOKS - 1);
-    }
-    return chart_show(&chart, show, error);
+    return rows_chart(&chart, names, fillers, share, WAYS, ROWS, show, error);
 }
 
 static bool demo_copying(const Show *show, Error *error)
 {
-    enum { LOOKS_COPYING = 9, TASKS = 200 };
-    static const size_t noise[LOOKS_COPYING] = {0, 1, 4, 16, 64, 256, 1024, 4096, 16384};
-    static const char *const names[3] = {"selective", "halving", "keeping"};
-    double at[LOOKS_COPYING], score[3][LOOKS_COPYING];
+    enum { ROWS = 9, WAYS = 3, TASKS = 200 };
+    static const double noise[ROWS] = {0, 1, 4, 16, 64, 256, 1024, 4096, 16384};
+    static const char *const names[WAYS] = {"selective", "halving", "keeping"};
+    double score[WAYS * ROWS];
     puts("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols "
          "right\n"
-         "(1 in 16 by chance) for the selective system and two that treat all tokens alike\n");
-    printf("  %8s %10s %10s %10s\n", "noise", names[0], names[1], names[2]);
-    for (size_t i = 0; i < LOOKS_COPYING; i++) {
-        at[i] = (double)noise[i];
+         "(1 in 16 by chance) for the selective system and two that treat all tokens alike\n\n"
+         "     noise  selective    halving    keeping");
+    for (size_t i = 0; i < ROWS; i++) {
         size_t tasks = noise[i] > 256 ? TASKS / 10 : TASKS;
-        for (int way = 0; way < 3; way++)
-            score[way][i] =
-                copying_score(noise[i], tasks, (CopyWay)way, random_from_seed(show->seed));
-        printf("  %8zu %9.1f%% %9.1f%% %9.1f%%\n", noise[i], 100.0 * score[0][i],
-               100.0 * score[1][i], 100.0 * score[2][i]);
+        printf("  %8.0f", noise[i]);
+        for (size_t k = 0; k < WAYS; k++) {
+            Random random = random_from_seed(show->seed); /* the same tasks for all three */
+            score[k * ROWS + i] = copying_score((size_t)noise[i], tasks, (CopyWay)k, random);
+            printf(" %9.1f%%", 100.0 * score[k * ROWS + i]);
+        }
+        putchar('\n');
     }
     Chart chart = chart_new("Selective copying", "noise tokens", "symbols right");
-    chart.log_x = true;
-    for (int way = 0; way < 3; way++)
-        chart_add(&chart, names[way], MARK_LINE, at + 1, score[way] + 1, LOOKS_COPYING - 1);
-    return chart_show(&chart, show, error);
+    return rows_chart(&chart, names, noise, score, WAYS, ROWS, show, error);
 }
 
 /* Theorem 1: with A = -1, one state and the exact hold, the scan is a gate between old and new. */
@@ -798,11 +756,9 @@ static bool demo_theorem(const Show *show, Error *error)
         wiring.B[t] = hold_B(softplus(raw[t]));
     }
     selective_scan(y, NULL, &wiring.scan);
-    if (!no_figure(show, error))
-        return false;
     puts("Theorem 1 of the Mamba paper: A = -1, one state, exact hold. Delta = softplus(s), and\n"
-         "g = 1 - exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n");
-    puts("        s    Delta        g        u     gate     scan");
+         "g = 1 - exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n\n"
+         "        s    Delta        g        u     gate     scan");
     for (size_t t = 0; t < LEN; t++) {
         float g = sigmoid(raw[t]);
         x = (1.0f - g) * x + g * wiring.u[t];
@@ -812,112 +768,57 @@ static bool demo_theorem(const Show *show, Error *error)
     }
     printf("\nThe last two agree to 1e-6: %s.\n", worst <= 1e-6f ? "yes" : "no");
     wiring_free(&wiring);
-    return true;
+    return no_figure(show, error);
 }
 
-/* ---- the tree ---- */
-
-static void print_pairs(const char *what, const ScanPair *pair, const bool *changed)
+/* Eight pairs; a star marks those that a round has changed: every step-th from `first` on. */
+static void print_pairs(const char *what, const ScanPair *pair, size_t first, size_t step)
 {
     printf("%-14s", what);
     for (size_t t = 0; t < TREE_LEN; t++) {
         char text[32];
         snprintf(text, sizeof text, "%g,%g%s", (double)pair[t].a, (double)pair[t].b,
-                 changed[t] ? "*" : "");
+                 t >= first && (t - first) % step == 0 ? "*" : "");
         printf(" %12s", text);
     }
     putchar('\n');
 }
 
-/* One round of Hillis and Steele on pair, which print what changed. */
-static void trace_hillis_steele(const ScanPair *in)
-{
-    ScanPair now[TREE_LEN], next[TREE_LEN];
-    bool changed[TREE_LEN] = {false};
-    memcpy(now, in, sizeof now);
-    puts("\nHillis and Steele: everyone joins the one 1, 2, 4 places before (* changed)");
-    print_pairs("given", now, changed);
-    for (size_t reach = 1; reach < TREE_LEN; reach *= 2) {
-        char name[32];
-        for (size_t t = 0; t < TREE_LEN; t++) {
-            changed[t] = t >= reach;
-            next[t] = changed[t] ? scan_join(now[t - reach], now[t]) : now[t];
-        }
-        memcpy(now, next, sizeof now);
-        snprintf(name, sizeof name, "from %zu before", reach);
-        print_pairs(name, now, changed);
-    }
-}
-
-static void trace_blelloch(const ScanPair *in)
-{
-    ScanPair tree[TREE_LEN], before[TREE_LEN];
-    bool changed[TREE_LEN];
-    memcpy(tree, in, sizeof tree);
-    puts("\nBlelloch: up the tree, then down again with what came before");
-    for (size_t width = 1; width < TREE_LEN; width *= 2) {
-        char name[32];
-        for (size_t t = 0; t < TREE_LEN; t++)
-            changed[t] = (t + 1) % (2 * width) == 0;
-        for (size_t t = 2 * width - 1; t < TREE_LEN; t += 2 * width)
-            tree[t] = scan_join(tree[t - width], tree[t]);
-        snprintf(name, sizeof name, "up, by %zu", 2 * width);
-        print_pairs(name, tree, changed);
-    }
-    sweep_down(tree, TREE_LEN);
-    memset(changed, 1, sizeof changed);
-    print_pairs("down: before", tree, changed);
-    for (size_t t = 0; t < TREE_LEN; t++)
-        before[t] = scan_join(tree[t], in[t]);
-    print_pairs("and with itself", before, changed);
-}
-
 static bool demo_trace(const Show *show, Error *error)
 {
-    ScanPair in[TREE_LEN], loop[TREE_LEN], tree[TREE_LEN];
-    bool unchanged[TREE_LEN] = {false};
+    static const char *const from[] = {"from 1 before", "from 2 before", "from 4 before"};
+    static const char *const up[] = {"up, by 2", "up, by 4", "up, by 8"};
+    ScanPair in[TREE_LEN], loop[TREE_LEN], pair[2][TREE_LEN], tree[TREE_LEN], out[TREE_LEN];
     for (size_t t = 0; t < TREE_LEN; t++) {
         in[t].a = t == 4 ? 0.0f : 0.5f;
         in[t].b = (float)(t + 1);
+        pair[0][t] = tree[t] = in[t];
     }
     puts("x_t = a_t x_{t-1} + b_t for eight steps, as pairs a,b. Step 5 has a = 0: a reset\n");
     print_tree(&show->look);
-    scan_pairs(loop, in, TREE_LEN);
-    scan_pairs_blelloch(tree, in, TREE_LEN);
     puts("\nThe loop: seven joins, one after the other. Its b are the states");
-    print_pairs("loop", loop, unchanged);
-    trace_hillis_steele(in);
-    trace_blelloch(in);
+    scan_pairs(loop, in, TREE_LEN);
+    print_pairs("loop", loop, TREE_LEN, 1);
+    puts("\nHillis and Steele: everyone joins the one 1, 2, 4 places before (* changed)");
+    print_pairs("given", in, TREE_LEN, 1);
+    for (size_t k = 0, reach = 1; k < 3; k++, reach *= 2) {
+        hillis_steele_round(pair[(k + 1) % 2], pair[k % 2], reach, TREE_LEN);
+        print_pairs(from[k], pair[(k + 1) % 2], reach, 1);
+    }
+    puts("\nBlelloch: up the tree, then down again with what came before");
+    for (size_t k = 0, width = 1; k < 3; k++, width *= 2) {
+        sweep_up_level(tree, width, TREE_LEN);
+        print_pairs(up[k], tree, 2 * width - 1, 2 * width);
+    }
+    sweep_down(tree, TREE_LEN);
+    print_pairs("down: before", tree, 0, 1);
+    scan_pairs_blelloch(out, in, TREE_LEN);
+    print_pairs("and with itself", out, 0, 1);
     bool same = true;
     for (size_t t = 0; t < TREE_LEN; t++)
-        same = same && loop[t].a == tree[t].a && loop[t].b == tree[t].b;
+        same = same && loop[t].a == out[t].a && loop[t].b == out[t].b;
     printf("\nAll give the same states: %s.\n", same ? "yes" : "no");
     return show->svg == NULL || tree_svg(show->svg, error);
-}
-
-/* The short cut that does not work: with P_t = a_1 ... a_t, x_t = P_t (b_1/P_1 + ... + b_t/P_t). */
-static bool demo_division(const Show *show, Error *error)
-{
-    enum { LEN = 200 };
-    float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;
-    if (!no_figure(show, error))
-        return false;
-    puts(
-        "A short cut that does not work: divide by the product of all a so far, and it is a plain\n"
-        "sum. a = 1/2 and b = 1 throughout, in float:\n");
-    puts("  step      loop   product so far   by division");
-    for (size_t t = 1; t <= LEN; t++) {
-        x = a * x + 1.0f;
-        P *= a;
-        sum += 1.0f / P;
-        if (t == 1 || t == 10 || t == 100 || t == 126 || t == 128 || t == 149 || t == 150)
-            printf("  %4zu  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
-                   fabs((double)(P * sum))); /* a NaN without its sign */
-    }
-    puts("\nThe product leaves the range of floats while the state is as lively as ever; with a "
-         "single\n"
-         "a = 0 it is 0 at once. Logarithms do not save it: log 0, and the log of a negative a.");
-    return true;
 }
 
 /* Chapter 1's forecast: a channel for each weather, a state for each eigenvalue of P. */
@@ -926,50 +827,48 @@ static bool demo_thread(const Show *show, Error *error)
     enum { DAYS = 5 };
     static const float A[4] = {0.0f, -0.916290732f, 0.0f, -0.916290732f}; /* log 1, log 0.4 */
     static const float x_start[4] = {2.0f / 3, -1.0f / 6, 1.0f / 3, 1.0f / 6};
-    float u[2 * DAYS] = {0}, delta[2 * DAYS], ones[2 * DAYS], y[2 * DAYS];
-    for (size_t i = 0; i < 2 * DAYS; i++) {
-        delta[i] = i < 2 ? 0.0f : 1.0f; /* no time passes before day 0 */
-        ones[i] = 1.0f;
-    }
+    static const float delta[2 * DAYS] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1}; /* day 0 takes no time */
+    static const float u[2 * DAYS] = {0}, ones[2 * DAYS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    float y[2 * DAYS];
     Scan scan = {1, DAYS, 2, 2, u, delta, NULL, A, ones, ones, NULL, NULL, x_start, NULL, false};
     selective_scan(y, NULL, &scan);
-    if (!no_figure(show, error))
-        return false;
     puts("The thread: chapter 1's forecast as a selective scan in which nothing is selected. Delta "
          "=\n"
-         "one day, A = (log 1, log 0.4), a channel for each weather\n");
-    puts("   day    sunny    rainy");
+         "one day, A = (log 1, log 0.4), a channel for each weather\n\n"
+         "   day    sunny    rainy");
     for (size_t t = 0; t < DAYS; t++)
         printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
-    return true;
+    return no_figure(show, error);
 }
 
 /* ===================================== Options and main ===================================== */
 
 int selective_main(int argc, char **argv)
 {
-    enum { DEMOS = 7 };
+    enum { DEMOS = 7, TRACE = 4 };
     static Demo *const demos[DEMOS] = {demo_story, demo_fillers,  demo_copying, demo_theorem,
                                        demo_trace, demo_division, demo_thread};
     const char *story = NULL, *cues = NULL, *svg = NULL;
     double step = 0.1;
     uint64_t seed = 1;
-    int demo = -1;
-    bool trace = false, ascii = false;
+    int demo = -1; /* all of them */
+    bool brief = false, trace = false, ascii = false;
     const Option table[] = {
         {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo !trace",
          "a story of your own, any text, word by word"},
         {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo !trace",
          "the words that open a context, as in data/cues.txt"},
-        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues",
+        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues brief",
          "the step of the system that cannot choose (default 0.1)"},
+        {"brief", NULL, OPTION_SWITCH, 0, 0, &brief, "!demo !trace",
+         "a line for all words in a row that move nothing"},
         {"demo", "story|fillers|copying|theorem|trace|division|weather", OPTION_CHOICE, 0, 0, &demo,
          "mode", "one demo; with --svg its figure"},
         {"trace", NULL, OPTION_SWITCH, 0, 0, &trace, "mode",
          "the scan in parallel, on eight steps: the same as --demo trace"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues !brief",
          "of what is random in a demo (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues demo trace",
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues brief demo trace",
          "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw without Unicode"},
     };
@@ -982,8 +881,8 @@ int selective_main(int argc, char **argv)
         return status;
     Error error;
     const Show show = {look_at_terminal(ascii), svg, seed};
-    bool ok = story || cues ? show_story(story, cues, step, &show, &error)
-                            : demos_run(demos, DEMOS, trace ? 4 : demo, &show, &error);
+    bool ok = story || cues || brief ? demo_story_of(story, cues, step, brief, &show, &error)
+                                     : demos_run(demos, DEMOS, trace ? TRACE : demo, &show, &error);
     return program_end(ok, &error);
 }
 

@@ -1,7 +1,7 @@
-/* Stories and cues: texts as words, and which words open a context.
+/* What chapter 4's scans are shown: stories, cues, and the task of selective copying.
 
    HOLDS   reading a story and the cues of its contexts from files, or the built-in ones; which cue
-           ends at a word; what a state says about the contexts
+           ends at a word; what a state says about the contexts; random tasks for copying
    FOR     the wiring of selective.c and its pictures. Plain data: it knows nothing of a scan */
 
 #ifndef CH04_STORIES
@@ -306,18 +306,38 @@ static char *text_copy(const char *text)
     return copy;
 }
 
-static bool cues_open(Cues *cues, const char *path, Error *error)
+/* A path may be NULL: then it is the built-in story, or the built-in cues. */
+bool story_and_cues_open(Story *story, Cues *cues, const char *story_path, const char *cues_path,
+                         Error *error)
 {
-    return path != NULL ? cues_read(cues, path, error)
-                        : cues_parse(cues, text_copy(built_in_cues), strlen(built_in_cues),
-                                     "the built-in cues", error);
+    bool ok = cues_path != NULL ? cues_read(cues, cues_path, error)
+                                : cues_parse(cues, text_copy(built_in_cues), strlen(built_in_cues),
+                                             "the built-in cues", error);
+    if (!ok)
+        return false;
+    ok = story_path != NULL ? story_read(story, story_path, error)
+                            : story_parse(story, text_copy(built_in_story), strlen(built_in_story),
+                                          "the built-in story", error);
+    if (!ok)
+        cues_free(cues);
+    return ok;
 }
 
-static bool story_open(Story *story, const char *path, Error *error)
+/* Selective copying: a row of tokens, COPY_SYMBOLS of them symbols from 0 to 15, each COPY_BITS bits
+   wide, and the others noise. */
+enum { COPY_SYMBOLS = 16, COPY_BITS = 4, COPY_NOISE = 16 };
+
+/* A random task: COPY_SYMBOLS symbols at random places among `noise` noise tokens; token
+   (COPY_SYMBOLS + noise). */
+void copying_task(int *token, int symbol[COPY_SYMBOLS], size_t noise, Random *random)
 {
-    return path != NULL ? story_read(story, path, error)
-                        : story_parse(story, text_copy(built_in_story), strlen(built_in_story),
-                                      "the built-in story", error);
+    size_t left = COPY_SYMBOLS;
+    for (size_t t = 0, len = COPY_SYMBOLS + noise; t < len; t++) {
+        bool here = random_uniform(random) * (double)(len - t) < (double)left;
+        token[t] = here ? (int)(random_u32(random) % COPY_NOISE) : COPY_NOISE;
+        if (here)
+            symbol[COPY_SYMBOLS - left--] = token[t];
+    }
 }
 
 #endif /* CH04_STORIES */

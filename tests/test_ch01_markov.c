@@ -625,8 +625,8 @@ static void tel_aviv_is_fitted_as_published(void **state)
     Fit fit = fit_text("from,dry,wet\ndry,1049,350\nwet,351,687\n");
     double P[4] = {1049.0 / 1399, 350.0 / 1399, 351.0 / 1038, 687.0 / 1038};
     assert_all_near(fit.chain.P, P, 4, 1e-15, 0);
-    assert_near(fit.error[1], sqrt(P[0] * P[1] / 1399), 1e-15, 0);
-    assert_near(fit.error[3], sqrt(P[2] * P[3] / 1038), 1e-15, 0);
+    assert_near(fit.std_error[1], sqrt(P[0] * P[1] / 1399), 1e-15, 0);
+    assert_near(fit.std_error[3], sqrt(P[2] * P[3] / 1038), 1e-15, 0);
     fit_free(&fit);
 }
 
@@ -762,7 +762,7 @@ static void a_simulated_record_is_fitted_back(void **state)
         for (size_t j = 0; j < 4; j++) { /* states are met in another order: by name */
             size_t a = name_find(chain.name, chain.n_state, fit.chain.name[i]),
                    b = name_find(chain.name, chain.n_state, fit.chain.name[j]);
-            assert_near(fit.chain.P[i * 4 + j], chain.P[a * 4 + b], 5 * fit.error[i * 4 + j], 0);
+            assert_near(fit.chain.P[i * 4 + j], chain.P[a * 4 + b], 5 * fit.std_error[i * 4 + j], 0);
         }
     unlink(path);
     simulation_free(&seen);

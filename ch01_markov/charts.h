@@ -126,6 +126,8 @@ static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out
     if (round_out) {
         axis.low = axis.step * floor(axis.low / axis.step + 1e-9);
         axis.high = axis.step * ceil(axis.high / axis.step - 1e-9);
+        if (axis.high <= axis.low) /* all within a hair of one tick */
+            axis.high = axis.low + axis.step;
     }
     return axis;
 }
@@ -162,8 +164,8 @@ typedef struct {
 /* A place in 0..1 as a cell; the nudge makes exact halves fall alike on every machine. */
 static int plot_cell(double place, int cells)
 {
-    int cell = (int)floor(place * (cells - 1) + 0.5 + 1e-7);
-    return cell < 0 ? 0 : cell >= cells ? cells - 1 : cell;
+    double cell = floor(place * (cells - 1) + 0.5 + 1e-7);
+    return !(cell > 0.0) ? 0 : cell >= cells ? cells - 1 : (int)cell; /* NaN: 0 */
 }
 
 static void plot_run(Plot *plot, int column, int from, int to, int what)

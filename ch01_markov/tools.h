@@ -98,9 +98,10 @@ void progress_show(Progress *progress, double done, double total)
         return;
     progress->last = now;
     double rate = done / (now - progress->start);
-    int filled = (int)(30.0 * done / total);
+    double part = total > 0.0 ? fmin(done / total, 1.0) : 1.0;
+    int filled = (int)(30.0 * part);
     fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  %.3g/s  %.0f s left ", progress->what, filled,
-            "##############################", 30 - filled, "", 100.0 * done / total, rate,
+            "##############################", 30 - filled, "", 100.0 * part, rate,
             (total - done) / rate);
 }
 
@@ -513,14 +514,18 @@ bool out_open(OutFile *out, const char *path, Error *error)
         out->temporary = NEW(char, room);
         snprintf(out->temporary, room, "%s.%ld.tmp", out->path, (long)getpid());
     } /* else a terminal, a pipe, /dev/null: written where it is, never renamed over */
-    const char *name = out->temporary ? out->temporary : out->path;
-    out->stream = fopen(name, "wb");
+    if (out->temporary)
+        unlink(out->temporary);                  /* left by a kill */
+    if (!exists || access(out->path, W_OK) == 0) /* a rename would not ask */
+        out->stream = out->temporary ? fopen(out->temporary, "wbx") : fopen(out->path, "wb");
     if (!out->stream) {
         fail(error, "%s: cannot be written: %s", path, strerror(errno));
         free(out->temporary);
         free(out->path);
         return false;
     }
+    if (out->temporary && exists)
+        fchmod(fileno(out->stream), info.st_mode & 07777); /* who may read it stays as it was */
     return true;
 }
 
@@ -864,7 +869,8 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
 
 /* Prints a word after the `column` characters of its line or, where the page ends, in a new one
    that begins at `indent`. Returns where it ends. */
-static size_t print_word(FILE *out, const char *word, size_t len, size_t column, size_t indent)
+static size_t option_print_word(FILE *out, const char *word, size_t len, size_t column,
+                                size_t indent)
 {
     enum { PAGE = 96 };
     size_t wide = 0;
@@ -878,11 +884,11 @@ static size_t print_word(FILE *out, const char *word, size_t len, size_t column,
     return column + (column > indent) + wide;
 }
 
-static void print_wrapped(FILE *out, const char *text, size_t indent)
+static void option_print_words(FILE *out, const char *text, size_t indent)
 {
     size_t column = indent;
     for (size_t len; (len = word_ahead(&text, ' ')) > 0; text += len)
-        column = print_word(out, text, len, column, indent);
+        column = option_print_word(out, text, len, column, indent);
     fputc('\n', out);
 }
 
@@ -906,9 +912,9 @@ void program_usage(FILE *out, const Program *program)
     fprintf(out, "usage: %s ", program->name);
     for (size_t k = 0; k < program->n_option; k++) {
         OptionLeft left = option_left(&program->option[k], "[", "]");
-        column = print_word(out, left.text, strlen(left.text), column, indent);
+        column = option_print_word(out, left.text, strlen(left.text), column, indent);
     }
-    print_word(out, "[--help]", 8, column, indent);
+    option_print_word(out, "[--help]", 8, column, indent);
     fputc('\n', out);
 }
 
@@ -918,7 +924,7 @@ void program_help(FILE *out, const Program *program)
     size_t wide = strlen("-h, --help");
     program_usage(out, program);
     fputc('\n', out);
-    print_wrapped(out, program->about, 0);
+    option_print_words(out, program->about, 0);
     fputc('\n', out);
     for (size_t k = 0; k < program->n_option; k++) {
         size_t len = strlen(option_left(&program->option[k], "", "").text);
@@ -930,7 +936,7 @@ void program_help(FILE *out, const Program *program)
         if (strlen(left.text) > wide)
             fprintf(out, "\n  %*s", (int)wide, "");
         fputs("  ", out);
-        print_wrapped(out, program->option[k].help, wide + 4);
+        option_print_words(out, program->option[k].help, wide + 4);
     }
     fprintf(out, "  %-*s  this text\n", (int)wide, "-h, --help");
 }

@@ -63,6 +63,11 @@ static void linear_systems_are_solved(void **state)
     double zero_pivot[4] = {0, 1, 1, 0}, b[2] = {3, 4}, singular[4] = {1, 2, 2, 4};
     assert_true(matrix_solve(b, zero_pivot, 2, 1));
     assert_true(b[0] == 4 && b[1] == 3);
+    double A[9] = {2, 1, 1, 4, 3, 3, 8, 7, 9}, x[3] = {4, 10, 24}, ones[3] = {1, 1, 1};
+    assert_true(
+        matrix_solve(x, A, 3, 1)); /* the determinant is 4, up to swaps: the pivots' product */
+    assert_near(fabs(A[0] * A[4] * A[8]), 4, 1e-14, 0);
+    assert_all_near(x, ones, 3, 1e-14, 0);
     assert_false(matrix_solve(b, singular, 2, 1));
 }
 
@@ -225,6 +230,34 @@ static void a_file_appears_whole_or_not_at_all(void **state)
     assert_contains(error.text, "/tmp/no/such/dir/file: cannot be written");
 }
 
+static void a_file_written_anew_keeps_who_may_read_it(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/ch01_mode_XXXXXX", leftover[64];
+    OutFile file;
+    Error error;
+    struct stat info;
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    close(descriptor);
+    assert_int_equal(chmod(path, 0640), 0);
+    snprintf(leftover, sizeof leftover, "%s.%ld.tmp", path, (long)getpid());
+    assert_int_equal(symlink("/tmp/ch01_must_not_appear", leftover), 0); /* set by a stranger */
+    assert_true(out_open(&file, path, &error));
+    fputs("anew", file.stream);
+    assert_true(out_close(&file, &error));
+    assert_int_equal(access("/tmp/ch01_must_not_appear", F_OK), -1);
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_mode & 07777, 0640);
+    assert_int_equal(info.st_size, 4);
+    assert_int_equal(chmod(path, 0440), 0);
+    if (access(path, W_OK) != 0) { /* root may write everything */
+        assert_false(out_open(&file, path, &error));
+        assert_contains(error.text, "cannot be written: Permission denied");
+    }
+    unlink(path);
+}
+
 static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
 {
     (void)state;
@@ -295,6 +328,36 @@ static void charts_bear_any_numbers(void **state)
             chart_add(&level, "", MARK_LINE, x, flat, 6);
             chart_text(text, &level, ascii);
         }
+}
+
+static void charts_of_hostile_numbers_have_only_places_in_them(void **state)
+{
+    (void)state;
+    static const double sets[][4] = {
+        {-1.7e308, 1.7e308, 0, 1}, {5e-324, 1e-323, 5e-324, 1e-323},
+        {0, 5e-324, 0, 0},         {1, 1 + 1e-15, 1, 1},
+        {1e-300, 1e300, 1, 2},     {NAN, NAN, NAN, NAN},
+        {INFINITY, 1, 2, 3},       {1e15, 1e15 + 1, 1e15 + 2, 1e15},
+        {1000, 1000, 1000, 1000},
+    };
+    enum { SETS = sizeof sets / sizeof *sets };
+    for (int k = 0; k < 4 * SETS * SETS; k++) {
+        Chart chart = chart_new("t", "x", "y");
+        char text[CHART_TEXT];
+        chart.log_x = k % 2;
+        chart.log_y = k / 2 % 2;
+        for (int mark = MARK_LINE; mark <= MARK_STEMS; mark++)
+            chart_add(&chart, "a", (Mark)mark, sets[k / 4 % SETS], sets[k / 4 / SETS], 4);
+        chart_text(text, &chart, true);
+        assert_null(strstr(text, "nan"));
+        FILE *out = fmemopen(text, CHART_TEXT, "w");
+        assert_non_null(out);
+        chart_svg(out, &chart, 0, 0, SVG_WIDTH, SVG_HEIGHT);
+        assert_true(ftell(out) < CHART_TEXT - 1);
+        fclose(out);
+        assert_null(strstr(text, "nan"));
+        assert_null(strstr(text, "inf"));
+    }
 }
 
 static void ascii_charts_are_ascii(void **state)
@@ -990,9 +1053,11 @@ int main(void)
         cmocka_unit_test(numbers_are_read_strictly),
         cmocka_unit_test(whole_numbers_are_read_strictly),
         cmocka_unit_test(a_file_appears_whole_or_not_at_all),
+        cmocka_unit_test(a_file_written_anew_keeps_who_may_read_it),
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
         cmocka_unit_test(charts_draw_points_where_they_are),
         cmocka_unit_test(charts_bear_any_numbers),
+        cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),
         cmocka_unit_test(ascii_charts_are_ascii),
         cmocka_unit_test(names_in_a_drawing_cannot_break_it),
         cmocka_unit_test(every_kind_of_option_lands),

@@ -221,7 +221,7 @@ static void bench_sampling(const Pretrained *model)
 
 /* ====================================== All of it ========================================== */
 
-/* Everything there is to measure, with the models in `dir`, which are made if they are not there. */
+/* Everything there is to measure, with the models in `dir`; they are made if they are not there. */
 bool measure_pretrained(const char *dir, Error *error)
 {
     static const char *const names[] = {"F32", "BF16", "F16", "int8"};

@@ -34,12 +34,14 @@
 
 /* ================================= The model in memory ===================================== */
 /* A published model is a folder: config.json says the sizes, tokenizer.json how a text becomes
-   ids, and model.safetensors, or its shards, holds the weights. Nothing of the weights is loaded:
-   the file is mapped into memory, and a matrix is used where it lies. */
+   ids, and model.safetensors, or its shards, holds the weights. Of these nothing is loaded: the
+   file is mapped into memory, the system fetches a page of it when it is first looked at, and a
+   matrix is used where it lies and as it was written. So a model is open in no time, and programs
+   that run the same one share its memory. */
 
 /* The four matrices of a block, in the order in which a token meets them. Nearly all bytes of a
-   layer are theirs: (2 d_inner, d_model), (dt_rank + 2 d_state, d_inner), (d_inner, dt_rank) and
-   (d_model, d_inner). */
+   layer are theirs: in_proj (2 d_inner, d_model), x_proj (dt_rank + 2 d_state, d_inner), dt_proj
+   (d_inner, dt_rank) and out_proj (d_model, d_inner). */
 typedef enum { W_IN, W_X, W_DT, W_OUT, W_COUNT } WeightName;
 
 static const BlockTensor weight_tensor[W_COUNT] = {IN_PROJ_WEIGHT, X_PROJ_WEIGHT, DT_PROJ_WEIGHT,
@@ -47,7 +49,7 @@ static const BlockTensor weight_tensor[W_COUNT] = {IN_PROJ_WEIGHT, X_PROJ_WEIGHT
 
 /* A layer: its matrices as the file has them, and its vectors as floats, which are few. */
 typedef struct {
-    Weight weight[W_COUNT];
+    Weight weight[W_COUNT]; /* in F32, F16 or BF16 as they lie, or copies in 8 bits */
     MambaBlock block; /* for many tokens at once; its matrices are NULL unless they lie in F32 */
     float *conv;      /* (d_conv, d_inner) the convolution's weights, transposed */
     float *A2;        /* (d_inner, d_state), in lanes: A log2 e, so exp(Delta A) = 2^(Delta A2) */
@@ -74,8 +76,9 @@ static int weight_of(int part)
     return which;
 }
 
-/* A layer: each vector becomes floats in layer->memory; each matrix stays, or becomes a copy in 8
-   bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
+/* A layer from its tensors. The vectors (norm, convolution, A_log, D, biases) become floats in
+   layer->memory, whatever they were: they are some thousand numbers. A matrix stays, or becomes a
+   copy in 8 bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
 static void layer_read(PretrainedLayer *layer, const Tensor *const *part, Arena *arena)
 {
     size_t used = 0, room = 0;
@@ -84,7 +87,7 @@ static void layer_read(PretrainedLayer *layer, const Tensor *const *part, Arena 
     layer->memory = NEW(float, room);
     for (int k = 0; k < BLOCK_TENSORS; k++) {
         float **to = &layer->block.params.tensor[k];
-        if (part[k] == NULL)
+        if (part[k] == NULL) /* a bias that this model has not */
             continue;
         if (weight_of(k) < W_COUNT) {
             Weight *weight = &layer->weight[weight_of(k)];
@@ -98,7 +101,8 @@ static void layer_read(PretrainedLayer *layer, const Tensor *const *part, Arena 
     }
 }
 
-/* Floats that one layer's convolution and scan remember. */
+/* What one layer remembers, in floats: the last d_conv - 1 inputs of its convolution, and the
+   states of its scan, filled up to whole vectors of channels. */
 static size_t conv_floats(const MambaConfig *config)
 {
     return config->intermediate_size * (config->conv_kernel - 1);
@@ -122,10 +126,13 @@ static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
     layer->block.A = NEW(float, d_inner *d_state);
     layer->A2 = NEW(float, x_floats(config));
     layer->conv = NEW(float, d_inner *d_conv);
+    /* A = -exp(A_log) (d_inner, d_state); 2^(Delta A log2 e) = exp(Delta A), and 2^x is the
+       exponential that a processor finds easiest */
     block_refresh(&layer->block);
     states_in_lanes(layer->A2, layer->block.A, d_inner, d_state);
     for (size_t i = 0; i < x_floats(config); i++)
         layer->A2[i] *= log2_e;
+    /* conv = conv1d.weight.T (d_conv, d_inner) */
     const float *weight = layer->block.params.tensor[CONV1D_WEIGHT];
     for (size_t d = 0; d < d_inner; d++)
         for (size_t j = 0; j < d_conv; j++)
@@ -152,11 +159,14 @@ bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error
     if (!model_folder_open(&folder, dir, error))
         return false;
     memset(model, 0, sizeof *model);
+    /* from here on nothing can go wrong: the folder has every tensor, in its right shape */
     model->folder = folder;
     model->config = folder.config;
     if (int8)
         model->arena = arena_new(arena_bytes(&folder));
-    model->embeddings = weight_from_tensor(folder.embeddings); /* one row a token: as they are */
+    /* The embeddings and the head are one table, if they are tied, but used in two ways. A step
+       looks up one row of the embeddings, so they stay as they are; it reads all of the head. */
+    model->embeddings = weight_from_tensor(folder.embeddings);
     model->head = weight_kept(folder.head, &model->arena);
     model->norm_f = NEW(float, model->config.hidden_size);
     tensor_to_float(model->norm_f, folder.norm_f);
@@ -168,6 +178,7 @@ bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error
     return true;
 }
 
+/* Gives back what was asked for, and lets go of the files. */
 void pretrained_close(Pretrained *model)
 {
     for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
@@ -182,7 +193,8 @@ void pretrained_close(Pretrained *model)
     memset(model, 0, sizeof *model);
 }
 
-/* Bytes that are read for each token: all weights, A and the states. */
+/* The right side of the equation: bytes that are read for each token. All matrices; of each channel
+   the convolution's weights and three vectors; A, and the states, which are written too. */
 size_t pretrained_step_bytes(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
@@ -199,7 +211,9 @@ size_t pretrained_step_bytes(const Pretrained *model)
 
 /* ============================== Memory of a conversation =================================== */
 /* Everything that a model knows of the text so far, be it ten words or ten thousand. A transformer
-   would keep keys and values of every token here; this never grows. */
+   keeps keys and values of every token; this never grows. What does not survive here is forgotten:
+   nobody looks back at the text. That is also why it can be put into a small file and gone on with
+   another day, to the last bit. */
 
 typedef struct {
     size_t count; /* tokens so far */
@@ -235,6 +249,7 @@ static void memory_turn(float *rows, const Memory *memory, const MambaConfig *co
     }
 }
 
+/* The memory as a file wants it; .ssm is new and to be freed. */
 static SavedState memory_as_saved(const Memory *memory, const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
@@ -282,8 +297,12 @@ bool memory_load(Memory *memory, Sampler *sampler, const Pretrained *model, cons
 /* ====================================== One token ========================================== */
 /* A step reads every weight once, for one multiplication and one addition. A processor does dozens
    of those while memory delivers one number, so a step is a walk through memory, and fewer bytes
-   are what makes it faster. All threads walk side by side, each with its own rows and channels,
-   and wait for each other four times a layer. */
+   are what makes it faster, not fewer operations. That is why the weights stay in the 16 bits in
+   which they were published, and why --int8 has them in 8.
+
+   All threads walk side by side, each with its own rows and channels, and wait for each other four
+   times a layer: for u before x_proj, which wants all channels; for B, C and dt before dt_proj; for
+   y before out_proj; and for h before the next layer. */
 
 /* Where the time of a step goes. */
 typedef enum { T_IN, T_CONV, T_X, T_DT, T_SCAN, T_OUT, T_HEAD, T_SAMPLE, T_COUNT } StepTime;
@@ -291,9 +310,10 @@ typedef enum { T_IN, T_CONV, T_X, T_DT, T_SCAN, T_OUT, T_HEAD, T_SAMPLE, T_COUNT
 static const char *const step_time_name[T_COUNT] = {"in_proj", "convolution", "x_proj", "dt_proj",
                                                     "scan",    "out_proj",    "head",   "sampling"};
 
+/* Sizes that were found by measuring. */
 enum {
     PROMPT_CHUNK = 256,    /* tokens of a prompt that go through a layer together */
-    PROMPT_LEAST = 6,      /* fewer are stepped through one by one: their weights are read less */
+    PROMPT_LEAST = 6,      /* a shorter prompt is stepped through, token by token */
     HEAD_ROWS = 2048,      /* rows of the head that are floats at one time */
     LOGIT_TOKENS = 32,     /* tokens whose logits are there at one time */
     ALONE_BYTES = 4 << 20, /* a step that reads less is over before threads have met */
@@ -329,7 +349,8 @@ typedef struct {
     Focus *focus;        /* if not NULL, filled with each token's mean Delta */
 } Runner;
 
-/* Steps use so many threads from now on. */
+/* Steps use so many threads from now on; each has a vector of its own to make ready for products,
+   because the kinds of weights want it in different forms: see activation_set. */
 static void runner_threads(Runner *run, size_t threads)
 {
     free(run->own);
@@ -337,7 +358,8 @@ static void runner_threads(Runner *run, size_t threads)
     run->threads = threads;
 }
 
-/* Two passes over one list: the first counts, the second hands out. */
+/* A model at work; runner_free when done. Two passes over one list of vectors: the first counts,
+   the second hands out. */
 Runner runner_new(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
@@ -368,7 +390,8 @@ void runner_free(Runner *run)
     free(run->final), free(run->scale), free(run->matrices), free(run->x_turned);
 }
 
-/* The time since the last mark went into `what`. */
+/* The time since the last mark went into `what`. Thread 0 speaks for all: they wait for each other
+   anyway. */
 static void step_time(Runner *run, StepTime what, size_t thread)
 {
     if (!run->timed || thread > 0)
@@ -378,9 +401,18 @@ static void step_time(Runner *run, StepTime what, size_t thread)
     run->mark = now;
 }
 
-/* One thread's part of a layer: chapter 5's block for one token. A thread's share of channels is
-   the same in in_proj, convolution, dt_proj and scan, so it walks on with what it has just made;
-   it waits only where all of a vector is wanted. `x` is its copy of the vector to multiply. */
+/* One thread's part of a layer: chapter 5's block for one token.
+
+       u, z = in_proj(norm(h)).chunk(2)        (d_inner) each
+       u = silu(conv1d(u))                     (d_inner)
+       dt, B, C = split(x_proj(u))             (dt_rank), (d_state), (d_state)
+       Delta = softplus(dt_proj(dt) + bias)    (d_inner)
+       x = exp(Delta A) x + Delta B u          (d_inner, d_state)
+       h = h + out_proj((C x + D u) silu(z))   (d_model)
+
+   A thread's share of channels is the same in in_proj, convolution, dt_proj and scan, so it walks
+   on with what it has just made; it waits only where all of a vector is wanted. `x` is the thread's
+   own vector, made ready for a product: whole numbers for weights in 8 bits, for instance. */
 static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x, size_t thread,
                        size_t threads)
 {
@@ -403,19 +435,22 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
         run->in[d_inner + d] += p[IN_PROJ_BIAS][d_inner + d];
     }
     step_time(run, T_IN, thread);
-    /* u = silu(conv1d(u)): the thread's own channels, whose last inputs the memory holds */
+    /* u = silu(conv1d(u)): the thread's own channels, whose last d_conv - 1 inputs the memory
+       holds; then all wait for all of u */
     step_conv(run->u, memory->conv + which * conv_floats(config), run->in, layer->conv,
               p[CONV1D_BIAS], d_inner, config->conv_kernel, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_CONV, thread);
-    /* dt, B, C = split(x_proj(u)): the narrowest product, and all of u is wanted for it */
+    /* dt, B, C = split(x_proj(u)): few rows (80 in mamba-130m), each over all of u. Here lies the
+       selection: B, C and Delta come of the token itself */
     x->value = run->u;
     activation_set(x, W[W_X].type, d_inner);
     weight_product(run->x_dbl, &W[W_X], x, share_start(dt_rank + 2 * d_state, thread, threads),
                    share_start(dt_rank + 2 * d_state, thread + 1, threads));
     threads_meet(&run->meeting, threads);
     step_time(run, T_X, thread);
-    /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z) */
+    /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z): chapter 4's
+       recurrence, one step of it, back on the thread's own channels */
     x->value = run->x_dbl;
     activation_set(x, W[W_DT].type, dt_rank);
     weight_product(run->dt, &W[W_DT], x, first, end);
@@ -432,7 +467,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_scan(run->gated, memory->x + which * x_floats(config), &scan, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_SCAN, thread);
-    /* h = h + out_proj(y): shares of d_model now */
+    /* h = h + out_proj(y): rows of d_model are shared now, and each wants all of y */
     x->value = run->gated;
     activation_set(x, W[W_OUT].type, d_inner);
     first = share_start(d_model, thread, threads);
@@ -445,7 +480,8 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_time(run, T_OUT, thread);
 }
 
-/* One thread's part of the head: logits = head(norm_f(h)), the largest matrix of all. */
+/* One thread's part of the head: logits (vocab) = head (vocab, d_model) norm_f(h). The largest
+   matrix of a small model: mamba-130m reads 39 of its 129 million numbers here. */
 static void step_head(Runner *run, Activation *x, size_t thread, size_t threads)
 {
     size_t vocab = run->model->config.vocab_size;
@@ -456,14 +492,15 @@ static void step_head(Runner *run, Activation *x, size_t thread, size_t threads)
     step_time(run, T_HEAD, thread);
 }
 
-/* One thread's part of a step, or, with id NO_TOKEN, of the head alone. */
+/* One thread's part of a step: all layers, the last norm, and the head if logits are wanted. With
+   id NO_TOKEN of the head alone, for the last token in the memory. */
 static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, size_t thread,
                       size_t threads)
 {
     const MambaConfig *config = &run->model->config;
     Activation x =
         activation_place(run->own + thread * activation_floats(run->widest), run->widest);
-    if (id != NO_TOKEN) {
+    if (id != NO_TOKEN) { /* run->hidden holds its embedding */
         for (size_t i = 0; i < config->num_hidden_layers; i++)
             step_layer(run, memory, i, &x, thread, threads);
         norm_token(x.value, run->hidden, run->model->norm_f, config->layer_norm_epsilon,
@@ -476,7 +513,8 @@ static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, siz
         step_head(run, &x, thread, threads);
 }
 
-/* One parallel region for the whole step: to start one costs more than to wait in one. */
+/* One parallel region for the whole step: to start one for each product would cost more than the
+   smaller products take. A single thread needs none. */
 static void step_all(Runner *run, Memory *memory, uint32_t id, bool logits)
 {
     run->mark = run->timed ? seconds_now() : 0.0;
@@ -509,7 +547,9 @@ void runner_logits(Runner *run, Memory *memory)
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
    together, by chapter 5's own block_forward, and a weight that was read is used for all of them.
-   The block wants floats; they are made of the matrices, one layer at a time. */
+   This is no walk through memory any more, but arithmetic: of 256 tokens each number that was read
+   is multiplied 256 times. The block wants floats; they are made of the matrices, one layer at a
+   time. */
 
 /* Floats of a layer's matrices, or of HEAD_ROWS rows of the head if those are more. */
 static size_t matrices_floats(const Pretrained *model)
@@ -520,7 +560,7 @@ static size_t matrices_floats(const Pretrained *model)
     return sum > most ? sum : most;
 }
 
-/* Workspace for up to `tokens` tokens at once. */
+/* Workspace for up to `tokens` tokens at once: who has no long prompt needs none. */
 static void runner_room(Runner *run, size_t tokens)
 {
     const Pretrained *model = run->model;
@@ -540,7 +580,7 @@ static void runner_room(Runner *run, size_t tokens)
     }
 }
 
-/* The layer's block with all its matrices as floats. */
+/* The layer's block with all its matrices as floats; those that lie in F32 are that already. */
 static MambaBlock layer_as_floats(Runner *run, const PretrainedLayer *layer)
 {
     MambaBlock block = layer->block;
@@ -556,7 +596,8 @@ static MambaBlock layer_as_floats(Runner *run, const PretrainedLayer *layer)
     return block;
 }
 
-/* The mean Delta of each token in one layer: how far the token opens the gate. */
+/* The mean Delta of each token in one layer, over its d_inner channels: how far it opens the gate.
+   exp(Delta A) is what it leaves of the state, Delta B u what it writes. */
 static void runner_focus(Runner *run, size_t layer, size_t start, size_t len,
                          const MambaBlock *block)
 {
@@ -570,8 +611,9 @@ static void runner_focus(Runner *run, size_t layer, size_t start, size_t len,
     }
 }
 
-/* Up to PROMPT_CHUNK tokens at once; run->final (len, d_model) is what came out for each. `start`:
-   how many were before them, for run->focus. */
+/* Up to PROMPT_CHUNK tokens at once; run->final (len, d_model) is what came out for each. A longer
+   prompt goes through in chunks, and the memory carries it from one to the next, as it does from
+   token to token. `start`: how many were before them, for run->focus. */
 static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_t len, size_t start)
 {
     const Pretrained *model = run->model;
@@ -668,7 +710,7 @@ bool runner_feed_logits(Runner *run, Memory *memory, const uint32_t *ids, size_t
 
 /* ---- perplexity: how surprised the model is by a text ---- */
 
-/* -log p of each token given those before it, added up. */
+/* -log p of each token given those before it, added up: perplexity is exp of their mean. */
 typedef struct {
     float *logits; /* (LOGIT_TOKENS, vocab) */
     float *last;   /* (d_model) what came out for the last token of the chunk before */
@@ -743,8 +785,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
 }
 
 /* ====================================== Answering ========================================== */
-/* To write is to draw a token from the logits, to show it, and to read it: a step, and its logits
-   are those of the next draw. */
+/* To write is to draw a token from the logits, to show it, and to read it: that is a step, and its
+   logits are those of the next draw. The model reads its own words as it has read ours. */
 
 typedef struct {
     size_t count; /* tokens at most */
@@ -754,7 +796,7 @@ typedef struct {
     bool past_end; /* go on after a token that ends the text */
 } AnswerSettings;
 
-/* A conversation: model, memory, and what drawing needs. */
+/* A conversation: model, memory, and what drawing needs. All of it but the model can be saved. */
 typedef struct {
     Runner *run;
     Memory memory;
@@ -762,6 +804,7 @@ typedef struct {
     Random random;
 } Conversation;
 
+/* A model says that it has come to an end by drawing a token of its own for that. */
 static bool ends_text(const TextEnds *ends, uint32_t id)
 {
     for (size_t i = 0; i < ends->n_stop; i++)
@@ -781,6 +824,7 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
     size_t i = 0;
     bool more = true, first = talk->memory.count == 0;
     for (; more && i < settings->count && !interrupted; i++) {
+        /* id ~ softmax(logits / temperature), among those that top-k and top-p leave */
         run->mark = run->timed ? seconds_now() : 0.0;
         uint32_t id =
             (uint32_t)sampler_draw(&talk->sampler, run->logits, &settings->sampling, &talk->random);
@@ -796,6 +840,7 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
             fflush(out);
         }
         first = false;
+        /* its own word is read like any other, and gives the next logits */
         runner_step(run, &talk->memory, id, true);
     }
     stream_end(&stream);
@@ -804,7 +849,8 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
 
 /* ======================================= The demos ========================================= */
 
-/* Where the time of `tokens` steps went, and how fast each matrix was read. */
+/* Where the time of `tokens` steps went, and how fast each matrix was read: the equation, piece by
+   piece. */
 static bool demo_profile(const Runner *run, size_t tokens, const Show *show, Error *error)
 {
     static const int reads[T_COUNT] = {W_IN, -1, W_X, W_DT, -1, W_OUT, W_COUNT, -1};
@@ -869,6 +915,7 @@ static bool prompt_ids(Ids *ids, Text *text, const PretrainedOptions *options,
     return true;
 }
 
+/* Nats a token depend on how a tokenizer cuts; bits a byte can be compared between models. */
 static bool run_perplexity(Runner *run, const char *path, Error *error)
 {
     Surprise surprise;
@@ -886,7 +933,7 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     return true;
 }
 
-/* One prompt and its answer. */
+/* One prompt and its answer, or what else the options want to know of the prompt. */
 static bool run_once(Conversation *talk, const Ids *ids, const Text *text,
                      const AnswerSettings *settings, const PretrainedOptions *options,
                      const Show *show, Error *error)
@@ -945,6 +992,7 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     return true;
 }
 
+/* A new conversation, or one that was saved; one prompt or many; and saved again. */
 static bool run_conversation(Runner *run, const PretrainedOptions *options, const Show *show,
                              Error *error)
 {
@@ -973,6 +1021,7 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
     return ok;
 }
 
+/* What the options ask for. Without any, a question for the small model of data/tiny-mamba. */
 static bool run_pretrained(PretrainedOptions *options, Error *error)
 {
     static const char usual[] = "data/tiny-mamba";

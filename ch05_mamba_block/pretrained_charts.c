@@ -1,7 +1,8 @@
-/* What the program of pretrained.c draws, in the terminal and as SVG.
+/* What the program of pretrained.c shows besides words, in the terminal and as SVG.
 
-   HOLDS   what a token of the published models costs; the speed of an answer; the shares of a step's time; how far each token opens the gate
-   FOR     pretrained.c: --profile, --focus */
+   HOLDS   what a token of the published models costs; the speed of an answer; the shares of a
+           step's time; how far each token opens the gate
+   FOR     pretrained.c: --sizes, --profile, --focus */
 
 #ifndef CH05_PRETRAINED_CHARTS
 #define CH05_PRETRAINED_CHARTS

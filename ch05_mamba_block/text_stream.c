@@ -1,7 +1,8 @@
 /* Texts on their way: from a user or a file into a model, and out of a model to a reader.
 
-   HOLDS   a prompt, as a text, as ids or line by line; a text file read in pieces and cut where no token is cut (TextSource); tokens shown as
-           soon as whole characters are there, up to a stop text (Stream); a token shown in a list
+   HOLDS   a prompt, as a text, as ids or line by line; a text file read in pieces and cut where no
+           token is cut (TextSource); tokens shown as soon as whole characters are there, up to a
+           stop text (Stream); tokens in a list
    FOR     pretrained.c */
 
 #ifndef CH05_TEXT_STREAM

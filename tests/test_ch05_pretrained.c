@@ -1,7 +1,7 @@
 /* A pretrained model: the tokenizer against golden encodings, products of every type, steps against
    many tokens at once, memories on disk, folders that are wrong in every way. */
 
-#include "../ch05_mamba_block/pretrained.c"
+#include "../ch05_mamba_block/measure_pretrained.c"
 #include "golden.h"
 
 /* ---- text ---- */
@@ -672,7 +672,7 @@ static void check_against_clear(const MambaConfig *config, TensorType type, doub
     for (size_t first = 0; first <= LEN; first += first < 4 ? 1 : 6) {
         Runner run = runner_new(&model);
         Memory memory = memory_new(&model.config);
-        runner_feed(&run, &memory, ids, first, first > 0, NULL, NULL);
+        runner_feed(&run, &memory, ids, first, first > 0);
         if (first > 0)
             assert_relmax(run.logits, want + (first - 1) * vocab, vocab, tolerance);
         for (size_t t = first; t < LEN; t++) {
@@ -802,7 +802,7 @@ static void a_memory_comes_back_from_its_file(void **state)
     uint32_t ids[9] = {1, 2, 3, 500, 600, 5, 5, 7, 0};
     float *logits = NEW(float, config.vocab_size);
     (void)state;
-    runner_feed(&run, &one, ids, 9, true, NULL, NULL);
+    runner_feed(&run, &one, ids, 9, true);
     memcpy(logits, run.logits, config.vocab_size * sizeof *logits);
     sampler_see(&seen, 500);
     sampler_see(&seen, 7);
@@ -888,7 +888,7 @@ static void perplexity_of_a_file_is_that_of_its_ids(void **state)
     char *path = path_in(folder.dir, "text");
     if (!runner_perplexity(&surprise, &bytes, &run, path, &error))
         fail_msg("%s", error.text);
-    assert_true(tokenizer_encode(&ids, &model.tokenizer, text.bytes, text.len, &error));
+    assert_true(tokenizer_encode(&ids, &model.folder.tokenizer, text.bytes, text.len, &error));
     float *logits = clear_logits(&folder.model, ids.id, ids.count);
     double sum = 0.0;
     for (size_t t = 0; t + 1 < ids.count; t++)
@@ -1011,13 +1011,13 @@ static void an_answer_ends_where_it_should(void **state)
     memset(&settings, 0, sizeof settings);
     settings.sampling = sampling_greedy();
     settings.count = 9;
-    runner_feed(&run, &talk.memory, ids, 3, true, NULL, NULL);
-    model.ends.n_stop = 0;
+    runner_feed(&run, &talk.memory, ids, 3, true);
+    model.folder.ends.n_stop = 0;
     size_t likeliest = token_greedy(run.logits, 600);
     assert_int_equal(answer(&talk, &settings, out), 9);
     assert_int_equal(talk.memory.count, 12);
     assert_true(talk.sampler.flag[likeliest]);
-    model.ends.stop[model.ends.n_stop++] = (uint32_t)token_greedy(run.logits, 600);
+    model.folder.ends.stop[model.folder.ends.n_stop++] = (uint32_t)token_greedy(run.logits, 600);
     assert_int_equal(answer(&talk, &settings, out), 0);
     assert_int_equal(talk.memory.count, 12);
     settings.past_end = true;
@@ -1222,11 +1222,19 @@ static void options_are_checked(void **state)
                  {"--top-p 1.5", 2, "--top-p: 1.5 is not from 0 to 1"},
                  {"--temperature -1", 2, "--temperature"},
                  {"a b c", 2, "one argument too many"},
-                 {"--tokenize a", 2, "--tokenize needs a prompt"},
-                 {"--stop ''", 2, "--stop: the text is empty"},
+                 {"--tokenize a", 2, "--tokenize needs PROMPT"},
+                 {"--stop ''", 1, "--stop: the text is empty"},
                  {"--svg x a b", 2, "--svg needs"},
                  {"a b --ids 1", 2, "exclude each other"},
                  {"--interactive --sizes", 2, "exclude"},
+                 {"-h", 0, ""},
+                 {"a b --focus --profile", 2, "--profile does nothing with --focus"},
+                 {"--sizes a", 2, "DIR does nothing with --sizes"},
+                 {"a b --perplexity c", 2, "PROMPT does nothing with --perplexity"},
+                 {"--bandwidth 10", 2, "--bandwidth needs --sizes"},
+                 {"a --perplexity c --top-k 3", 2, "--top-k does nothing with --perplexity"},
+                 {"a --interactive --logits b", 2, "--logits does nothing with --interactive"},
+                 {"a b --tokenize --int8", 2, "--int8 does nothing with --tokenize"},
                  {"/nowhere x", 1, "/nowhere: No such file"},
                  {"tests/golden/ch05_lm x", 1, "give --ids 1,2,3"},
                  {"tests/golden/ch05_lm --ids 97", 1, "97 is out of range"},

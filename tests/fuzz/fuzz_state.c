@@ -12,7 +12,7 @@ static void small_model(Pretrained *model)
     model->config.state_size = 2;
     model->config.conv_kernel = 2;
     model->config.vocab_size = 5;
-    model->print = 7;
+    model->folder.print = 7;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

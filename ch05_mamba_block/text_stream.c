@@ -1,0 +1,301 @@
+/* Texts on their way: from a user or a file into a model, and out of a model to a reader.
+
+   HOLDS   a prompt, as a text, as ids or line by line; a text file read in pieces and cut where no
+           token is cut (TextSource); tokens shown as soon as whole characters are there, up to a
+           stop text (Stream); tokens in a list
+   FOR     pretrained.c */
+
+#ifndef CH05_TEXT_STREAM
+#define CH05_TEXT_STREAM
+
+#include "tokenizer_json.c"
+#include <signal.h>
+
+/* ======================================== A prompt ========================================= */
+
+/* "1,2,3", each below vocab. */
+bool ids_parse(Ids *ids, const char *text, size_t vocab, Error *error)
+{
+    for (const char *at = text;;) {
+        char *end;
+        errno = 0;
+        unsigned long long id = strtoull(at, &end, 10);
+        if (end == at || !isdigit((unsigned char)*at))
+            return fail(error, "--ids: '%.20s' is not a number; wanted are ids such as 1,2,3", at);
+        if (errno != 0 || id >= vocab)
+            return fail(error, "--ids: %.*s is out of range: the model knows %zu tokens, from 0",
+                        end - at < 24 ? (int)(end - at) : 24, at, vocab);
+        ids_push(ids, (uint32_t)id);
+        if (*end == '\0')
+            return true;
+        if (*end != ',')
+            return fail(error, "--ids: '%.20s' where a comma is wanted", end);
+        at = end + 1;
+    }
+}
+
+/* The prompt's bytes: the argument, or all of standard input. */
+bool prompt_text(Text *text, const char *prompt, Error *error)
+{
+    if (strcmp(prompt, "-") != 0) {
+        text_append(text, prompt, strlen(prompt));
+        return true;
+    }
+    char piece[65536];
+    for (size_t got; (got = fread(piece, 1, sizeof piece, stdin)) > 0;) {
+        text_append(text, piece, got);
+        if (text->len > TEXT_MAX_BYTES)
+            return fail(error, "standard input: more than %d bytes", TEXT_MAX_BYTES);
+    }
+    if (ferror(stdin))
+        return fail(error, "standard input: %s", strerror(errno));
+    return true;
+}
+
+/* Appends the ids of a prompt. */
+bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, Error *error)
+{
+    Error why;
+    return text->len == 0 || tokenizer_encode(ids, tokenizer, text->bytes, text->len, &why) ||
+           fail(error, "the prompt: %s", why.text);
+}
+
+/* Set by Ctrl-C: the one thing of this course that is shared without being handed over, because a
+   signal can hand over nothing. */
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+    (void)signal_number;
+    interrupted = 1;
+}
+
+/* From now on Ctrl-C ends an answer or a line, and not the program. */
+void lines_begin(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt; /* and no SA_RESTART: it ends getline, too */
+    sigaction(SIGINT, &action, NULL);
+}
+
+/* Appends the next line of standard input, after a > on a terminal; false at its end. */
+bool line_next(Text *text)
+{
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t len;
+    bool again;
+    do {
+        if (isatty(STDIN_FILENO))
+            fputs("> ", stderr);
+        interrupted = 0;
+        errno = 0;
+        len = getline(&line, &room, stdin);
+        again = len < 0 && errno == EINTR;
+        if (again) {
+            clearerr(stdin);
+            fputc('\n', stderr);
+        }
+    } while (again);
+    if (len > 0)
+        text_append(text, line, (size_t)len - (line[len - 1] == '\n'));
+    free(line);
+    return len > 0;
+}
+
+/* ====================================== In from a file ===================================== */
+
+/* Reads pieces of a file and lets whole ones through, cut where no token is cut. */
+typedef struct {
+    FILE *stream;
+    const char *path;
+    Text text;           /* what was read and not yet let through */
+    size_t bytes, piece; /* let through: so far, and last */
+    size_t size;         /* of the file, if it has one */
+} TextSource;
+
+bool source_open(TextSource *source, const char *path, Error *error)
+{
+    struct stat info;
+    memset(source, 0, sizeof *source);
+    source->path = path;
+    source->stream = fopen(path, "rb");
+    if (source->stream == NULL || fstat(fileno(source->stream), &info) != 0) {
+        fail(error, "%s: %s", shown_path(path), strerror(errno));
+        if (source->stream != NULL)
+            fclose(source->stream);
+        return false;
+    }
+    source->size = (size_t)info.st_size;
+    return true;
+}
+
+void source_close(TextSource *source)
+{
+    fclose(source->stream);
+    text_free(&source->text);
+}
+
+/* The ids of the next piece of a text; none at its end. */
+bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error *error)
+{
+    enum { PIECE = 1 << 16 };
+    static const char nothing[1] = "";
+    size_t cut = 0;
+    bool end = false;
+    ids->count = 0;
+    while (cut == 0 && !end) {
+        char piece[PIECE];
+        size_t got = fread(piece, 1, sizeof piece, source->stream);
+        if (got < sizeof piece && ferror(source->stream))
+            return fail(error, "%s: %s", shown_path(source->path), strerror(errno));
+        end = got < sizeof piece;
+        text_append(&source->text, piece, got);
+        cut = end ? source->text.len
+                  : tokenizer_safe_cut(tokenizer, source->text.bytes, source->text.len);
+    }
+    Error why;
+    const char *bytes = source->text.bytes == NULL ? nothing : source->text.bytes;
+    if (!tokenizer_encode(ids, tokenizer, bytes, cut, &why))
+        return fail(error, "%s: %s", shown_path(source->path), why.text);
+    source->bytes += cut;
+    source->piece = cut;
+    source->text.len -= cut;
+    memmove(source->text.bytes, source->text.bytes + cut, source->text.len);
+    return true;
+}
+
+/* ================================= Out, token after token =================================== */
+
+/* What was written but not yet shown: the beginning of a character, or of a stop text. */
+typedef struct {
+    Text held;
+    const char *const *stop; /* (n_stop) texts that end the answer and are not shown */
+    size_t n_stop;
+    FILE *out;
+} Stream;
+
+/* How many bytes at the end of the text may still become a stop text. */
+static size_t stream_may_stop(const Stream *stream)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < stream->n_stop; i++) {
+        size_t len = strlen(stream->stop[i]);
+        size_t part = len - 1 < stream->held.len ? len - 1 : stream->held.len;
+        for (; part > most; part--)
+            if (memcmp(stream->held.bytes + stream->held.len - part, stream->stop[i], part) == 0)
+                most = part;
+    }
+    return most;
+}
+
+/* Where the first stop text begins, or the text's length. */
+static size_t stream_stop_at(const Stream *stream)
+{
+    size_t first = stream->held.len;
+    for (size_t i = 0; i < stream->n_stop; i++) {
+        const char *found = (const char *)memmem(stream->held.bytes, stream->held.len,
+                                                 stream->stop[i], strlen(stream->stop[i]));
+        if (found != NULL && (size_t)(found - stream->held.bytes) < first)
+            first = (size_t)(found - stream->held.bytes);
+    }
+    return first;
+}
+
+/* Shows the first `len` bytes that are held, whole characters only; at the `end` also what never
+   became one, each byte as U+FFFD. Returns how many bytes are done with. */
+static size_t stream_show(Stream *stream, size_t len, bool end)
+{
+    const unsigned char *bytes = (const unsigned char *)stream->held.bytes;
+    size_t at = 0, step;
+    for (; at < len; at += step) {
+        uint32_t code = utf8_decode(&step, bytes + at, len - at);
+        unsigned char lead = bytes[at];
+        size_t want = lead < 0xC2 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 1;
+        if (code >= UTF8_BAD && !end && want > len - at && len - at < 4)
+            break; /* its other bytes may be in the next token */
+        if (code >= UTF8_BAD)
+            fputs("\xEF\xBF\xBD", stream->out);
+        else
+            fwrite(bytes + at, 1, step, stream->out);
+    }
+    fflush(stream->out);
+    return at;
+}
+
+/* Takes a token's text; false: a stop text has come, and all before it is shown. */
+bool stream_add(Stream *stream, const Tokenizer *tokenizer, uint32_t id, bool first)
+{
+    tokenizer_decode(&stream->held, tokenizer, id, first);
+    size_t stop = stream->held.len == 0 ? 0 : stream_stop_at(stream);
+    if (stop < stream->held.len) {
+        stream_show(stream, stop, true);
+        stream->held.len = 0;
+        return false;
+    }
+    size_t shown = stream->held.len == 0
+                       ? 0
+                       : stream_show(stream, stream->held.len - stream_may_stop(stream), false);
+    stream->held.len -= shown;
+    if (shown > 0)
+        memmove(stream->held.bytes, stream->held.bytes + shown, stream->held.len);
+    return true;
+}
+
+void stream_end(Stream *stream)
+{
+    if (stream->held.len > 0)
+        stream_show(stream, stream->held.len, true);
+    text_free(&stream->held);
+}
+
+/* ====================================== In a list ========================================== */
+
+/* A piece as it is shown in a list: quoted, control characters and bytes that are no character as
+   \x0A. */
+static void print_piece(FILE *out, const unsigned char *bytes, size_t len)
+{
+    fputc('\'', out);
+    for (size_t at = 0, step; at < len; at += step) {
+        uint32_t code = utf8_decode(&step, bytes + at, len - at);
+        if (code < 0x20 || (code >= 0x7F && code < 0xA0) || code >= UTF8_BAD)
+            fprintf(out, "\\x%02X", bytes[at]);
+        else
+            fwrite(bytes + at, 1, step, out);
+        if (code >= 0x80 && code < 0xA0)
+            fprintf(out, "\\x%02X", bytes[at + 1]);
+    }
+    fputc('\'', out);
+}
+
+void print_token_text(FILE *out, const Tokenizer *tokenizer, uint32_t id)
+{
+    if (id < tokenizer->n_token && tokenizer->token[id].text != NULL)
+        print_piece(out, tokenizer->token[id].bytes, tokenizer->token[id].n_bytes);
+    else
+        fputs("(no token)", out);
+}
+
+/* Ids and pieces of a prompt, by the tokenizer.json at `path`. */
+bool show_tokens(const char *path, const char *prompt, Error *error)
+{
+    Tokenizer tokenizer;
+    Ids ids = {NULL, 0, 0};
+    Text text = {NULL, 0, 0};
+    if (!tokenizer_read(&tokenizer, path, error))
+        return false;
+    bool ok = prompt_text(&text, prompt, error) && prompt_encode(&ids, &tokenizer, &text, error);
+    for (size_t i = 0; ok && i < ids.count; i++) {
+        printf("%8u  ", ids.id[i]);
+        print_token_text(stdout, &tokenizer, ids.id[i]);
+        putchar('\n');
+    }
+    if (ok)
+        printf("%zu token%s for %zu bytes\n", ids.count, ids.count == 1 ? "" : "s", text.len);
+    ids_free(&ids), text_free(&text);
+    tokenizer_free(&tokenizer);
+    return ok;
+}
+
+#endif /* CH05_TEXT_STREAM */

@@ -1,0 +1,143 @@
+/* What a step of one token does besides its matrices, as vectors want it; and how threads share it.
+
+   HOLDS   the norm, the convolution and the scan of one token, a thread's channels at a time; the
+           states of neighbouring channels side by side, and back; shares of rows, and the place
+           where threads wait for each other
+   FOR     pretrained.c
+   The mathematics are those of chapters 4 and 5, whose block the tests hold these against. */
+
+#ifndef CH05_TOKEN_STEP
+#define CH05_TOKEN_STEP
+
+#include "products.c"
+#include <sched.h>
+
+/* ==================================== Threads of a step ===================================== */
+
+/* Where the threads of a step wait for each other. Zeroed: nobody waits. */
+typedef struct {
+    size_t waiting, round;
+} Meeting;
+
+/* Waits until all threads are here. They wait awake, for it is only microseconds; but where another
+   program has taken a thread's processor, the others give theirs away. */
+void threads_meet(Meeting *meeting, size_t threads)
+{
+    enum { AWAKE = 4000 };
+    size_t round = __atomic_load_n(&meeting->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&meeting->waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+        __atomic_store_n(&meeting->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&meeting->round, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (size_t turn = 0; __atomic_load_n(&meeting->round, __ATOMIC_ACQUIRE) == round; turn++) {
+        if (turn >= AWAKE)
+            sched_yield();
+#if defined(__x86_64__) || defined(__i386__)
+        else
+            __builtin_ia32_pause();
+#endif
+    }
+}
+
+/* The first of the rows that a thread works on: even shares, on borders of 16. */
+size_t share_start(size_t rows, size_t thread, size_t threads)
+{
+    return smaller(rows, (rows + 15) / 16 * thread / threads * 16);
+}
+
+/* ==================================== States in lanes ====================================== */
+
+/* Floats of one layer's states (d_inner, d_state), filled up to whole vectors of channels. */
+size_t states_floats(size_t d_inner, size_t d_state)
+{
+    return (d_inner + LANES - 1) / LANES * LANES * d_state;
+}
+
+/* Where state n of channel d lies for a step: the states of LANES channels side by side. */
+static size_t lane_of_state(size_t d, size_t n, size_t d_state)
+{
+    return (d / LANES * d_state + n) * LANES + d % LANES;
+}
+
+/* out (states_floats) from in (d_inner, d_state), and back. */
+void states_in_lanes(float *out, const float *in, size_t d_inner, size_t d_state)
+{
+    for (size_t d = 0; d < d_inner; d++)
+        for (size_t n = 0; n < d_state; n++)
+            out[lane_of_state(d, n, d_state)] = in[d * d_state + n];
+}
+
+void states_in_rows(float *out, const float *in, size_t d_inner, size_t d_state)
+{
+    for (size_t d = 0; d < d_inner; d++)
+        for (size_t n = 0; n < d_state; n++)
+            out[d * d_state + n] = in[lane_of_state(d, n, d_state)];
+}
+
+/* ================================= Norm, convolution, scan ================================= */
+
+/* out (count) = in / sqrt(mean(in^2) + epsilon) weight */
+void norm_token(float *out, const float *in, const float *weight, double epsilon, size_t count)
+{
+    float scale = (float)(1.0 / sqrt((double)dot(in, in, count) / (double)count + epsilon));
+    for (size_t i = 0; i < count; i++)
+        out[i] = in[i] * scale * weight[i];
+}
+
+/* Channels first .. end - 1 of u = silu(conv1d(in)). weight (d_conv, d_inner) is transposed, bias
+   may be NULL, and `past` (d_conv - 1, d_inner) moves on by this token. */
+void step_conv(float *u, float *past, const float *in, const float *weight, const float *bias,
+               size_t d_inner, size_t d_conv, size_t first, size_t end)
+{
+    const ExpTable table = exp_table();
+    for (size_t d = first; d < end; d += LANES) {
+        size_t some = smaller(end - d, LANES);
+        Lanes now = lanes_load_some(in + d, some);
+        Lanes sum = now * lanes_load_some(weight + (d_conv - 1) * d_inner + d, some);
+        if (bias != NULL)
+            sum += lanes_load_some(bias + d, some);
+        for (size_t j = 0; j + 1 < d_conv; j++) {
+            float *at = past + j * d_inner + d;
+            sum += lanes_load_some(at, some) * lanes_load_some(weight + j * d_inner + d, some);
+            lanes_store_some(at, j + 2 < d_conv ? lanes_load_some(at + d_inner, some) : now, some);
+        }
+        lanes_store_some(u + d, sum * lanes_sigmoid(sum, table), some);
+    }
+}
+
+/* What the scan of one token reads. */
+typedef struct {
+    const float *u, *dt, *z;  /* (d_inner) dt is raw: before its bias and softplus */
+    const float *B, *C;       /* (d_state) */
+    const float *A2;          /* (states_floats) A log2 e, so that exp(delta A) = 2^(delta A2) */
+    const float *dt_bias, *D; /* (d_inner) */
+    size_t d_state;
+} TokenScan;
+
+/* Channels first .. end - 1 of y = scan(u, Delta, A, B, C, D) silu(z) for one token: chapter 4's
+   recurrence. x (states_floats) moves on by this token. */
+void step_scan(float *y, float *x, const TokenScan *token, size_t first, size_t end)
+{
+    const ExpTable table = exp_table();
+    size_t d_state = token->d_state;
+    for (size_t d = first; d < end; d += LANES) {
+        size_t some = smaller(end - d, LANES);
+        Lanes bias = lanes_load_some(token->dt_bias + d, some);
+        Lanes delta = lanes_softplus(lanes_load_some(token->dt + d, some) + bias, table);
+        Lanes u = lanes_load_some(token->u + d, some), z = lanes_load_some(token->z + d, some);
+        Lanes drive = delta * u;
+        Lanes sum = u * lanes_load_some(token->D + d, some);
+        float *state = x + d * d_state; /* lane_of_state(d, 0, d_state) */
+        const float *A2 = token->A2 + d * d_state;
+        for (size_t n = 0; n < d_state; n++, state += LANES, A2 += LANES) {
+            Lanes A_bar = exp2_product_any(delta, lanes_load(A2), table);
+            Lanes now = lanes_load(state) * A_bar + drive * token->B[n];
+            lanes_store(state, now);
+            sum += now * token->C[n];
+        }
+        lanes_store_some(y + d, sum * z * lanes_sigmoid(z, table), some);
+    }
+}
+
+#endif /* CH05_TOKEN_STEP */

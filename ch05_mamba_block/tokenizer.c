@@ -1,0 +1,558 @@
+/* A tokenizer at work: a text becomes ids, and ids become a text.
+
+   HOLDS   how a text is cut into pieces; the tables of tokens, merges and added tokens; the merges
+           of byte-level BPE, as they are defined (exercise 5.10) and by a heap; ids and texts that
+           grow
+   FOR     pretrained.c and its lesson, PRETRAINED.md; tokenizer_json.c fills the tables
+   SOURCES R. Sennrich, B. Haddow, A. Birch, Neural machine translation of rare words with subword
+           units, arXiv 1508.07909 (BPE); A. Radford et al., GPT-2 (2019): bytes, and the pattern
+           of the pieces; Hugging Face's tokenizers, whose ids these are */
+
+#ifndef CH05_TOKENIZER
+#define CH05_TOKENIZER
+
+#include "json.c"
+#include "unicode.c"
+
+/* ================================ Cutting a text into pieces =============================== */
+/* Merges never cross the border of a piece: a word with the space before it, a number, a sign, or
+   blanks. GPT-2 gives the rule as a regular expression:
+       's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
+
+enum { PIECE_CLASSES = UNICODE_LETTER | UNICODE_NUMBER | UNICODE_SPACE };
+
+static uint32_t class_at(size_t *step, const unsigned char *text, size_t at, size_t len)
+{
+    return unicode_class_of(utf8_decode(step, text + at, len - at)) & PIECE_CLASSES;
+}
+
+/* Where a run of characters of one class ends that begins at `at`. */
+static size_t run_end(const unsigned char *text, size_t at, size_t len, uint32_t class_)
+{
+    for (size_t step; at < len && class_at(&step, text, at, len) == class_; at += step)
+        ;
+    return at;
+}
+
+static size_t contraction_length(const unsigned char *text, size_t left)
+{
+    static const char *const endings[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
+    for (size_t i = 0; i < TABLE_SIZE(endings); i++) {
+        size_t len = strlen(endings[i]);
+        if (len <= left && memcmp(text, endings[i], len) == 0)
+            return len;
+    }
+    return 0;
+}
+
+/* The length of the piece at text[at]; at < len. */
+size_t piece_length(const unsigned char *text, size_t at, size_t len)
+{
+    size_t step, contraction = contraction_length(text + at, len - at);
+    if (contraction > 0)
+        return contraction;
+    size_t start = at + (text[at] == ' ' && at + 1 < len);
+    uint32_t class_ = class_at(&step, text, start, len);
+    if (class_ != UNICODE_SPACE) /* letters, numbers or signs, with a space before them or not */
+        return run_end(text, start, len, class_) - at;
+    size_t end = at, last = at;
+    for (; end < len && class_at(&step, text, end, len) == UNICODE_SPACE; end += step)
+        last = end;
+    /* \s+(?!\S) leaves the last blank to what follows; where there is only one, \s+ takes it */
+    return (end < len && last > at ? last : end) - at;
+}
+
+/* ======================================== Tables =========================================== */
+/* Texts and pairs are looked up by their hash, in tables that are never more than half full. */
+
+uint64_t hash_mix(uint64_t hash)
+{
+    hash = (hash ^ hash >> 32) * 0x9E3779B97F4A7C15u;
+    return hash ^ hash >> 29;
+}
+
+uint64_t hash_bytes(const void *bytes, size_t len, uint64_t hash)
+{
+    const unsigned char *at = (const unsigned char *)bytes; /* FNV-1a */
+    for (size_t i = 0; i < len; i++)
+        hash = (hash ^ at[i]) * 0x100000001B3u;
+    return hash;
+}
+
+enum { NO_TOKEN = 0xFFFFFFFF };
+
+/* A token as tokenizer.json has it. */
+typedef struct {
+    const char *text; /* (len) as it stands there: for byte-level BPE one character for each byte */
+    size_t len;
+    unsigned char *bytes; /* (n_bytes) what it stands for */
+    size_t n_bytes;
+    bool added, special;
+} Token;
+
+/* left and right become id; the lower its rank, the sooner. */
+typedef struct {
+    uint32_t left, right, rank, id; /* all NO_TOKEN: an empty place of the table */
+} Merge;
+
+/* Added tokens, letter by letter: from each node one goes on to its children. */
+typedef struct {
+    uint32_t child, sibling, token; /* 0: there is none; NO_TOKEN */
+    unsigned char byte;
+} TrieNode;
+
+typedef struct {
+    TrieNode *node; /* (n_node) node 0 is the root */
+    size_t n_node;
+    bool first[256]; /* a token begins with this byte */
+} Trie;
+
+typedef struct {
+    bool words;       /* WordLevel: a word is a token; else byte-level BPE */
+    bool signs_apart; /* WordLevel: "Whitespace" cuts at signs too; else "WhitespaceSplit" */
+    bool nfc, lowercase;
+    size_t n_token;
+    Token *token;    /* (n_token) by id; text NULL where there is none */
+    uint32_t *place; /* (n_place) ids by the hash of their text */
+    Merge *merge;    /* (n_merge) by the hash of left and right */
+    size_t n_place, n_merge;
+    uint32_t of_byte[256]; /* the token of each byte, or NO_TOKEN */
+    uint32_t unknown;      /* WordLevel: for words that have no token, or NO_TOKEN */
+    Trie added[2];         /* looked for in the text as it is, and in the normalized one */
+    bool blank_inside;     /* an added token has a blank after what is none */
+    char *strings;
+} Tokenizer;
+
+size_t table_room(size_t count)
+{
+    size_t room = 4;
+    while (room < 2 * count + 2)
+        room *= 2;
+    return room;
+}
+
+/* The id of a token by its text in the file, or NO_TOKEN. */
+uint32_t token_find(const Tokenizer *tokenizer, const char *text, size_t len)
+{
+    size_t mask = tokenizer->n_place - 1;
+    for (size_t at = hash_mix(hash_bytes(text, len, 0)) & mask;; at = (at + 1) & mask) {
+        uint32_t id = tokenizer->place[at];
+        if (id == NO_TOKEN)
+            return id;
+        const Token *token = &tokenizer->token[id];
+        if (token->len == len && memcmp(token->text, text, len) == 0)
+            return id;
+    }
+}
+
+/* The place of a pair: that of its merge, or an empty one. */
+Merge *merge_place(const Tokenizer *tokenizer, uint32_t left, uint32_t right)
+{
+    size_t mask = tokenizer->n_merge - 1;
+    size_t at = hash_mix((uint64_t)left << 32 | right) & mask;
+    for (;; at = (at + 1) & mask) {
+        Merge *merge = &tokenizer->merge[at];
+        if (merge->id == NO_TOKEN || (merge->left == left && merge->right == right))
+            return merge;
+    }
+}
+
+void trie_add(Trie *trie, const unsigned char *bytes, size_t len, uint32_t token)
+{
+    uint32_t at = 0;
+    if (trie->n_node == 0) {
+        trie->node = (TrieNode *)safetensors_grow(trie->node, trie->n_node++, sizeof(TrieNode));
+        trie->node[0].token = NO_TOKEN;
+    }
+    for (size_t i = 0; i < len; i++) {
+        uint32_t next = trie->node[at].child;
+        while (next != 0 && trie->node[next].byte != bytes[i])
+            next = trie->node[next].sibling;
+        if (next == 0) {
+            trie->node = (TrieNode *)safetensors_grow(trie->node, trie->n_node, sizeof(TrieNode));
+            next = (uint32_t)trie->n_node++;
+            TrieNode *node = &trie->node[next];
+            memset(node, 0, sizeof *node);
+            node->token = NO_TOKEN;
+            node->byte = bytes[i];
+            node->sibling = trie->node[at].child;
+            trie->node[at].child = next;
+        }
+        at = next;
+    }
+    trie->node[at].token = token;
+    trie->first[bytes[0]] = true;
+}
+
+/* The longest added token at text[0], its length through *len; or NO_TOKEN. */
+static uint32_t trie_match(size_t *len, const Trie *trie, const unsigned char *text, size_t left)
+{
+    uint32_t at = 0, found = NO_TOKEN;
+    if (left == 0 || !trie->first[text[0]])
+        return NO_TOKEN;
+    for (size_t i = 0; i < left; i++) {
+        uint32_t next = trie->node[at].child;
+        while (next != 0 && trie->node[next].byte != text[i])
+            next = trie->node[next].sibling;
+        if (next == 0)
+            break;
+        at = next;
+        if (trie->node[at].token != NO_TOKEN) {
+            found = trie->node[at].token;
+            *len = i + 1;
+        }
+    }
+    return found;
+}
+
+/* ========================================= BPE ============================================= */
+/* A piece begins as one token for each byte. Then neighbours are merged: always the pair that */
+/* is first in the list of merges, which is the order in which training found them.            */
+
+/* The pair at `at` of ids (count) becomes one token; how many are left. */
+static size_t bpe_join(uint32_t *ids, size_t count, size_t at, uint32_t id)
+{
+    ids[at] = id;
+    memmove(ids + at + 1, ids + at + 2, (count - at - 2) * sizeof *ids);
+    return count - 1;
+}
+
+/* ids (count) after all merges; how many are left. The pair of lowest rank first, of equal ones the
+   leftmost.
+
+   Exercise 5.10. The loop, as it is defined. */
+size_t bpe_merge_clear(uint32_t *ids, size_t count, const Tokenizer *tokenizer)
+{
+    const Merge none = {0, 0, NO_TOKEN, NO_TOKEN}, *lowest;
+    //> EX 5.10 [3 pts] [25 min] the merges of one piece
+    //? merge_place(tokenizer, a, b) gives the merge of a and b; its rank is NO_TOKEN if none.
+    //? In each round look at all count - 1 pairs of neighbours for the lowest rank, from the left.
+    //? bpe_join makes one token of that pair. It ends when no pair of neighbours has a merge.
+    //: do {
+    //:     lowest = &none;
+    //: } while (lowest != &none);
+    do {
+        size_t at = 0;
+        lowest = &none;
+        for (size_t i = 0; i + 1 < count; i++) {
+            const Merge *merge = merge_place(tokenizer, ids[i], ids[i + 1]);
+            at = merge->rank < lowest->rank ? i : at;
+            lowest = merge->rank < lowest->rank ? merge : lowest;
+        }
+        if (lowest != &none)
+            count = bpe_join(ids, count, at, lowest->id);
+    } while (lowest != &none);
+    //< EX 5.10
+    return count;
+}
+
+/* A heap of numbers, the smallest at its root; here rank * 2^32 + place. */
+static void heap_push(uint64_t *heap, size_t *count, uint64_t value)
+{
+    size_t at = (*count)++;
+    for (; at > 0 && heap[(at - 1) / 2] > value; at = (at - 1) / 2)
+        heap[at] = heap[(at - 1) / 2];
+    heap[at] = value;
+}
+
+static uint64_t heap_pop(uint64_t *heap, size_t *count)
+{
+    uint64_t smallest = heap[0], value = heap[--*count];
+    size_t at = 0;
+    for (size_t child = 1; child < *count; child = 2 * at + 1) {
+        child += child + 1 < *count && heap[child + 1] < heap[child];
+        if (heap[child] >= value)
+            break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = value;
+    return smallest;
+}
+
+/* A piece in the making: tokens as a list, and the merges that may come, by rank. */
+typedef struct {
+    uint32_t *next, *before; /* (count) the neighbours of each place; `count` is none */
+    uint64_t *heap;          /* (n_heap) */
+    size_t n_heap, count;
+} MergeList;
+
+static void merge_list_offer(MergeList *list, const uint32_t *ids, size_t at,
+                             const Tokenizer *tokenizer)
+{
+    size_t next = at < list->count ? list->next[at] : list->count;
+    if (next >= list->count)
+        return;
+    const Merge *merge = merge_place(tokenizer, ids[at], ids[next]);
+    if (merge->id != NO_TOKEN)
+        heap_push(list->heap, &list->n_heap, (uint64_t)merge->rank << 32 | at);
+}
+
+/* Merges the pair at a place if the heap still speaks of it: a neighbour may have gone since. */
+static void merge_list_apply(MergeList *list, uint32_t *ids, uint64_t offer,
+                             const Tokenizer *tokenizer)
+{
+    size_t at = (uint32_t)offer, next = list->next[at];
+    if (ids[at] == NO_TOKEN || next >= list->count)
+        return;
+    const Merge *merge = merge_place(tokenizer, ids[at], ids[next]);
+    if (merge->id == NO_TOKEN || merge->rank != offer >> 32)
+        return;
+    ids[at] = merge->id;
+    ids[next] = NO_TOKEN;
+    list->next[at] = list->next[next];
+    if (list->next[at] < list->count)
+        list->before[list->next[at]] = (uint32_t)at;
+    merge_list_offer(list, ids, at, tokenizer);
+    merge_list_offer(list, ids, list->before[at], tokenizer);
+}
+
+/* bpe_merge_clear, for use: short pieces as they are, long ones by a heap, count log(count). */
+size_t bpe_merge(uint32_t *ids, size_t count, const Tokenizer *tokenizer)
+{
+    enum { SHORT = 24 };
+    size_t kept = 0;
+    if (count <= SHORT)
+        return bpe_merge_clear(ids, count, tokenizer);
+    MergeList list = {NEW(uint32_t, count), NEW(uint32_t, count), NEW(uint64_t, 3 * count), 0,
+                      count};
+    for (size_t i = 0; i < count; i++) {
+        list.next[i] = (uint32_t)(i + 1);
+        list.before[i] = (uint32_t)(i > 0 ? i - 1 : count);
+    }
+    for (size_t i = 0; i < count; i++)
+        merge_list_offer(&list, ids, i, tokenizer);
+    while (list.n_heap > 0)
+        merge_list_apply(&list, ids, heap_pop(list.heap, &list.n_heap), tokenizer);
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] != NO_TOKEN)
+            ids[kept++] = ids[i];
+    free(list.next), free(list.before), free(list.heap);
+    return kept;
+}
+
+/* ================================== Text to ids and back =================================== */
+
+/* A list that grows. */
+typedef struct {
+    uint32_t *id; /* (count) */
+    size_t count, room;
+} Ids;
+
+void ids_reserve(Ids *ids, size_t more)
+{
+    if (ids->room - ids->count >= more)
+        return;
+    ids->room = 2 * ids->room + more + 64;
+    uint32_t *larger = NEW(uint32_t, ids->room);
+    if (ids->count > 0)
+        memcpy(larger, ids->id, ids->count * sizeof *larger);
+    free(ids->id);
+    ids->id = larger;
+}
+
+void ids_push(Ids *ids, uint32_t id)
+{
+    ids_reserve(ids, 1);
+    ids->id[ids->count++] = id;
+}
+
+void ids_free(Ids *ids)
+{
+    free(ids->id);
+    memset(ids, 0, sizeof *ids);
+}
+
+/* What encoding carries along: where to, and what went wrong. */
+typedef struct {
+    const Tokenizer *tokenizer;
+    Ids *ids;
+    Error *error;
+} Encoding;
+
+/* One piece of byte-level BPE. */
+static bool encode_piece(const Encoding *to, const unsigned char *text, size_t len)
+{
+    Ids *ids = to->ids;
+    ids_reserve(ids, len);
+    uint32_t *at = ids->id + ids->count;
+    for (size_t i = 0; i < len; i++) {
+        at[i] = to->tokenizer->of_byte[text[i]];
+        if (at[i] == NO_TOKEN)
+            return fail(to->error,
+                        "the byte 0x%02X has no token: valid UTF-8 never has it, is the text "
+                        "something else?",
+                        text[i]);
+    }
+    ids->count += bpe_merge(at, len, to->tokenizer);
+    return true;
+}
+
+/* One word of a WordLevel tokenizer. */
+static bool encode_word(const Encoding *to, const unsigned char *text, size_t len)
+{
+    uint32_t id = token_find(to->tokenizer, (const char *)text, len);
+    char shown[SAFETENSORS_SHOWN + 4];
+    if (id == NO_TOKEN)
+        id = to->tokenizer->unknown;
+    if (id == NO_TOKEN) {
+        snprintf(shown, sizeof shown, "%.*s", len < 60 ? (int)len : 60, (const char *)text);
+        return fail(to->error, "the word '%s' is not in the vocabulary, which has no word for that",
+                    shown_clean(shown));
+    }
+    ids_push(to->ids, id);
+    return true;
+}
+
+/* Words: what stands between blanks; if signs_apart, \w+ and [^\w\s]+ are words of their own. */
+static bool encode_words(const Encoding *to, const unsigned char *text, size_t len)
+{
+    bool ok = true;
+    for (size_t at = 0, end; ok && at < len; at = end) {
+        size_t step;
+        uint32_t class_ = unicode_class_of(utf8_decode(&step, text + at, len - at));
+        end = at + step;
+        if (class_ & UNICODE_SPACE)
+            continue;
+        for (; end < len; end += step) {
+            uint32_t next = unicode_class_of(utf8_decode(&step, text + end, len - end));
+            bool border = to->tokenizer->signs_apart && (next ^ class_) & UNICODE_WORD;
+            if (next & UNICODE_SPACE || border)
+                break;
+        }
+        ok = encode_word(to, text + at, end - at);
+    }
+    return ok;
+}
+
+/* A text without added tokens. */
+static bool encode_plain(const Encoding *to, const unsigned char *text, size_t len)
+{
+    if (to->tokenizer->words)
+        return encode_words(to, text, len);
+    bool ok = true;
+    for (size_t at = 0, piece; ok && at < len; at += piece) {
+        piece = piece_length(text, at, len);
+        ok = encode_piece(to, text + at, piece);
+    }
+    return ok;
+}
+
+static bool encode_normalized(const Encoding *to, const unsigned char *text, size_t len);
+
+/* Cuts a text at its added tokens, the leftmost first and of several the longest; what is between
+   them goes to the next stage. */
+static bool encode_added(const Encoding *to, const unsigned char *text, size_t len, int stage)
+{
+    const Trie *trie = &to->tokenizer->added[stage];
+    size_t start = 0, found_len = 0;
+    bool ok = true;
+    for (size_t at = 0; ok && at <= len; at++) {
+        uint32_t found = trie_match(&found_len, trie, text + at, len - at);
+        if (found == NO_TOKEN && at < len)
+            continue;
+        if (at > start)
+            ok = stage == 0 ? encode_normalized(to, text + start, at - start)
+                            : encode_plain(to, text + start, at - start);
+        if (found == NO_TOKEN || !ok)
+            break;
+        ids_push(to->ids, found);
+        start = at + found_len;
+        at = start - 1;
+    }
+    return ok;
+}
+
+/* The text as the tokenizer normalizes it, or, for NULL, a copy; to be freed. */
+unsigned char *normal_text(size_t *len, const unsigned char *text, size_t count,
+                           const Tokenizer *tokenizer)
+{
+    if (tokenizer != NULL && tokenizer->nfc)
+        return nfc_text(len, text, count);
+    if (tokenizer != NULL && tokenizer->lowercase)
+        return lowercase_text(len, text, count);
+    unsigned char *copy = NEW(unsigned char, count + 1);
+    memcpy(copy, text, count);
+    *len = count;
+    return copy;
+}
+
+static bool encode_normalized(const Encoding *to, const unsigned char *text, size_t len)
+{
+    size_t normal_len;
+    unsigned char *normal = normal_text(&normal_len, text, len, to->tokenizer);
+    bool ok = encode_added(to, normal, normal_len, 1);
+    free(normal);
+    return ok;
+}
+
+/* Appends the ids of a text (len bytes) to `ids`; on failure those it had stay. Time n log n. */
+bool tokenizer_encode(Ids *ids, const Tokenizer *tokenizer, const char *text, size_t len,
+                      Error *error)
+{
+    size_t before = ids->count;
+    Encoding to = {tokenizer, ids, error};
+    bool ok = encode_added(&to, (const unsigned char *)text, len, 0);
+    if (!ok)
+        ids->count = before;
+    return ok;
+}
+
+/* Where a text may be cut such that both parts have the ids of the whole: the last place before a
+   blank that follows none; 0 if there is no such place. */
+size_t tokenizer_safe_cut(const Tokenizer *tokenizer, const char *text, size_t len)
+{
+    const unsigned char *bytes = (const unsigned char *)text;
+    for (size_t at = len; !tokenizer->blank_inside && at-- > 1;) {
+        bool blank = bytes[at] == ' ' || bytes[at] == '\n';
+        size_t start = at - 1, step;
+        while (blank && start > 0 && at - start < 4 && (bytes[start] & 0xC0) == 0x80)
+            start--;
+        if (blank && class_at(&step, bytes, start, at) != UNICODE_SPACE && start + step == at)
+            return at;
+    }
+    return 0;
+}
+
+/* ---- back ---- */
+
+/* A text that grows. */
+typedef struct {
+    char *bytes; /* (len) and a 0 byte */
+    size_t len, room;
+} Text;
+
+void text_append(Text *text, const void *bytes, size_t len)
+{
+    if (text->room - text->len <= len) {
+        text->room = 2 * text->room + len + 64;
+        char *larger = NEW(char, text->room);
+        if (text->len > 0)
+            memcpy(larger, text->bytes, text->len);
+        free(text->bytes);
+        text->bytes = larger;
+    }
+    if (len > 0)
+        memcpy(text->bytes + text->len, bytes, len);
+    text->len += len;
+    text->bytes[text->len] = '\0';
+}
+
+void text_free(Text *text)
+{
+    free(text->bytes);
+    memset(text, 0, sizeof *text);
+}
+
+/* Appends what a token stands for. Ids without a token (a padded vocabulary has some) are nothing.
+   Words get a blank between them: `first` says that none was before. */
+void tokenizer_decode(Text *text, const Tokenizer *tokenizer, uint32_t id, bool first)
+{
+    if (id >= tokenizer->n_token || tokenizer->token[id].text == NULL)
+        return;
+    if (tokenizer->words && !first)
+        text_append(text, " ", 1);
+    text_append(text, tokenizer->token[id].bytes, tokenizer->token[id].n_bytes);
+}
+
+#endif /* CH05_TOKENIZER */

@@ -1,0 +1,479 @@
+/* A tokenizer.json, as Hugging Face's tokenizers write it, becomes a Tokenizer.
+
+   HOLDS   what the file says, part by part; the tables made of it; tokenizer_from_json,
+           tokenizer_read, tokenizer_free
+   FOR     pretrained.c
+   The file is read as a stranger's. What would change the ids and is not known here is refused by
+   name. */
+
+#ifndef CH05_TOKENIZER_JSON
+#define CH05_TOKENIZER_JSON
+
+#include "tokenizer.c"
+
+/* =================================== What the file says ==================================== */
+
+typedef struct {
+    JsonText text;
+    uint64_t id;
+} VocabEntry;
+
+typedef struct {
+    JsonText left, right;
+} MergeEntry;
+
+typedef struct {
+    JsonText content;
+    uint64_t id;
+    bool special, normalized;
+} AddedEntry;
+
+/* What the file says, before it is put together: its parts may come in any order. */
+typedef struct {
+    Json json;
+    VocabEntry *vocab;
+    MergeEntry *merge;
+    AddedEntry *added;
+    size_t n_vocab, n_merge, n_added;
+    JsonText model, unknown, pre_tokenizer; /* types, and the unknown token; bytes NULL: none */
+    bool nfc, lowercase;
+} TokenizerParts;
+
+enum { TOKEN_MOST_BYTES = 65536, IDS_MOST = 16777216 };
+
+/* A field that must be false, null or "", because nothing else is built here. */
+static void parts_unset(Json *json, const char *name)
+{
+    bool flag = false;
+    JsonText text = {"", 0};
+    JsonType type = json_peek(json);
+    if (type == JSON_BOOLEAN)
+        json_boolean(json, &flag);
+    else if (type == JSON_STRING)
+        json_string(json, &text);
+    else if (type == JSON_NULL)
+        json_skip(json);
+    else
+        flag = true;
+    if (flag || text.len > 0)
+        json_fail(json, "%s is set, which is not known here", name);
+}
+
+static bool json_is_one_of(JsonText key, const char *const *names, const char **found)
+{
+    for (; *names != NULL; names++)
+        if (json_is(key, *names)) {
+            *found = *names;
+            return true;
+        }
+    return false;
+}
+
+static void added_entry(TokenizerParts *parts)
+{
+    static const char *const unset[] = {"single_word", "lstrip", "rstrip", NULL};
+    Json *json = &parts->json;
+    AddedEntry entry = {{NULL, 0}, NO_TOKEN, false, true};
+    const char *name = NULL;
+    json_enter_object(json);
+    size_t mark = json->mark;
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "id"))
+            json_integer(json, &entry.id, IDS_MOST - 1);
+        else if (json_is(key, "content"))
+            json_string(json, &entry.content);
+        else if (json_is(key, "special"))
+            json_boolean(json, &entry.special);
+        else if (json_is(key, "normalized"))
+            json_boolean(json, &entry.normalized);
+        else if (json_is_one_of(key, unset, &name))
+            parts_unset(json, name);
+        else
+            json_skip(json);
+    }
+    json->mark = mark;
+    if (!json->failed && (entry.id == NO_TOKEN || entry.content.bytes == NULL))
+        json_fail(json, "an added token needs an id and a content");
+    if (!json->failed && (entry.content.len == 0 || entry.content.len > TOKEN_MOST_BYTES))
+        json_fail(json, "an added token of %zu bytes: 1 to %d are wanted", entry.content.len,
+                  TOKEN_MOST_BYTES);
+    parts->added = (AddedEntry *)safetensors_grow(parts->added, parts->n_added, sizeof entry);
+    parts->added[parts->n_added++] = entry;
+}
+
+/* "normalizer" and "decoder": null, or an object of a known type. */
+static void parts_normalizer(TokenizerParts *parts)
+{
+    Json *json = &parts->json;
+    JsonText type = {"", 0};
+    if (json_peek(json) == JSON_NULL) {
+        json_skip(json);
+        return;
+    }
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (!json_is(key, "type"))
+            json_skip(json);
+        else if (json_string(json, &type) && !json_is(type, "NFC") && !json_is(type, "Lowercase"))
+            json_fail(json, "normalizer '%s': only NFC and Lowercase are known here",
+                      shown_name(type.bytes).text);
+    }
+    parts->nfc = json_is(type, "NFC");
+    parts->lowercase = json_is(type, "Lowercase");
+}
+
+static void parts_pre_tokenizer(TokenizerParts *parts)
+{
+    static const char *const types[] = {"ByteLevel", "Whitespace", "WhitespaceSplit", NULL};
+    Json *json = &parts->json;
+    const char *name;
+    bool regex = true;
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "add_prefix_space"))
+            parts_unset(json, "add_prefix_space");
+        else if (json_is(key, "use_regex")) {
+            if (json_boolean(json, &regex) && !regex)
+                json_fail(json, "use_regex is false, which is not known here");
+        } else if (!json_is(key, "type"))
+            json_skip(json);
+        else if (json_string(json, &parts->pre_tokenizer) &&
+                 !json_is_one_of(parts->pre_tokenizer, types, &name))
+            json_fail(json, "pre_tokenizer '%s' is not known here",
+                      shown_name(parts->pre_tokenizer.bytes).text);
+    }
+}
+
+/* Templates may add tokens round a text; only one that adds none is known here. */
+static void parts_post_processor(TokenizerParts *parts)
+{
+    Json *json = &parts->json;
+    if (json_peek(json) != JSON_OBJECT) {
+        json_skip(json);
+        return;
+    }
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (!json_is(key, "single") || json_peek(json) != JSON_ARRAY) {
+            json_skip(json);
+            continue;
+        }
+        json_enter_array(json);
+        while (json_next_item(json)) {
+            json_enter_object(json);
+            for (JsonText part = {NULL, 0}; json_next_key(json, &part);) {
+                if (json_is(part, "SpecialToken"))
+                    json_fail(json, "post_processor adds a token to every text, which is not "
+                                    "known here");
+                json_skip(json);
+            }
+        }
+    }
+}
+
+static void parts_vocab(TokenizerParts *parts)
+{
+    Json *json = &parts->json;
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        VocabEntry entry = {key, 0};
+        json_integer(json, &entry.id, IDS_MOST - 1);
+        if (key.len > TOKEN_MOST_BYTES)
+            json_fail(json, "a token of %zu bytes: at most %d", key.len, TOKEN_MOST_BYTES);
+        parts->vocab = (VocabEntry *)safetensors_grow(parts->vocab, parts->n_vocab, sizeof entry);
+        parts->vocab[parts->n_vocab++] = entry;
+    }
+}
+
+/* One merge: "a b", or in newer files ["a", "b"]. */
+static void parts_merge(TokenizerParts *parts)
+{
+    Json *json = &parts->json;
+    MergeEntry entry = {{"", 0}, {"", 0}};
+    size_t items = 0;
+    if (json_peek(json) == JSON_ARRAY) {
+        json_enter_array(json);
+        for (JsonText text = {"", 0}; json_next_item(json); items++)
+            if (json_string(json, &text))
+                *(items == 0 ? &entry.left : &entry.right) = text;
+        if (!json->failed && items != 2)
+            json_fail(json, "a merge of %zu tokens, not two", items);
+    } else if (json_string(json, &entry.left)) {
+        const char *space = (const char *)memchr(entry.left.bytes, ' ', entry.left.len);
+        if (space == NULL)
+            json_fail(json, "the merge '%s' has no space between two tokens",
+                      shown_name(entry.left.bytes).text);
+        else {
+            entry.right.bytes = space + 1;
+            entry.right.len = (size_t)(entry.left.bytes + entry.left.len - space - 1);
+            entry.left.len = (size_t)(space - entry.left.bytes);
+        }
+    }
+    parts->merge = (MergeEntry *)safetensors_grow(parts->merge, parts->n_merge, sizeof entry);
+    parts->merge[parts->n_merge++] = entry;
+}
+
+static void parts_model(TokenizerParts *parts)
+{
+    static const char *const unset[] = {"dropout",       "continuing_subword_prefix",
+                                        "ignore_merges", "end_of_word_suffix",
+                                        "byte_fallback", NULL};
+    Json *json = &parts->json;
+    const char *name = NULL;
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "type")) {
+            if (json_string(json, &parts->model) && !json_is(parts->model, "BPE") &&
+                !json_is(parts->model, "WordLevel"))
+                json_fail(json, "a model of type '%s': BPE and WordLevel are known here",
+                          shown_name(parts->model.bytes).text);
+        } else if (json_is(key, "vocab"))
+            parts_vocab(parts);
+        else if (json_is(key, "merges")) {
+            json_enter_array(json);
+            while (json_next_item(json))
+                parts_merge(parts);
+        } else if (json_is(key, "unk_token") && json_peek(json) == JSON_STRING)
+            json_string(json, &parts->unknown);
+        else if (json_is_one_of(key, unset, &name))
+            parts_unset(json, name);
+        else
+            json_skip(json);
+    }
+}
+
+static void parts_read(TokenizerParts *parts)
+{
+    Json *json = &parts->json;
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "added_tokens")) {
+            json_enter_array(json);
+            while (json_next_item(json))
+                added_entry(parts);
+        } else if (json_is(key, "normalizer"))
+            parts_normalizer(parts);
+        else if (json_is(key, "pre_tokenizer") && json_peek(json) != JSON_NULL)
+            parts_pre_tokenizer(parts);
+        else if (json_is(key, "post_processor"))
+            parts_post_processor(parts);
+        else if (json_is(key, "model"))
+            parts_model(parts);
+        else
+            json_skip(json);
+    }
+}
+
+/* ====================================== Put together ======================================= */
+
+/* The byte that a character stands for in the vocabulary, or -1. GPT-2's table: bytes that can be
+   printed stand for themselves, all others, in order, for U+0100, U+0101 and so on. */
+static int byte_of_stand_in(uint32_t code)
+{
+    bool itself = (code >= '!' && code <= '~') || (code >= 0xA1 && code <= 0xAC) ||
+                  (code >= 0xAE && code <= 0xFF);
+    uint32_t other = code - 0x100;
+    if (itself)
+        return (int)code;
+    if (other < 33) /* 0 to 32 */
+        return (int)other;
+    if (other < 33 + 34) /* 127 to 160 */
+        return (int)(other - 33 + 127);
+    return other == 33 + 34 ? 0xAD : -1;
+}
+
+/* The bytes that a token stands for: those of its characters, if all are stand-ins of bytes
+   (Hugging Face's ByteLevel decoder goes by the same rule), else its text. */
+static void token_set_bytes(Token *token, bool words)
+{
+    const unsigned char *text = (const unsigned char *)token->text;
+    token->bytes = NEW(unsigned char, token->len + 1);
+    token->n_bytes = 0;
+    for (size_t at = 0, step; at < token->len && !words; at += step) {
+        int byte = byte_of_stand_in(utf8_decode(&step, text + at, token->len - at));
+        words = byte < 0;
+        token->bytes[token->n_bytes++] = (unsigned char)byte;
+    }
+    if (words) {
+        memcpy(token->bytes, text, token->len);
+        token->n_bytes = token->len;
+    }
+}
+
+static bool tokenizer_place_token(Tokenizer *tokenizer, JsonText text, uint64_t id,
+                                  const char *path, Error *error)
+{
+    Token *token = &tokenizer->token[id];
+    uint32_t same = token_find(tokenizer, text.bytes, text.len);
+    if (same == id)
+        return true;
+    if (same != NO_TOKEN || token->text != NULL)
+        return fail(error, "%s: the token '%s' has the id %" PRIu64 ", %s", path,
+                    shown_name(text.bytes).text, id,
+                    same != NO_TOKEN ? "and another one too" : "which another token has too");
+    token->text = text.bytes;
+    token->len = text.len;
+    token_set_bytes(token, tokenizer->words);
+    size_t mask = tokenizer->n_place - 1;
+    size_t at = hash_mix(hash_bytes(text.bytes, text.len, 0)) & mask;
+    while (tokenizer->place[at] != NO_TOKEN)
+        at = (at + 1) & mask;
+    tokenizer->place[at] = (uint32_t)id;
+    return true;
+}
+
+static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerParts *parts,
+                                   const char *path, Error *error)
+{
+    bool ok = true;
+    for (size_t i = 0; i < parts->n_vocab; i++)
+        if (parts->vocab[i].id >= tokenizer->n_token)
+            tokenizer->n_token = (size_t)parts->vocab[i].id + 1;
+    for (size_t i = 0; i < parts->n_added; i++)
+        if (parts->added[i].id >= tokenizer->n_token)
+            tokenizer->n_token = (size_t)parts->added[i].id + 1;
+    if (tokenizer->n_token > 16 * (parts->n_vocab + parts->n_added) + 1024)
+        return fail(error, "%s: an id of %zu among %zu tokens", path, tokenizer->n_token - 1,
+                    parts->n_vocab + parts->n_added);
+    tokenizer->token = NEW(Token, tokenizer->n_token);
+    tokenizer->n_place = table_room(parts->n_vocab + parts->n_added);
+    tokenizer->place = NEW(uint32_t, tokenizer->n_place);
+    memset(tokenizer->place, 0xFF, tokenizer->n_place * sizeof *tokenizer->place);
+    for (size_t i = 0; ok && i < parts->n_vocab; i++)
+        ok =
+            tokenizer_place_token(tokenizer, parts->vocab[i].text, parts->vocab[i].id, path, error);
+    for (size_t i = 0; ok && i < parts->n_added; i++) {
+        const AddedEntry *entry = &parts->added[i];
+        ok = tokenizer_place_token(tokenizer, entry->content, entry->id, path, error);
+        tokenizer->token[entry->id].added = true;
+        tokenizer->token[entry->id].special = entry->special;
+    }
+    return ok;
+}
+
+/* Added tokens are looked for in the text as it is, or, if `normalized`, as both are in NFC. */
+static void tokenizer_place_added(Tokenizer *tokenizer, const TokenizerParts *parts)
+{
+    for (size_t i = 0; i < parts->n_added; i++) {
+        const AddedEntry *entry = &parts->added[i];
+        const unsigned char *text = (const unsigned char *)entry->content.bytes;
+        size_t len = entry->content.len;
+        unsigned char *normal = normal_text(&len, text, len, entry->normalized ? tokenizer : NULL);
+        trie_add(&tokenizer->added[entry->normalized], normal, len, (uint32_t)entry->id);
+        for (size_t at = 1; at < entry->content.len; at++)
+            if ((text[at] == ' ' || text[at] == '\n') && text[at - 1] != text[at])
+                tokenizer->blank_inside = true;
+        free(normal);
+    }
+}
+
+static bool tokenizer_place_merge(Tokenizer *tokenizer, const MergeEntry *entry, size_t rank,
+                                  const char *path, Error *error)
+{
+    char both[2 * TOKEN_MOST_BYTES];
+    size_t left_len = entry->left.len, right_len = entry->right.len;
+    uint32_t left = token_find(tokenizer, entry->left.bytes, left_len);
+    uint32_t right = token_find(tokenizer, entry->right.bytes, right_len), id = NO_TOKEN;
+    if (left != NO_TOKEN && right != NO_TOKEN) {
+        memcpy(both, entry->left.bytes, left_len);
+        memcpy(both + left_len, entry->right.bytes, right_len);
+        id = token_find(tokenizer, both, left_len + right_len);
+    }
+    if (id == NO_TOKEN)
+        return fail(error, "%s: merge %zu, '%.*s' and '%.*s': %s is not in the vocabulary", path,
+                    rank, left_len < 40 ? (int)left_len : 40, entry->left.bytes,
+                    right_len < 40 ? (int)right_len : 40, entry->right.bytes,
+                    left == NO_TOKEN    ? "the first"
+                    : right == NO_TOKEN ? "the second"
+                                        : "what they make");
+    Merge merge = {left, right, (uint32_t)rank, id};
+    *merge_place(tokenizer, left, right) = merge;
+    return true;
+}
+
+static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerParts *parts,
+                                   const char *path, Error *error)
+{
+    bool ok = true;
+    tokenizer->n_merge = table_room(parts->n_merge);
+    tokenizer->merge = NEW(Merge, tokenizer->n_merge);
+    memset(tokenizer->merge, 0xFF, tokenizer->n_merge * sizeof *tokenizer->merge);
+    for (size_t i = 0; ok && i < parts->n_merge; i++)
+        ok = tokenizer_place_merge(tokenizer, &parts->merge[i], i, path, error);
+    memset(tokenizer->of_byte, 0xFF, sizeof tokenizer->of_byte);
+    for (uint32_t code = 0; code < 0x200; code++) {
+        unsigned char text[4];
+        int byte = byte_of_stand_in(code);
+        if (byte >= 0)
+            tokenizer->of_byte[byte] =
+                token_find(tokenizer, (const char *)text, utf8_encode(text, code));
+    }
+    return ok;
+}
+
+static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, const char *path,
+                            Error *error)
+{
+    if (parts->model.bytes == NULL || parts->n_vocab == 0)
+        return fail(error, "%s: there is no model with a type and a vocabulary in it", path);
+    tokenizer->words = json_is(parts->model, "WordLevel");
+    tokenizer->nfc = parts->nfc;
+    tokenizer->lowercase = parts->lowercase;
+    tokenizer->unknown = NO_TOKEN;
+    bool byte_level =
+        parts->pre_tokenizer.bytes != NULL && json_is(parts->pre_tokenizer, "ByteLevel");
+    if (parts->pre_tokenizer.bytes == NULL || byte_level == tokenizer->words)
+        return fail(error, "%s: a %s model goes with the pre_tokenizer %s", path,
+                    tokenizer->words ? "WordLevel" : "BPE",
+                    tokenizer->words ? "Whitespace or WhitespaceSplit" : "ByteLevel");
+    tokenizer->signs_apart = json_is(parts->pre_tokenizer, "Whitespace");
+    if (!tokenizer_place_tokens(tokenizer, parts, path, error))
+        return false;
+    tokenizer_place_added(tokenizer, parts);
+    if (tokenizer->words && parts->unknown.bytes != NULL)
+        tokenizer->unknown = token_find(tokenizer, parts->unknown.bytes, parts->unknown.len);
+    return tokenizer->words || tokenizer_place_merges(tokenizer, parts, path, error);
+}
+
+void tokenizer_free(Tokenizer *tokenizer)
+{
+    for (size_t i = 0; i < tokenizer->n_token && tokenizer->token != NULL; i++)
+        free(tokenizer->token[i].bytes);
+    free(tokenizer->token), free(tokenizer->place), free(tokenizer->merge);
+    free(tokenizer->added[0].node), free(tokenizer->added[1].node);
+    free(tokenizer->strings);
+    memset(tokenizer, 0, sizeof *tokenizer);
+}
+
+/* A tokenizer from the JSON of a tokenizer.json (len bytes); tokenizer_free when done. */
+bool tokenizer_from_json(Tokenizer *tokenizer, const char *text, size_t len, const char *path,
+                         Error *error)
+{
+    Tokenizer built;
+    TokenizerParts parts;
+    memset(&built, 0, sizeof built);
+    memset(&parts, 0, sizeof parts);
+    json_open(&parts.json, text, len, path, error);
+    parts_read(&parts);
+    bool ok = json_end(&parts.json) && tokenizer_build(&built, &parts, shown_path(path), error);
+    built.strings = parts.json.strings; /* the texts of the tokens point in there */
+    free(parts.vocab), free(parts.merge), free(parts.added);
+    if (ok)
+        *tokenizer = built;
+    else
+        tokenizer_free(&built);
+    return ok;
+}
+
+bool tokenizer_read(Tokenizer *tokenizer, const char *path, Error *error)
+{
+    char *text;
+    size_t len;
+    if (!text_read(&text, &len, path, error))
+        return false;
+    bool ok = tokenizer_from_json(tokenizer, text, len, path, error);
+    free(text);
+    return ok;
+}
+
+#endif /* CH05_TOKENIZER_JSON */

@@ -629,7 +629,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
     for (int k = 0; k < shape.states; k++)
         A2[k] *= LOG2_E;
     for (size_t s = 0; s <= tiles; s++) { /* round s fetches tile s and works on tile s - 1 */
-        size_t fetch = at.first + s * tokens, t = fetch - tokens;
+        size_t t = at.first + (s - 1) * tokens;
         FusedTile next = fused_tile(shared, s % 2, wide, narrow);
         FusedTile tile = fused_tile(shared, (s + 1) % 2, wide, narrow);
         if (s > 0) {
@@ -638,7 +638,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
         }
         __syncthreads(); /* ... and now everybody's; and nobody is in the other tile any more */
         if (s < tiles)
-            fused_fetch(&next, scan, &at, fetch, shape);
+            fused_fetch(&next, scan, &at, at.first + s * tokens, shape);
         if (s == 0)
             continue;
         fused_forward(x, &elapsed, A2, &tile, job, &at, t, shape);

@@ -23,7 +23,7 @@
 #ifndef CH05_MAMBA_BLOCK
 #define CH05_MAMBA_BLOCK
 
-#include "../ch04_selective/selective.c"
+#include "../ch04_selective/bench.c"
 #include "safetensors.c"
 
 /* ==================================== Matrix products ====================================== */
@@ -1802,27 +1802,6 @@ static void svg_block(FILE *out, const MambaConfig *config)
 }
 
 /* ===================================== Measurements ======================================== */
-
-/* Multiply-adds a second of one processor, from registers. */
-static double measure_multiply_adds(void)
-{
-    enum { ROUNDS = 2000000, WIDE = 12 };
-    Lanes sum[WIDE], factor = lanes_all(0.999f), more = lanes_all(0.001f);
-    double seconds[5];
-    for (int run = 0; run < 5; run++) {
-        for (int i = 0; i < WIDE; i++)
-            sum[i] = lanes_all((float)i);
-        double start = seconds_now();
-        for (int round = 0; round < ROUNDS; round++)
-            for (int i = 0; i < WIDE; i++)
-                sum[i] = sum[i] * factor + more;
-        seconds[run] = seconds_now() - start;
-        for (int i = 1; i < WIDE; i++)
-            sum[0] += sum[i];
-        seconds[run] += lanes_sum(sum[0]) == 1.0f ? 1.0 : 0.0; /* so that it is worked out */
-    }
-    return (double)ROUNDS * WIDE * LANES / median(seconds, 5);
-}
 
 typedef struct {
     float *x, *W, *y;

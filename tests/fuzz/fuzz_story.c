@@ -23,7 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     if (story_parse(&story, part_copy(data + tail, size - tail), size - tail, "story", &error)) {
         Wiring wiring = story_wire(&story, &cues);
-        float *x = story_states(&wiring);
+        float *x = NEW(float, story.n_word *cues.n_context);
+        selective_scan(x, NULL, &wiring.scan);
         for (size_t t = 0; t < story.n_word; t++)
             if (story_reading(x + t * cues.n_context, cues.n_context) > cues.n_context)
                 abort();

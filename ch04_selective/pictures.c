@@ -1,0 +1,277 @@
+/* Pictures of chapter 4: a story word by word, and the tree of a parallel scan.
+
+   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG;
+           the short cut to a parallel scan that does not work
+   FOR     the demos of selective.c. Plain data: it knows nothing of a scan */
+
+#ifndef CH04_PICTURES
+#define CH04_PICTURES
+
+#include "../ch01_markov/charts.h"
+#include "stories.c"
+
+/* ======================================= A story ========================================== */
+
+#define STORY_CELL      16.0
+#define STORY_LEFT      90.0
+#define STORY_STEP_MOST 6.0 /* Delta of a turn: the darkest cell, the longest bar */
+
+/* A word for the terminal: no control characters, at most `most` of the others. */
+static void print_word(const char *word, size_t most)
+{
+    char shown[128];
+    size_t len = 0, wide = 0;
+    for (; *word != '\0' && len + 4 < sizeof shown; word++) {
+        bool inside = ((unsigned char)*word & 0xC0) == 0x80;
+        if (!inside && wide == most)
+            break;
+        wide += !inside;
+        shown[len++] = iscntrl((unsigned char)*word) ? '?' : *word;
+    }
+    shown[len] = '\0';
+    text_pad(stdout, shown, -(int)most);
+}
+
+static void print_bar(double value, double most, int width, const Look *look)
+{
+    double share = fmin(1.0, fmax(0.0, value / most));
+    int full = (int)lrint(share * width);
+    for (int i = 0; i < width; i++)
+        fputs(i < full ? (look->ascii ? "#" : "█") : look->ascii ? "." : "·", stdout);
+}
+
+static const char *reading_name(const Cues *cues, const float *x)
+{
+    size_t reading = story_reading(x, cues->n_context);
+    return reading == cues->n_context ? "?" : cues->context[reading];
+}
+
+/* Rounded to so many parts of 1, and no negative 0. */
+static double rounded_to(double value, double parts)
+{
+    double rounded = round(value * parts) / parts;
+    return rounded == 0.0 ? 0.0 : rounded;
+}
+
+/* What is drawn of a story; all arrays are (n_word, n_context). */
+typedef struct {
+    const Story *story;
+    const Cues *cues;
+    const float *delta;   /* how far each word moves each context */
+    const float *x;       /* what the contexts hold after it */
+    const float *blurred; /* the same, if every word moves every context by `step` */
+    double step;
+} StoryPicture;
+
+static void print_story_head(const StoryPicture *picture)
+{
+    const Cues *cues = picture->cues;
+    printf("%-14s %-18s", "word", "Delta");
+    for (size_t d = 0; d < cues->n_context; d++)
+        printf(" %8.8s", cues->context[d]);
+    printf("  %-9s |", "reading");
+    for (size_t d = 0; d < cues->n_context; d++)
+        printf(" %8.8s", cues->context[d]);
+    printf("  reading, Delta = %g\n", picture->step);
+}
+
+static void print_story_word(const StoryPicture *picture, size_t t, const Look *look)
+{
+    const Cues *cues = picture->cues;
+    size_t n = cues->n_context;
+    const float *x = picture->x + t * n, *blurred = picture->blurred + t * n;
+    float widest = 0.0f; /* the widest open gate of the word */
+    for (size_t d = 0; d < n; d++)
+        widest = fmaxf(widest, picture->delta[t * n + d]);
+    print_word(picture->story->word[t], 14);
+    printf(" %4.2f ", rounded_to((double)widest, 100.0));
+    print_bar((double)widest, STORY_STEP_MOST, 12, look);
+    for (size_t d = 0; d < n; d++)
+        printf(" %8.2f", rounded_to((double)x[d], 100.0));
+    printf("  %-9.9s |", reading_name(cues, x));
+    for (size_t d = 0; d < n; d++)
+        printf(" %8.2f", rounded_to((double)blurred[d], 100.0));
+    printf("  %.9s\n", reading_name(cues, blurred));
+}
+
+/* The story as a table, a line a word, and what both systems would answer at its end. */
+static void story_print(const StoryPicture *picture, const Look *look)
+{
+    size_t words = picture->story->n_word, last = (words - 1) * picture->cues->n_context;
+    puts("A story, word by word: the selective system, and the same with one step for all words\n");
+    print_story_head(picture);
+    for (size_t t = 0; t < words; t++)
+        print_story_word(picture, t, look);
+    printf("\nAt the end the selective system answers from: %s. The other one from: %s.\n",
+           reading_name(picture->cues, picture->x + last),
+           reading_name(picture->cues, picture->blurred + last));
+}
+
+/* How dark a cell is drawn: white at 0, the colour at the most. */
+static void svg_cell(FILE *out, double x, double y, double size, double share)
+{
+    int red = (int)lrint(255.0 - share * 255.0), green = (int)lrint(255.0 - share * 141.0);
+    fprintf(out,
+            "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"#%02x%02x%02x\" "
+            "stroke=\"#ddd\"/>\n",
+            x, y, size, size, red, green, (int)lrint(255.0 - share * 77.0));
+}
+
+/* One band of the heat map: a row of cells for each context, values[t * n_context + d] from 0 to
+   1. */
+static void svg_band(FILE *out, double top, const char *title, const float *values,
+                     const Cues *cues, size_t words)
+{
+    svg_text(out, STORY_LEFT, top - 8.0, "", title);
+    for (size_t d = 0; d < cues->n_context; d++) {
+        double y = top + (double)d * STORY_CELL;
+        svg_text(out, STORY_LEFT - 8.0, y + 12.0, "text-anchor=\"end\"", cues->context[d]);
+        for (size_t t = 0; t < words; t++)
+            svg_cell(out, STORY_LEFT + (double)t * STORY_CELL, y, STORY_CELL,
+                     fmin(1.0, fmax(0.0, (double)values[t * cues->n_context + d])));
+    }
+}
+
+/* Delta of every word and context, and under it what both systems hold: a heat map. */
+static bool story_svg(const StoryPicture *picture, const char *path, Error *error)
+{
+    const Story *story = picture->story;
+    const Cues *cues = picture->cues;
+    size_t words = story->n_word < 200 ? story->n_word : 200, n = cues->n_context;
+    double high = (double)n * STORY_CELL + 30.0, names = 3.0 * high + 14.0;
+    OutFile file;
+    if (!out_open(&file, path, error))
+        return false;
+    FILE *out = file.stream;
+    float *share = NEW(float, words *n);
+    for (size_t i = 0; i < words * n; i++)
+        share[i] = sqrtf(picture->delta[i] / (float)STORY_STEP_MOST);
+    svg_open(out, STORY_LEFT + (double)words * STORY_CELL + 20.0, names + 90.0);
+    svg_band(out, 26.0, "Delta: how far each word moves each context", share, cues, words);
+    svg_band(out, 26.0 + high, "x: what the contexts hold after it", picture->x, cues, words);
+    svg_band(out, 26.0 + 2.0 * high, "x, if Delta is the same for all words", picture->blurred,
+             cues, words);
+    for (size_t t = 0; t < words; t++) {
+        char style[128];
+        double at = STORY_LEFT + ((double)t + 0.7) * STORY_CELL;
+        snprintf(style, sizeof style,
+                 "font-size=\"11\" text-anchor=\"end\" transform=\"rotate(-60 %.1f %.1f)\"", at,
+                 names);
+        svg_text(out, at, names, style, story->word[t]);
+    }
+    svg_close(out);
+    free(share);
+    return out_close(&file, error);
+}
+
+/* In the terminal, and as a figure if one is asked for. */
+static bool story_show(const StoryPicture *picture, const Show *show, Error *error)
+{
+    story_print(picture, &show->look);
+    return show->svg == NULL || story_svg(picture, show->svg, error);
+}
+
+/* ======================================= The tree ========================================= */
+
+enum { TREE_LEN = 8 };
+
+/* The tree of eight steps in characters: who is joined with whom, going up. */
+static void print_tree(const Look *look)
+{
+    static const char *const lines[2][6] = {
+        {"   1    2    3    4    5    6    7    8      eight steps",
+         "   └─┬──┘    └─┬──┘    └─┬──┘    └─┬──┘      round 1: neighbours",
+         "    12        34        56        78",
+         "     └───┬─────┘         └───┬─────┘       round 2: twos",
+         "       1234                5678",
+         "         └─────────┬─────────┘             round 3: 12345678"},
+        {"   1    2    3    4    5    6    7    8      eight steps",
+         "   +-+--+    +-+--+    +-+--+    +-+--+      round 1: neighbours",
+         "    12        34        56        78",
+         "     +---+-----+         +---+-----+       round 2: twos",
+         "       1234                5678",
+         "         +---------+---------+             round 3: 12345678"}};
+    for (int i = 0; i < 6; i++)
+        puts(lines[look->ascii][i]);
+}
+
+/* One node of the drawn tree and the lines to the two below it. */
+static void svg_node(FILE *out, size_t first, size_t last, double level)
+{
+    char text[16];
+    double x = 60.0 + 74.0 * ((double)(first + last) / 2.0 - 1.0), y = 50.0 + 70.0 * level;
+    double reach = 74.0 * (double)(last - first + 1) / 4.0;
+    if (first < last)
+        for (int side = -1; side <= 1; side += 2)
+            fprintf(out,
+                    "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#888\"/>\n",
+                    x + side * reach, y - 70.0, x, y);
+    fprintf(out,
+            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"23\" fill=\"white\" stroke=\"%s\" "
+            "stroke-width=\"2\"/>\n",
+            x, y, first == 1 ? "#0072B2" : "#888");
+    snprintf(text, sizeof text, first == last ? "%zu" : "%zu–%zu", first, last);
+    svg_text(out, x, y + 5.0, "text-anchor=\"middle\"", text);
+}
+
+/* The up-sweep as a picture: level by level, from the leaves at the top to the root. */
+static bool tree_svg(const char *path, Error *error)
+{
+    OutFile file;
+    if (!out_open(&file, path, error))
+        return false;
+    FILE *out = file.stream;
+    svg_open(out, 640, 310);
+    for (size_t width = 8, level = 3; width >= 1; width /= 2, level--)
+        for (size_t first = 1; first <= TREE_LEN; first += width)
+            svg_node(out, first, first + width - 1, (double)level);
+    svg_text(out, 16, 300, "fill=\"#0072B2\"",
+             "blue: joined from the first step on, so its b is a state x");
+    svg_close(out);
+    return out_close(&file, error);
+}
+
+/* ======================================= Curves =========================================== */
+
+/* Curves y (n, rows) over x (rows) on a logarithmic axis, without the first row, where x is 0. */
+static bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y,
+                       size_t n, size_t rows, const Show *show, Error *error)
+{
+    chart->log_x = true;
+    for (size_t k = 0; k < n; k++)
+        chart_add(chart, names[k], MARK_LINE, x + 1, y + k * rows + 1, rows - 1);
+    return chart_show(chart, show, error);
+}
+
+/* =================================== A short cut ========================================== */
+
+/* For a demo that only prints. */
+static bool no_figure(const Show *show, Error *error)
+{
+    return show->svg == NULL || fail(error, "--svg: this demo has no figure");
+}
+
+/* The short cut that does not work: with P_t = a_1 ... a_t, x_t = P_t (b_1/P_1 + ... + b_t/P_t). */
+static bool demo_division(const Show *show, Error *error)
+{
+    enum { LEN = 150 };
+    float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;
+    puts("A short cut that does not work: divide by the product of all a so far, and it is a "
+         "plain\n"
+         "sum. a = 1/2 and b = 1 throughout, in float:\n\n"
+         "  step      loop   product so far   by division");
+    for (int t = 1; t <= LEN; t++) {
+        x = a * x + 1.0f;
+        P *= a;
+        sum += 1.0f / P;
+        if (t == 1 || t == 10 || t == 100 || t == 126 || t == 128 || t >= 149)
+            printf("  %4d  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
+                   fabs((double)(P * sum))); /* a NaN without its sign */
+    }
+    puts("\nThe product leaves the range of floats while the state is as lively as ever; with a "
+         "single\n"
+         "a = 0 it is 0 at once. Logarithms do not save it: log 0, and the log of a negative a.");
+    return no_figure(show, error);
+}
+
+#endif /* CH04_PICTURES */

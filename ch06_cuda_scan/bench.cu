@@ -9,6 +9,7 @@
 #ifndef CH06_BENCH
 #define CH06_BENCH
 
+#include "../ch04_selective/bench.c" /* scans to measure with, and chapter 4's own times */
 #include "cuda_backward.cu"
 
 /* A scan of random numbers on the host, with everything but a start, and room for its gradients. */

@@ -8,6 +8,7 @@
 #ifndef CH06_COUNTS
 #define CH06_COUNTS
 
+#include "../ch01_markov/charts.h"
 #include "../ch05_mamba_block/mamba_block.c"
 
 /* ==================================== Random scans ======================================== */
@@ -224,9 +225,10 @@ typedef struct {
 
 enum { N_TRAFFIC = 6 };
 
-/* By count, from the kernels above, for a scan with everything but a start; `channels` share a tile
-   of B and C, and a checkpoint is kept every `stretch` tokens. Unfused is an array library's way, an operation a kernel: softplus; exp(Delta A);
-   Delta B u; the scan; C . x; D u; the gate, each of which reads and writes whole arrays. */
+/* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
+   tile of B and C, and a checkpoint is kept every `stretch` tokens. Unfused is an array library's
+   way, an operation a kernel: softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate, each
+   of which reads and writes whole arrays. */
 void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double channels,
                    double stretch)
 {

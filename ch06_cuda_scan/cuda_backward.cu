@@ -17,8 +17,8 @@
 
 /* ==================================== A tile of the way back ============================== */
 
-/* In shared memory: what is fetched, two halves of it in turn, and what is worked out, once. Rows of
-   tokens; a tile is as long as a stretch, so that it begins at a checkpoint. */
+/* In shared memory: what is fetched, two halves of it in turn, and what is worked out, once. Rows
+   of tokens; a tile is as long as a stretch, so that it begins at a checkpoint. */
 typedef struct {
     float *u, *raw, *z, *y_grad, *B, *C; /* as they come */
     float *delta, *ungated;              /* (tokens, channels) Delta; dL/dy before the gate */
@@ -508,8 +508,8 @@ static bool grad_new(float **whole, float **part, DeviceMemory *memory, const fl
            device_new(part, memory, floats * parts, error);
 }
 
-/* All of device_scan_open for the forward pass as `plan` has it, and checkpoints, dL/dy and room for
-   the gradients of `grad`. Closed by device_scan_close(&back->on, ...), whatever it returned. */
+/* All of device_scan_open for the forward pass as `plan` has it, and checkpoints, dL/dy and room
+   for the gradients of `grad`. Closed by device_scan_close(&back->on, ...), whatever it returned. */
 bool device_back_open(DeviceBack *back, const Scan *host, const ScanPlan *plan,
                       const ScanGrad *grad, const float *y_grad, const float *x_last_grad,
                       size_t processors, Error *error)

@@ -227,8 +227,8 @@ enum { N_TRAFFIC = 6 };
 
 /* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
    tile of B and C, and a checkpoint is kept every `stretch` tokens. Unfused is an array library's
-   way, an operation a kernel: softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate, each
-   of which reads and writes whole arrays. */
+   way, an operation a kernel: softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate,
+   each of which reads and writes whole arrays. */
 void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double channels,
                    double stretch)
 {

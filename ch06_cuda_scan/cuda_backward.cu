@@ -509,7 +509,8 @@ static bool grad_new(float **whole, float **part, DeviceMemory *memory, const fl
 }
 
 /* All of device_scan_open for the forward pass as `plan` has it, and checkpoints, dL/dy and room
-   for the gradients of `grad`. Closed by device_scan_close(&back->on, ...), whatever it returned. */
+   for the gradients of `grad`. Closed by device_scan_close(&back->on, ...), whatever it
+   returned. */
 bool device_back_open(DeviceBack *back, const Scan *host, const ScanPlan *plan,
                       const ScanGrad *grad, const float *y_grad, const float *x_last_grad,
                       size_t processors, Error *error)

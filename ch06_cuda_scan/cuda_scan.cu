@@ -53,7 +53,7 @@ typedef struct {
     bool backwards;      /* for scan_carry: from the last piece to the first */
 } ScanJob;
 
-/* chapter 4's scan_join once more, for the device: first one step x -> a x + b, then the other, as
+/* Chapter 4's scan_join once more, for the device: first one step x -> a x + b, then the other, as
    one. All that follows rests on this being associative. */
 DEVICE ScanPair pair_join(ScanPair first, ScanPair then)
 {
@@ -439,6 +439,9 @@ KERNEL(scan_shuffle, ScanJob)
            for all the channels of a block; states stay in registers; and what the next tile needs
            is on its way while this one is worked on. One to 32 lanes share a channel's states, so
            that there are enough warps.
+   JOBS    A thread has two (FusedPlace, in cuda_tiles.h). It moves elements between the memories,
+           neighbouring threads neighbouring channels, as they lie there; and it works on a channel,
+           neighbouring threads its states.
    GRID    batch * pieces * ceil(d_inner / channels) blocks of 128 threads; channels = 128 / lanes
    COSTS   Few channels are still few threads: that is kernel 5's. */
 

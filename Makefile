@@ -208,7 +208,7 @@ test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the G
 	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
 	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
 
-mutants: $(BUILD)/cmocka.flags ## break each chapter in many small ways; every one must be noticed
+mutants: $(BUILD)/cmocka.flags $(filter-out $(BENCHES),$(PROGRAMS)) ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
 
 figures: $(filter-out $(BENCHES),$(PROGRAMS)) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons

@@ -54,6 +54,20 @@ void chart_add(Chart *chart, const char *name, Mark mark, const double *x, const
     series->len = len;
 }
 
+/* 0, 1, 2 ... : days or steps to draw something over. */
+void count_up(double *out, size_t count)
+{
+    for (size_t t = 0; t < count; t++)
+        out[t] = (double)t;
+}
+
+/* out (rows) = one column of M (rows, cols), as a series of its own. */
+void copy_column(double *out, const double *M, size_t column, size_t rows, size_t cols)
+{
+    for (size_t t = 0; t < rows; t++)
+        out[t] = M[t * cols + column];
+}
+
 /* One axis: the range it shows and the distance between its ticks (in decades if log). */
 typedef struct {
     double low, high, step;

@@ -206,9 +206,9 @@ void add_scaled_row(double *to, const double *from, double factor, size_t cols)
         to[j] += factor * from[j];
 }
 
-/* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up.
-   Returns false if A is singular, with X then undefined. Gaussian elimination with partial
-   pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
+/* Solves A X = X0 in place: X (n, cols) holds X0 before and the answer after; A (n, n) is used up,
+   with the pivots left on its diagonal. Returns false if A is singular, with X then undefined.
+   Gaussian elimination with partial pivoting (Golub & Van Loan, Matrix Computations, 3.4). */
 bool matrix_solve(double *X, double *A, size_t n, size_t cols)
 {
     for (size_t k = 0; k < n; k++) {
@@ -249,8 +249,9 @@ double matrix_max_abs(const double *M, size_t count)
     return largest;
 }
 
-/* The largest |eigenvalue| of M (n, n), from the growth of its powers. Gelfand's formula, rho = lim |M^k|^(1/k), along k = 1, 2, 4, 8 ...: each squaring is scaled
-   back to size 1 and the logarithm of the scale kept, so nothing overflows or vanishes. */
+/* The largest |eigenvalue| of M (n, n), from the growth of its powers. Gelfand's formula,
+   rho = lim |M^k|^(1/k), along k = 1, 2, 4, 8 ...: each squaring is scaled back to size 1 and the
+   logarithm of the scale kept, so nothing overflows or vanishes. */
 double matrix_spectral_radius(const double *M, size_t n)
 {
     double *power = matrix_new(n, n), *square = matrix_new(n, n);

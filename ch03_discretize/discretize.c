@@ -1170,14 +1170,14 @@ static bool run_generator(const char *path, Error *error)
         printf("The generator of %s (rates, a day)\n\n", path);
         print_matrix("Q", Q, n, n);
         puts("");
-        print_names(&chain, "  days after ");
+        print_names("  days after ", chain.name, n);
         for (size_t i = 0; i < n; i++)
             pi[i] = 1.0 / (double)n;
         for (size_t k = 0; ok && k < sizeof times / sizeof *times; k++) {
             ok = chain_at_time(P_t, Q, n, times[k]) || fail(error, "exp(Q t) overflows");
             vector_times_matrix(pi + n, pi, P_t, n, n);
             printf("  %10.4f ", times[k]);
-            print_chances(pi + n, &chain);
+            print_chances(pi + n, n);
             puts("");
         }
     }

@@ -8,18 +8,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Table table;
     Error error;
-    Chain chain;
+    StateTable states;
     Counts counts;
     Fit fit;
     char *text = NEW(char, size + 1);
     memcpy(text, data, size);
     if (!table_parse(&table, text, size, false, "fuzz", &error))
         return 0;
-    if (chain_from_table(&chain, &table, &error)) {
+    if (chances_from_table(&states, &table, &error)) {
+        Chain chain = {states.n_state, states.name, states.value};
         Structure structure = chain_structure(&chain);
         double *limit = NEW(double, chain.n_state), *start = NEW(double, chain.n_state);
         start[0] = 1.0;
-        chain_long_run(limit, start, &chain, &structure);
+        if (chain_long_run(limit, start, &chain, &structure, &error))
+            for (size_t k = 0; k < chain.n_state; k++)
+                assert(limit[k] >= 0.0 && limit[k] <= 1.0 + 1e-6);
         free(limit);
         free(start);
         structure_free(&structure);

@@ -1,0 +1,340 @@
+/* How a chain is shown: its tables, and its picture.
+
+   HOLDS   the first states' names and chances in columns; one step worked as on paper; circles and
+           arrows as SVG, beside a chart
+   FOR     chapter 1's demos. It knows names and numbers, and no chain */
+
+#ifndef CH01_CHAIN_SHOW
+#define CH01_CHAIN_SHOW
+
+#include "charts.h"
+
+enum { SHOWN_STATES = 6, SHOWN_DAYS = 20 };
+
+size_t shown_states(size_t n_state)
+{
+    return n_state < SHOWN_STATES ? n_state : (size_t)SHOWN_STATES;
+}
+
+void print_names(const char *before, char *const *name, size_t n_state)
+{
+    fputs(before, stdout);
+    for (size_t i = 0; i < shown_states(n_state); i++)
+        text_pad(stdout, name[i], 10);
+    puts(n_state > SHOWN_STATES ? "  ..." : "");
+}
+
+void print_chances(const double *chance, size_t n_state)
+{
+    for (size_t i = 0; i < shown_states(n_state); i++)
+        printf("%10.4f", chance[i]);
+}
+
+/* P (n_state, n_state), a row for each today. */
+void print_table(char *const *name, const double *P, size_t n_state)
+{
+    print_names("  today        tomorrow:", name, n_state);
+    for (size_t i = 0; i < shown_states(n_state); i++) {
+        fputs("  ", stdout);
+        text_pad(stdout, name[i], -21);
+        print_chances(P + i * n_state, n_state);
+        putchar('\n');
+    }
+    puts(n_state > SHOWN_STATES ? "  ...\n" : "");
+}
+
+/* The arithmetic of one step from `now` (n_state), as one would do it on paper. */
+void print_by_hand(const char *title, const double *now, char *const *name, const double *P,
+                   size_t n_state)
+{
+    printf("%s, by hand:\n", title);
+    for (size_t j = 0; j < n_state; j++) {
+        double sum = 0.0;
+        fputs("  ", stdout);
+        text_pad(stdout, name[j], -8);
+        for (size_t i = 0; i < n_state; i++) {
+            double share = P[i * n_state + j];
+            printf("%s%.4g x %.4g", i ? " + " : " = ", now[i], share);
+            sum += now[i] * share;
+        }
+        printf(" = %.4g\n", sum);
+    }
+}
+
+/* A line for one day: pi (n_state), and how far it is from the shares in the long run. */
+void print_day(size_t day, const double *pi, size_t n_state, double distance)
+{
+    printf("  %7zu  ", day);
+    print_chances(pi, n_state);
+    printf("%s%12.5f\n", n_state > SHOWN_STATES ? "  ..." : "", distance);
+}
+
+/* ---- where it settles, in words ---------------------------------------------------------- */
+
+void print_reducible(size_t n_class)
+{
+    printf("\nThe chain is reducible: it has %zu closed classes of states, which nothing leaves, "
+           "so there is no\nsingle answer. Each has its own stationary distribution, and the "
+           "start decides which one it will be:\n",
+           n_class);
+}
+
+/* Class k, its chance and its own stationary distribution pi (n_state), 0 outside it. */
+void print_class(size_t k, double chance, char *const *name, const double *pi, size_t n_state)
+{
+    size_t shown = 0;
+    printf("  class %zu, chance %.4f to end here:", k + 1, chance);
+    for (size_t i = 0; i < n_state; i++)
+        if (pi[i] > 0.0 && shown++ < SHOWN_STATES)
+            printf("  %s %.4f", name[i], pi[i]);
+    puts(shown > SHOWN_STATES ? "  ..." : "");
+}
+
+void print_stationary(char *const *name, const double *pi, size_t n_state)
+{
+    printf("\nStationary distribution (solving pi = pi P):");
+    for (size_t i = 0; i < shown_states(n_state); i++)
+        printf("  %s %.4f", name[i], pi[i]);
+    puts(n_state > SHOWN_STATES ? "  ..." : "");
+}
+
+void print_periodic(size_t period)
+{
+    printf("The chain is periodic: it comes back only after multiples of %zu days. The forecast "
+           "goes round and\nneed not settle; the stationary distribution is the share of days in "
+           "the long run.\n",
+           period);
+}
+
+void print_forgetting(double rate, double half_life)
+{
+    printf("In the end each day keeps the fraction %.4f of the distance: ", rate);
+    if (half_life < 1e6)
+        printf("half of it is gone every %.2f days.\n", half_life);
+    else
+        puts("it takes more than a million days to lose half of it.");
+}
+
+/* ---- a simulated record ------------------------------------------------------------------ */
+
+/* What was lived through, a state a line: days, longest spell and number of spells (n_state),
+   beside the share that is expected and its deviation times sqrt(days). */
+void print_lived(char *const *name, const double *P, size_t n_state, uint64_t total,
+                 const uint64_t *days, const uint64_t *longest, const uint64_t *spells,
+                 const double *expected, const double *deviation)
+{
+    puts("  state           days     share  expected  std.err      z   longest  mean spell  "
+         "expected");
+    for (size_t i = 0; i < shown_states(n_state); i++) {
+        double share = (double)days[i] / (double)total;
+        double std_error = deviation[i] / sqrt((double)total);
+        double z = std_error > 0.0 ? (share - expected[i]) / std_error : 0.0;
+        fputs("  ", stdout);
+        text_pad(stdout, name[i], -8);
+        printf("%12" PRIu64 "%10.4f%10.4f%9.4f%7.2f%10" PRIu64 "%12.2f%10.2f\n", days[i], share,
+               expected[i], std_error, z, longest[i],
+               (double)days[i] / (spells[i] ? (double)spells[i] : 1.0),
+               1.0 / (1.0 - P[i * n_state + i]));
+    }
+}
+
+/* What the standard errors mean, or why there are none. */
+void print_errors_explained(size_t n_class, bool known)
+{
+    if (n_class > 1)
+        puts("\nThe chain is reducible: where one record ends is chance, and its shares need not "
+             "come near the\nexpected ones however long it is. No standard error is given.");
+    else if (!known)
+        puts("\nParts of this chain meet so rarely that no record shows its shares, and no "
+             "standard error is given.");
+    else
+        puts("\nStandard errors count that a day resembles the day before. z is how many of them "
+             "the share is off:\nbeyond 2 or -2 in about one of twenty.");
+}
+
+enum { LOOKS = 120 };
+
+/* The share of one state's days at ever longer times, and what to expect of it. */
+typedef struct {
+    size_t state, looks;
+    double at[LOOKS], share[LOOKS], low[LOOKS], high[LOOKS]; /* days, shares */
+} RunningShare;
+
+void look_at_share(RunningShare *running, double seen, double days, double expected,
+                   double deviation)
+{
+    double reach = 2.0 * deviation / sqrt(days); /* two standard errors */
+    size_t k = running->looks++;
+    running->at[k] = days;
+    running->share[k] = seen / days;
+    running->low[k] = fmax(0.0, expected - reach);
+    running->high[k] = fmin(1.0, expected + reach);
+}
+
+Chart running_chart(const RunningShare *running, const char *name)
+{
+    Chart chart = chart_new("A simulated record settles", "days", "share of days");
+    size_t len = running->looks;
+    chart.log_x = true;
+    chart_add(&chart, name, MARK_LINE, running->at, running->share, len);
+    chart_add(&chart, "two standard errors below", MARK_LINE, running->at, running->low, len);
+    chart_add(&chart, "two above", MARK_LINE, running->at, running->high, len);
+    return chart;
+}
+
+/* ---- a fitted chain ---------------------------------------------------------------------- */
+
+void print_record(double days, double gaps)
+{
+    if (days > 0.0)
+        printf("%.0f days with a state; the record breaks off and goes on later %.0f times.\n",
+               days, gaps);
+}
+
+/* What the counts say: count, the chances P and their standard errors, all (n_state, n_state). */
+void print_fitted(char *const *name, const double *count, const double *P, const double *std_error,
+                  size_t n_state)
+{
+    size_t shown = shown_states(n_state);
+    print_names("\n  today   transitions to:", name, n_state);
+    for (size_t i = 0; i < shown; i++) {
+        fputs("  ", stdout);
+        text_pad(stdout, name[i], -22);
+        for (size_t j = 0; j < shown; j++)
+            printf("%10.0f", count[i * n_state + j]);
+        fputs("\n  most likely chance    ", stdout);
+        print_chances(P + i * n_state, n_state);
+        fputs("\n  standard error        ", stdout);
+        print_chances(std_error + i * n_state, n_state);
+        putchar('\n');
+    }
+}
+
+/* Whether today tells anything about tomorrow: the statistic, its freedom, its chance. */
+void print_informative(double G2, double freedom, double p_value)
+{
+    printf("\nIs today's state informative about tomorrow's? Likelihood ratio G2 = %.2f, %.0f "
+           "degree%s of freedom:\n",
+           G2, freedom, freedom == 1.0 ? "" : "s");
+    if (freedom < 1.0)
+        puts("there is nothing to test with a single state.\n");
+    else if (p_value > 0.05)
+        printf("p = %.2g. This record gives no reason to think so.\n\n", p_value);
+    else if (p_value < 1e-300)
+        puts("p < 1e-300. It is.\n");
+    else
+        printf("if it were not, chance would do this with p = %.1e. It is.\n\n", p_value);
+}
+
+/* ---- the picture: states as circles, chances as arrows ----------------------------------- */
+
+enum { CHAIN_MIDDLE_X = 160, CHAIN_MIDDLE_Y = 210 };
+
+static void svg_state_place(double *x, double *y, size_t i, size_t n)
+{
+    double turn = 2.0 * PI * (double)i / (double)n + (n == 2 ? PI : -0.5 * PI);
+    double radius = n == 1 ? 0.0 : n == 2 ? 96.0 : 78.0 + 4.0 * (double)n;
+    *x = CHAIN_MIDDLE_X + radius * cos(turn);
+    *y = CHAIN_MIDDLE_Y + radius * sin(turn);
+}
+
+/* An arrow along `path`, with its chance at (x, y) on a white outline. */
+static void svg_arrow(FILE *out, const char *path, double x, double y, double chance)
+{
+    char text[32];
+    fprintf(out,
+            "<path d=\"%s\" fill=\"none\" stroke=\"#0072B2\" stroke-width=\"%.1f\" "
+            "marker-end=\"url(#head)\"/>\n",
+            path, 1.0 + 3.0 * chance);
+    snprintf(text, sizeof text, "%.2f", chance);
+    svg_text(out, x, y + 4.0,
+             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"3\" "
+             "paint-order=\"stroke\"",
+             text);
+}
+
+/* A state's arrow to itself: a loop on the outer side, above if there are only one or two. */
+static void svg_loop(FILE *out, const double *P, size_t n_state, size_t i)
+{
+    double x, y, out_x = 0.0, out_y = -1.0;
+    char path[160];
+    svg_state_place(&x, &y, i, n_state);
+    if (n_state > 2) {
+        double size = hypot(x - CHAIN_MIDDLE_X, y - CHAIN_MIDDLE_Y);
+        out_x = (x - CHAIN_MIDDLE_X) / size;
+        out_y = (y - CHAIN_MIDDLE_Y) / size;
+    }
+    snprintf(path, sizeof path, "M%.1f,%.1f C%.1f,%.1f %.1f,%.1f %.1f,%.1f",
+             x + 24 * out_x - 13 * out_y, y + 24 * out_y + 13 * out_x, x + 66 * out_x - 34 * out_y,
+             y + 66 * out_y + 34 * out_x, x + 66 * out_x + 34 * out_y, y + 66 * out_y - 34 * out_x,
+             x + 29 * out_x + 15 * out_y, y + 29 * out_y - 15 * out_x);
+    svg_arrow(out, path, x + 63 * out_x, y + 63 * out_y, P[i * n_state + i]);
+}
+
+/* The arrow from state i to j, bent to its left so that the two directions keep apart. */
+static void svg_transition(FILE *out, const double *P, size_t n_state, size_t i, size_t j)
+{
+    double x0, y0, x1, y1;
+    char path[160];
+    svg_state_place(&x0, &y0, i, n_state);
+    svg_state_place(&x1, &y1, j, n_state);
+    double along_x = x1 - x0, along_y = y1 - y0, size = hypot(along_x, along_y);
+    along_x /= size;
+    along_y /= size;
+    double bend = (n_state == 2 ? 0.24 : 0.11) * size;
+    double mid_x = 0.5 * (x0 + x1) + bend * along_y, mid_y = 0.5 * (y0 + y1) - bend * along_x;
+    double side = n_state == 2 ? 16.0 : 9.0;
+    x0 += 25 * along_x + side * along_y;
+    y0 += 25 * along_y - side * along_x;
+    x1 += side * along_y - 34 * along_x;
+    y1 += -side * along_x - 34 * along_y;
+    snprintf(path, sizeof path, "M%.1f,%.1f Q%.1f,%.1f %.1f,%.1f", x0, y0, mid_x, mid_y, x1, y1);
+    svg_arrow(out, path, 0.36 * x0 + 0.48 * mid_x + 0.16 * x1, 0.36 * y0 + 0.48 * mid_y + 0.16 * y1,
+              P[i * n_state + j]);
+}
+
+static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_state)
+{
+    fputs(
+        "<defs><marker id=\"head\" viewBox=\"0 0 10 10\" refX=\"7\" refY=\"5\" markerWidth=\"13\" "
+        "markerHeight=\"13\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">"
+        "<path d=\"M0,1 L9,5 L0,9 z\" fill=\"#0072B2\"/></marker></defs>\n",
+        out);
+    svg_text(out, 14, 22, "font-size=\"15\" font-weight=\"bold\"", "The chain");
+    svg_text(out, 14, 40, "fill=\"#444\"", "chance of tomorrow, given today");
+    for (size_t i = 0; i < n_state; i++)
+        for (size_t j = 0; j < n_state; j++)
+            if (i != j && P[i * n_state + j] > 0.0)
+                svg_transition(out, P, n_state, i, j);
+            else if (i == j && P[i * n_state + i] > 0.0)
+                svg_loop(out, P, n_state, i);
+    for (size_t i = 0; i < n_state; i++) {
+        double x, y;
+        svg_state_place(&x, &y, i, n_state);
+        fprintf(out,
+                "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"30\" fill=\"#fff3d6\" stroke=\"#444\"/>\n", x,
+                y);
+        svg_text(out, x, y + 4.0, "text-anchor=\"middle\"", name[i]);
+    }
+}
+
+/* Shows the chart, and writes chain and chart side by side to show->svg; for more than eight states
+   the chart alone. */
+bool chain_show(const Chart *chart, char *const *name, const double *P, size_t n_state,
+                const Show *show, Error *error)
+{
+    OutFile file;
+    if (!show->svg || n_state > 8)
+        return chart_show(chart, show, error);
+    putchar('\n');
+    chart_print(stdout, chart, &show->look);
+    if (!out_open(&file, show->svg, error))
+        return false;
+    svg_open(file.stream, 320 + SVG_WIDTH, SVG_HEIGHT);
+    svg_chain(file.stream, name, P, n_state);
+    chart_svg(file.stream, chart, 320, 0, SVG_WIDTH, SVG_HEIGHT);
+    svg_close(file.stream);
+    return out_close(&file, error);
+}
+
+#endif /* CH01_CHAIN_SHOW */

@@ -25,8 +25,8 @@
 #define CH03_DISCRETIZE
 
 #include "../ch02_ssm_abcd/ssm.c"
-#include "expm.c"
-#include "step_tables.c"
+#include "expm.c"        /* the exponential of a matrix, and its logarithm */
+#include "step_tables.c" /* what the demos print */
 
 /* ================================== Four rules for a step ================================= */
 /* All give x_{t+1} = A_bar x_t + B_bar u_t for a step of length delta, and the recurrence of     */

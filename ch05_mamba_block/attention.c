@@ -1,8 +1,9 @@
-/* Attention, as fast as the processor allows: a block's fair opponent.
+/* A layer of attention: a block's fair opponent.
 
-   HOLDS   a layer of causal attention over a whole sequence, in blocks of queries and keys with a
-           running softmax; and for a token at a time, with a cache of keys and values
-   FOR     measure_block.c, which compares; mamba_block.c has attention as it is defined
+   HOLDS   plain multi-head causal attention over a whole sequence, made of the chapter's attend;
+           the same in blocks of queries and keys with a running softmax, for use; and a token at a
+           time with a cache of keys and values
+   FOR     measure_block.c, which compares
    SOURCE  M. Milakov, N. Gimelshein, Online normalizer calculation for softmax,
            arXiv 1805.02867 */
 

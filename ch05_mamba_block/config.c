@@ -7,7 +7,7 @@
 #define CH05_CONFIG
 
 #include "convolution.c"
-#include "safetensors.c"
+#include "json.c"
 
 /* Hugging Face's config.json, as far as it concerns the mathematics; the same names. */
 typedef struct {

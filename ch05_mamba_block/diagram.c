@@ -7,6 +7,7 @@
 #define CH05_DIAGRAM
 
 #include "../ch01_markov/charts.h"
+#include "config.c"
 
 static void svg_box(FILE *out, double x, double y, double width, const char *text, const char *fill)
 {
@@ -86,13 +87,13 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
     svg_close(out);
 }
 
-bool block_write_svg(const char *path, size_t d_model, size_t d_inner, size_t d_state,
-                     size_t dt_rank, Error *error)
+bool block_write_svg(const char *path, const MambaConfig *config, Error *error)
 {
     OutFile out;
     if (!out_open(&out, path, error))
         return false;
-    svg_block(out.stream, d_model, d_inner, d_state, dt_rank);
+    svg_block(out.stream, config->hidden_size, config->intermediate_size, config->state_size,
+              config->time_step_rank);
     return out_close(&out, error);
 }
 

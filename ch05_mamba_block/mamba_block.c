@@ -5,7 +5,7 @@
    NEW        Everything is computed from the tokens: by projections, a short convolution, a gate,
               a norm and a residual. And the way back through all of it, for training.
    NOT        Words: a block takes vectors and gives vectors; language_model.c stacks blocks. Speed:
-              a name in _fast is the same function for use, in products.c or convolution.c.
+              a name that ends in _fast is the same function for use (products.c, convolution.c).
    EQUATION   out = input + out_proj(scan(u; Delta, A, B, C, D) * silu(z))
               u_raw, z = in_proj(norm(input))          u = silu(conv1d(u_raw))
               dt, B, C = x_proj(u)                     Delta = softplus(dt_proj(dt) + bias)
@@ -21,7 +21,7 @@
                                                                state_size conv_kernel time_step_rank
    BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm && ./mamba_block
    TIME       50 minutes to read, 90 to do the exercises
-   SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 3.4, figure 3, algorithm 2, section 3.6
+   SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: sections 3.4 and 3.6, figure 3, algorithm 2
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
               A. Vaswani et al., Attention is all you need, arXiv 1706.03762 */
 
@@ -29,15 +29,16 @@
 #define CH05_MAMBA_BLOCK
 
 #include "../ch04_selective/fast_scan.c"
-#include "products.c"
-#include "convolution.c"
-#include "config.c"
-#include "diagram.c"
-#include "recall.c"
+#include "products.c"    /* linear_..._fast, dot */
+#include "convolution.c" /* conv1d_..._fast, silu_all */
+#include "config.c"      /* MambaConfig: all sizes, under Hugging Face's names */
+#include "diagram.c"     /* the block as a picture */
+#include "recall.c"      /* what a fixed state cannot do */
 
 /* ===================================== Linear layers ====================================== */
 /* A linear layer makes new channels out of old ones: y = W x + b, a row of W for each new    */
-/* channel. Nearly all of a block's parameters are in four of them, and nearly all its time.  */
+/* channel. A block has four of them, and in them nearly all its parameters and its time.     */
+/* The parts come first in this file, then the block that is made of them: mixer_forward.     */
 
 /* y (tokens, d_out) = x (tokens, d_in) W^T + bias. W is (d_out, d_in), as PyTorch keeps it; bias
    (d_out), or NULL. Every token goes through by itself: time does not come in. */
@@ -53,7 +54,7 @@ void linear_forward(float *y, const float *x, const float *W, const float *bias,
         }
 }
 
-/* The way back. Input i went into every y[o], times W[o][i], so what the outputs want changed comes
+/* The way back. Input i went into every y[o], times W[o][i], so the gradients of the outputs come
    back to it by the same weights: x_grad (tokens, d_in) = y_grad (tokens, d_out) W. An input that
    is used elsewhere too has a gradient already: `add` adds to it. */
 void linear_backward_input(float *x_grad, const float *y_grad, const float *W, bool add,
@@ -68,7 +69,8 @@ void linear_backward_input(float *x_grad, const float *y_grad, const float *W, b
         }
 }
 
-/* And a weight was used once by every token: W_grad (d_out, d_in) = y_grad^T x, a sum over them. */
+/* W[o][i] was used by every token, to bring x[t][i] into y[t][o]; so its gradient is a sum over
+   the tokens: W_grad (d_out, d_in) = y_grad^T x. */
 void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, size_t tokens,
                             size_t d_in, size_t d_out)
 {
@@ -95,8 +97,8 @@ void bias_backward(float *bias_grad, const float *y_grad, size_t tokens, size_t 
 /* care how loud it is: (3, 4) and (300, 400) become the same. Then a factor for each channel.*/
 
 /* out (tokens, d_model) = input / sqrt(mean(input^2) + epsilon) * weight (Zhang and Sennrich,
-   equation 4; epsilon under the root as Hugging Face has it). 1 / root is kept in scale (tokens)
-   for the way back. dot is a sum of products, in double from there on. */
+   equation 4; epsilon under the root as Hugging Face has it). scale (tokens), which is 1 over that
+   root, is kept for the way back. */
 void rms_norm_forward(float *out, float *scale, const float *input, const float *weight,
                       double epsilon, size_t tokens, size_t d_model)
 {
@@ -117,6 +119,7 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
                        const float *scale, const float *input, const float *weight, size_t tokens,
                        size_t d_model)
 {
+    /* out = n * weight with n = input * scale, for every token: a sum over the tokens */
     zero(weight_grad, d_model);
     for (size_t t = 0; t < tokens; t++)
         for (size_t i = 0; i < d_model; i++)
@@ -190,7 +193,7 @@ void conv1d_forward(float *out, const float *u, const float *past, const float *
 }
 
 /* What the next piece of the sequence must know of this one: `past` becomes the last d_conv - 1
-   inputs. That is half of what a block remembers; the other half is the scan's x. */
+   inputs. A block remembers two things from piece to piece: these, and the scan's x. */
 void conv1d_keep(float *past, const float *u, size_t batch, size_t len, size_t d_inner,
                  size_t d_conv)
 {
@@ -203,10 +206,10 @@ void conv1d_keep(float *past, const float *u, size_t batch, size_t len, size_t d
         }
 }
 
-/* The way back, for sequences that began with nothing. out[t] took weight[d][j] of the input j -
-   d_conv + 1 tokens away; so that input gets its share of out[t]'s gradient by that weight, and the
-   weight by that input. u_grad (batch, len, d_inner), weight_grad (d_inner, 1, d_conv), bias_grad
-   (d_inner) or NULL. */
+/* The way back, for sequences that began with nothing. out[t] is a sum over j of weight[d][j] times
+   an input, that of time t + j + 1 - d_conv. So the gradient of out[t] goes to that input by that
+   weight, and to that weight by that input. u_grad is (batch, len, d_inner), weight_grad (d_inner,
+   1, d_conv), bias_grad (d_inner) or NULL. */
 void conv1d_backward(float *u_grad, float *weight_grad, float *bias_grad, const float *out_grad,
                      const float *u, const float *weight, size_t batch, size_t len, size_t d_inner,
                      size_t d_conv)
@@ -218,13 +221,13 @@ void conv1d_backward(float *u_grad, float *weight_grad, float *bias_grad, const 
     for (size_t b = 0; b < batch; b++)
         for (size_t t = 0; t < len; t++)
             for (size_t j = 0; j < d_conv; j++) {
-                if (t + j + 1 < d_conv) /* there was nothing yet */
+                if (t + j + 1 < d_conv) /* before the first token there was nothing */
                     continue;
-                size_t to = (b * len + t) * d_inner,
-                       from = to + (j + 1) * d_inner - d_conv * d_inner;
+                size_t to = b * len + t, from = to + j + 1 - d_conv;
                 for (size_t d = 0; d < d_inner; d++) {
-                    u_grad[from + d] += weight[d * d_conv + j] * out_grad[to + d];
-                    weight_grad[d * d_conv + j] += u[from + d] * out_grad[to + d];
+                    float dy = out_grad[to * d_inner + d];
+                    u_grad[from * d_inner + d] += weight[d * d_conv + j] * dy;
+                    weight_grad[d * d_conv + j] += u[from * d_inner + d] * dy;
                 }
             }
 }
@@ -258,10 +261,10 @@ typedef struct {
     size_t count;  /* the product of the shape: 0 for a bias that the config leaves out */
 } TensorShape;
 
-/* Two projections are large: in_proj widens d_model channels to u and z, out_proj goes back. x_proj
-   and dt_proj are selection: from a token's u they make what is written (B), what is read (C) and
-   how far the state moves (Delta). Delta goes through a narrow waist, dt_rank = d_model / 16
-   numbers: a full matrix, d_inner^2 weights, would be as large as in_proj. */
+/* The table. Two projections are large: in_proj widens d_model channels to u and z, out_proj goes
+   back. x_proj and dt_proj are selection: from a token's u they make what is written (B), what is
+   read (C) and how far the state moves (Delta). Delta goes through a narrow waist, dt_rank =
+   d_model / 16 numbers: a full matrix, d_inner^2 weights, would be as large as in_proj. */
 void block_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
 {
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
@@ -353,10 +356,12 @@ void block_init(const BlockParams *params, const MambaConfig *config, Random *ra
     size_t d_state = config->state_size;
     double low = log(config->time_step_min), high = log(config->time_step_max);
     block_shapes(shapes, config);
+    /* what sums: uniform within 1 / sqrt(fan_in) */
     for (int i = 0; i < BLOCK_TENSORS; i++)
         for (size_t k = 0; k < shapes[i].count && shapes[i].fan_in > 0; k++)
             p[i][k] = (float)(1.0 / sqrt((double)shapes[i].fan_in) *
                               (2.0 * random_uniform(random) - 1.0));
+    /* what does not: the norm leaves its channels as they are; Delta, D and A as said above */
     for (size_t i = 0; i < config->hidden_size; i++)
         p[NORM_WEIGHT][i] = 1.0f;
     for (size_t d = 0; d < config->intermediate_size; d++) {
@@ -390,7 +395,7 @@ void block_refresh(MambaBlock *block)
 }
 
 /* What goes from one token to the next, and all of it: as much after a million tokens as after
-   one. For 768 channels and one sequence that is 1,536 * (3 + 16) numbers. */
+   one. For d_model 768 and one sequence that is 1,536 (3 + 16) numbers, 114 KB. */
 typedef struct {
     float *conv; /* (batch, d_conv - 1, d_inner) the last inputs of the convolution, oldest first */
     float *x;    /* (batch, d_inner, d_state) the scan's state */
@@ -585,7 +590,8 @@ void block_step(float *out, const BlockCache *cache, const BlockState *state, co
 /* places want care: what is used twice gets two gradients, which add up (u: by the scan and  */
 /* by x_proj; the input: by the norm and by the residual).                                    */
 
-/* Lays out, or counts, the gradients of what `cache` holds, with a workspace for the scan. */
+/* Lays out, or counts, the gradients of what `cache` holds: a second cache, and the gradient of A
+   and the scan's workspace after it. */
 size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
                         const MambaBlock *block)
 {
@@ -611,17 +617,18 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     size_t tokens = cache->batch * cache->len;
     const float *seen = cache->constant ? cache->constant : cache->u;
 
-    /* out = out_proj(gated) */
+    /* out = out_proj(gated): a linear layer has two ways back, to its weight and to its input */
     linear_backward_weight_fast(g[OUT_PROJ_WEIGHT], out_grad, cache->gated, tokens, d_inner,
                                 d_model);
     linear_backward_input_fast(back->gated, out_grad, p[OUT_PROJ_WEIGHT], false, tokens, d_inner,
                                d_model);
-    /* the scan, with gate, skip, softplus and bias; A = -exp(A_log), so dA/dA_log = A */
+    /* gated = scan(u, dt_raw, A, B, C, D, z): chapter 4's way back gives the gradients of all of
+       them and of the bias. A = -exp(A_log), so dA/dA_log = A. */
     Scan scan = block_scan(cache, block, NULL);
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
     selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
-    if (config->gate_price > 0.0)
+    if (config->gate_price > 0.0) /* training may charge for open gates: see convolution.c */
         gate_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache->dt_raw, p[DT_PROJ_BIAS],
                             config->gate_price, tokens, d_inner);
     for (size_t i = 0; i < d_inner * d_state; i++)
@@ -631,7 +638,7 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
                                 d_inner);
     linear_backward_input_fast(back->dt_low, back->dt_raw, p[DT_PROJ_WEIGHT], false, tokens,
                                dt_rank, d_inner);
-    /* dt_low, B, C = x_proj(u): u is used here and in the scan */
+    /* dt_low, B, C = x_proj(u): u is used here and in the scan, so here its gradient is added */
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
@@ -643,7 +650,7 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     silu_backward_all(back->conv, back->u, cache->conv, tokens * d_inner);
     conv1d_backward_fast(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
                          p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, d_conv);
-    /* u_raw, z = in_proj(normed) */
+    /* u_raw, z = in_proj(normed): normed is used by both halves */
     const float *half[2] = {back->u_raw, back->z};
     for (size_t i = 0; i < 2; i++) {
         size_t first = i * d_inner;
@@ -666,23 +673,28 @@ void block_backward(const BlockParams *grad, float *input_grad, const BlockBack 
 {
     size_t tokens = cache->batch * cache->len, d_model = block->config.hidden_size;
     mixer_backward(grad, back, out_grad, cache, block);
-    memcpy(input_grad, out_grad, tokens * d_model * sizeof(float)); /* the residual */
+    /* out = input + mixer(norm(input)): the residual hands the gradient back as it is, which is why
+       a hundred blocks can be trained; the norm's way back adds its part */
+    memcpy(input_grad, out_grad, tokens * d_model * sizeof(float));
     rms_norm_backward(input_grad, grad->tensor[NORM_WEIGHT], back->normed, cache->scale, input,
                       block->params.tensor[NORM_WEIGHT], tokens, d_model);
 }
 
 /* =============================== Attention, to compare with =============================== */
 /* The other way to look back: keep every token's key and value, and look at all of them anew */
-/* for every token. What is here is plain multi-head causal attention of the same width.      */
+/* for every token. Nothing is forgotten, and nothing is ever cheap: the n-th token costs n.  */
+/* attention.c makes a layer of this, and bench.c measures it beside a block.                 */
 
-/* mixed (d_head): the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)), for
-   one query and one head. k and v are rows of d_model. `weight` is (len).
+/* What one query takes from all values, for one head (Vaswani et al., equation 1): mixed (d_head)
+   is the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)). q is (d_head), k
+   and v point at the head's first channel of token 0; a token is d_model further. weight is (len).
 
    Exercise 5.5. What one query takes from all values. */
 void attend(float *mixed, float *weight, const float *q, const float *k, const float *v, size_t len,
             size_t d_head, size_t d_model)
 {
     float largest = -INFINITY, total = 0.0f, factor = 1.0f / sqrtf((float)d_head);
+    /* how well each key fits the query; 1 / sqrt(d_head) keeps that of size 1 in any width */
     for (size_t s = 0; s < len; s++) {
         weight[s] = factor * dot(q, k + s * d_model, d_head);
         largest = fmaxf(largest, weight[s]);
@@ -702,7 +714,8 @@ void attend(float *mixed, float *weight, const float *q, const float *k, const f
 
 /* ======================================= The demos ======================================== */
 
-/* A block with everything that it works with, in one piece of memory. */
+/* A block with everything that it works with, in one piece of memory: its parameters, a cache for
+   `len` tokens at once of `batch` sequences, A, and the state. */
 typedef struct {
     MambaBlock block;
     BlockCache cache;
@@ -715,6 +728,7 @@ static OwnBlock own_block_new(const MambaConfig *config, size_t batch, size_t le
     OwnBlock own;
     memset(&own, 0, sizeof own);
     own.block.config = *config;
+    /* count first, ask once, then lay out */
     size_t params = block_params_floats(config), A = config->intermediate_size * config->state_size;
     size_t state = block_state_floats(config, batch);
     size_t cache = block_cache_place(&own.cache, NULL, &own.block, batch, len, false);
@@ -758,7 +772,8 @@ static void print_stage(const char *name, const char *what, const float *values,
     putchar('\n');
 }
 
-/* The last of a few tokens on its way through a block with random weights. */
+/* The last of a few tokens on its way through a block with random weights: what each stage makes of
+   it, in the order of mixer_forward. */
 static bool demo_block_trace(const Show *show, Error *error)
 {
     enum { LEN = 8 };
@@ -862,13 +877,10 @@ int mamba_block_main(int argc, char **argv)
     BlockShow with = {{look_at_terminal(ascii), svg, seed},
                       config_default(width ? (size_t)width : usual)};
     Error error;
-    const MambaConfig *config = &with.config;
     bool ok = !file || config_read(&with.config, file, &error);
-    if (ok && diagram)
-        ok = block_write_svg(svg, config->hidden_size, config->intermediate_size,
-                             config->state_size, config->time_step_rank, &error);
-    else if (ok)
-        ok = demos_run(demos, DEMOS, one, &with.show, &error);
+    if (ok)
+        ok = diagram ? block_write_svg(svg, &with.config, &error)
+                     : demos_run(demos, DEMOS, one, &with.show, &error);
     return program_end(ok, &error);
 }
 

@@ -1,42 +1,24 @@
 /* What a block costs, measured.
 
-   HOLDS   the processor's multiply-adds a second; the products of a linear layer and a block of
-           mamba-130m's shape against them; a block and attention on longer and longer sequences
-   FOR     bench.c; the other measurements of chapter 5 take the first from here */
+   HOLDS   the products of a linear layer, and a block of mamba-130m's shape, against the
+           multiply-adds that this processor can do; a block and attention of the same width on
+           longer and longer sequences
+   FOR     bench.c */
 
 #ifndef CH05_MEASURE_BLOCK
 #define CH05_MEASURE_BLOCK
 
+#include "../ch04_selective/bench.c"
 #include "attention.c"
 
 /* =============================== The products and the block =============================== */
-
-/* Multiply-adds a second of one processor, from registers. */
-static double measure_multiply_adds(void)
-{
-    enum { ROUNDS = 2000000, WIDE = 12 };
-    Lanes sum[WIDE], factor = lanes_all(0.999f), more = lanes_all(0.001f);
-    double seconds[5];
-    for (int run = 0; run < 5; run++) {
-        for (int i = 0; i < WIDE; i++)
-            sum[i] = lanes_all((float)i);
-        double start = seconds_now();
-        for (int round = 0; round < ROUNDS; round++)
-            for (int i = 0; i < WIDE; i++)
-                sum[i] = sum[i] * factor + more;
-        seconds[run] = seconds_now() - start;
-        for (int i = 1; i < WIDE; i++)
-            sum[0] += sum[i];
-        seconds[run] += lanes_sum(sum[0]) == 1.0f ? 1.0 : 0.0; /* so that it is worked out */
-    }
-    return (double)ROUNDS * WIDE * LANES / median(seconds, 5);
-}
 
 typedef struct {
     float *x, *W, *y;
     size_t tokens, d_in, d_out;
 } BenchProduct;
 
+/* Seconds of one of the three products: forward, backward for the input, for the weight. */
 static double time_product(const BenchProduct *bench, int form)
 {
     double seconds[BENCH_RUNS];
@@ -56,6 +38,7 @@ static double time_product(const BenchProduct *bench, int form)
     return median(seconds, BENCH_RUNS);
 }
 
+/* peak: multiply-adds a second of one processor */
 static void bench_products(double peak)
 {
     static const char *const names[3] = {"forward", "backward, input", "backward, weight"};
@@ -86,6 +69,24 @@ static void bench_products(double peak)
         memset(bench.x, 0, bench.tokens * bench.d_in * sizeof(float));
     }
     free(bench.x), free(bench.W), free(bench.y);
+}
+
+enum { STEP_RUNS = 20 };
+
+/* A token more, after whatever the block has seen. */
+static double measure_step_mamba(OwnBlock *own, float *token)
+{
+    BlockCache cache;
+    float *room = NEW(float, block_cache_place(&cache, NULL, &own->block, 1, 1, false) + 16);
+    block_cache_place(&cache, room, &own->block, 1, 1, false);
+    double seconds[STEP_RUNS];
+    for (int i = 0; i < STEP_RUNS; i++) {
+        double start = seconds_now();
+        block_step(token, &cache, &own->state, token, &own->block);
+        seconds[i] = seconds_now() - start;
+    }
+    free(room);
+    return median(seconds, STEP_RUNS);
 }
 
 /* A model of 24 such blocks, as mamba-130m has: a prompt, and a token at a time. */
@@ -119,51 +120,38 @@ static void bench_block(double peak)
     own_block_free(&own);
 }
 
-static void demo_block_bench(void)
+static bool demo_block_speed(const Show *show, Error *error)
 {
     double peak = measure_multiply_adds();
     bench_products(peak);
     bench_block(peak);
+    (void)show, (void)error;
+    return true;
 }
 
 /* ================================= Against attention ====================================== */
 
-enum { COMPARE_LOOKS = 7, COMPARE_FIRST = 256, COMPARE_STEPS = 20 };
+enum { COMPARE_LOOKS = 7, COMPARE_FIRST = 256 };
 
 /* What one length costs: seconds for a forward pass, for a step after it; bytes carried. */
 typedef struct {
     double forward[2], step[2], carried[2]; /* Mamba, attention */
 } Cost;
 
-static double measure_step_mamba(OwnBlock *own, float *token)
-{
-    BlockCache cache;
-    float *room = NEW(float, block_cache_place(&cache, NULL, &own->block, 1, 1, false) + 16);
-    block_cache_place(&cache, room, &own->block, 1, 1, false);
-    double seconds[COMPARE_STEPS];
-    for (int i = 0; i < COMPARE_STEPS; i++) {
-        double start = seconds_now();
-        block_step(token, &cache, &own->state, token, &own->block);
-        seconds[i] = seconds_now() - start;
-    }
-    free(room);
-    return median(seconds, COMPARE_STEPS);
-}
-
 static double measure_step_attention(const Attention *layer, float *token, size_t len)
 {
     size_t d_model = layer->d_model;
-    KeyValueCache cache = {NEW(float, (len + COMPARE_STEPS) * d_model),
-                           NEW(float, (len + COMPARE_STEPS) * d_model), len};
-    float *work = NEW(float, 2 * d_model + layer->n_head * (len + COMPARE_STEPS + 1));
-    double seconds[COMPARE_STEPS];
-    for (int i = 0; i < COMPARE_STEPS; i++) {
+    KeyValueCache cache = {NEW(float, (len + STEP_RUNS) * d_model),
+                           NEW(float, (len + STEP_RUNS) * d_model), len};
+    float *work = NEW(float, 2 * d_model + layer->n_head * (len + STEP_RUNS + 1));
+    double seconds[STEP_RUNS];
+    for (int i = 0; i < STEP_RUNS; i++) {
         double start = seconds_now();
         attention_step(token, &cache, work, token, layer);
         seconds[i] = seconds_now() - start;
     }
     free(cache.k), free(cache.v), free(work);
-    return median(seconds, COMPARE_STEPS);
+    return median(seconds, STEP_RUNS);
 }
 
 /* A block without its norm and an attention layer, both of width d_model, on one sequence. */
@@ -195,8 +183,10 @@ static Cost measure_cost(const MambaConfig *config, const Attention *layer, size
     return cost;
 }
 
-static bool demo_compare(const MambaConfig *config, const Look *look, const char *svg, Error *error)
+/* How the costs of both grow with the text, as a table and a chart. */
+static bool demo_compare(const Show *show, Error *error)
 {
+    const MambaConfig *config = &((const BlockShow *)show)->config;
     size_t d_model = config->hidden_size;
     Random random = random_from_seed(1);
     float *weights = random_floats(4 * d_model * d_model, &random);
@@ -237,7 +227,7 @@ static bool demo_compare(const MambaConfig *config, const Look *look, const char
     chart_add(&chart, "attention, whole", MARK_LINE, len, forward[1], COMPARE_LOOKS);
     chart_add(&chart, "Mamba, step", MARK_LINE, len, step[0], COMPARE_LOOKS);
     chart_add(&chart, "attention, step", MARK_LINE, len, step[1], COMPARE_LOOKS);
-    return show_chart(&chart, look, svg, error);
+    return chart_show(&chart, show, error);
 }
 
 #endif /* CH05_MEASURE_BLOCK */

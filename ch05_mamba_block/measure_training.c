@@ -3,13 +3,12 @@
    HOLDS   the floor of a step: its multiply-adds and its exponentials want the same units, so their
            times add up; memory works meanwhile, so the longer of the two counts. It leaves out what
            has no way round it either, such as the recurrence itself. A step, and its parts alone
-   FOR     the lesson's section "Speed", through the chapter's bench
-   BUILD   cc -O2 ch05_mamba_block/measure_training.c -o measure_training -lm && ./measure_training */
+   FOR     bench.c, and through it the lesson's section "Speed" */
 
 #ifndef CH05_MEASURE_TRAINING
 #define CH05_MEASURE_TRAINING
 
-#include "measure_block.c"
+#include "../ch04_selective/bench.c" /* what the machine can do */
 #include "language_model.c"
 
 /* ======================================= The floor ========================================= */
@@ -248,14 +247,5 @@ bool demo_training_speed(const Show *show, Error *error)
     bench_training(&small, 16, 64, multiply_adds, &ceilings);
     return true;
 }
-
-#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
-int main(void)
-{
-    Error error;
-    Show show = {look_at_terminal(false), NULL, 1};
-    return program_end(demo_training_speed(&show, &error), &error);
-}
-#endif
 
 #endif /* CH05_MEASURE_TRAINING */

@@ -1,7 +1,7 @@
 /* Chapter 5's block held against golden data, finite differences, itself in pieces, and chapter
    4. */
 
-#include "../ch05_mamba_block/mamba_block.c"
+#include "../ch05_mamba_block/attention.c"
 #include "golden.h"
 
 static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
@@ -96,6 +96,77 @@ static void a_token_s_bits_do_not_depend_on_the_other_tokens(void **state)
     linear_forward_fast(some, x + 7 * 300, W, NULL, FEW_TOKENS, 300, 70);
     assert_memory_equal(some, all + 7 * 70, FEW_TOKENS * 70 * sizeof(float));
     free(x), free(W), free(all), free(some);
+}
+
+/* ---- the convolution ------------------------------------------------------------------------ */
+
+/* Sizes of a convolution: batch, len, d_inner, d_conv. Widths below, at and beyond a strip; more
+   taps than tokens; one tap. */
+static const size_t conv_sizes[][4] = {{1, 1, 1, 1},   {1, 1, 3, 4},  {2, 3, 5, 4},
+                                       {1, 7, 64, 2},  {2, 5, 65, 4}, {1, 33, 31, 16},
+                                       {3, 2, 130, 5}, {1, 40, 17, 3}};
+enum { N_CONV_SIZES = sizeof conv_sizes / sizeof *conv_sizes };
+
+static void the_fast_convolution_is_the_clear_one(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 4 * N_CONV_SIZES; k++) { /* with a past and a bias, and without */
+        const size_t *size = conv_sizes[k / 4];
+        size_t batch = size[0], len = size[1], d_inner = size[2], d_conv = size[3];
+        size_t count = batch * len * d_inner;
+        Random random = random_from_seed((uint64_t)(100 + k));
+        float *u = random_array(count, &random), *weight = random_array(d_inner * d_conv, &random);
+        float *bias = random_array(d_inner, &random), *zeros = NEW(float, d_inner);
+        float *past = random_array(batch * (d_conv - 1) * d_inner, &random);
+        float *want = nan_filled(count), *got = nan_filled(count);
+        conv1d_forward(want, u, k & 1 ? past : NULL, zeros, weight, k & 2 ? bias : NULL, batch, len,
+                       d_inner, d_conv);
+        conv1d_forward_fast(got, u, k & 1 ? past : NULL, zeros, weight, k & 2 ? bias : NULL, batch,
+                            len, d_inner, d_conv);
+        assert_all_near(got, want, count, 2e-6, 2e-6); /* eps times 16 taps; fused or not */
+        assert_true(isnan(got[count]));
+        free(u), free(weight), free(bias), free(zeros), free(past), free(want), free(got);
+    }
+}
+
+static void the_fast_convolution_goes_back_as_the_clear_one(void **state)
+{
+    (void)state;
+    for (int k = 0; k < N_CONV_SIZES; k++) {
+        size_t batch = conv_sizes[k][0], len = conv_sizes[k][1], d_inner = conv_sizes[k][2];
+        size_t d_conv = conv_sizes[k][3], count = batch * len * d_inner;
+        Random random = random_from_seed((uint64_t)(200 + k));
+        float *u = random_array(count, &random), *weight = random_array(d_inner * d_conv, &random);
+        float *dy = random_array(count, &random);
+        float *want[3] = {nan_filled(count), nan_filled(d_inner * d_conv), nan_filled(d_inner)};
+        float *got[3] = {nan_filled(count), nan_filled(d_inner * d_conv), nan_filled(d_inner)};
+        conv1d_backward(want[0], want[1], want[2], dy, u, weight, batch, len, d_inner, d_conv);
+        conv1d_backward_fast(got[0], got[1], got[2], dy, u, weight, batch, len, d_inner, d_conv);
+        assert_all_near(got[0], want[0], count, 2e-6, 2e-6);
+        assert_all_near(got[1], want[1], d_inner * d_conv, 5e-6, 5e-6); /* eps times 40 tokens */
+        assert_all_near(got[2], want[2], d_inner, 5e-6, 5e-6);
+        assert_true(isnan(got[0][count]) && isnan(got[1][d_inner * d_conv]) &&
+                    isnan(got[2][d_inner]));
+        conv1d_backward(want[0], want[1], NULL, dy, u, weight, batch, len, d_inner, d_conv);
+        conv1d_backward_fast(got[0], got[1], NULL, dy, u, weight, batch, len, d_inner, d_conv);
+        assert_all_near(got[0], want[0], count, 2e-6, 2e-6);
+        free(u), free(weight), free(dy);
+        for (int i = 0; i < 3; i++)
+            free(want[i]), free(got[i]);
+    }
+}
+
+static void the_convolution_s_way_back_by_hand(void **state)
+{
+    (void)state; /* weights (1, 10, 100), inputs 1, 2, 3, 4; only the last output wants a change, by
+                    1: the three inputs that it saw get its weights, and the weights those inputs */
+    static const float u[4] = {1, 2, 3, 4}, weight[3] = {1, 10, 100}, dy[4] = {0, 0, 0, 1};
+    static const float u_want[4] = {0, 1, 10, 100}, weight_want[3] = {2, 3, 4};
+    float u_grad[4], weight_grad[3], bias_grad[1];
+    conv1d_backward(u_grad, weight_grad, bias_grad, dy, u, weight, 1, 4, 1, 3);
+    assert_all_near(u_grad, u_want, 4, 0, 0);
+    assert_all_near(weight_grad, weight_want, 3, 0, 0);
+    assert_true(bias_grad[0] == 1.0f);
 }
 
 /* ---- golden data ---------------------------------------------------------------------------- */
@@ -521,8 +592,26 @@ static void the_start_is_as_published(void **state)
         assert_true(p[D_SKIP][d] == 1.0f);
     }
     assert_true(least >= 0.00099 && least < 0.003 && most > 0.04 && most <= 0.1001);
-    for (size_t i = 0; i < 192 * 48; i++)
-        assert_true(fabsf(p[IN_PROJ_WEIGHT][i]) <= 1.0 / sqrt(48.0));
+    bench_free(&bench);
+}
+
+static void what_sums_starts_within_one_over_the_root_of_its_inputs(void **state)
+{
+    (void)state; /* as torch.nn.Linear and Conv1d: by hand from d_model 48, d_inner 96, dt_rank 3 */
+    static const size_t fan_in[BLOCK_TENSORS] = {0, 48, 48, 4, 4, 96, 3, 0, 0, 0, 96, 96};
+    MambaConfig config = config_default(48);
+    config.use_bias = true;
+    Bench bench = bench_new(&config, 1, 1, 12);
+    TensorShape shapes[BLOCK_TENSORS];
+    block_shapes(shapes, &config);
+    for (int i = 0; i < BLOCK_TENSORS; i++) {
+        double largest = 0.0;
+        for (size_t k = 0; k < shapes[i].count; k++)
+            largest = fmax(largest, fabs((double)bench.block.params.tensor[i][k]));
+        if (fan_in[i] > 0) /* of 48 numbers or more, one comes near the end */
+            assert_true(largest <= 1.0 / sqrt((double)fan_in[i]) + 1e-7 &&
+                        largest > 0.85 / sqrt((double)fan_in[i]));
+    }
     bench_free(&bench);
 }
 
@@ -706,23 +795,29 @@ static void wrong_options_are_named(void **state)
 {
     (void)state;
     static const struct {
-        const char *words, *sentence;
+        const char *program, *words, *sentence;
         int exit;
     } cases[] = {
-        {"--trace --bench", "exclude each other", 2},
-        {"--width 0", "--width", 2},
-        {"--width 8 --config x.json", "--width and --config exclude each other", 2},
-        {"--diagram", "--diagram needs --svg FILE", 2},
-        {"--trace --svg x.svg", "--svg needs", 2},
-        {"--nonsense", "unrecognized option", 2},
-        {"8", "'8' is not an option", 2},
-        {"--count --config no/such/config.json", "no/such/config.json", 1},
-        {"--count --config data/weather.csv", "data/weather.csv", 1},
-        {"--diagram --svg no/such/folder/x.svg", "no/such/folder", 1},
+        {"ch05_mamba_block", "--trace --count", "--trace and --count exclude each other", 2},
+        {"ch05_mamba_block", "--width 0", "--width", 2},
+        {"ch05_mamba_block", "--width 8 --config x.json", "--width and --config exclude each other",
+         2},
+        {"ch05_mamba_block", "--recall --width 8", "--width does nothing with --recall", 2},
+        {"ch05_mamba_block", "--count --seed 2", "--seed does nothing with --count", 2},
+        {"ch05_mamba_block", "--diagram", "--diagram needs --svg", 2},
+        {"ch05_mamba_block", "--trace --svg x.svg", "--svg needs", 2},
+        {"ch05_mamba_block", "--nonsense", "'--nonsense' is not an option", 2},
+        {"ch05_mamba_block", "8", "'8' is not an option", 2},
+        {"ch05_mamba_block", "--count --config no/such/config.json", "no/such/config.json", 1},
+        {"ch05_mamba_block", "--count --config data/weather.csv", "data/weather.csv", 1},
+        {"ch05_mamba_block", "--diagram --svg no/such/folder/x.svg", "no/such/folder", 1},
+        {"ch05_bench", "--block --compare", "--block and --compare exclude each other", 2},
+        {"ch05_bench", "--block --width 8", "--width needs --compare", 2},
+        {"ch05_bench", "--compare --config no/such/config.json", "no/such/config.json", 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[2048];
-        assert_int_equal(run_program(text, sizeof text, "ch05_mamba_block", cases[i].words),
+        assert_int_equal(run_program(text, sizeof text, cases[i].program, cases[i].words),
                          cases[i].exit);
         assert_contains(text, cases[i].sentence);
     }
@@ -789,6 +884,9 @@ int main(void)
         cmocka_unit_test(fast_products_are_the_clear_ones_at_any_size),
         cmocka_unit_test(a_product_worked_by_hand),
         cmocka_unit_test(a_token_s_bits_do_not_depend_on_the_other_tokens),
+        cmocka_unit_test(the_fast_convolution_is_the_clear_one),
+        cmocka_unit_test(the_fast_convolution_goes_back_as_the_clear_one),
+        cmocka_unit_test(the_convolution_s_way_back_by_hand),
         cmocka_unit_test(the_mixer_agrees_with_golden_at_every_stage),
         cmocka_unit_test(the_mixer_s_gradients_agree_with_golden),
         cmocka_unit_test(pieces_and_steps_are_the_whole),
@@ -800,6 +898,7 @@ int main(void)
         cmocka_unit_test(ex5_3_the_parameters_are_as_many_as_the_table_holds),
         cmocka_unit_test(ex5_4_the_gate_opens_and_closes),
         cmocka_unit_test(the_start_is_as_published),
+        cmocka_unit_test(what_sums_starts_within_one_over_the_root_of_its_inputs),
         cmocka_unit_test(ex5_5_attention_worked_by_hand),
         cmocka_unit_test(ex5_5_large_scores_do_not_overflow),
         cmocka_unit_test(ex5_5_fast_attention_and_its_steps_are_the_clear_one),

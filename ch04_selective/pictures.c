@@ -14,10 +14,11 @@
 
 #define STORY_CELL      16.0
 #define STORY_LEFT      90.0
-#define STORY_STEP_MOST 6.0 /* Delta of a turn: the darkest cell, the longest bar */
+#define STORY_STEP_MOST 6.0   /* Delta of a turn: the darkest cell, the longest bar */
+#define STORY_STILL     0.01f /* a smaller Delta moves next to nothing */
 
 /* A word for the terminal: no control characters, at most `most` of the others. */
-static void print_word(const char *word, size_t most)
+void print_word(const char *word, size_t most)
 {
     char shown[128];
     size_t len = 0, wide = 0;
@@ -40,14 +41,14 @@ static void print_bar(double value, double most, int width, const Look *look)
         fputs(i < full ? (look->ascii ? "#" : "█") : look->ascii ? "." : "·", stdout);
 }
 
-static const char *reading_name(const Cues *cues, const float *x)
+const char *reading_name(const Cues *cues, const float *x)
 {
     size_t reading = story_reading(x, cues->n_context);
     return reading == cues->n_context ? "?" : cues->context[reading];
 }
 
 /* Rounded to so many parts of 1, and no negative 0. */
-static double rounded_to(double value, double parts)
+double rounded_to(double value, double parts)
 {
     double rounded = round(value * parts) / parts;
     return rounded == 0.0 ? 0.0 : rounded;
@@ -61,7 +62,18 @@ typedef struct {
     const float *x;       /* what the contexts hold after it */
     const float *blurred; /* the same, if every word moves every context by `step` */
     double step;
+    bool brief; /* a line for words in a row that move next to nothing */
 } StoryPicture;
+
+/* The widest open gate of a word. */
+static float widest_step(const StoryPicture *picture, size_t t)
+{
+    size_t n = picture->cues->n_context;
+    float widest = 0.0f;
+    for (size_t d = 0; d < n; d++)
+        widest = fmaxf(widest, picture->delta[t * n + d]);
+    return widest;
+}
 
 static void print_story_head(const StoryPicture *picture)
 {
@@ -75,17 +87,16 @@ static void print_story_head(const StoryPicture *picture)
     printf("  reading, Delta = %g\n", picture->step);
 }
 
-static void print_story_word(const StoryPicture *picture, size_t t, const Look *look)
+static void print_story_word(const StoryPicture *picture, size_t t, const char *word,
+                             const Look *look)
 {
     const Cues *cues = picture->cues;
     size_t n = cues->n_context;
     const float *x = picture->x + t * n, *blurred = picture->blurred + t * n;
-    float widest = 0.0f; /* the widest open gate of the word */
-    for (size_t d = 0; d < n; d++)
-        widest = fmaxf(widest, picture->delta[t * n + d]);
-    print_word(picture->story->word[t], 14);
-    printf(" %4.2f ", rounded_to((double)widest, 100.0));
-    print_bar((double)widest, STORY_STEP_MOST, 12, look);
+    double widest = (double)widest_step(picture, t);
+    print_word(word, 14);
+    printf(" %4.2f ", rounded_to(widest, 100.0));
+    print_bar(widest, STORY_STEP_MOST, 12, look);
     for (size_t d = 0; d < n; d++)
         printf(" %8.2f", rounded_to((double)x[d], 100.0));
     printf("  %-9.9s |", reading_name(cues, x));
@@ -100,8 +111,16 @@ static void story_print(const StoryPicture *picture, const Look *look)
     size_t words = picture->story->n_word, last = (words - 1) * picture->cues->n_context;
     puts("A story, word by word: the selective system, and the same with one step for all words\n");
     print_story_head(picture);
-    for (size_t t = 0; t < words; t++)
-        print_story_word(picture, t, look);
+    for (size_t t = 0, still = 0; t < words; t++) {
+        char several[32];
+        bool next = t + 1 < words && widest_step(picture, t + 1) < STORY_STILL;
+        still = widest_step(picture, t) < STORY_STILL ? still + 1 : 0;
+        if (picture->brief && still > 0 && next)
+            continue;
+        snprintf(several, sizeof several, "(%zu words)", still);
+        print_story_word(picture, t,
+                         picture->brief && still > 1 ? several : picture->story->word[t], look);
+    }
     printf("\nAt the end the selective system answers from: %s. The other one from: %s.\n",
            reading_name(picture->cues, picture->x + last),
            reading_name(picture->cues, picture->blurred + last));
@@ -165,7 +184,7 @@ static bool story_svg(const StoryPicture *picture, const char *path, Error *erro
 }
 
 /* In the terminal, and as a figure if one is asked for. */
-static bool story_show(const StoryPicture *picture, const Show *show, Error *error)
+bool story_show(const StoryPicture *picture, const Show *show, Error *error)
 {
     story_print(picture, &show->look);
     return show->svg == NULL || story_svg(picture, show->svg, error);
@@ -176,7 +195,7 @@ static bool story_show(const StoryPicture *picture, const Show *show, Error *err
 enum { TREE_LEN = 8 };
 
 /* The tree of eight steps in characters: who is joined with whom, going up. */
-static void print_tree(const Look *look)
+void print_tree(const Look *look)
 {
     static const char *const lines[2][6] = {
         {"   1    2    3    4    5    6    7    8      eight steps",
@@ -215,7 +234,7 @@ static void svg_node(FILE *out, size_t first, size_t last, double level)
 }
 
 /* The up-sweep as a picture: level by level, from the leaves at the top to the root. */
-static bool tree_svg(const char *path, Error *error)
+bool tree_svg(const char *path, Error *error)
 {
     OutFile file;
     if (!out_open(&file, path, error))
@@ -234,8 +253,8 @@ static bool tree_svg(const char *path, Error *error)
 /* ======================================= Curves =========================================== */
 
 /* Curves y (n, rows) over x (rows) on a logarithmic axis, without the first row, where x is 0. */
-static bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y,
-                       size_t n, size_t rows, const Show *show, Error *error)
+bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y, size_t n,
+                size_t rows, const Show *show, Error *error)
 {
     chart->log_x = true;
     for (size_t k = 0; k < n; k++)
@@ -246,13 +265,13 @@ static bool rows_chart(Chart *chart, const char *const *names, const double *x, 
 /* =================================== A short cut ========================================== */
 
 /* For a demo that only prints. */
-static bool no_figure(const Show *show, Error *error)
+bool no_figure(const Show *show, Error *error)
 {
     return show->svg == NULL || fail(error, "--svg: this demo has no figure");
 }
 
 /* The short cut that does not work: with P_t = a_1 ... a_t, x_t = P_t (b_1/P_1 + ... + b_t/P_t). */
-static bool demo_division(const Show *show, Error *error)
+bool demo_division(const Show *show, Error *error)
 {
     enum { LEN = 150 };
     float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;

@@ -289,7 +289,7 @@ void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
 double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
 {
     size_t len = COPY_SYMBOLS + noise, right = 0;
-    int *token = NEW(int, len), symbol[COPY_SYMBOLS], got[COPY_SYMBOLS];
+    int *token = NEW(int, len), symbol[COPY_SYMBOLS] = {0}, got[COPY_SYMBOLS];
     float *y = NEW(float, len *COPY_BITS), x[COPY_BITS];
     for (size_t task = 0; task < tasks; task++) {
         copying_task(token, symbol, noise, &random);
@@ -350,20 +350,6 @@ typedef struct {
     float *x_grad;        /* (d_state) dL/dx_t through everything after token t */
 } ChannelBack;
 
-/* The forward pass of one channel once more, keeping x at the start of every stretch. */
-static void keep_checkpoints(ChannelBack *back, const Scan *scan)
-{
-    size_t d_state = scan->d_state, channel = back->b * scan->d_inner + back->d;
-    float *x = back->x;
-    for (size_t n = 0; n < d_state; n++)
-        x[n] = scan->x_start == NULL ? 0.0f : scan->x_start[channel * d_state + n];
-    for (size_t t = 0; t < scan->len; t++) {
-        if (t % back->stretch == 0)
-            memcpy(back->checkpoint + t / back->stretch * d_state, x, d_state * sizeof(float));
-        channel_step(x, scan, back->b * scan->len + t, back->d);
-    }
-}
-
 /* One token backwards: y_grad is dL/dy of this channel here, x_before and x_after (d_state) are
    x_{t-1} and x_t. The lines of channel_step from the last to the first; a variable that is used
    twice (u, delta, x_t) gets a part from each use, and the parts add up.
@@ -412,6 +398,20 @@ static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBac
     grad_add(grad->u, at, u_grad);
     grad_add(grad->delta, at, delta_grad);
     grad_add(grad->delta_bias, d, delta_grad); /* one bias for all tokens: a sum over them */
+}
+
+/* The forward pass of one channel once more, keeping x at the start of every stretch. */
+static void keep_checkpoints(ChannelBack *back, const Scan *scan)
+{
+    size_t d_state = scan->d_state, channel = back->b * scan->d_inner + back->d;
+    float *x = back->x;
+    for (size_t n = 0; n < d_state; n++)
+        x[n] = scan->x_start == NULL ? 0.0f : scan->x_start[channel * d_state + n];
+    for (size_t t = 0; t < scan->len; t++) {
+        if (t % back->stretch == 0)
+            memcpy(back->checkpoint + t / back->stretch * d_state, x, d_state * sizeof(float));
+        channel_step(x, scan, back->b * scan->len + t, back->d);
+    }
 }
 
 /* One channel from its last token to its first, stretch by stretch: forwards through the stretch
@@ -637,7 +637,7 @@ void scan_pairs_chunked(ScanPair *out, const ScanPair *in, size_t len)
 
 /* A story through the selective system and through one that cannot choose. A path may be NULL: then
    it is the built-in story, or the built-in cues. */
-static bool demo_story_of(const char *story_path, const char *cues_path, double step,
+static bool demo_story_of(const char *story_path, const char *cues_path, double step, bool brief,
                           const Show *show, Error *error)
 {
     Cues cues;
@@ -652,7 +652,7 @@ static bool demo_story_of(const char *story_path, const char *cues_path, double 
         delta[i] = step_size(&wiring.scan, i / n, i % n);
     selective_scan(x, NULL, &wiring.scan); /* C = 1, so y is x */
     selective_scan(blurred, NULL, &constant.scan);
-    StoryPicture picture = {&story, &cues, delta, x, blurred, step};
+    StoryPicture picture = {&story, &cues, delta, x, blurred, step, brief};
     bool ok = story_show(&picture, show, error);
     wiring_free(&wiring);
     wiring_free(&constant);
@@ -664,7 +664,7 @@ static bool demo_story_of(const char *story_path, const char *cues_path, double 
 
 static bool demo_story(const Show *show, Error *error)
 {
-    return demo_story_of(NULL, NULL, 0.1, show, error);
+    return demo_story_of(NULL, NULL, 0.1, false, show, error);
 }
 
 /* A cue of the first of two contexts, then `fillers` words of noise, by a step that is constant or,
@@ -699,7 +699,7 @@ static bool demo_fillers(const Show *show, Error *error)
     static const float steps[WAYS] = {0.0f, 0.3f, 0.1f, 0.01f};
     static const char *const names[WAYS] = {"selective", "Delta = 0.3", "Delta = 0.1",
                                             "Delta = 0.01"};
-    double margin, right, none[WAYS], share[WAYS * ROWS];
+    double margin, right, none[WAYS] = {0}, share[WAYS * ROWS];
     puts("One cue, then filler words: the margin of the right context (mean of 400 stories), and\n"
          "how often it is the larger one\n\n"
          "  fillers         selective       Delta = 0.3       Delta = 0.1      Delta = 0.01");
@@ -708,7 +708,8 @@ static bool demo_fillers(const Show *show, Error *error)
         for (size_t k = 0; k < WAYS; k++) {
             filler_measure(&margin, &right, (size_t)fillers[i], steps[k], show->seed + i);
             printf("  %9.3f %5.1f%%", rounded_to(margin, 1000.0), 100.0 * right);
-            none[k] = i == 0 ? margin : none[k]; /* without any filler */
+            if (i == 0)
+                none[k] = margin; /* without any filler */
             share[k * ROWS + i] = margin / none[k];
         }
         putchar('\n');
@@ -816,7 +817,7 @@ static bool demo_trace(const Show *show, Error *error)
     print_pairs("and with itself", out, 0, 1);
     bool same = true;
     for (size_t t = 0; t < TREE_LEN; t++)
-        same = same && loop[t].a == out[t].a && loop[t].b == out[t].b;
+        same = same && pair[1][t].b == loop[t].b && out[t].b == loop[t].b;
     printf("\nAll give the same states: %s.\n", same ? "yes" : "no");
     return show->svg == NULL || tree_svg(show->svg, error);
 }
@@ -852,21 +853,23 @@ int selective_main(int argc, char **argv)
     double step = 0.1;
     uint64_t seed = 1;
     int demo = -1; /* all of them */
-    bool trace = false, ascii = false;
+    bool brief = false, trace = false, ascii = false;
     const Option table[] = {
         {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo !trace",
          "a story of your own, any text, word by word"},
         {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo !trace",
          "the words that open a context, as in data/cues.txt"},
-        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues",
+        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues brief",
          "the step of the system that cannot choose (default 0.1)"},
+        {"brief", NULL, OPTION_SWITCH, 0, 0, &brief, "!demo !trace",
+         "a line for all words in a row that move nothing"},
         {"demo", "story|fillers|copying|theorem|trace|division|weather", OPTION_CHOICE, 0, 0, &demo,
          "mode", "one demo; with --svg its figure"},
         {"trace", NULL, OPTION_SWITCH, 0, 0, &trace, "mode",
          "the scan in parallel, on eight steps: the same as --demo trace"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues !brief",
          "of what is random in a demo (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues demo trace",
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues brief demo trace",
          "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw without Unicode"},
     };
@@ -879,8 +882,8 @@ int selective_main(int argc, char **argv)
         return status;
     Error error;
     const Show show = {look_at_terminal(ascii), svg, seed};
-    bool ok = story || cues ? demo_story_of(story, cues, step, &show, &error)
-                            : demos_run(demos, DEMOS, trace ? TRACE : demo, &show, &error);
+    bool ok = story || cues || brief ? demo_story_of(story, cues, step, brief, &show, &error)
+                                     : demos_run(demos, DEMOS, trace ? TRACE : demo, &show, &error);
     return program_end(ok, &error);
 }
 

@@ -1387,7 +1387,8 @@ static void wrong_options_are_named(void **state)
     } cases[] = {
         {"--step 0", "--step: 0 is not from 1e-06 to 100", 2},
         {"--step x", "--step: 'x' is not a number", 2},
-        {"--step 0.2", "--step needs --story or --cues", 2},
+        {"--step 0.2", "--step needs --story or --cues or --brief", 2},
+        {"--brief --demo story", "--brief and --demo exclude each other", 2},
         {"--seed -1", "--seed: '-1' is not a whole number", 2},
         {"--trace --seed 2", "--seed does nothing with --trace", 2},
         {"--cues data/cues.txt --seed 2", "--seed and --cues exclude each other", 2},
@@ -1395,7 +1396,7 @@ static void wrong_options_are_named(void **state)
         {"story.txt", "'story.txt' is not an option", 2},
         {"--demo story --trace", "exclude each other", 2},
         {"--story data/stories/legend.txt --trace", "exclude each other", 2},
-        {"--svg x.svg", "--svg needs --story or --cues or --demo or --trace", 2},
+        {"--svg x.svg", "--svg needs --story or --cues or --brief or --demo or --trace", 2},
         {"--demo theorem --svg x.svg", "--svg: this demo has no figure", 1},
         {"--demo nothing", "--demo: 'nothing' is none of story", 2},
         {"--story /dev/null", "/dev/null: there is no word in it", 1},

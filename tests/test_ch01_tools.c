@@ -233,20 +233,23 @@ static void a_file_appears_whole_or_not_at_all(void **state)
 static void a_file_written_anew_keeps_who_may_read_it(void **state)
 {
     (void)state;
-    char path[] = "/tmp/ch01_mode_XXXXXX", leftover[64];
+    char dir[] = "/tmp/ch01_mode_XXXXXX", path[64], other[64], leftover[96];
     OutFile file;
     Error error;
     struct stat info;
-    int descriptor = mkstemp(path);
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    snprintf(other, sizeof other, "%s/other", dir);
+    int descriptor = open(path, O_WRONLY | O_CREAT, 0600);
     assert_true(descriptor >= 0);
     close(descriptor);
     assert_int_equal(chmod(path, 0640), 0);
     snprintf(leftover, sizeof leftover, "%s.%ld.tmp", path, (long)getpid());
-    assert_int_equal(symlink("/tmp/ch01_must_not_appear", leftover), 0); /* set by a stranger */
+    assert_int_equal(symlink(other, leftover), 0); /* set by a stranger */
     assert_true(out_open(&file, path, &error));
     fputs("anew", file.stream);
     assert_true(out_close(&file, &error));
-    assert_int_equal(access("/tmp/ch01_must_not_appear", F_OK), -1);
+    assert_int_equal(access(other, F_OK), -1);
     assert_int_equal(stat(path, &info), 0);
     assert_int_equal(info.st_mode & 07777, 0640);
     assert_int_equal(info.st_size, 4);
@@ -256,6 +259,7 @@ static void a_file_written_anew_keeps_who_may_read_it(void **state)
         assert_contains(error.text, "cannot be written: Permission denied");
     }
     unlink(path);
+    assert_int_equal(rmdir(dir), 0);
 }
 
 static void a_full_disk_is_reported_and_devices_stay_devices(void **state)

@@ -350,20 +350,6 @@ typedef struct {
     float *x_grad;        /* (d_state) dL/dx_t through everything after token t */
 } ChannelBack;
 
-/* The forward pass of one channel once more, keeping x at the start of every stretch. */
-static void keep_checkpoints(ChannelBack *back, const Scan *scan)
-{
-    size_t d_state = scan->d_state, channel = back->b * scan->d_inner + back->d;
-    float *x = back->x;
-    for (size_t n = 0; n < d_state; n++)
-        x[n] = scan->x_start == NULL ? 0.0f : scan->x_start[channel * d_state + n];
-    for (size_t t = 0; t < scan->len; t++) {
-        if (t % back->stretch == 0)
-            memcpy(back->checkpoint + t / back->stretch * d_state, x, d_state * sizeof(float));
-        channel_step(x, scan, back->b * scan->len + t, back->d);
-    }
-}
-
 /* One token backwards: y_grad is dL/dy of this channel here, x_before and x_after (d_state) are
    x_{t-1} and x_t. The lines of channel_step from the last to the first; a variable that is used
    twice (u, delta, x_t) gets a part from each use, and the parts add up.
@@ -412,6 +398,20 @@ static void channel_step_backward(const ScanGrad *grad, float y_grad, ChannelBac
     grad_add(grad->u, at, u_grad);
     grad_add(grad->delta, at, delta_grad);
     grad_add(grad->delta_bias, d, delta_grad); /* one bias for all tokens: a sum over them */
+}
+
+/* The forward pass of one channel once more, keeping x at the start of every stretch. */
+static void keep_checkpoints(ChannelBack *back, const Scan *scan)
+{
+    size_t d_state = scan->d_state, channel = back->b * scan->d_inner + back->d;
+    float *x = back->x;
+    for (size_t n = 0; n < d_state; n++)
+        x[n] = scan->x_start == NULL ? 0.0f : scan->x_start[channel * d_state + n];
+    for (size_t t = 0; t < scan->len; t++) {
+        if (t % back->stretch == 0)
+            memcpy(back->checkpoint + t / back->stretch * d_state, x, d_state * sizeof(float));
+        channel_step(x, scan, back->b * scan->len + t, back->d);
+    }
 }
 
 /* One channel from its last token to its first, stretch by stretch: forwards through the stretch
@@ -814,9 +814,7 @@ static bool demo_trace(const Show *show, Error *error)
     print_pairs("down: before", tree, 0, 1);
     scan_pairs_blelloch(out, in, TREE_LEN);
     print_pairs("and with itself", out, 0, 1);
-    bool same = true;
-    for (size_t t = 0; t < TREE_LEN; t++)
-        same = same && loop[t].a == out[t].a && loop[t].b == out[t].b;
+    bool same = memcmp(loop, out, sizeof loop) == 0 && memcmp(loop, pair[1], sizeof loop) == 0;
     printf("\nAll give the same states: %s.\n", same ? "yes" : "no");
     return show->svg == NULL || tree_svg(show->svg, error);
 }

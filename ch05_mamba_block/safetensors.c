@@ -150,7 +150,8 @@ uint16_t tensor_f16_from_float(float value)
 }
 
 /* All numbers of a tensor, whatever their type, into the caller's array of tensor->count. Wider
-   types are rounded to nearest; BOOL gives 0 and 1. One loop, for the numbers of one type. They may lie at any address, so each is copied first. */
+   types are rounded to nearest; BOOL gives 0 and 1. The macro is the loop for one type: numbers may
+   lie at any address, so each is copied first. */
 #define TENSOR_LOOP(type_in_file, value)                                                           \
     for (size_t i = 0; i < tensor->count; i++) {                                                   \
         type_in_file number;                                                                       \
@@ -725,7 +726,7 @@ static char *writer_text(SafetensorsWriter *writer, const char *text)
     return safetensors_copy(text);
 }
 
-/* `data` holds the numbers of all of `shape`, row-major, and must live until the file is written. */
+/* `data` holds all numbers of `shape`, row-major, and must live until the file is written. */
 void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType type, const void *data,
                      size_t rank, const size_t *shape)
 {

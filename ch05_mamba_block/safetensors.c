@@ -378,14 +378,14 @@ static bool header_tensor(Safetensors *file, Json *json, JsonText name)
     TensorEntry entry;
     memset(&entry, 0, sizeof entry);
     entry.tensor.name = name.bytes;
-    char subject[SAFETENSORS_SHOWN + 16];
+    char subject[NAME_SHOWN + 16];
     snprintf(subject, sizeof subject, "tensor '%s'", shown_name(name.bytes).text);
     json->subject = subject;
     bool ok = entry_read(json, &entry) && entry_place(json, &entry, file);
     json->subject = NULL;
     if (!ok)
         return false;
-    file->tensor = (Tensor *)safetensors_grow(file->tensor, file->n_tensor, sizeof(Tensor));
+    file->tensor = (Tensor *)array_grow(file->tensor, file->n_tensor, sizeof(Tensor));
     file->tensor[file->n_tensor++] = entry.tensor;
     return true;
 }
@@ -400,7 +400,7 @@ static bool header_metadata(Safetensors *file, Json *json)
             !header_name(json, value, "the value"))
             return false;
         file->note =
-            (SafetensorsNote *)safetensors_grow(file->note, file->n_note, sizeof(SafetensorsNote));
+            (SafetensorsNote *)array_grow(file->note, file->n_note, sizeof(SafetensorsNote));
         file->note[file->n_note].key = key.bytes;
         file->note[file->n_note++].value = value.bytes;
     }
@@ -562,7 +562,7 @@ bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const c
     const char *text = (const char *)bytes + sizeof(uint64_t);
     Safetensors read;
     memset(&read, 0, sizeof read);
-    read.path = safetensors_copy(path);
+    read.path = text_copy(path);
     read.data = (const unsigned char *)text + header;
     read.data_bytes = len - sizeof(uint64_t) - header;
     Json json;
@@ -723,7 +723,7 @@ static char *writer_text(SafetensorsWriter *writer, const char *text)
             break;
         }
     }
-    return safetensors_copy(text);
+    return text_copy(text);
 }
 
 /* `data` holds all numbers of `shape`, row-major, and must live until the file is written. */
@@ -731,7 +731,7 @@ void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType typ
                      size_t rank, const size_t *shape)
 {
     assert(type < TENSOR_ANY && rank <= TENSOR_MAX_RANK);
-    writer->tensor = (Tensor *)safetensors_grow(writer->tensor, writer->n_tensor, sizeof(Tensor));
+    writer->tensor = (Tensor *)array_grow(writer->tensor, writer->n_tensor, sizeof(Tensor));
     Tensor *tensor = &writer->tensor[writer->n_tensor++];
     memset(tensor, 0, sizeof *tensor);
     tensor->name = writer_text(writer, name);
@@ -750,7 +750,7 @@ void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType typ
 void safetensors_add_metadata(SafetensorsWriter *writer, const char *key, const char *value)
 {
     writer->note =
-        (SafetensorsNote *)safetensors_grow(writer->note, writer->n_note, sizeof(SafetensorsNote));
+        (SafetensorsNote *)array_grow(writer->note, writer->n_note, sizeof(SafetensorsNote));
     SafetensorsNote *note = &writer->note[writer->n_note++];
     note->key = writer_text(writer, key);
     note->value = writer_text(writer, value);
@@ -871,7 +871,7 @@ bool safetensors_write(SafetensorsWriter *writer, const char *path, Error *error
 
 static void shown_print(FILE *out, const char *name, int width)
 {
-    char *copy = shown_clean(safetensors_copy(name));
+    char *copy = shown_clean(text_copy(name));
     text_pad(out, copy, width);
     free(copy);
 }

@@ -114,14 +114,14 @@ CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 # The tour: of each chapter the program, with the words that show its one picture or table, in 26
 # lines at most.
 define TOUR
-ch01_markov --forgetting
-ch02_ssm --demo front
-ch03_discretize --demo hours
-ch04_selective --demo fillers
+ch01_markov --forgetting | tail -n 19
+ch02_ssm --demo front | tail -n 20
+ch03_discretize --demo region | tail -n 26
+ch04_selective --demo trace
 ch05_mamba_block --count
 ch05_language_model --focus
 ch05_pretrained
-ch06_cuda_scan --demo work
+ch06_cuda_scan --demo work | tail -n 26
 endef
 export TOUR
 

@@ -873,6 +873,7 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
         }
         if (code == '?' || code == ':')
             return option_refuse(program, code, argv[optind - 1], error);
+        assert(k < program->n_option); /* getopt_long knows no others */
         given[k] = true;
         if (!option_take(&program->option[k], optarg, error))
             return false;

@@ -29,7 +29,7 @@
 #define CH02_SSM
 
 #include "../ch01_markov/markov.c"
-#include "system_tables.c"
+#include "system_tables.c" /* tables and charts; systems and signals in files */
 
 /* ================================== The system ============================================ */
 /* Four matrices and three sizes say everything about it. A decides what is remembered, B what is */

@@ -25,8 +25,8 @@
 #define CH03_DISCRETIZE
 
 #include "../ch02_ssm_abcd/ssm.c"
-#include "expm.c"
-#include "step_tables.c"
+#include "expm.c"        /* the exponential of a matrix, and its logarithm */
+#include "step_tables.c" /* what the demos print */
 
 /* ================================== Four rules for a step ================================= */
 /* All give x_{t+1} = A_bar x_t + B_bar u_t for a step of length delta, and the recurrence of     */
@@ -245,30 +245,6 @@ double spring_radius(double delta, Rule rule)
 /* If P is a day, what is an hour? P = exp(Q): the generator Q holds rates, and any time t can be */
 /* put in for the day, P_t = exp(Q t). Q is the logarithm of P, if there is one.                  */
 
-/* Q (n_state, n_state) = the generator of a chain, P = exp(Q): Q[i][j] is the rate of going from
-   i to j, a share a day; rows sum to 0. Fails, and says why, if the chain is no continuous one
-   looked at once a day: then P has no logarithm, or one with negative rates. (The principal
-   logarithm is tried; for the rare chains with another: Norris 1997, 2.1.) */
-bool chain_generator(double *Q, const Chain *chain, Error *error)
-{
-    size_t n_state = chain->n_state;
-    double *L = matrix_new(n_state, n_state);
-    bool ok = logm(L, chain->P, n_state) ||
-              fail(error, "this chain has no generator: P has an eigenvalue that is 0 or negative, "
-                          "and a day of it cannot be cut in halves");
-    for (size_t i = 0; ok && i < n_state; i++)
-        for (size_t j = 0; ok && j < n_state; j++)
-            if (i != j && L[i * n_state + j] < -1e-10)
-                ok = fail(error, /* it goes round too regularly: a traffic light */
-                          "this chain has no generator: the rate from '%.40s' to '%.40s' would be "
-                          "%.4g, and a rate cannot be negative",
-                          chain->name[i], chain->name[j], L[i * n_state + j]);
-    if (ok)
-        memcpy(Q, L, n_state * n_state * sizeof *Q);
-    free(L);
-    return ok;
-}
-
 /* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. For half a day
    it is the square root of the matrix P, and not of each of its entries. False if it overflows. */
 bool chain_at_time(double *P_t, const double *Q, size_t n_state, double t)
@@ -293,6 +269,30 @@ bool chain_forecast_at(double *pi, const double *start, const double *Q, size_t 
         vector_times_matrix(pi + k * n_state, start, P_t, n_state, n_state);
     }
     free(P_t);
+    return ok;
+}
+
+/* Q (n_state, n_state) = the generator of a chain, P = exp(Q): Q[i][j] is the rate of going from
+   i to j, a share a day; rows sum to 0. Fails, and says why, if the chain is no continuous one
+   looked at once a day: then P has no logarithm, or one with negative rates. (The principal
+   logarithm is tried; for the rare chains with another: Norris 1997, 2.1.) */
+bool chain_generator(double *Q, const Chain *chain, Error *error)
+{
+    size_t n_state = chain->n_state;
+    double *L = matrix_new(n_state, n_state);
+    bool ok = logm(L, chain->P, n_state) ||
+              fail(error, "this chain has no generator: P has an eigenvalue that is 0 or negative, "
+                          "and a day of it cannot be cut in halves");
+    for (size_t i = 0; ok && i < n_state; i++)
+        for (size_t j = 0; ok && j < n_state; j++)
+            if (i != j && L[i * n_state + j] < -1e-10)
+                ok = fail(error, /* it goes round too regularly: a traffic light */
+                          "this chain has no generator: the rate from '%.40s' to '%.40s' would be "
+                          "%.4g, and a rate cannot be negative",
+                          chain->name[i], chain->name[j], L[i * n_state + j]);
+    if (ok)
+        memcpy(Q, L, n_state * n_state * sizeof *Q);
+    free(L);
     return ok;
 }
 

@@ -95,8 +95,6 @@ bool expm(double *E, const double *A, size_t n)
         matrix_multiply(square, E, E, n, n, n);
         memcpy(E, square, n * n * sizeof *E);
     }
-    if (triangular)
-        restore_diagonal(E, A, n, 0);
     free(small);
     free(square);
     return ok && isfinite(matrix_max_abs(E, n * n));

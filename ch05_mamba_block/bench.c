@@ -7,12 +7,13 @@
 #define CH05_BENCH
 
 #include "measure_block.c"
+#include "measure_pretrained.c"
 #include "measure_training.c"
 
 int block_bench_main(int argc, char **argv)
 {
     bool block = false, compare = false, training = false, ascii = false;
-    const char *file = NULL, *svg = NULL;
+    const char *file = NULL, *svg = NULL, *pretrained = NULL;
     uint64_t width = 256;
     const Option table[] = {
         {"block", NULL, OPTION_SWITCH, 0, 0, &block, "mode",
@@ -21,6 +22,9 @@ int block_bench_main(int argc, char **argv)
          "time and memory of long sequences against attention"},
         {"training", NULL, OPTION_SWITCH, 0, 0, &training, "mode",
          "a training step of the language model, and its parts, beside what this machine allows"},
+        {"pretrained", "DIR", OPTION_TEXT, 0, 0, &pretrained, "mode",
+         "a pretrained model's steps, prompts and draws, with random models of mamba-130m's shape, "
+         "which are made in DIR (1 GB)"},
         {"width", "N", OPTION_WHOLE, 1, 4096, &width, "compare !config", "d_model (default 256)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "compare",
          "sizes from a Hugging Face config.json"},
@@ -37,7 +41,9 @@ int block_bench_main(int argc, char **argv)
     BlockShow with = {{look_at_terminal(ascii), svg, 1}, config_default((size_t)width)};
     Error error;
     bool ok = !file || config_read(&with.config, file, &error);
-    if (ok)
+    if (ok && pretrained)
+        ok = measure_pretrained(pretrained, &error);
+    else if (ok)
         ok = (compare    ? demo_compare
               : training ? demo_training_speed
                          : demo_block_speed)(&with.show, &error);

@@ -20,8 +20,7 @@ while read -r program words; do
                 print line
             }
         }' "$source"
-    printf '\n$ %s\n' "$build/$program${words:+ $words}"
-    # shellcheck disable=SC2086
-    "$build/$program" $words < /dev/null
-    printf '\nMore: make run CH=%s; the lesson: %s; the file: %s\n' "${chapter#ch}" "$lesson" "$source"
+    printf '$ %s\n' "$build/$program${words:+ $words}"
+    sh -c "$build/$program $words" < /dev/null
+    echo "More: make run CH=${chapter#ch}; the lesson: $lesson; the file: $source"
 done

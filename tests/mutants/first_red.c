@@ -1,10 +1,11 @@
-/* For `make mutants`: runs the tests of a test program one by one, the quick ones first, and stops at
-   the first that is red, which is all that a mutant has to do. The test program is compiled with
+/* For `make mutants`: runs the tests of a test program one by one, the quick ones first, and stops
+   at the first that is red, which is all that a mutant has to do. The test program is compiled with
    -D_cmocka_run_group_tests=first_red_run, so that its table of tests arrives here. The environment
    names a file of lines "seconds name":
 
-       FIRST_RED_WRITE=times build/test      runs all, and writes how long each takes
-       FIRST_RED=times build/test            runs them by it, each within five times its seconds and three
+       FIRST_RED_WRITE=times build/test    runs all, and writes how long each takes
+       FIRST_RED=times build/test          runs them in its order, each for five times its seconds
+                                           and three more at most
 
    A test that is not in the file is run last. */
 

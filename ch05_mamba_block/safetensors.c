@@ -15,18 +15,20 @@
    The offsets count from the end of the header. Every byte of the data belongs to exactly one
    tensor: none is used twice, none is left over.
 
-   New here       a reader and a writer of that format. The JSON of its header is read by json.c.
-   It is not      a piece of Mamba's mathematics: skip it on a first reading. Nor is it a way to
-                  run code from a file: nothing in here can be executed, which is why this format
-                  took over from Python's pickle.
-   One rule       the file is a stranger. Whatever it says is checked before it is believed, and
-                  what does not hold is told in one sentence with file, tensor and value.
-   Left out       types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8,
-                  more than 8 dimensions, big-endian machines.
-   Build and run  cc -O2 ch05_mamba_block/safetensors.c -o safetensors -lm && ./safetensors
-   Time           20 minutes to read, 10 to look into a file of your own.
-   Sources        the format: https://huggingface.co/docs/safetensors; F16 and its rounding: IEEE
-                  754-2019, sections 3.4 and 4.3.1. */
+   HOLDS      numbers of tensors and what their bits are worth; a reader and a writer of the format;
+              a program that shows what is in a file
+   FOR        the weights of chapter 5's models, chapter 6, and the golden data of all tests
+   NOT        a piece of Mamba's mathematics: skip it on a first reading. Nor is it a way to run
+              code from a file: nothing in here can be executed, which is why this format took
+              over from Python's pickle.
+   RULE       the file is a stranger. Whatever it says is checked before it is believed, and what
+              does not hold is told in one sentence with file, tensor and value.
+   LEFT OUT   types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8, more
+              than 8 dimensions, big-endian machines
+   BUILD      cc -O2 ch05_mamba_block/safetensors.c -o safetensors -lm && ./safetensors
+   TIME       20 minutes to read, 10 to look into a file of your own
+   SOURCES    the format: https://huggingface.co/docs/safetensors; F16 and its rounding: IEEE
+              754-2019, sections 3.4 and 4.3.1 */
 
 #ifndef CH05_SAFETENSORS
 #define CH05_SAFETENSORS
@@ -1028,10 +1030,10 @@ bool safetensors_demo(FILE *out, Error *error)
     return ok;
 }
 
-#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+/* ================================== Options and main ======================================= */
 
 /* Lists the tensors of a file or, if there is a name, shows that one. */
-static bool show_file(const char *path, const char *name, size_t numbers, Error *error)
+static bool safetensors_show(const char *path, const char *name, size_t numbers, Error *error)
 {
     Safetensors file;
     if (!safetensors_open(&file, path, error))
@@ -1048,7 +1050,7 @@ static bool show_file(const char *path, const char *name, size_t numbers, Error 
     return ok;
 }
 
-int main(int argc, char **argv)
+int safetensors_main(int argc, char **argv)
 {
     const char *path = NULL, *name = NULL;
     uint64_t numbers = 8;
@@ -1068,11 +1070,16 @@ int main(int argc, char **argv)
     if (!program_begin(&status, &program, argc, argv))
         return status;
     Error error;
-    bool ok =
-        path ? show_file(path, name, (size_t)numbers, &error) : safetensors_demo(stdout, &error);
+    bool ok = path ? safetensors_show(path, name, (size_t)numbers, &error)
+                   : safetensors_demo(stdout, &error);
     return program_end(ok, &error);
 }
 
+#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+int main(int argc, char **argv)
+{
+    return safetensors_main(argc, argv);
+}
 #endif
 
 #endif /* CH05_SAFETENSORS */

@@ -254,6 +254,7 @@ typedef struct {
     uint64_t offset[2]; /* first byte, and the one after the last */
 } TensorEntry;
 
+/* A type we cannot read is told apart from a word that is no type: the file is fine, we are not. */
 static bool entry_dtype(Json *json, TensorEntry *entry)
 {
     static const char *const others[] = {"U16",     "U32",     "U64",         "F8_E5M2",
@@ -277,6 +278,7 @@ static bool entry_dtype(Json *json, TensorEntry *entry)
     return json_fail(json, "unknown dtype '%s'", shown_name(text.bytes).text);
 }
 
+/* [] is a single number, [0] none at all: both are tensors. */
 static bool entry_shape(Json *json, TensorEntry *entry)
 {
     Tensor *tensor = &entry->tensor;
@@ -292,6 +294,7 @@ static bool entry_shape(Json *json, TensorEntry *entry)
     return !json->failed;
 }
 
+/* Counted to the end before they are refused, so that the message can say how many there are. */
 static bool entry_offsets(Json *json, TensorEntry *entry)
 {
     size_t count = 0;
@@ -316,6 +319,8 @@ static const struct {
 } entry_keys[ENTRY_KEYS] = {
     {"dtype", entry_dtype}, {"shape", entry_shape}, {"data_offsets", entry_offsets}};
 
+/* The three keys of an entry, in any order, each once, and no others: what a later version of the
+   format may add would change what the numbers mean. */
 static bool entry_read(Json *json, TensorEntry *entry)
 {
     JsonText key = {"", 0};
@@ -375,6 +380,7 @@ static bool header_name(Json *json, JsonText text, const char *what)
            json_fail(json, "%s '%s' holds a 0 byte", what, shown_name(text.bytes).text);
 }
 
+/* While an entry is read, what fails is said to be in its tensor. */
 static bool header_tensor(Safetensors *file, Json *json, JsonText name)
 {
     TensorEntry entry;
@@ -392,6 +398,7 @@ static bool header_tensor(Safetensors *file, Json *json, JsonText name)
     return true;
 }
 
+/* Strings only, whatever the writer had in mind. */
 static bool header_metadata(Safetensors *file, Json *json)
 {
     JsonText key = {"", 0}, value = {"", 0};
@@ -421,6 +428,7 @@ static bool header_padding(Json *json)
                      (unsigned)json_byte(json, json->at));
 }
 
+/* One object: tensors by their names, and among them __metadata__, once or not at all. */
 static bool header_read(Safetensors *file, Json *json)
 {
     bool metadata = false;
@@ -500,6 +508,7 @@ static bool header_check_places(Safetensors *file, const char *path, Error *erro
     return true;
 }
 
+/* Leaves tensors and metadata in the order of their names, so that they can be searched. */
 static bool header_check_names(Safetensors *file, const char *path, Error *error)
 {
     tensors_sort(file->tensor, file->n_tensor, tensor_by_name);
@@ -517,6 +526,7 @@ static bool header_check_names(Safetensors *file, const char *path, Error *error
 
 /* ---- the file ---------------------------------------------------------------------------- */
 
+/* The first eight bytes, held against the file before anything is done with them. */
 static bool header_length(size_t *header, const unsigned char *bytes, size_t len, const char *path,
                           Error *error)
 {
@@ -704,6 +714,7 @@ void safetensors_writer_free(SafetensorsWriter *writer)
     memset(writer, 0, sizeof *writer);
 }
 
+/* Keeps the first mistake for safetensors_write to tell; what comes after it is still taken. */
 static void writer_fail(SafetensorsWriter *writer, const char *what, const char *name)
 {
     if (!writer->failed)
@@ -758,6 +769,7 @@ void safetensors_add_metadata(SafetensorsWriter *writer, const char *key, const 
     note->value = writer_text(writer, value);
 }
 
+/* The order of a written file: see the head of this part. */
 static int tensor_by_type_and_name(const void *left, const void *right)
 {
     const Tensor *a = (const Tensor *)left, *b = (const Tensor *)right;
@@ -871,6 +883,7 @@ bool safetensors_write(SafetensorsWriter *writer, const char *path, Error *error
 /* ======================================== Printing =========================================== */
 /* What the program shows of a file.                                                             */
 
+/* A name or a value as the terminal may see it, padded to `width`. */
 static void shown_print(FILE *out, const char *name, int width)
 {
     char *copy = shown_clean(text_copy(name));
@@ -878,6 +891,7 @@ static void shown_print(FILE *out, const char *name, int width)
     free(copy);
 }
 
+/* The metadata, a line for each tensor, and what they come to. */
 void safetensors_print_list(FILE *out, const Safetensors *file)
 {
     size_t numbers = 0, width = 0;
@@ -946,6 +960,7 @@ static TensorSummary tensor_summary(const Tensor *tensor)
     return summary;
 }
 
+/* A tensor, what its finite numbers are like, and its first `numbers` numbers. */
 void safetensors_print_tensor(FILE *out, const Tensor *tensor, size_t numbers)
 {
     TensorSummary summary = tensor_summary(tensor);
@@ -968,6 +983,7 @@ void safetensors_print_tensor(FILE *out, const Tensor *tensor, size_t numbers)
     free(first);
 }
 
+/* Sixteen bytes a line, as numbers and as characters. */
 static void demo_bytes(FILE *out, const char *what, const char *bytes, size_t from, size_t to)
 {
     fprintf(out, "\n%s:\n", what);
@@ -1007,6 +1023,7 @@ static bool demo_file(char **bytes, size_t *len, size_t *data_at, Error *error)
     return ok;
 }
 
+/* Writes the file of the head comment into memory, shows its bytes, and reads them back. */
 bool safetensors_demo(FILE *out, Error *error)
 {
     char *bytes;

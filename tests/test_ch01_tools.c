@@ -4,6 +4,24 @@
 #include "../ch01_markov/charts.h"
 #include "check.h"
 
+/* ---- memory ------------------------------------------------------------------------------ */
+
+static void arrays_grow_and_keep_what_is_in_them(void **state)
+{
+    (void)state;
+    uint32_t *array = NULL;
+    for (uint32_t count = 0; count < 1000; count++) {
+        array = (uint32_t *)array_grow(array, count, sizeof *array);
+        array[count] = count; /* one too far would be seen by the address sanitizer */
+    }
+    for (uint32_t i = 0; i < 1000; i++)
+        assert_int_equal(array[i], i);
+    free(array);
+    char *copy = text_copy("");
+    assert_string_equal(copy, "");
+    free(copy);
+}
+
 /* ---- random numbers -------------------------------------------------------------------- */
 
 static void pcg32_gives_its_published_numbers(void **state)
@@ -1047,6 +1065,7 @@ static void demos_run_alone_or_in_their_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arrays_grow_and_keep_what_is_in_them),
         cmocka_unit_test(pcg32_gives_its_published_numbers),
         cmocka_unit_test(uniform_and_normal_numbers_have_their_moments),
         cmocka_unit_test(linear_systems_are_solved),

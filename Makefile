@@ -17,6 +17,7 @@ SOURCES  := $(shell grep -l '^\#if __INCLUDE_LEVEL__ == 0' ch[0-9]*/*.c ch[0-9]*
 program   = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 BENCHES  := $(filter %_bench,$(PROGRAMS))
+DEMOS    := $(filter-out $(BENCHES),$(PROGRAMS))
 CHAPTERS := 01 02 03 04 05 06
 
 # The tests that run longest come first, so that no processor waits for them at the end.
@@ -133,8 +134,8 @@ tour: $(addprefix $(BUILD)/,$(filter ch0%,$(TOUR)))
 no-such-chapter:
 	@echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2
 
-# The programs of one chapter that its demo needs.
-of_chapter = $(filter-out $(BENCHES),$(filter $(BUILD)/ch$(1)_%,$(PROGRAMS)))
+# The programs of one chapter, without what only measures.
+of_chapter = $(filter $(BUILD)/ch$(1)_%,$(DEMOS))
 
 run-01: $(call of_chapter,01)
 	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'
@@ -181,15 +182,14 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	    for words in '' '--scan 2,1000,24,16' '--scan 1,20000,2,16 --kernel pieces'; do \
 	        printf '\n$$ %s %s\n' $$program "$$words"; $$program $$words || exit 1; done
 
-# Of a chapter that has no bench yet, its program still measures itself.
-TO_MEASURE := 'ch02_ssm --bench' 'ch03_discretize --bench' 'ch04_selective --bench' 'ch05_mamba_block --bench' \
-    'ch05_mamba_block --compare' 'ch05_language_model --bench' 'ch05_pretrained --bench' 'ch06_cuda_scan --bench --csv $(BUILD)/ch06_bench.csv'
+MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
+    'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
 
-bench: $(PROGRAMS) $(if $(GPU),$(CUDA_SAID)) ## measure: fast against clear, and both against the machine's limits
-	@for words in $(foreach b,$(notdir $(BENCHES)),'$(b)') $(TO_MEASURE); do \
-	    chapter=$${words%%_*}; program=$(BUILD)/$$words; \
-	    case $$words in *' --bench'*|*' --compare') [ ! -x $(BUILD)/$${chapter}_bench ] || continue ;; esac; \
-	    if [ $$chapter = ch06 ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(BUILD)/cuda/$$words; fi; \
+bench: $(BENCHES) $(if $(GPU),$(CUDA_SAID)) ## measure: fast against clear, and both against the machine's limits
+	@for words in $(MEASURE); do \
+	    program=$(BUILD)/$$words; \
+	    if [ $${words%%_*} = ch06 ] && [ -x $(BUILD)/cuda/ch06_bench ] && $(CUDA_RUN) --device > /dev/null 2>&1; then \
+	        program=$(BUILD)/cuda/$$words; fi; \
 	    printf '\n$$ %s\n' "$$program"; $$program || exit 1; done
 
 train: $(BUILD)/ch05_language_model ## train the language model of data/tiny-mamba again, from the stories, in a minute
@@ -200,7 +200,7 @@ corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their gr
 
 # ---- to test -----------------------------------------------------------------------------------
 
-test: $(filter-out $(BENCHES),$(PROGRAMS)) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
+test: $(DEMOS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
 	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
 
 test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the GPU (needs nvcc and a GPU)
@@ -208,10 +208,10 @@ test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the G
 	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
 	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
 
-mutants: $(BUILD)/cmocka.flags $(filter-out $(BENCHES),$(PROGRAMS)) ## break each chapter in many small ways; every one must be noticed
+mutants: $(BUILD)/cmocka.flags $(DEMOS) ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
 
-figures: $(filter-out $(BENCHES),$(PROGRAMS)) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
+figures: $(DEMOS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
 	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures
 
 check: ## formatting, cppcheck, clang-tidy, and all sources as C11 and C++17 with every compiler

@@ -2,13 +2,22 @@
 # Formatting, static analysis, and every source as C11 and as C++17 with every compiler there is,
 # warnings as errors. A tool that is missing is named and left out; with REQUIRE_TOOLS=1 it is an
 # error.
+#
+# A file that others include is compiled with them. What depends on the file alone is asked of every
+# file: does it compile by itself? What is dear is asked of the files that nothing includes (the tops:
+# tests, benches, the last chapters), which hold all the others: gcc's warnings, which depend on what
+# it optimises, and clang-tidy's rules.
 set -u
 bad=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chapters=$(ls ch[0-9]*/*.c ch[0-9]*/*.cu data/*/*.c) # chapter 6 is C too: -x c
-tests=$(ls tests/*.c tests/fuzz/*.c tests/classroom/*.c)
+sources=$(ls ch[0-9]*/*.c ch[0-9]*/*.cu data/*/*.c) # chapter 6 is C too: -x c
+programs=$(grep -l '__INCLUDE_LEVEL__ == 0' $sources)
+tests=$(ls tests/*.c tests/fuzz/*.c tests/classroom/*.c tests/mutants/*.c)
 headers=$(ls tests/*.h tests/classroom/*.h ch[0-9]*/*.h)
+tops=$(for file in $sources; do
+    grep -qE "^ *# *include \"([^\"]*/)?${file##*/}\"" ch[0-9]*/*.[ch] ch[0-9]*/*.cu || echo "$file"
+done)
 strict='-Wall -Wextra -Wshadow -Werror'
 
 have() {
@@ -29,43 +38,56 @@ ok() { # name status
 # shellcheck disable=SC2086
 {
     if have clang-format; then
-        clang-format --dry-run -Werror $chapters $tests $headers
+        clang-format --dry-run -Werror $sources $tests $headers
         ok "clang-format" $?
     fi
 
     if have cppcheck; then
         cppcheck --quiet -j "$(getconf _NPROCESSORS_ONLN)" --std=c11 --language=c --error-exitcode=1 --inline-suppr \
             --enable=warning,performance,portability -D__INCLUDE_LEVEL__=0 \
-            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar $chapters
+            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar $tops
         ok "cppcheck" $?
     fi
 
+    # clang's analyser looks at the functions of the file it is given, the other rules at all it includes
     if have clang-tidy; then
-        each "$chapters" 'clang-tidy --quiet "{}" -- -x c -std=c11 2> /dev/null'
-        ok "clang-tidy" $?
+        each "$sources" "clang-tidy --quiet --checks='-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,-clang-analyzer-security.insecureAPI.strcpy' '{}' -- -x c -std=c11 2> /dev/null"
+        ok "clang-tidy, the analyser" $?
+        each "$tops" "clang-tidy --quiet --checks='-clang-analyzer-*' '{}' -- -x c -std=c11 2> /dev/null"
+        ok "clang-tidy, the rules" $?
     fi
 
-    # clang's warnings do not depend on what it optimises; some of gcc's do
-    for compiler in 'gcc -O1 -c -o /dev/null' 'clang -fsyntax-only'; do
-        have ${compiler%% *} || continue
-        each "$chapters $tests" "$compiler -x c -std=c11 $strict '{}'"
-        ok "${compiler%% *} -std=c11" $?
+    for compiler in gcc clang; do
+        have $compiler || continue
+        each "$sources $tests" "$compiler -fsyntax-only -x c -std=c11 $strict '{}'"
+        ok "$compiler -std=c11" $?
     done
-    for compiler in 'g++ -O1 -c -o /dev/null' 'clang++ -fsyntax-only'; do
-        have ${compiler%% *} || continue
-        each "$chapters" "$compiler -x c++ -std=c++17 $strict '{}'"
-        ok "${compiler%% *} -std=c++17" $?
+    for compiler in g++ clang++; do
+        have $compiler || continue
+        each "$sources" "$compiler -fsyntax-only -x c++ -std=c++17 $strict '{}'"
+        ok "$compiler -std=c++17" $?
     done
+    if have gcc; then
+        each "$tops $tests" "gcc -O1 -c -o /dev/null -x c -std=c11 $strict '{}'"
+        ok "gcc -std=c11, what it warns of when it optimises" $?
+    fi
+    if have g++; then
+        each "$tops" "g++ -O1 -c -o /dev/null -x c++ -std=c++17 $strict '{}'"
+        ok "g++ -std=c++17, the same" $?
+    fi
     # the one line that the lessons give: no flags at all
-    each "$chapters" "cc -x c -O2 '{}' -o '$work/program.'\$\$ -lm"
-    ok "cc -O2 FILE -lm" $?
+    each "$programs" "cc -x c -O0 '{}' -o '$work/program.'\$\$ -lm"
+    ok "cc FILE -lm" $?
 
     # a CUDA toolkit is nobody's duty
     if command -v nvcc > /dev/null; then
-        nvcc -O3 -t 0 -Werror all-warnings -gencode arch=compute_80,code=sm_80 \
-            -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 \
-            ch06_cuda_scan/cuda_scan.cu -o "$work/program"
-        ok "nvcc, sm_80, sm_90 and PTX" $?
+        for file in ch06_cuda_scan/*.cu; do
+            grep -q '__INCLUDE_LEVEL__ == 0' "$file" || continue
+            nvcc -O3 -Xcompiler -O0 -t 0 -Werror all-warnings -gencode arch=compute_80,code=sm_80 \
+                -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 \
+                "$file" -o "$work/program"
+            ok "nvcc, sm_80, sm_90 and PTX: $file" $?
+        done
     else
         echo "skipped: nvcc is not installed"
     fi

@@ -20,7 +20,8 @@ new=$work/new
 
 # ---- what there is --------------------------------------------------------------------------
 
-sources=$(find "$folder" -maxdepth 1 -name '*.c' -o -maxdepth 1 -name '*.cu' -o -maxdepth 1 -name '*.h' | sort)
+sources=$(find "$folder" -maxdepth 1 -name '*.c' -o -maxdepth 1 -name '*.cu' -o -maxdepth 1 -name '*.h' |
+    grep -v '/bench\.[a-z]*$' | sort) # what measures is not taught
 marked=$(grep -l '//> EX' $sources || true)
 [ -n "$marked" ] || { echo "error: $folder has no exercises" >&2; exit 1; }
 tests=$(grep -l "cmocka_unit_test(ex[0-9]" tests/test_ch"${chapter}"_*.c || true)
@@ -54,10 +55,25 @@ for file in $(awk -v start="$(echo $tests $sources)" -f "$here/includes.awk"); d
     put "$file"
 done
 
-# ---- data and golden data: not those of later chapters, unless a test names them ------------------
+# ---- the demo: what the course's own Makefile runs for this chapter ---------------------------------
+
+awk -v target="run-$chapter:" '
+    index($0, target) == 1 { on = 1; next }
+    on && !/^\t/ { on = 0 }
+    on && /\$\(call show,/ {
+        sub(/^.*\$\(call show,/, "")
+        sub(/\)$/, "")
+        gsub(/\$\(BUILD\)/, "build")
+        printf "printf \"\\n$ %%s\\n\" \"%s\"\n%s || exit 1\n", $0, $0
+    }' Makefile > "$new/tests/demo.sh"
+
+# ---- data that the chapter, its tests, its lesson or the demo name; golden data but of later chapters -
 
 mkdir -p "$new/data" "$new/$folder"
-cp -R data/. "$new/data/"
+for path in data/*; do
+    [ "$path" != data/README.md ] && ! cat $sources $tests $lessons "$new/tests/demo.sh" | grep -qF "$path" ||
+        cp -R "$path" "$new/data/"
+done
 mkdir -p "$new/tests/golden"
 for path in tests/golden/*; do
     name=${path##*/}
@@ -74,17 +90,6 @@ cp "$here/assignment.mk" "$new/Makefile"
 cp LICENSE "$new/"
 cp "$work/exercises.txt" "$new/tests/exercises.txt"
 printf '/build/\n' > "$new/.gitignore"
-
-# the demo of the course's own Makefile: its run-NN
-awk -v target="run-$chapter:" '
-    index($0, target) == 1 { on = 1; next }
-    on && !/^\t/ { on = 0 }
-    on && /\$\(call show,/ {
-        sub(/^.*\$\(call show,/, "")
-        sub(/\)$/, "")
-        gsub(/\$\(BUILD\)/, "build")
-        printf "printf \"\\n$ %%s\\n\" \"%s\"\n%s || exit 1\n", $0, $0
-    }' Makefile > "$new/tests/demo.sh"
 
 # ---- the lesson -----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@
 #define STORY_STILL     0.01f /* a smaller Delta moves next to nothing */
 
 /* A word for the terminal: no control characters, at most `most` of the others. */
-static void print_word(const char *word, size_t most)
+void print_word(const char *word, size_t most)
 {
     char shown[128];
     size_t len = 0, wide = 0;
@@ -41,14 +41,14 @@ static void print_bar(double value, double most, int width, const Look *look)
         fputs(i < full ? (look->ascii ? "#" : "█") : look->ascii ? "." : "·", stdout);
 }
 
-static const char *reading_name(const Cues *cues, const float *x)
+const char *reading_name(const Cues *cues, const float *x)
 {
     size_t reading = story_reading(x, cues->n_context);
     return reading == cues->n_context ? "?" : cues->context[reading];
 }
 
 /* Rounded to so many parts of 1, and no negative 0. */
-static double rounded_to(double value, double parts)
+double rounded_to(double value, double parts)
 {
     double rounded = round(value * parts) / parts;
     return rounded == 0.0 ? 0.0 : rounded;
@@ -184,7 +184,7 @@ static bool story_svg(const StoryPicture *picture, const char *path, Error *erro
 }
 
 /* In the terminal, and as a figure if one is asked for. */
-static bool story_show(const StoryPicture *picture, const Show *show, Error *error)
+bool story_show(const StoryPicture *picture, const Show *show, Error *error)
 {
     story_print(picture, &show->look);
     return show->svg == NULL || story_svg(picture, show->svg, error);
@@ -195,7 +195,7 @@ static bool story_show(const StoryPicture *picture, const Show *show, Error *err
 enum { TREE_LEN = 8 };
 
 /* The tree of eight steps in characters: who is joined with whom, going up. */
-static void print_tree(const Look *look)
+void print_tree(const Look *look)
 {
     static const char *const lines[2][6] = {
         {"   1    2    3    4    5    6    7    8      eight steps",
@@ -234,7 +234,7 @@ static void svg_node(FILE *out, size_t first, size_t last, double level)
 }
 
 /* The up-sweep as a picture: level by level, from the leaves at the top to the root. */
-static bool tree_svg(const char *path, Error *error)
+bool tree_svg(const char *path, Error *error)
 {
     OutFile file;
     if (!out_open(&file, path, error))
@@ -253,8 +253,8 @@ static bool tree_svg(const char *path, Error *error)
 /* ======================================= Curves =========================================== */
 
 /* Curves y (n, rows) over x (rows) on a logarithmic axis, without the first row, where x is 0. */
-static bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y,
-                       size_t n, size_t rows, const Show *show, Error *error)
+bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y, size_t n,
+                size_t rows, const Show *show, Error *error)
 {
     chart->log_x = true;
     for (size_t k = 0; k < n; k++)
@@ -265,13 +265,13 @@ static bool rows_chart(Chart *chart, const char *const *names, const double *x, 
 /* =================================== A short cut ========================================== */
 
 /* For a demo that only prints. */
-static bool no_figure(const Show *show, Error *error)
+bool no_figure(const Show *show, Error *error)
 {
     return show->svg == NULL || fail(error, "--svg: this demo has no figure");
 }
 
 /* The short cut that does not work: with P_t = a_1 ... a_t, x_t = P_t (b_1/P_1 + ... + b_t/P_t). */
-static bool demo_division(const Show *show, Error *error)
+bool demo_division(const Show *show, Error *error)
 {
     enum { LEN = 150 };
     float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;

@@ -289,7 +289,7 @@ void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
 double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
 {
     size_t len = COPY_SYMBOLS + noise, right = 0;
-    int *token = NEW(int, len), symbol[COPY_SYMBOLS], got[COPY_SYMBOLS];
+    int *token = NEW(int, len), symbol[COPY_SYMBOLS] = {0}, got[COPY_SYMBOLS];
     float *y = NEW(float, len *COPY_BITS), x[COPY_BITS];
     for (size_t task = 0; task < tasks; task++) {
         copying_task(token, symbol, noise, &random);
@@ -699,7 +699,7 @@ static bool demo_fillers(const Show *show, Error *error)
     static const float steps[WAYS] = {0.0f, 0.3f, 0.1f, 0.01f};
     static const char *const names[WAYS] = {"selective", "Delta = 0.3", "Delta = 0.1",
                                             "Delta = 0.01"};
-    double margin, right, none[WAYS], share[WAYS * ROWS];
+    double margin, right, none[WAYS] = {0}, share[WAYS * ROWS];
     puts("One cue, then filler words: the margin of the right context (mean of 400 stories), and\n"
          "how often it is the larger one\n\n"
          "  fillers         selective       Delta = 0.3       Delta = 0.1      Delta = 0.01");
@@ -708,7 +708,8 @@ static bool demo_fillers(const Show *show, Error *error)
         for (size_t k = 0; k < WAYS; k++) {
             filler_measure(&margin, &right, (size_t)fillers[i], steps[k], show->seed + i);
             printf("  %9.3f %5.1f%%", rounded_to(margin, 1000.0), 100.0 * right);
-            none[k] = i == 0 ? margin : none[k]; /* without any filler */
+            if (i == 0)
+                none[k] = margin; /* without any filler */
             share[k * ROWS + i] = margin / none[k];
         }
         putchar('\n');
@@ -814,7 +815,9 @@ static bool demo_trace(const Show *show, Error *error)
     print_pairs("down: before", tree, 0, 1);
     scan_pairs_blelloch(out, in, TREE_LEN);
     print_pairs("and with itself", out, 0, 1);
-    bool same = memcmp(loop, out, sizeof loop) == 0 && memcmp(loop, pair[1], sizeof loop) == 0;
+    bool same = true;
+    for (size_t t = 0; t < TREE_LEN; t++)
+        same = same && pair[1][t].b == loop[t].b && out[t].b == loop[t].b;
     printf("\nAll give the same states: %s.\n", same ? "yes" : "no");
     return show->svg == NULL || tree_svg(show->svg, error);
 }

@@ -261,7 +261,7 @@ const Cue *cue_at(const Cues *cues, const Story *story, size_t at)
 
 /* A small number in (-1/2, 1/2) that a word always has: what it happens to say in a context where
    it means nothing. From the word's letters (FNV-1a) and the number of the context. */
-static float word_noise(const char *key, size_t context)
+float word_noise(const char *key, size_t context)
 {
     uint64_t hash = 14695981039346656037u;
     for (; *key != '\0'; key++)
@@ -299,7 +299,7 @@ static const char built_in_story[] =
     "went in to supper.\n";
 
 /* A text as the readers want it: malloc'ed, its own. */
-static char *text_copy(const char *text)
+char *text_copy(const char *text)
 {
     char *copy = NEW(char, strlen(text) + 1);
     memcpy(copy, text, strlen(text) + 1);

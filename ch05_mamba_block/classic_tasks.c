@@ -279,7 +279,8 @@ int classic_tasks_main(int argc, char **argv)
     const Option table[] = {
         {"copying", NULL, OPTION_SWITCH, 0, 0, &o.copying, "mode",
          "train both models on selective copying (minutes)"},
-        {"induction", NULL, OPTION_SWITCH, 0, 0, &o.induction, "mode", "on induction heads"},
+        {"induction", NULL, OPTION_SWITCH, 0, 0, &o.induction, "mode",
+         "train both models on induction heads (minutes)"},
         {"full", NULL, OPTION_SWITCH, 0, 0, &o.full, "copying induction",
          "copying at the paper's size, induction with the paper's steps (days)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",

@@ -11,24 +11,31 @@ CH       ?=
 
 BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 
-# Each program's source; chapter NN's file STEM.c becomes build/chNN_STEM.
-SOURCES := ch01_markov/markov.c ch02_ssm_abcd/ssm.c ch03_discretize/discretize.c \
-           ch04_selective/selective.c ch05_mamba_block/mamba_block.c \
-           ch05_mamba_block/language_model.c ch05_mamba_block/safetensors.c \
-           ch05_mamba_block/pretrained.c ch06_cuda_scan/cuda_scan.cu
-program  = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
+# A program is a source that has this line, behind which its main stands; all else beside a chapter
+# is machinery, compiled with what includes it. chNN_name/STEM.c becomes build/chNN_STEM.
+SOURCES  := $(shell grep -l '^\#if __INCLUDE_LEVEL__ == 0' ch[0-9]*/*.c ch[0-9]*/*.cu)
+program   = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
-TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+BENCHES  := $(filter %_bench,$(PROGRAMS))
 CHAPTERS := 01 02 03 04 05 06
+
+# The tests that run longest come first, so that no processor waits for them at the end.
+LONG     := lessons classroom ch05_language_model ch05_pretrained ch06_cuda_scan
+NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
+TESTS    := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(NAMES),$(LONG)) $(filter-out $(LONG),$(NAMES)))
 
 # What this compiler and machine can do is tried, not assumed.
 try      = $(shell echo 'int main(void) { return 0; }' | \
-             $(CC) $(1) -x c - -o /dev/null 2>/dev/null && echo '$(1)')
-WARNINGS := -Wall -Wextra -Wshadow
+             $(CC) -Werror $(1) -x c - -o /dev/null 2>/dev/null && echo '$(1)')
+# Every program is one translation unit: told so, gcc compiles what the program uses and no more,
+# in a third of the time, to the same speed. It looks through so many calls then that it takes what
+# a reader fills for something not filled; `make check` asks it for that warning without this.
+WHOLE    := $(call try,-fwhole-program)
+WARNINGS := -Wall -Wextra -Wshadow $(if $(WHOLE),-Wno-maybe-uninitialized)
 ifeq ($(SANITIZE),1)
-OPTIMISE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+OPTIMISE := -O1 -g1 $(WHOLE) -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 else
-OPTIMISE := -O3 -g $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
+OPTIMISE := -O3 $(WHOLE) $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
             $(if $(filter 1,$(OPENMP)),$(call try,-fopenmp))
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
@@ -38,7 +45,7 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
 endif
 
-.PHONY: all run test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
+.PHONY: all run tour test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -55,25 +62,35 @@ FORCE:
 # Chapter 6 is C for who takes it for C; with nvcc it is built for a GPU besides.
 define program_rule
 $(call program,$(1)): $(1) $(BUILD)/flags
-	$$(COMPILE) $(if $(filter %.cu,$(1)),-x c) -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@ -lm
+	@echo 'building $$@'
+	@$$(COMPILE) $(if $(filter %.cu,$(1)),-x c) -MMD -MP -MF $$@.d -MT $$@ $$< -o $$@ -lm
 endef
 $(foreach source,$(SOURCES),$(eval $(call program_rule,$(source))))
 
 NVCC     ?= nvcc
 CUDA     := $(if $(filter 1,$(SANITIZE)),,$(shell command -v $(NVCC) 2>/dev/null))
+GPU       = $(if $(CUDA),$(shell nvidia-smi -L 2>/dev/null | head -n 1))
 CUDA_RUN := $(BUILD)/cuda/ch06_cuda_scan
 # For the GPU that is there, or, if none is, for these; the last as PTX, for what comes after.
-CUDA_FOR := $(if $(CUDA),$(if $(shell nvidia-smi -L 2>/dev/null),-arch=native,$(foreach sm,80 90,\
-              -gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_90,code=compute_90))
-all: $(if $(CUDA),$(CUDA_RUN))
-	@echo 'chapter 6: built for the CPU$(if $(CUDA), and for a GPU (by $(CUDA)),; nvcc would build it for a GPU)'
+CUDA_FOR  = $(if $(GPU),-arch=native,$(foreach sm,80 90,\
+              -gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_90,code=compute_90)
+CUDA_SAID := $(if $(CUDA),$(patsubst ch06_cuda_scan/%.cu,$(BUILD)/cuda/ch06_%.said,$(filter %.cu,$(SOURCES))))
+all: $(CUDA_SAID)
+	@echo "chapter 6: built for the CPU$(if $(CUDA),$$(cat $(CUDA_SAID) | sort -u | head -n 1),; nvcc would build it for a GPU)"
 
-$(BUILD)/cuda/%: ch06_cuda_scan/cuda_scan.cu $(filter-out %.cu,$(SOURCES)) $(BUILD)/flags
-	@mkdir -p $(BUILD)/cuda
-	$(NVCC) -O3 -t 0 $(CUDA_FOR) $< -o $@
+# An nvcc that cannot build a program, old or without a compiler of its own, breaks nothing: what it
+# said is kept, in one line, beside where the program would be.
+$(BUILD)/cuda/ch06_%.said: ch06_cuda_scan/%.cu $(wildcard ch*/*.c ch*/*.cu ch*/*.h) $(BUILD)/flags
+	@mkdir -p $(@D) && rm -f $(basename $@)
+	@echo 'building $(basename $@) with $(NVCC)'
+	@$(NVCC) -O3 -t 0 $(CUDA_FOR) $< -o $(basename $@) > $@.all 2>&1 \
+	    && { cat $@.all; echo ', and for a GPU (by $(CUDA))' > $@; } \
+	    || { rm -f $(basename $@); { grep -m 1 -iE 'error|fatal|not |no ' $@.all || head -n 1 $@.all; } | \
+	         cut -c 1-200 | sed "s/^/; $(NVCC) cannot build it for a GPU: /" > $@; test -s $@ || echo '; $(NVCC) fails' > $@; }
+	@rm -f $@.all
 
 # The tests of chapter 6 as nvcc builds them, which skip themselves where no GPU answers.
-$(BUILD)/cuda/tests/%: tests/%.c ch06_cuda_scan/cuda_scan.cu $(BUILD)/cmocka.flags
+$(BUILD)/cuda/tests/%: tests/%.c $(wildcard ch*/*.c ch*/*.cu ch*/*.h) $(BUILD)/cmocka.flags
 	@mkdir -p $(BUILD)/cuda/tests
 	$(NVCC) -O2 -t 0 -x cu -diag-suppress 177 $(CUDA_FOR) $< -o $@ $$(sed 's/-pthread/-Xcompiler &/' $(BUILD)/cmocka.flags)
 
@@ -82,7 +99,8 @@ $(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags
 	@CC='$(CC)' sh tests/cmocka.sh > $@.new && mv $@.new $@
 
 $(BUILD)/tests/%: tests/%.c $(BUILD)/flags $(BUILD)/cmocka.flags
-	$(COMPILE) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
+	@echo 'building $@'
+	@$(COMPILE) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
 
 $(BUILD)/tests/test_classroom: $(BUILD)/grade
 
@@ -93,12 +111,32 @@ $(BUILD)/tests/test_classroom: $(BUILD)/grade
 show = @printf '\n$$ %s\n' '$(1)' && $(1)
 CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 
-run: $(PROGRAMS) ## walk every chapter's demo on the data in data/; CH=02 walks one
-	@$(if $(filter-out $(CHAPTERS),$(CH_TWO)),echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2)
-	@for chapter in $(or $(CH_TWO),$(CHAPTERS)); do \
-	    $(MAKE) --no-print-directory run-$$chapter || exit 1; done
+# The tour: of each chapter the program, with the words that show its one picture or table, in 26
+# lines at most.
+define TOUR
+ch01_markov --forgetting | tail -n 19
+ch02_ssm --demo front | tail -n 20
+ch03_discretize --demo region | tail -n 26
+ch04_selective --demo trace
+ch05_mamba_block --count
+ch05_language_model --focus
+ch05_pretrained
+ch06_cuda_scan --demo work | tail -n 26
+endef
+export TOUR
 
-run-01: $(PROGRAMS)
+run: $(if $(CH),$(if $(filter $(CHAPTERS),$(CH_TWO)),run-$(CH_TWO),no-such-chapter),tour) ## a tour: each chapter's question and picture; CH=02 walks one
+
+tour: $(addprefix $(BUILD)/,$(filter ch0%,$(TOUR)))
+	@printf '%s\n' "$$TOUR" | BUILD='$(BUILD)' sh tests/tour.sh
+
+no-such-chapter:
+	@echo 'error: CH=$(CH): there is no such chapter; there are $(CHAPTERS)' >&2; exit 2
+
+# The programs of one chapter that its demo needs.
+of_chapter = $(filter-out $(BENCHES),$(filter $(BUILD)/ch$(1)_%,$(PROGRAMS)))
+
+run-01: $(call of_chapter,01)
 	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'
 	$(call show,$(BUILD)/ch01_markov --chain data/weather.csv)
 	$(call show,$(BUILD)/ch01_markov --forgetting)
@@ -107,25 +145,25 @@ run-01: $(PROGRAMS)
 	$(call show,$(BUILD)/ch01_markov --fit data/alofi_rain.csv --start much)
 	$(call show,$(BUILD)/ch01_markov --fit data/synthetic_record.csv --days 2)
 
-run-02: $(PROGRAMS)
+run-02: $(call of_chapter,02)
 	@printf '\n==== Chapter 2: the four matrices A, B, C, D (ch02_ssm_abcd/README.md) ====\n'
 	$(call show,$(BUILD)/ch02_ssm)
 	$(call show,$(BUILD)/ch02_ssm --system data/two_memories.ssm --input data/sunspots.csv --length 60)
 	$(call show,$(BUILD)/ch02_ssm --system data/oscillator.ssm --input step --length 60)
 
-run-03: $(PROGRAMS)
+run-03: $(call of_chapter,03)
 	@printf '\n==== Chapter 3: from continuous time to steps (ch03_discretize/README.md) ====\n'
 	$(call show,$(BUILD)/ch03_discretize)
 	$(call show,$(BUILD)/ch03_discretize --hippo 32 --signal data/sunspots.csv --length 60)
 	$(call show,$(BUILD)/ch03_discretize --system data/spring.ssm --rule zoh --step 0.25)
 	$(call show,$(BUILD)/ch03_discretize --generator data/weather.csv)
 
-run-04: $(PROGRAMS)
+run-04: $(call of_chapter,04)
 	@printf '\n==== Chapter 4: selection, and the scan (ch04_selective/README.md) ====\n'
 	$(call show,$(BUILD)/ch04_selective)
 	$(call show,$(BUILD)/ch04_selective --story data/stories/back_and_forth.txt --cues data/cues.txt)
 
-run-05: $(PROGRAMS)
+run-05: $(call of_chapter,05)
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
@@ -136,26 +174,25 @@ run-05: $(PROGRAMS)
 	@printf '\n==== Chapter 5, capstone 2: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 
-run-06: $(PROGRAMS) $(if $(CUDA),$(CUDA_RUN))
+run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
 	@program=$(BUILD)/ch06_cuda_scan; \
 	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
 	    for words in '' '--scan 2,1000,24,16' '--scan 1,20000,2,16 --kernel pieces'; do \
 	        printf '\n$$ %s %s\n' $$program "$$words"; $$program $$words || exit 1; done
 
-bench: $(PROGRAMS) $(if $(CUDA),$(CUDA_RUN)) ## measure: fast against clear, and both against the machine's limits
-	$(call show,$(BUILD)/ch02_ssm --bench)
-	$(call show,$(BUILD)/ch03_discretize --bench)
-	$(call show,$(BUILD)/ch04_selective --bench)
-	$(call show,$(BUILD)/ch05_mamba_block --bench)
-	$(call show,$(BUILD)/ch05_mamba_block --compare)
-	$(call show,$(BUILD)/ch05_language_model --bench)
-	$(call show,$(BUILD)/ch05_pretrained --bench)
-	@program=$(BUILD)/ch06_cuda_scan; \
-	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
-	    printf '\n$$ %s --bench\n' $$program; $$program --bench --csv $(BUILD)/ch06_bench.csv
+# Of a chapter that has no bench yet, its program still measures itself.
+TO_MEASURE := 'ch02_ssm --bench' 'ch03_discretize --bench' 'ch04_selective --bench' 'ch05_mamba_block --bench' \
+    'ch05_mamba_block --compare' 'ch05_language_model --bench' 'ch05_pretrained --bench' 'ch06_cuda_scan --bench --csv $(BUILD)/ch06_bench.csv'
 
-train: $(PROGRAMS) ## train the language model of data/tiny-mamba again, from the stories, in a minute
+bench: $(PROGRAMS) $(if $(GPU),$(CUDA_SAID)) ## measure: fast against clear, and both against the machine's limits
+	@for words in $(foreach b,$(notdir $(BENCHES)),'$(b)') $(TO_MEASURE); do \
+	    chapter=$${words%%_*}; program=$(BUILD)/$$words; \
+	    case $$words in *' --bench'*|*' --compare') [ ! -x $(BUILD)/$${chapter}_bench ] || continue ;; esac; \
+	    if [ $$chapter = ch06 ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(BUILD)/cuda/$$words; fi; \
+	    printf '\n$$ %s\n' "$$program"; $$program || exit 1; done
+
+train: $(BUILD)/ch05_language_model ## train the language model of data/tiny-mamba again, from the stories, in a minute
 	$(call show,$(BUILD)/ch05_language_model --train --out data/tiny-mamba)
 
 corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their grammar
@@ -163,7 +200,7 @@ corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their gr
 
 # ---- to test -----------------------------------------------------------------------------------
 
-test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
+test: $(filter-out $(BENCHES),$(PROGRAMS)) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
 	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
 
 test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the GPU (needs nvcc and a GPU)
@@ -171,10 +208,10 @@ test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the G
 	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
 	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
 
-mutants: $(BUILD)/cmocka.flags ## break each chapter in many small ways; every one must be noticed
+mutants: $(BUILD)/cmocka.flags $(filter-out $(BENCHES),$(PROGRAMS)) ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
 
-figures: $(PROGRAMS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
+figures: $(filter-out $(BENCHES),$(PROGRAMS)) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
 	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures
 
 check: ## formatting, cppcheck, clang-tidy, and all sources as C11 and C++17 with every compiler
@@ -197,7 +234,7 @@ ONE_CHAPTER  = $(if $(CH_TWO),,echo 'error: say which chapter: CH=04' >&2; exit 
 CMOCKA_FLAGS = $$(cat $(BUILD)/cmocka.flags)
 
 $(BUILD)/grade: tests/classroom/grade.c $(BUILD)/flags
-	$(COMPILE) $< -o $@ -lm
+	@$(COMPILE) $< -o $@ -lm
 
 assignment: ## write what students get: CH=04 or CH=all; OUT=dir
 	@$(ONE_CHAPTER) for chapter in $(if $(filter all,$(CH)),$$(ls ch[0-9]*/* | \
@@ -228,7 +265,7 @@ classroom-check: $(BUILD)/grade $(BUILD)/cmocka.flags ## every exercise: stub 0 
 compile_commands.json: ## write build/compile_commands.json, which clangd and other tools read
 	@mkdir -p build
 	@{ echo '['; separator=; \
-	   for file in $(SOURCES) $(wildcard tests/*.c); do \
+	   for file in $(wildcard ch*/*.c ch*/*.cu tests/*.c tests/fuzz/*.c); do \
 	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -x c -c %s"}' \
 	           "$$separator" "$(CURDIR)" "$$file" '$(COMPILE)' "$$file"; separator=',\n'; \
 	   done; printf '\n]\n'; } | sed 's/\\n/\n/g' > build/compile_commands.json

@@ -66,6 +66,28 @@ void *new_zeroed(size_t count, size_t size)
     return memory;
 }
 
+/* Room for one more. An array grows from 0 to 1, 2, 4, 8 ... elements: it is full when `count` is
+   one of these, and then it is replaced by one twice as large. */
+void *array_grow(void *array, size_t count, size_t size)
+{
+    if ((count & (count - 1)) != 0)
+        return array;
+    void *larger = new_zeroed(count ? 2 * count : 1, size);
+    if (count)
+        memcpy(larger, array, count * size);
+    free(array);
+    return larger;
+}
+
+/* A text of its own, to be freed. */
+char *text_copy(const char *text)
+{
+    size_t room = strlen(text) + 1;
+    char *copy = NEW(char, room);
+    memcpy(copy, text, room);
+    return copy;
+}
+
 /* On a clock that never runs backwards. */
 double seconds_now(void)
 {
@@ -468,14 +490,6 @@ bool integer_parse(uint64_t *value, const char *text, uint64_t least, uint64_t m
     return true;
 }
 
-bool option_integer(uint64_t *value, const char *option, const char *text, uint64_t least,
-                    uint64_t most, Error *error)
-{
-    Error why;
-    return integer_parse(value, text, least, most, &why) ||
-           fail(error, "--%s: %s", option, why.text);
-}
-
 /* Characters of a UTF-8 text. */
 size_t text_width(const char *text)
 {
@@ -859,6 +873,7 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
         }
         if (code == '?' || code == ':')
             return option_refuse(program, code, argv[optind - 1], error);
+        assert(k < program->n_option); /* getopt_long knows no others */
         given[k] = true;
         if (!option_take(&program->option[k], optarg, error))
             return false;

@@ -298,14 +298,6 @@ static const char built_in_story[] =
     "droplets, and by refraction and dispersion each colour leaves on a path of its own. Then they "
     "went in to supper.\n";
 
-/* A text as the readers want it: malloc'ed, its own. */
-char *text_copy(const char *text)
-{
-    char *copy = NEW(char, strlen(text) + 1);
-    memcpy(copy, text, strlen(text) + 1);
-    return copy;
-}
-
 /* A path may be NULL: then it is the built-in story, or the built-in cues. */
 bool story_and_cues_open(Story *story, Cues *cues, const char *story_path, const char *cues_path,
                          Error *error)

@@ -43,7 +43,7 @@ void saved_add(SavedList *list, const char *prefix, const char *name, TensorType
     saved.values = values;
     saved.type = type;
     saved.rank = rank;
-    list->tensor = (SavedTensor *)safetensors_grow(list->tensor, list->count, sizeof saved);
+    list->tensor = (SavedTensor *)array_grow(list->tensor, list->count, sizeof saved);
     list->tensor[list->count++] = saved;
 }
 

@@ -1,7 +1,7 @@
 /* JSON: the texts in which models are described, read one value at a time, and written.
 
    HOLDS   what a stranger's name may look like in a message; a reader of JSON text and a writer of
-           its strings; an array that grows
+           its strings
    FOR     safetensors.c (the header), the block's config.json, tokenizer.json and vocab.json
    RULES   RFC 8259 to the letter, and UTF-8 as RFC 3629 has it. The text is a stranger: nothing is
            read beyond its end, nothing nests deeper than JSON_MAX_DEPTH, and the first thing that
@@ -13,15 +13,15 @@
 #include "../ch01_markov/tools.h"
 
 enum {
-    JSON_MAX_DEPTH = 64,   /* objects and arrays inside each other */
-    SAFETENSORS_SHOWN = 60 /* bytes of a name that a message shows */
+    JSON_MAX_DEPTH = 64, /* objects and arrays inside each other */
+    NAME_SHOWN = 60      /* bytes of a name that a message shows */
 };
 
 /* ==================================== Names in messages ====================================== */
 /* A name from a stranger's file may be a megabyte long or hold the codes that clear a screen.   */
 
 typedef struct {
-    char text[SAFETENSORS_SHOWN + 4];
+    char text[NAME_SHOWN + 4];
 } ShownName;
 
 /* Control characters become '?': C0, DEL, and C1, which UTF-8 writes as C2 80 to C2 9F. */
@@ -46,9 +46,9 @@ static bool shown_inside(const char *at) /* a character: not at its first byte *
 ShownName shown_name(const char *name)
 {
     ShownName shown;
-    size_t len = strnlen(name, SAFETENSORS_SHOWN + 1);
-    bool cut = len > SAFETENSORS_SHOWN;
-    while (cut && len > 0 && (len > SAFETENSORS_SHOWN || shown_inside(name + len)))
+    size_t len = strnlen(name, NAME_SHOWN + 1);
+    bool cut = len > NAME_SHOWN;
+    while (cut && len > 0 && (len > NAME_SHOWN || shown_inside(name + len)))
         len--;
     memcpy(shown.text, name, len);
     strcpy(shown.text + len, cut ? "..." : "");
@@ -550,29 +550,6 @@ void json_write_string(FILE *out, const char *text)
             fputc(*text, out);
     }
     fputc('"', out);
-}
-
-/* ---- memory for what is read ------------------------------------------------------------- */
-
-/* Room for one more. An array grows from 0 to 1, 2, 4, 8 ... elements: it is full when `count` is
-   one of these, and then it is replaced by one twice as large. */
-void *safetensors_grow(void *array, size_t count, size_t size)
-{
-    if ((count & (count - 1)) != 0)
-        return array;
-    void *larger = new_zeroed(count ? 2 * count : 1, size);
-    if (count)
-        memcpy(larger, array, count * size);
-    free(array);
-    return larger;
-}
-
-char *safetensors_copy(const char *text)
-{
-    size_t room = strlen(text) + 1;
-    char *copy = NEW(char, room);
-    memcpy(copy, text, room);
-    return copy;
 }
 
 #endif /* CH05_JSON */

@@ -47,7 +47,7 @@ static bool shards_open(Shards *shards, const char *dir, const char *name, Error
     bool ok = safetensors_open(&file, path, error);
     free(path);
     if (ok) {
-        shards->file = (Safetensors *)safetensors_grow(shards->file, shards->n_file, sizeof file);
+        shards->file = (Safetensors *)array_grow(shards->file, shards->n_file, sizeof file);
         shards->file[shards->n_file++] = file;
     }
     return ok;
@@ -77,7 +77,7 @@ static void shard_names_add(ShardNames *names, Json *json, JsonText name)
     else if (names->count == SHARD_MOST)
         json_fail(json, "more than %d files", SHARD_MOST);
     else
-        names->name[names->count++] = safetensors_copy(name.bytes);
+        names->name[names->count++] = text_copy(name.bytes);
 }
 
 /* The files of a model.safetensors.index.json: {"weight_map": {"tensor": "file", ...}, ...}. */

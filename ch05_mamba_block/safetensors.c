@@ -15,18 +15,20 @@
    The offsets count from the end of the header. Every byte of the data belongs to exactly one
    tensor: none is used twice, none is left over.
 
-   New here       a reader and a writer of that format. The JSON of its header is read by json.c.
-   It is not      a piece of Mamba's mathematics: skip it on a first reading. Nor is it a way to
-                  run code from a file: nothing in here can be executed, which is why this format
-                  took over from Python's pickle.
-   One rule       the file is a stranger. Whatever it says is checked before it is believed, and
-                  what does not hold is told in one sentence with file, tensor and value.
-   Left out       types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8,
-                  more than 8 dimensions, big-endian machines.
-   Build and run  cc -O2 ch05_mamba_block/safetensors.c -o safetensors -lm && ./safetensors
-   Time           20 minutes to read, 10 to look into a file of your own.
-   Sources        the format: https://huggingface.co/docs/safetensors; F16 and its rounding: IEEE
-                  754-2019, sections 3.4 and 4.3.1. */
+   HOLDS      numbers of tensors and what their bits are worth; a reader and a writer of the format;
+              a program that shows what is in a file
+   FOR        the weights of chapter 5's models, chapter 6, and the golden data of all tests
+   NOT        a piece of Mamba's mathematics: skip it on a first reading. Nor is it a way to run
+              code from a file: nothing in here can be executed, which is why this format took
+              over from Python's pickle.
+   RULE       the file is a stranger. Whatever it says is checked before it is believed, and what
+              does not hold is told in one sentence with file, tensor and value.
+   LEFT OUT   types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8, more
+              than 8 dimensions, big-endian machines
+   BUILD      cc -O2 ch05_mamba_block/safetensors.c -o safetensors -lm && ./safetensors
+   TIME       20 minutes to read, 10 to look into a file of your own
+   SOURCES    the format: https://huggingface.co/docs/safetensors; F16 and its rounding: IEEE
+              754-2019, sections 3.4 and 4.3.1 */
 
 #ifndef CH05_SAFETENSORS
 #define CH05_SAFETENSORS
@@ -252,6 +254,7 @@ typedef struct {
     uint64_t offset[2]; /* first byte, and the one after the last */
 } TensorEntry;
 
+/* A type we cannot read is told apart from a word that is no type: the file is fine, we are not. */
 static bool entry_dtype(Json *json, TensorEntry *entry)
 {
     static const char *const others[] = {"U16",     "U32",     "U64",         "F8_E5M2",
@@ -275,6 +278,7 @@ static bool entry_dtype(Json *json, TensorEntry *entry)
     return json_fail(json, "unknown dtype '%s'", shown_name(text.bytes).text);
 }
 
+/* [] is a single number, [0] none at all: both are tensors. */
 static bool entry_shape(Json *json, TensorEntry *entry)
 {
     Tensor *tensor = &entry->tensor;
@@ -290,6 +294,7 @@ static bool entry_shape(Json *json, TensorEntry *entry)
     return !json->failed;
 }
 
+/* Counted to the end before they are refused, so that the message can say how many there are. */
 static bool entry_offsets(Json *json, TensorEntry *entry)
 {
     size_t count = 0;
@@ -314,6 +319,8 @@ static const struct {
 } entry_keys[ENTRY_KEYS] = {
     {"dtype", entry_dtype}, {"shape", entry_shape}, {"data_offsets", entry_offsets}};
 
+/* The three keys of an entry, in any order, each once, and no others: what a later version of the
+   format may add would change what the numbers mean. */
 static bool entry_read(Json *json, TensorEntry *entry)
 {
     JsonText key = {"", 0};
@@ -373,23 +380,25 @@ static bool header_name(Json *json, JsonText text, const char *what)
            json_fail(json, "%s '%s' holds a 0 byte", what, shown_name(text.bytes).text);
 }
 
+/* While an entry is read, what fails is said to be in its tensor. */
 static bool header_tensor(Safetensors *file, Json *json, JsonText name)
 {
     TensorEntry entry;
     memset(&entry, 0, sizeof entry);
     entry.tensor.name = name.bytes;
-    char subject[SAFETENSORS_SHOWN + 16];
+    char subject[NAME_SHOWN + 16];
     snprintf(subject, sizeof subject, "tensor '%s'", shown_name(name.bytes).text);
     json->subject = subject;
     bool ok = entry_read(json, &entry) && entry_place(json, &entry, file);
     json->subject = NULL;
     if (!ok)
         return false;
-    file->tensor = (Tensor *)safetensors_grow(file->tensor, file->n_tensor, sizeof(Tensor));
+    file->tensor = (Tensor *)array_grow(file->tensor, file->n_tensor, sizeof(Tensor));
     file->tensor[file->n_tensor++] = entry.tensor;
     return true;
 }
 
+/* Strings only, whatever the writer had in mind. */
 static bool header_metadata(Safetensors *file, Json *json)
 {
     JsonText key = {"", 0}, value = {"", 0};
@@ -400,7 +409,7 @@ static bool header_metadata(Safetensors *file, Json *json)
             !header_name(json, value, "the value"))
             return false;
         file->note =
-            (SafetensorsNote *)safetensors_grow(file->note, file->n_note, sizeof(SafetensorsNote));
+            (SafetensorsNote *)array_grow(file->note, file->n_note, sizeof(SafetensorsNote));
         file->note[file->n_note].key = key.bytes;
         file->note[file->n_note++].value = value.bytes;
     }
@@ -419,6 +428,7 @@ static bool header_padding(Json *json)
                      (unsigned)json_byte(json, json->at));
 }
 
+/* One object: tensors by their names, and among them __metadata__, once or not at all. */
 static bool header_read(Safetensors *file, Json *json)
 {
     bool metadata = false;
@@ -498,6 +508,7 @@ static bool header_check_places(Safetensors *file, const char *path, Error *erro
     return true;
 }
 
+/* Leaves tensors and metadata in the order of their names, so that they can be searched. */
 static bool header_check_names(Safetensors *file, const char *path, Error *error)
 {
     tensors_sort(file->tensor, file->n_tensor, tensor_by_name);
@@ -515,6 +526,7 @@ static bool header_check_names(Safetensors *file, const char *path, Error *error
 
 /* ---- the file ---------------------------------------------------------------------------- */
 
+/* The first eight bytes, held against the file before anything is done with them. */
 static bool header_length(size_t *header, const unsigned char *bytes, size_t len, const char *path,
                           Error *error)
 {
@@ -562,7 +574,7 @@ bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const c
     const char *text = (const char *)bytes + sizeof(uint64_t);
     Safetensors read;
     memset(&read, 0, sizeof read);
-    read.path = safetensors_copy(path);
+    read.path = text_copy(path);
     read.data = (const unsigned char *)text + header;
     read.data_bytes = len - sizeof(uint64_t) - header;
     Json json;
@@ -702,6 +714,7 @@ void safetensors_writer_free(SafetensorsWriter *writer)
     memset(writer, 0, sizeof *writer);
 }
 
+/* Keeps the first mistake for safetensors_write to tell; what comes after it is still taken. */
 static void writer_fail(SafetensorsWriter *writer, const char *what, const char *name)
 {
     if (!writer->failed)
@@ -723,7 +736,7 @@ static char *writer_text(SafetensorsWriter *writer, const char *text)
             break;
         }
     }
-    return safetensors_copy(text);
+    return text_copy(text);
 }
 
 /* `data` holds all numbers of `shape`, row-major, and must live until the file is written. */
@@ -731,7 +744,7 @@ void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType typ
                      size_t rank, const size_t *shape)
 {
     assert(type < TENSOR_ANY && rank <= TENSOR_MAX_RANK);
-    writer->tensor = (Tensor *)safetensors_grow(writer->tensor, writer->n_tensor, sizeof(Tensor));
+    writer->tensor = (Tensor *)array_grow(writer->tensor, writer->n_tensor, sizeof(Tensor));
     Tensor *tensor = &writer->tensor[writer->n_tensor++];
     memset(tensor, 0, sizeof *tensor);
     tensor->name = writer_text(writer, name);
@@ -750,12 +763,13 @@ void safetensors_add(SafetensorsWriter *writer, const char *name, TensorType typ
 void safetensors_add_metadata(SafetensorsWriter *writer, const char *key, const char *value)
 {
     writer->note =
-        (SafetensorsNote *)safetensors_grow(writer->note, writer->n_note, sizeof(SafetensorsNote));
+        (SafetensorsNote *)array_grow(writer->note, writer->n_note, sizeof(SafetensorsNote));
     SafetensorsNote *note = &writer->note[writer->n_note++];
     note->key = writer_text(writer, key);
     note->value = writer_text(writer, value);
 }
 
+/* The order of a written file: see the head of this part. */
 static int tensor_by_type_and_name(const void *left, const void *right)
 {
     const Tensor *a = (const Tensor *)left, *b = (const Tensor *)right;
@@ -869,13 +883,15 @@ bool safetensors_write(SafetensorsWriter *writer, const char *path, Error *error
 /* ======================================== Printing =========================================== */
 /* What the program shows of a file.                                                             */
 
+/* A name or a value as the terminal may see it, padded to `width`. */
 static void shown_print(FILE *out, const char *name, int width)
 {
-    char *copy = shown_clean(safetensors_copy(name));
+    char *copy = shown_clean(text_copy(name));
     text_pad(out, copy, width);
     free(copy);
 }
 
+/* The metadata, a line for each tensor, and what they come to. */
 void safetensors_print_list(FILE *out, const Safetensors *file)
 {
     size_t numbers = 0, width = 0;
@@ -944,6 +960,7 @@ static TensorSummary tensor_summary(const Tensor *tensor)
     return summary;
 }
 
+/* A tensor, what its finite numbers are like, and its first `numbers` numbers. */
 void safetensors_print_tensor(FILE *out, const Tensor *tensor, size_t numbers)
 {
     TensorSummary summary = tensor_summary(tensor);
@@ -966,6 +983,7 @@ void safetensors_print_tensor(FILE *out, const Tensor *tensor, size_t numbers)
     free(first);
 }
 
+/* Sixteen bytes a line, as numbers and as characters. */
 static void demo_bytes(FILE *out, const char *what, const char *bytes, size_t from, size_t to)
 {
     fprintf(out, "\n%s:\n", what);
@@ -1005,6 +1023,7 @@ static bool demo_file(char **bytes, size_t *len, size_t *data_at, Error *error)
     return ok;
 }
 
+/* Writes the file of the head comment into memory, shows its bytes, and reads them back. */
 bool safetensors_demo(FILE *out, Error *error)
 {
     char *bytes;
@@ -1028,10 +1047,10 @@ bool safetensors_demo(FILE *out, Error *error)
     return ok;
 }
 
-#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+/* ================================== Options and main ======================================= */
 
 /* Lists the tensors of a file or, if there is a name, shows that one. */
-static bool show_file(const char *path, const char *name, size_t numbers, Error *error)
+static bool safetensors_show(const char *path, const char *name, size_t numbers, Error *error)
 {
     Safetensors file;
     if (!safetensors_open(&file, path, error))
@@ -1048,7 +1067,7 @@ static bool show_file(const char *path, const char *name, size_t numbers, Error 
     return ok;
 }
 
-int main(int argc, char **argv)
+int safetensors_main(int argc, char **argv)
 {
     const char *path = NULL, *name = NULL;
     uint64_t numbers = 8;
@@ -1068,11 +1087,16 @@ int main(int argc, char **argv)
     if (!program_begin(&status, &program, argc, argv))
         return status;
     Error error;
-    bool ok =
-        path ? show_file(path, name, (size_t)numbers, &error) : safetensors_demo(stdout, &error);
+    bool ok = path ? safetensors_show(path, name, (size_t)numbers, &error)
+                   : safetensors_demo(stdout, &error);
     return program_end(ok, &error);
 }
 
+#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+int main(int argc, char **argv)
+{
+    return safetensors_main(argc, argv);
+}
 #endif
 
 #endif /* CH05_SAFETENSORS */

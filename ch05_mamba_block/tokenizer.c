@@ -161,7 +161,7 @@ void trie_add(Trie *trie, const unsigned char *bytes, size_t len, uint32_t token
 {
     uint32_t at = 0;
     if (trie->n_node == 0) {
-        trie->node = (TrieNode *)safetensors_grow(trie->node, trie->n_node++, sizeof(TrieNode));
+        trie->node = (TrieNode *)array_grow(trie->node, trie->n_node++, sizeof(TrieNode));
         trie->node[0].token = NO_TOKEN;
     }
     for (size_t i = 0; i < len; i++) {
@@ -169,7 +169,7 @@ void trie_add(Trie *trie, const unsigned char *bytes, size_t len, uint32_t token
         while (next != 0 && trie->node[next].byte != bytes[i])
             next = trie->node[next].sibling;
         if (next == 0) {
-            trie->node = (TrieNode *)safetensors_grow(trie->node, trie->n_node, sizeof(TrieNode));
+            trie->node = (TrieNode *)array_grow(trie->node, trie->n_node, sizeof(TrieNode));
             next = (uint32_t)trie->n_node++;
             TrieNode *node = &trie->node[next];
             memset(node, 0, sizeof *node);
@@ -392,7 +392,7 @@ static bool encode_piece(const Encoding *to, const unsigned char *text, size_t l
 static bool encode_word(const Encoding *to, const unsigned char *text, size_t len)
 {
     uint32_t id = token_find(to->tokenizer, (const char *)text, len);
-    char shown[SAFETENSORS_SHOWN + 4];
+    char shown[NAME_SHOWN + 4];
     if (id == NO_TOKEN)
         id = to->tokenizer->unknown;
     if (id == NO_TOKEN) {

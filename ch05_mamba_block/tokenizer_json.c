@@ -97,7 +97,7 @@ static void added_entry(TokenizerParts *parts)
     if (!json->failed && (entry.content.len == 0 || entry.content.len > TOKEN_MOST_BYTES))
         json_fail(json, "an added token of %zu bytes: 1 to %d are wanted", entry.content.len,
                   TOKEN_MOST_BYTES);
-    parts->added = (AddedEntry *)safetensors_grow(parts->added, parts->n_added, sizeof entry);
+    parts->added = (AddedEntry *)array_grow(parts->added, parts->n_added, sizeof entry);
     parts->added[parts->n_added++] = entry;
 }
 
@@ -180,7 +180,7 @@ static void parts_vocab(TokenizerParts *parts)
         json_integer(json, &entry.id, IDS_MOST - 1);
         if (key.len > TOKEN_MOST_BYTES)
             json_fail(json, "a token of %zu bytes: at most %d", key.len, TOKEN_MOST_BYTES);
-        parts->vocab = (VocabEntry *)safetensors_grow(parts->vocab, parts->n_vocab, sizeof entry);
+        parts->vocab = (VocabEntry *)array_grow(parts->vocab, parts->n_vocab, sizeof entry);
         parts->vocab[parts->n_vocab++] = entry;
     }
 }
@@ -209,7 +209,7 @@ static void parts_merge(TokenizerParts *parts)
             entry.left.len = (size_t)(space - entry.left.bytes);
         }
     }
-    parts->merge = (MergeEntry *)safetensors_grow(parts->merge, parts->n_merge, sizeof entry);
+    parts->merge = (MergeEntry *)array_grow(parts->merge, parts->n_merge, sizeof entry);
     parts->merge[parts->n_merge++] = entry;
 }
 

@@ -1,5 +1,9 @@
 /* CUDA without a GPU: the part of CUDA that chapter 6 uses, in plain C, on the CPU.
 
+   HOLDS   CUDA's names; threads, blocks, warps, barriers, shuffles and votes; atomics; asynchronous
+           copies; memory, events and launches as the host calls them
+   FOR     cuda_host.cu, when it is not nvcc that compiles
+
    A kernel is compiled by the C compiler as an ordinary function. Each thread of a block gets a
    stack of its own and runs until it has to wait for others: at a barrier, a warp shuffle or a
    vote. Then the next thread runs. So a kernel can be stepped through in gdb, and what goes wrong

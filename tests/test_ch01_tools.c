@@ -4,6 +4,24 @@
 #include "../ch01_markov/charts.h"
 #include "check.h"
 
+/* ---- memory ------------------------------------------------------------------------------ */
+
+static void arrays_grow_and_keep_what_is_in_them(void **state)
+{
+    (void)state;
+    uint32_t *array = NULL;
+    for (uint32_t count = 0; count < 1000; count++) {
+        array = (uint32_t *)array_grow(array, count, sizeof *array);
+        array[count] = count; /* one too far would be seen by the address sanitizer */
+    }
+    for (uint32_t i = 0; i < 1000; i++)
+        assert_int_equal(array[i], i);
+    free(array);
+    char *copy = text_copy("");
+    assert_string_equal(copy, "");
+    free(copy);
+}
+
 /* ---- random numbers -------------------------------------------------------------------- */
 
 static void pcg32_gives_its_published_numbers(void **state)
@@ -233,20 +251,23 @@ static void a_file_appears_whole_or_not_at_all(void **state)
 static void a_file_written_anew_keeps_who_may_read_it(void **state)
 {
     (void)state;
-    char path[] = "/tmp/ch01_mode_XXXXXX", leftover[64];
+    char dir[] = "/tmp/ch01_mode_XXXXXX", path[64], other[64], leftover[96];
     OutFile file;
     Error error;
     struct stat info;
-    int descriptor = mkstemp(path);
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    snprintf(other, sizeof other, "%s/other", dir);
+    int descriptor = open(path, O_WRONLY | O_CREAT, 0600);
     assert_true(descriptor >= 0);
     close(descriptor);
     assert_int_equal(chmod(path, 0640), 0);
     snprintf(leftover, sizeof leftover, "%s.%ld.tmp", path, (long)getpid());
-    assert_int_equal(symlink("/tmp/ch01_must_not_appear", leftover), 0); /* set by a stranger */
+    assert_int_equal(symlink(other, leftover), 0); /* set by a stranger */
     assert_true(out_open(&file, path, &error));
     fputs("anew", file.stream);
     assert_true(out_close(&file, &error));
-    assert_int_equal(access("/tmp/ch01_must_not_appear", F_OK), -1);
+    assert_int_equal(access(other, F_OK), -1);
     assert_int_equal(stat(path, &info), 0);
     assert_int_equal(info.st_mode & 07777, 0640);
     assert_int_equal(info.st_size, 4);
@@ -256,6 +277,7 @@ static void a_file_written_anew_keeps_who_may_read_it(void **state)
         assert_contains(error.text, "cannot be written: Permission denied");
     }
     unlink(path);
+    assert_int_equal(rmdir(dir), 0);
 }
 
 static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
@@ -1043,6 +1065,7 @@ static void demos_run_alone_or_in_their_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arrays_grow_and_keep_what_is_in_them),
         cmocka_unit_test(pcg32_gives_its_published_numbers),
         cmocka_unit_test(uniform_and_normal_numbers_have_their_moments),
         cmocka_unit_test(linear_systems_are_solved),

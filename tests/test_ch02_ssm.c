@@ -155,13 +155,9 @@ static void a_random_chain_as_a_system_gives_its_forecasts(void **state)
 static void ex2_2_one_step_is_as_worked_by_hand(void **state)
 {
     (void)state; /* x = (1, 2), u = (10, 100, 1000) */
-    Ssm system = ssm_new(2, 3, 1);
-    double A[4] = {1, 2, 3, 4}, B[6] = {1, 0, 0, 0, 1, 2}, C[2] = {1, -1}, D[3] = {0, 0, 1};
+    static const double numbers[] = {1, 2, 3, 4, 1, 0, 0, 0, 1, 2, 1, -1, 0, 0, 1}; /* A B C D */
+    Ssm system = ssm_of(2, 3, 1, numbers);
     double x[2] = {1, 2}, u[3] = {10, 100, 1000}, next[2] = {NAN, NAN}, y[1] = {NAN};
-    memcpy(system.A, A, sizeof A);
-    memcpy(system.B, B, sizeof B);
-    memcpy(system.C, C, sizeof C);
-    memcpy(system.D, D, sizeof D);
     ssm_step(next, x, u, &system);
     assert_near(next[0], 1 * 1 + 2 * 2 + 10, 0, 0);
     assert_near(next[1], 3 * 1 + 4 * 2 + 100 + 2 * 1000, 0, 0);
@@ -322,16 +318,17 @@ static void ex2_5_three_computations_give_one_answer_at_any_length(void **state)
         size_t len = lengths[k];
         Ssm system = random_system(4, 2, 3, 0.97, 7 + k);
         Signal u = noise(len, 2, 8 + k);
-        for (int mode = 1; mode < 3; mode++)
+        for (int way = 1; way < 3; way++)
             for (int reading = 0; reading < 2; reading++) {
                 double *want = NEW(double, len * 3), *guarded = NEW(double, len * 3 + 2);
                 Error error;
                 guarded[0] = guarded[len * 3 + 1] = 123.0;
                 for (size_t i = 1; i <= len * 3; i++)
                     guarded[i] = NAN;
-                assert_true(compute(want, &u, &system, MODE_RECURRENT, (Reading)reading, &error));
-                assert_true(
-                    compute(guarded + 1, &u, &system, (Mode)mode, (Reading)reading, &error));
+                assert_true(ssm_compute(want, u.value, &system, len, BY_RECURRENCE,
+                                        (Reading)reading, &error));
+                assert_true(ssm_compute(guarded + 1, u.value, &system, len, (Way)way,
+                                        (Reading)reading, &error));
                 assert_relmax(guarded + 1, want, len * 3, 1e-12);
                 assert_true(guarded[0] == 123.0 && guarded[len * 3 + 1] == 123.0);
                 free(want);
@@ -599,6 +596,49 @@ static void built_in_inputs_are_what_they_say(void **state)
     assert_false(signal_built_in(&u, "tide", 3, 1, 0));
 }
 
+static void a_programs_input_is_built_in_or_a_file(void **state)
+{
+    (void)state;
+    Signal u;
+    Error error;
+    assert_true(signal_open(&u, "step", 0, 40, 2, 1, NO_SEED, &error));
+    assert_true(u.len == 40 && u.width == 2 && u.value[79] == 1);
+    signal_free(&u);
+    assert_true(signal_open(&u, "waves", 7, 40, 1, 1, NO_SEED, &error));
+    assert_int_equal(u.len, 7);
+    assert_near(u.value[0], 0.5 * sin(1.0), 1e-15, 0);
+    signal_free(&u);
+    assert_true(signal_open(&u, "data/sunspots.csv", 0, 40, 1, 1, NO_SEED, &error));
+    assert_true(u.len > 100 && u.time[0] == 1700);
+    signal_free(&u);
+    assert_true(signal_open(&u, "data/sunspots.csv", 60, 40, 1, 1, NO_SEED, &error));
+    assert_int_equal(u.len, 60);
+    signal_free(&u);
+    assert_false(signal_open(&u, "no.csv", 60, 40, 1, 1, NO_SEED, &error));
+    assert_contains(error.text, "no.csv: No such file");
+    assert_false(signal_open(&u, "step", 10000000, 40, 900, 100, NO_SEED, &error));
+    assert_contains(error.text, "10000000 steps of 1000 inputs and outputs are more than");
+}
+
+static void a_seed_is_refused_where_nothing_is_random(void **state)
+{
+    (void)state;
+    Signal u, same, other;
+    Error error;
+    assert_true(seed_is_used(NO_SEED, "sine", &error));
+    assert_true(seed_is_used(3, "noise", &error));
+    assert_false(seed_is_used(3, "sine", &error));
+    assert_string_equal(error.text, "--seed needs --input noise");
+    assert_true(signal_open(&u, "noise", 5, 40, 1, 1, NO_SEED, &error));
+    assert_true(signal_open(&same, "noise", 5, 40, 1, 1, 1, &error));
+    assert_true(signal_open(&other, "noise", 5, 40, 1, 1, 2, &error));
+    assert_memory_equal(u.value, same.value, 5 * sizeof(double));
+    assert_memory_not_equal(u.value, other.value, 5 * sizeof(double));
+    signal_free(&u);
+    signal_free(&same);
+    signal_free(&other);
+}
+
 static void an_unstable_system_says_at_which_step_it_overflows(void **state)
 {
     (void)state; /* 10^t leaves the doubles at t = 309; read after the update, that is step 308 */
@@ -610,10 +650,10 @@ static void an_unstable_system_says_at_which_step_it_overflows(void **state)
     memset(u.value, 0, 1000 * sizeof(double));
     u.value[0] = 1;
     static const char *const want[] = {"step 308", "step 308", "step 308"};
-    for (int mode = 0; mode < 3; mode++) {
+    for (int way = 0; way < 3; way++) {
         Error error;
-        assert_false(compute(y, &u, &system, (Mode)mode, READ_AFTER, &error));
-        assert_contains(error.text, want[mode]);
+        assert_false(ssm_compute(y, u.value, &system, u.len, (Way)way, READ_AFTER, &error));
+        assert_contains(error.text, want[way]);
         assert_contains(error.text, "spectral radius 10)");
     }
     free(y);
@@ -627,7 +667,7 @@ static void a_direct_sum_that_would_take_for_ever_is_refused(void **state)
     Ssm system = ssm_new(1, 1, 1);
     Signal u = noise(200000, 1, 1);
     Error error;
-    assert_false(compute(NULL, &u, &system, MODE_CONVOLUTION, READ_AFTER, &error));
+    assert_false(ssm_compute(NULL, u.value, &system, u.len, BY_CONVOLUTION, READ_AFTER, &error));
     assert_contains(error.text, "--mode convolution: 2.0e+10 products for 200000 steps");
     signal_free(&u);
     ssm_free(&system);
@@ -645,11 +685,20 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--length 99999999 --system data/oscillator.ssm", "is out of range: 1 to 10000000", 2},
         {"--length ten --system data/oscillator.ssm", "--length: 'ten' is not a whole number", 2},
         {"--mode slow --system data/oscillator.ssm", "'slow' is none of recurrent", 2},
-        {"--system", "requires an argument", 2},
-        {"--sistem x", "unrecognized option", 2},
+        {"--system", "--system: a value is missing: FILE", 2},
+        {"--sistem x", "'--sistem' is not an option", 2},
         {"extra", "'extra' is not an option", 2},
-        {"--input step", "--input, --length and --csv need --system", 2},
-        {"--demo nothing", "--demo: 'nothing' is none of weather", 1},
+        {"--input step", "--input needs --system", 2},
+        {"--length 5", "--length needs --system", 2},
+        {"--mode fft --demo three", "--mode needs --system", 2},
+        {"--control", "--control needs --system", 2},
+        {"--csv x.csv --demo three", "--csv needs --system", 2},
+        {"--seed 3", "--seed needs --system", 2},
+        {"--seed 3 --system data/oscillator.ssm", "--seed needs --input noise", 2},
+        {"--seed 3 --input sine --system data/oscillator.ssm", "--seed needs --input noise", 2},
+        {"--svg x.svg", "--svg needs --demo or --system", 2},
+        {"--demo three --system data/oscillator.ssm", "--demo and --system exclude each other", 2},
+        {"--demo nothing", "--demo: 'nothing' is none of weather", 2},
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/oscillator.ssm --input no.csv", "no.csv: No such file or directory", 1},
         {"--system data/oscillator.ssm --input data/tel_aviv_rain.csv", "3 columns, but the system",
@@ -678,7 +727,7 @@ static void written_outputs_are_read_back_to_the_last_bit(void **state)
     for (size_t i = 0; i < LEN * 3; i++)
         y[i] = random_normal(&random);
     Error error;
-    assert_true(write_csv(path, &u, y, 3, &error));
+    assert_true(signal_write(path, &u, y, 3, &error));
     assert_true(signal_read(&read, path, 5, &error));
     assert_int_equal(read.len, LEN);
     for (size_t t = 0; t < LEN; t++) {
@@ -742,6 +791,8 @@ int main(void)
         cmocka_unit_test(inputs_are_read_with_and_without_times_and_titles),
         cmocka_unit_test(bad_inputs_are_refused),
         cmocka_unit_test(built_in_inputs_are_what_they_say),
+        cmocka_unit_test(a_programs_input_is_built_in_or_a_file),
+        cmocka_unit_test(a_seed_is_refused_where_nothing_is_random),
         cmocka_unit_test(an_unstable_system_says_at_which_step_it_overflows),
         cmocka_unit_test(a_direct_sum_that_would_take_for_ever_is_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),

@@ -1,6 +1,6 @@
 /* Chapter 3 held against golden data, chapters 1 and 2, closed forms, and bad input. */
 
-#include "../ch03_discretize/discretize.c"
+#include "../ch03_discretize/bench.c"
 #include "golden.h"
 
 /* Calls `check` for every golden file of this pattern. */
@@ -147,17 +147,21 @@ static void the_power_series_is_right_where_it_is_short(void **state)
 
 /* ---- the rules --------------------------------------------------------------------------- */
 
-typedef bool (*RuleFunction)(double *, double *, const double *, const double *, size_t, size_t,
-                             double);
-
-static bool euler(double *A_bar, double *B_bar, const double *A, const double *B, size_t n,
-                  size_t m, double delta)
+/* Systems of the demos with steps of which it is known that they work. */
+static Ssm step_system(const Ssm *system, double delta, Rule rule)
 {
-    discretize_euler(A_bar, B_bar, A, B, n, m, delta);
-    return true;
+    Ssm out;
+    Error error;
+    assert_true(discretize(&out, system, delta, rule, &error));
+    return out;
 }
 
-static void check_rule(const Safetensors *file, const char *rule, RuleFunction function)
+static Ssm spring_system(void)
+{
+    return ssm_of(2, 1, 1, spring);
+}
+
+static void check_rule(const Safetensors *file, const char *rule, RuleFunction *function)
 {
     size_t n = golden_size(file, "A", 0), m = golden_size(file, "B", 1),
            steps = golden_size(file, "dts", 0);
@@ -181,7 +185,7 @@ static void check_rule(const Safetensors *file, const char *rule, RuleFunction f
 
 static void check_euler(const Safetensors *file)
 {
-    check_rule(file, "euler", euler);
+    check_rule(file, "euler", discretize_euler);
 }
 
 static void check_bilinear(const Safetensors *file)
@@ -229,7 +233,7 @@ static void mambas_rule_is_the_holds_A_and_eulers_B(void **state)
     double hold[4], ignored[2], A_bar[4], B_bar[2], straight[4], want[2];
     assert_true(discretize_zoh(hold, ignored, A, B, 2, 1, 0.7));
     assert_true(discretize_mamba(A_bar, B_bar, A, B, 2, 1, 0.7));
-    discretize_euler(straight, want, A, B, 2, 1, 0.7);
+    assert_true(discretize_euler(straight, want, A, B, 2, 1, 0.7));
     assert_all_near(A_bar, hold, 4, 1e-15, 0);
     assert_all_near(B_bar, want, 2, 0, 0);
 }
@@ -411,6 +415,26 @@ static void a_day_of_the_generator_is_the_chain(void **state)
     }
 }
 
+static void forecasts_at_any_time_are_those_of_chapter_1_on_whole_days(void **state)
+{
+    (void)state;
+    enum { DAYS = 9 };
+    static const double start[2] = {0.25, 0.75};
+    double Q[4], want[2 * (DAYS + 1)], pi[4 * (DAYS + 1)], times[2 * (DAYS + 1)];
+    Chain chain = chain_weather();
+    Error error;
+    for (size_t k = 0; k < 2 * (DAYS + 1); k++)
+        times[k] = 0.5 * (double)k;
+    chain_forecast(want, start, &chain, DAYS);
+    assert_true(chain_generator(Q, &chain, &error));
+    assert_true(chain_forecast_at(pi, start, Q, 2, times, 2 * (DAYS + 1), &error));
+    for (size_t day = 0; day <= DAYS; day++)
+        assert_all_near(pi + 4 * day, want + 2 * day, 2, 1e-13, 0);
+    for (size_t day = 0; day < DAYS; day++) /* and in between half as far on */
+        assert_near(pi[4 * day + 2] - 2.0 / 3, (pi[4 * day] - 2.0 / 3) * sqrt(0.4), 1e-13, 0);
+    chain_free(&chain);
+}
+
 static void assert_no_generator(const char *rows, size_t n, const char *sentence)
 {
     static const char *const names[] = {"a", "b", "c"};
@@ -538,7 +562,7 @@ static void hippo_draws_a_polynomial_past_exactly(void **state)
 static void keeping_more_numbers_draws_the_past_better(void **state)
 {
     (void)state;
-    Signal u = hippo_signal(200);
+    Signal u = input_of("waves", 200, 0);
     double last = INFINITY, kept_state[64], drawn[200];
     for (size_t kept = 8; kept <= 64; kept *= 2) {
         assert_true(legs_remember(kept_state, u.value, u.len, kept));
@@ -696,7 +720,8 @@ static void eulers_region_is_a_disc(void **state)
 static void bad_steps_are_refused(void **state)
 {
     (void)state;
-    Ssm system = scalar_system(2.0), out;
+    static const double growing[] = {2, 1, 1, 0};
+    Ssm system = ssm_of(1, 1, 1, growing), out;
     Error error;
     assert_false(discretize(&out, &system, 0.0, RULE_ZOH, &error));
     assert_contains(error.text, "the step 0 is not a time above 0");
@@ -717,15 +742,24 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         const char *words, *sentence;
         int code;
     } cases[] = {
-        {"--step 0 --system data/spring.ssm", "--step: 0 is not a time above 0", 2},
+        {"--step 0 --system data/spring.ssm", "--step: 0 is not from 1e-12 to 1e+12", 2},
         {"--step nan --system data/spring.ssm", "--step: 'nan' is not a finite number", 2},
         {"--step x --system data/spring.ssm", "--step: 'x' is not a number", 2},
-        {"--step -1 --system data/spring.ssm", "--step: -1 is not a time above 0", 2},
+        {"--step -1 --system data/spring.ssm", "--step: -1 is not from 1e-12 to 1e+12", 2},
         {"--rule fast --system data/spring.ssm", "--rule: 'fast' is none of zoh", 2},
         {"--hippo 0", "--hippo: 0 is out of range: 1 to 128", 2},
-        {"--hippo 8 --bench", "exclude each other", 2},
+        {"--hippo 8 --demo rules", "exclude each other", 2},
+        {"--generator data/weather.csv --system data/spring.ssm", "exclude each other", 2},
         {"--signal data/sunspots.csv", "--signal needs --hippo", 2},
-        {"--demo none", "--demo: 'none' is none of hours", 1},
+        {"--rule euler --demo rules", "--rule needs --system", 2},
+        {"--step 0.5", "--step needs --system", 2},
+        {"--input step --hippo 8", "--input needs --system", 2},
+        {"--length 50 --demo error", "--length needs --system or --hippo", 2},
+        {"--seed 3 --hippo 8", "--seed needs --system", 2},
+        {"--seed 3 --system data/spring.ssm", "--seed needs --input noise", 2},
+        {"--svg x.svg", "--svg needs --demo or --system or --hippo", 2},
+        {"--ascii --generator data/weather.csv", "--ascii does nothing with --generator", 2},
+        {"--demo none", "--demo: 'none' is none of rules", 2},
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/savings.ssm --step 1000", "exp(A delta) overflows for the step 1000", 1},
         {"--system data/spring.ssm --rule euler --step 3 --length 2000", "overflow at step", 1},
@@ -761,6 +795,7 @@ int main(void)
         cmocka_unit_test(ex3_4_one_state_is_held_as_the_matrix_rule_holds_it),
         cmocka_unit_test(the_generator_agrees_with_golden_data),
         cmocka_unit_test(a_day_of_the_generator_is_the_chain),
+        cmocka_unit_test(forecasts_at_any_time_are_those_of_chapter_1_on_whole_days),
         cmocka_unit_test(chains_without_a_generator_are_told_so),
         cmocka_unit_test(logarithms_undo_exponentials),
         cmocka_unit_test(ex3_5_the_hippo_matrices_agree_with_golden_data),

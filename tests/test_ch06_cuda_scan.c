@@ -7,7 +7,7 @@
 /* The language model below is built on this scan. */
 static void scan_by_cuda(float *y, float *x_last, const Scan *scan);
 #define BLOCK_SCAN scan_by_cuda
-#include "../ch06_cuda_scan/cuda_scan.cu"
+#include "../ch06_cuda_scan/cuda_backward.cu"
 #include "../ch05_mamba_block/language_model.c"
 
 #include "golden.h"
@@ -33,8 +33,8 @@ static void assert_ok(bool ok, const char *text)
 enum { HAS_BIAS = 1, HAS_D = 2, HAS_Z = 4, HAS_START = 8, HAS_SOFTPLUS = 16, HAS_ALL = 31 };
 
 typedef struct {
-    BenchScan bench;
-    Scan scan;
+    DemoScan demo;
+    Scan scan; /* the same, with what is asked for */
     float *x_start;
     size_t wide, states;
 } RandomScan;
@@ -51,8 +51,8 @@ static float *signed_floats(size_t count, uint64_t seed)
 static RandomScan random_scan(const size_t size[4], int has)
 {
     RandomScan made;
-    made.bench = demo_scan_new(size[0], size[1], size[2], size[3]);
-    made.scan = made.bench.scan;
+    made.demo = demo_scan_new(size[0], size[1], size[2], size[3]);
+    made.scan = made.demo.scan;
     made.wide = size[0] * size[1] * size[2];
     made.states = size[0] * size[2] * size[3];
     made.x_start = signed_floats(made.states, 7);
@@ -72,7 +72,7 @@ static RandomScan random_scan(const size_t size[4], int has)
 
 static void random_scan_free(RandomScan *made)
 {
-    bench_scan_free(&made->bench);
+    free(made->demo.memory);
     free(made->x_start);
 }
 
@@ -733,7 +733,7 @@ static void ex6_2_every_round_of_the_sweeps_takes_one_turn(void **state)
         taken[swept_place(i)] = true;
     }
     for (unsigned width = 1; width < SWEEP_TOKENS; width *= 2)
-        assert_int_equal(sweep_turns(width, true), 1);
+        assert_int_equal(sweep_turns(width, SWEEP_TOKENS, swept_place), 1);
 }
 
 static void banks_are_counted_as_by_hand(void **state)
@@ -751,8 +751,8 @@ static void banks_are_counted_as_by_hand(void **state)
     assert_int_equal(bank_turns(even, 32), 2);
     assert_int_equal(bank_turns(apart, 32), 32);
     assert_int_equal(bank_turns(two, 3), 2);
-    assert_int_equal(sweep_turns(1, false), 2); /* t = 1, 3, 5, ... */
-    assert_int_equal(sweep_turns(4, false), 8);
+    assert_int_equal(sweep_turns(1, SWEEP_TOKENS, NULL), 2); /* t = 1, 3, 5, ... */
+    assert_int_equal(sweep_turns(4, SWEEP_TOKENS, NULL), 8);
 }
 
 static void check_pairs_warp(const Safetensors *file, int number)
@@ -887,7 +887,8 @@ static void work_is_counted_as_by_hand(void **state)
     assert_int_equal(work_of_hillis_steele(8).depth, 3);
     assert_int_equal(work_of_blelloch(8).joins, 22);
     assert_int_equal(work_of_blelloch(8).depth, 7);
-    assert_int_equal(work_of_shuffle(128).joins, 32 * 8 + (31 + 30 + 28 + 24 + 16) + 32);
+    assert_int_equal(work_of_shuffle(128, SHUFFLE_ITEMS).joins,
+                     32 * 8 + (31 + 30 + 28 + 24 + 16) + 32);
 }
 
 static void what_no_kernel_takes_is_named(void **state)
@@ -1299,45 +1300,47 @@ static void wrong_options_are_named(void **state)
 {
     (void)state;
     static const struct {
-        const char *words, *sentence;
+        const char *program, *words, *sentence;
         int exit;
     } cases[] = {
-        {"--nonsense", "unrecognized option", 2},
-        {"x", "'x' is not an option", 2},
-        {"--seed -1", "--seed", 2},
-        {"--demo ladder --bench", "exclude each other", 2},
-        {"--scan 1,2,3,4 --device", "exclude each other", 2},
-        {"--kernel fused", "--kernel needs --scan", 2},
-        {"--scan 1,2,3,4 --kernel fast", "'fast' is none of channel, hillis-steele", 2},
-        {"--scan 1,2,3", "'1,2,3' is not four sizes", 2},
-        {"--scan 1,2,3,4,5", "'1,2,3,4,5' is not four sizes", 2},
-        {"--scan 1,2,3,x", "--scan: d_state: 'x'", 2},
-        {"--scan 1,0,3,4", "--scan: len: 0", 2},
-        {"--scan 1,2,3,257", "--scan: d_state: 257", 2},
-        {"--scan 4096,4194304,65536,1", "more than 268435456", 2},
-        {"--csv x.csv", "--csv needs --bench", 2},
-        {"--demo race --svg x.svg", "--svg needs --bench, or --demo", 2},
-        {"--demo nothing", "'nothing' is none of ladder", 1},
-        {"--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
-        {"--bench --csv no/such/folder/x.csv", "no/such/folder", 1},
-        {"--device", "built without nvcc", 1},
+        {"ch06_cuda_scan", "--nonsense", "'--nonsense' is not an option", 2},
+        {"ch06_cuda_scan", "x", "'x' is not an option", 2},
+        {"ch06_cuda_scan", "--seed -1", "--seed", 2},
+        {"ch06_cuda_scan", "--demo ladder --device", "exclude each other", 2},
+        {"ch06_cuda_scan", "--device --seed 1", "--seed does nothing with --device", 2},
+        {"ch06_cuda_scan", "--svg x.svg", "--svg needs --demo", 2},
+        {"ch06_cuda_scan", "--demo race --svg x.svg", "--svg needs --demo with work, banks", 2},
+        {"ch06_cuda_scan", "--demo nothing", "'nothing' is none of ladder", 2},
+        {"ch06_cuda_scan", "--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
+        {"ch06_cuda_scan", "--device", "built without nvcc", 1},
+        {"ch06_bench", "--nonsense", "'--nonsense' is not an option", 2},
+        {"ch06_bench", "--scan 1,2,3,4 --csv x.csv", "--csv does nothing with --scan", 2},
+        {"ch06_bench", "--kernel fused", "--kernel needs --scan", 2},
+        {"ch06_bench", "--scan 1,2,3,4 --kernel fast", "'fast' is none of channel, hillis", 2},
+        {"ch06_bench", "--scan 1,2,3", "'1,2,3' is not four sizes", 2},
+        {"ch06_bench", "--scan 1,2,3,4,5", "'1,2,3,4,5' is not four sizes", 2},
+        {"ch06_bench", "--scan 1,2,3,x", "--scan: d_state: 'x'", 2},
+        {"ch06_bench", "--scan 1,0,3,4", "--scan: len: 0", 2},
+        {"ch06_bench", "--scan 1,2,3,257", "--scan: d_state: 257", 2},
+        {"ch06_bench", "--scan 4096,4194304,65536,1", "more than 268435456", 2},
+        {"ch06_bench", "--csv no/such/folder/x.csv", "no/such/folder", 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[2048];
-        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", cases[i].words),
+        assert_int_equal(run_program(text, sizeof text, cases[i].program, cases[i].words),
                          cases[i].exit);
         assert_contains(text, cases[i].sentence);
     }
 }
 
-static void the_program_takes_a_scan_of_any_size(void **state)
+static void the_bench_takes_a_scan_of_any_size(void **state)
 {
     (void)state;
     static const char *const words[] = {"--scan 1,1,1,1", "--scan 2,300,5,16",
                                         "--scan 1,300,5,40 --kernel shuffle"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         char text[2048];
-        assert_int_equal(run_program(text, sizeof text, "ch06_cuda_scan", words[i]), 0);
+        assert_int_equal(run_program(text, sizeof text, "ch06_bench", words[i]), 0);
         assert_int_equal(text[0], 0);
     }
 }
@@ -1361,7 +1364,7 @@ int main(void)
         cmocka_unit_test(launches_that_no_gpu_takes_are_refused),
         cmocka_unit_test(too_little_memory_is_said_and_nothing_is_kept),
         cmocka_unit_test(wrong_options_are_named),
-        cmocka_unit_test(the_program_takes_a_scan_of_any_size),
+        cmocka_unit_test(the_bench_takes_a_scan_of_any_size),
 #endif
         cmocka_unit_test(every_kernel_agrees_with_golden),
         cmocka_unit_test(every_kernel_is_chapter_4_s_scan_at_odd_sizes),

@@ -18,7 +18,7 @@
        build/tests/test_lessons              check
        build/tests/test_lessons --figures    draw every figure anew (--timings: all) */
 
-#include "../ch01_markov/markov.c"
+#include "../ch01_markov/tools.h"
 #include <glob.h>
 #include <sys/wait.h>
 
@@ -487,13 +487,22 @@ static bool check_figure(const Claim *claim, Error *error)
 
 /* ---- what commands and links name -------------------------------------------------------- */
 
-/* Is there a program of this name (build/NAME)? */
+/* Does make build a program of this name? build/chNN_STEM is made of chNN_NAME/STEM.c or .cu. */
 static bool program_exists(const char *word)
 {
-    char path[2048];
-    snprintf(path, sizeof path, "%s/%s", getenv("BUILD") ? getenv("BUILD") : "build",
+    char pattern[512], stem[128];
+    int chapter;
+    glob_t found;
+    if (sscanf(word, "build/ch%2d_%127s", &chapter, stem) == 2) {
+        snprintf(pattern, sizeof pattern, "ch%02d_*/%s.c*", chapter, stem);
+        bool exists = glob(pattern, 0, NULL, &found) == 0;
+        if (exists)
+            globfree(&found);
+        return exists;
+    }
+    snprintf(pattern, sizeof pattern, "%s/%s", getenv("BUILD") ? getenv("BUILD") : "build",
              starts_with(word, "build/") ? word + 6 : word);
-    return access(path, X_OK) == 0;
+    return access(pattern, X_OK) == 0;
 }
 
 static bool target_exists(const char *target)
@@ -602,11 +611,9 @@ static bool check_link(const Claim *claim, Error *error)
 }
 
 /* ---- exercises --------------------------------------------------------------------------- */
-/* //> EX N.M [2 pts] [10 min] title    opens; then hints (//?) in rising order, at least two;
-   then    */
-/* the solution, 1 to 12 lines; //< EX N.M closes. N is the chapter. The comment before it, the
-   lesson, */
-/* and a test whose name starts with exN_M_ must know of it. */
+/* //> EX N.M [2 pts] [10 min] title    opens; then hints (//?) in rising order, at least two; then
+   the solution, 1 to 12 lines; //< EX N.M closes. N is the chapter. The comment before it, the
+   lesson, and a test whose name starts with exN_M_ must know of it. */
 
 typedef struct {
     int chapter, number, points, minutes;
@@ -701,7 +708,7 @@ static int exercise_count(const Lines *source, int chapter, int number)
     char pattern[512], opening[32];
     glob_t found;
     int count = 0;
-    snprintf(pattern, sizeof pattern, "%.*s*.c*",
+    snprintf(pattern, sizeof pattern, "%.*s*.[ch]*",
              (int)(strrchr(source->path, '/') - source->path + 1), source->path);
     snprintf(opening, sizeof opening, "//> EX %d.%d [", chapter, number);
     if (glob(pattern, 0, NULL, &found) != 0)
@@ -868,6 +875,7 @@ int main(int argc, char **argv)
     count = collect(&claims, files, count, "tests/README.md");
     count = collect(&claims, files, count, "ch[0-9]*/*.c");
     count = collect(&claims, files, count, "ch[0-9]*/*.cu");
+    count = collect(&claims, files, count, "ch[0-9]*/*.h");
     int result = 1;
     if (argc > 1 && !figures)
         fprintf(stderr, "usage: test_lessons [--figures [--timings]]\n");

@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             Ssm changed;
             double *y = NEW(double, 8 * system.d_out);
             if (signal_built_in(&u, "noise", 8, system.d_in, 1))
-                compute(y, &u, &system, MODE_RECURRENT, READ_AFTER, &error);
+                ssm_compute(y, u.value, &system, 8, BY_RECURRENCE, READ_AFTER, &error);
             if (T && ssm_change_basis(&changed, &system, T, &error))
                 ssm_free(&changed);
             free(y);

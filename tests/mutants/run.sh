@@ -2,37 +2,50 @@
 # Breaks each chapter in the small ways listed in tests/mutants/chNN_STEM.txt, one sed expression a
 # line, and runs that chapter's test on each broken copy: every one must turn red. A line
 # `@ chNN_name/file.c` says which file the lines after it break; before the first such line it is
-# the chapter's own. A line that changes nothing, or that does not compile, is an error in the list.
+# the chapter's own. A line that changes nothing, or that does not compile, is an error in the list;
+# so is a list whose tests are red before anything is broken.
 #   sh tests/mutants/run.sh [chNN_STEM ...]
+# Nothing is optimised: to compile takes longer than to run, as the quick tests come first and the
+# first red one ends the run (first_red.c).
 set -u
 build=${BUILD:-build}
-work=$build/mutants
+work=$PWD/$build/mutants
 flags=$(cat "$build/cmocka.flags") || exit 1
 CC=${CC:-cc}
-export CC flags work MUTANTS=1
+export CC flags work MUTANTS=1 NO_COLOR=1
+
+# A course of links in $dir, in which files can be replaced, compiled and run.
+course() {
+    mkdir -p "$dir/tests/fuzz" "$dir/build/tests"
+    for folder in ch[0-9]*_*/; do
+        mkdir "$dir/$folder" && ln -s "$PWD/$folder"* "$dir/$folder"
+    done
+    ln -s "$PWD"/tests/*.[ch] "$PWD"/tests/golden "$dir/tests"
+    ln -s "$PWD"/tests/fuzz/* "$dir/tests/fuzz" # each by itself: ../ of a linked folder leads out
+    ln -s "$PWD"/data "$dir"
+    for program in "$PWD"/build/ch[0-9][0-9]_*; do
+        [ ! -x "$program" ] || ln -s "$program" "$dir/build"
+    done
+}
+
+compile() { # log
+    # shellcheck disable=SC2086
+    $CC -O0 -w -D_cmocka_run_group_tests=first_red_run "$dir/tests/test_$name.c" "$work/first_red.o" \
+        -o "$dir/test" $flags -lm 2> "$1"
+}
 
 one() { # list number line-number file expression
     name=$1 number=$2 line=$3 source=$4 expression=$5
     stem=${name#ch??_} dir=$work/$name.$number
     [ "$source" != . ] || source=$(ls "${name%%_*}"_*/"$stem".c*)
-    mkdir -p "$dir/tests"
-    cp -r ch[0-9]* "$dir/" && cp tests/*.h "tests/test_$name.c" "$dir/tests/"
-    ln -s "$PWD/data" "$dir/data"
-    ln -s "$PWD/tests/golden" "$dir/tests/golden"
-    ln -s "$PWD/tests/fuzz" "$dir/tests/fuzz"
-    ln -s "$PWD/build" "$dir/build"
+    course
+    rm "$dir/$source"
     sed "$expression" "$source" > "$dir/$source"
-    case $name in # what compiles and runs soonest
-    ch05_language_model) level=-O1 ;;
-    ch05*) level=-O0 ;;
-    *) level=-O1 ;;
-    esac
     if cmp -s "$source" "$dir/$source"; then
         echo "STALE     $name.txt:$line changes nothing: $expression"
-    # shellcheck disable=SC2086
-    elif ! $CC $level -w "$dir/tests/test_$name.c" -o "$dir/test" $flags -lm 2> "$dir/log"; then
+    elif ! compile "$dir/log"; then
         echo "BROKEN    $name.txt:$line does not compile: $expression"
-    elif [ "$(exec 2> /dev/null; cd "$dir" && timeout 60 ./test > log 2>&1 < /dev/null; echo $?)" = 0 ]; then
+    elif [ "$(exec 2> /dev/null; cd "$dir" && FIRST_RED=$work/$name.times timeout 120 ./test > log 2>&1 < /dev/null; echo $?)" = 0 ]; then
         echo "SURVIVED  $name.txt:$line no test noticed: $expression"
     else
         echo "noticed   $name.txt:$line"
@@ -40,19 +53,34 @@ one() { # list number line-number file expression
     rm -rf "$dir"
 }
 
-if [ "${1:-}" = --one ]; then
-    one "$2" "$3" "$4" "$5" "$6"
-    exit 0
-fi
+# How long each test of a list takes while nothing is broken; and that all are green then.
+time_tests() { # list
+    name=$1 dir=$work/$1.0
+    course
+    compile "$dir/log" || { echo "BROKEN    tests/test_$name.c does not compile: $(head -n 3 "$dir/log")"; return; }
+    (cd "$dir" && FIRST_RED_WRITE=$work/$name.times timeout 600 ./test > log 2>&1 < /dev/null) ||
+        { echo "RED       tests/test_$name.c fails with nothing broken:"; grep -E 'error|FAILED' "$dir/log" | head -n 5; }
+    rm -rf "$dir"
+}
+
+case ${1:-} in
+--one) one "$2" "$3" "$4" "$5" "$6"; exit 0 ;;
+--time) time_tests "$2"; exit 0 ;;
+esac
 
 rm -rf "$work" && mkdir -p "$work"
+# shellcheck disable=SC2086
+$CC -O1 -c tests/mutants/first_red.c -o "$work/first_red.o" $flags || exit 1
 [ $# -gt 0 ] || set -- tests/mutants/ch*.txt
-for list in "$@"; do
-    name=$(basename "$list" .txt)
+names=$(for list in "$@"; do basename "$list" .txt; done)
+together="xargs -P $(getconf _NPROCESSORS_ONLN)"
+echo "$names" | $together -n 1 sh tests/mutants/run.sh --time > "$work/report"
+[ ! -s "$work/report" ] || { cat "$work/report"; exit 1; }
+for name in $names; do
     awk -v name="$name" -v source=. '$1 == "@" { source = $2; next }
         !/^#/ && NF { printf "%s%c%d%c%d%c%s%c%s%c", name, 0, ++n, 0, FNR, 0, source, 0, $0, 0 }' \
         "tests/mutants/$name.txt"
-done | xargs -0 -n 5 -P "$(getconf _NPROCESSORS_ONLN)" sh tests/mutants/run.sh --one > "$work/report"
+done | $together -0 -n 5 sh tests/mutants/run.sh --one > "$work/report"
 grep -v '^noticed' "$work/report" | sort
 noticed=$(grep -c '^noticed' "$work/report")
 missed=$(grep -vc '^noticed' "$work/report")

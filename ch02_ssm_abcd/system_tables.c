@@ -1,0 +1,156 @@
+/* Tables and charts of systems.
+
+   HOLDS   matrices and samples as tables; what the spectral radius means, in a sentence; the chart
+           of a system's outputs; small helpers of the demos. All on plain data: sizes and arrays
+   FOR     the demos of chapters 2 and 3 */
+
+#ifndef CH02_SYSTEM_TABLES
+#define CH02_SYSTEM_TABLES
+
+#include "../ch01_markov/charts.h"
+#include "system_files.c"
+
+enum { SHOWN_STEPS = 12, SHOWN_SIZE = 6, SSM_RADIUS_SIZE = 256 };
+
+/* v, but 0 where rounding left next to nothing: no table shall show -0.0000. */
+double tidy(double v, double unit)
+{
+    return fabs(v) < 0.5 * unit ? 0.0 : v;
+}
+
+void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
+{
+    if (rows > SHOWN_SIZE || cols > SHOWN_SIZE) {
+        printf("  %s  %zu by %zu\n", name, rows, cols);
+        return;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        printf("  %-3s", i == 0 ? name : "");
+        for (size_t j = 0; j < cols; j++)
+            printf("%10.4f", tidy(M[i * cols + j], 1e-4));
+        putchar('\n');
+    }
+}
+
+/* The spectral radius of A (d_state, d_state), and what it means for the memory. */
+void print_stability(const double *A, size_t d_state)
+{
+    if (d_state > SSM_RADIUS_SIZE) {
+        printf("(The spectral radius is worked out for up to %d states.)\n", SSM_RADIUS_SIZE);
+        return;
+    }
+    double radius = matrix_spectral_radius(A, d_state);
+    printf("Spectral radius of A: %.4f. ", radius);
+    if (radius > 1.0 + 1e-9)
+        printf("Unstable: what is in the state grows, in the end by this factor a step.\n");
+    else if (radius > 1.0 - 1e-9)
+        printf("On the edge: something in the state stays for ever.\n");
+    else
+        printf("Stable: in the end half of the state is gone every %.2f steps.\n",
+               log(0.5) / log(radius));
+}
+
+/* One line of a table: the step, the inputs, the outputs. */
+static void print_sample(const Signal *u, const double *y, size_t t, size_t d_out)
+{
+    printf("  %10.6g", u->time[t]);
+    for (size_t i = 0; i < u->width && i < SHOWN_SIZE; i++)
+        printf("%12.5f", tidy(u->value[t * u->width + i], 1e-5));
+    fputs("  |", stdout);
+    for (size_t j = 0; j < d_out && j < SHOWN_SIZE; j++)
+        printf("%12.5f", tidy(y[t * d_out + j], 1e-5));
+    putchar('\n');
+}
+
+/* Inputs u and outputs y (len, d_out): the first steps, and the last two. */
+void print_samples(const Signal *u, const double *y, size_t d_out)
+{
+    printf("  %10s", "t");
+    for (size_t i = 0; i < u->width && i < SHOWN_SIZE; i++)
+        printf("%11s%zu", "u", i + 1);
+    fputs("  |", stdout);
+    for (size_t j = 0; j < d_out && j < SHOWN_SIZE; j++)
+        printf("%11s%zu", "y", j + 1);
+    putchar('\n');
+    for (size_t t = 0; t < u->len; t++) {
+        if (t == SHOWN_STEPS && u->len > SHOWN_STEPS + 2) {
+            puts("         ...");
+            t = u->len - 2;
+        }
+        print_sample(u, y, t, d_out);
+    }
+}
+
+/* The largest |a[i] - b[i]|; NaN if there is one. */
+double max_difference(const double *a, const double *b, size_t count)
+{
+    double *difference = NEW(double, count);
+    for (size_t i = 0; i < count; i++)
+        difference[i] = a[i] - b[i];
+    double largest = matrix_max_abs(difference, count);
+    free(difference);
+    return largest;
+}
+
+/* Root mean square of a - b, relative to that of b about its mean. */
+double relative_error(const double *a, const double *b, size_t len)
+{
+    double mean = 0.0, apart = 0.0, size = 0.0;
+    for (size_t t = 0; t < len; t++)
+        mean += b[t] / (double)len;
+    for (size_t t = 0; t < len; t++) {
+        apart += (a[t] - b[t]) * (a[t] - b[t]);
+        size += (b[t] - mean) * (b[t] - mean);
+    }
+    return size > 0.0 ? sqrt(apart / size) : sqrt(apart);
+}
+
+/* One column of v (len, width), to be freed. */
+double *column_of(const double *v, size_t column, size_t width, size_t len)
+{
+    double *out = NEW(double, len);
+    for (size_t t = 0; t < len; t++)
+        out[t] = v[t * width + column];
+    return out;
+}
+
+/* A built-in input of one channel that is known to be one. */
+Signal input_of(const char *name, size_t len, uint64_t seed)
+{
+    Signal u = {0, 0, NULL, NULL};
+    bool known = signal_built_in(&u, name, len, 1, seed);
+    assert(known);
+    (void)known;
+    return u;
+}
+
+/* The outputs y (len, d_out), and before them the input if it is a single one from a file. */
+bool chart_outputs(const Signal *u, const double *y, size_t d_out, const char *input,
+                   const Show *show, Error *error)
+{
+    static const char *const names[] = {"y1", "y2", "y3", "y4", "y5", "y6"};
+    double *columns[CHART_MAX_SERIES];
+    char title[80];
+    snprintf(title, sizeof title, "The outputs for input %.40s", input);
+    Chart chart = chart_new(title, "t", "y");
+    if (u->width == 1 && strchr(input, '.'))
+        chart_add(&chart, "u1", MARK_LINE, u->time, u->value, u->len);
+    size_t shown = 0;
+    for (; shown < d_out && chart.n_series < CHART_MAX_SERIES; shown++) {
+        columns[shown] = column_of(y, shown, d_out, u->len);
+        chart_add(&chart, names[shown], MARK_LINE, u->time, columns[shown], u->len);
+    }
+    bool ok = chart_show(&chart, show, error);
+    for (size_t j = 0; j < shown; j++)
+        free(columns[j]);
+    return ok;
+}
+
+/* chart_show as it was called before: for the chapters that still do. */
+bool show_chart(const Chart *chart, const Look *look, const char *svg, Error *error)
+{
+    Show show = {*look, svg, 0};
+    return chart_show(chart, &show, error);
+}
+
+#endif /* CH02_SYSTEM_TABLES */

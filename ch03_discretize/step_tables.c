@@ -1,0 +1,227 @@
+/* Tables and charts of chapter 3's demos.
+
+   HOLDS   one function a demo that lays out what the chapter has computed: errors of the rules, the
+           region of stability, two resolutions, forecasts at any time, memory lengths, HiPPO's
+           memory. All on plain arrays
+   FOR     the demos of chapter 3 */
+
+#ifndef CH03_STEP_TABLES
+#define CH03_STEP_TABLES
+
+#include "../ch02_ssm_abcd/system_tables.c"
+
+/* What is left after a step of delta (n): left (3 or more, n), by zoh, bilinear and euler. */
+bool chart_rules(const double *delta, const double *left, size_t n, const Show *show, Error *error)
+{
+    Chart chart =
+        chart_new("What is left of the state after a step: A_bar for x' = -x", "delta", "A_bar");
+    chart_add(&chart, "zoh and mamba: exp(-delta)", MARK_LINE, delta, left, n);
+    chart_add(&chart, "bilinear", MARK_LINE, delta, left + n, n);
+    chart_add(&chart, "euler: below -1 it explodes", MARK_LINE, delta, left + 2 * n, n);
+    return chart_show(&chart, show, error);
+}
+
+/* x (n, steps + 1): x' = -x from x = 1 by Euler's rule, for the steps delta (n). */
+bool show_stability(const double *delta, const double *x, size_t n, size_t steps, const Show *show,
+                    Error *error)
+{
+    char names[CHART_MAX_SERIES][16];
+    double *step = NEW(double, steps + 1);
+    Chart chart = chart_new("Euler's rule for x' = -x", "step", "x");
+    puts("Euler's rule for x' = -x, which only ever fades, from x = 1");
+    printf("   delta   1 - delta   after 4 steps   after %zu   the hold after %zu\n", steps, steps);
+    for (size_t t = 0; t <= steps; t++)
+        step[t] = (double)t;
+    for (size_t k = 0; k < n; k++) {
+        const double *x_k = x + k * (steps + 1);
+        printf("  %6.2f%12.2f%16.4f%11.4f%20.2e\n", delta[k], 1.0 - delta[k], x_k[4], x_k[steps],
+               exp(-delta[k] * (double)steps));
+        snprintf(names[k], sizeof names[k], "%.1f", delta[k]);
+        chart_add(&chart, names[k], MARK_LINE, step, x_k, steps + 1);
+    }
+    puts("Beyond delta |lambda| = 2 a fading state explodes. The hold and Mamba's rule cannot do "
+         "that: exp(a delta) < 1.");
+    bool ok = chart_show(&chart, show, error);
+    free(step);
+    return ok;
+}
+
+/* errors (4, n): of zoh, bilinear, euler and mamba, with steps of 1/4, 1/8, 1/16 ... */
+bool show_errors(const double *errors, size_t n, const Show *show, Error *error)
+{
+    static const char *const names[] = {"zoh", "bilinear", "euler", "mamba"};
+    static const int drawn[] = {2, 3, 1}; /* the hold is exact: nothing to see */
+    double *delta = NEW(double, n);
+    puts("How wrong each rule is: a spring under a force held for a whole unit of time\n");
+    puts("      delta          zoh     bilinear        euler        mamba");
+    for (size_t k = 0; k < n; k++) {
+        delta[k] = 1.0 / (double)((size_t)4 << k);
+        printf("  1 / %-5zu", (size_t)4 << k);
+        for (size_t rule = 0; rule < 4; rule++) {
+            if (errors[rule * n + k] < 1e-11)
+                printf("   below 1e-11");
+            else
+                printf("%13.2e", errors[rule * n + k]);
+        }
+        putchar('\n');
+    }
+    printf("order:   %14s", "exact");
+    for (size_t rule = 1; rule < 4; rule++)
+        printf("%13.2f", log2(errors[rule * n + n - 2] / errors[rule * n + n - 1]));
+    puts("\nHalving the step halves the error of Euler's and Mamba's rule, and quarters the "
+         "bilinear one.");
+    Chart chart = chart_new("The error of a step rule against the step", "delta", "largest error");
+    chart.log_x = chart.log_y = true;
+    for (int k = 0; k < 3; k++)
+        chart_add(&chart, names[drawn[k]], MARK_LINE, delta, errors + (size_t)drawn[k] * n, n);
+    bool ok = chart_show(&chart, show, error);
+    free(delta);
+    return ok;
+}
+
+/* radius (n, 3): the spring's largest |eigenvalue| by zoh, bilinear and euler, for delta (n). The
+   figure shows the disc |1 + z| < 1, and the spring's z = delta lambda wandering out of it. */
+bool show_region(const double *delta, const double *radius, size_t n, const Show *show,
+                 Error *error)
+{
+    enum { POINTS = 121 };
+    double re[POINTS], im[POINTS], zero[2] = {0, 0}, height[2] = {-1.2, 1.2};
+    double *z_re = NEW(double, n), *z_im = NEW(double, n);
+    puts("Where a rule keeps what fades fading: the spring, lambda = -0.1 +- 0.995 i\n");
+    puts("   delta   largest |eigenvalue|: zoh    bilinear       euler");
+    for (size_t k = 0; k < n; k++) {
+        z_re[k] = -0.1 * delta[k];
+        z_im[k] = sqrt(0.99) * delta[k];
+        if (k < 4)
+            printf("  %6.2f%28.4f%12.4f%12.4f\n", delta[k], radius[3 * k], radius[3 * k + 1],
+                   radius[3 * k + 2]);
+    }
+    puts("Euler's rule needs |1 + delta lambda| < 1, here a step below 0.2; the others fade at any "
+         "step.");
+    for (size_t k = 0; k < POINTS; k++) {
+        re[k] = -1.0 + cos(2.0 * PI * (double)k / (POINTS - 1));
+        im[k] = sin(2.0 * PI * (double)k / (POINTS - 1));
+    }
+    Chart chart = chart_new("Regions of stability in the plane of delta lambda", "real part",
+                            "imaginary part");
+    chart_add(&chart, "Euler: inside", MARK_LINE, re, im, POINTS);
+    chart_add(&chart, "the other rules: left of this", MARK_LINE, zero, height, 2);
+    chart_add(&chart, "the spring", MARK_POINTS, z_re, z_im, n);
+    bool ok = chart_show(&chart, show, error);
+    free(z_re);
+    free(z_im);
+    return ok;
+}
+
+/* One system with steps of a half, coarse (len), and of a quarter: fine (2 len) with every sample
+   twice, wrong (len) with the samples as they are. */
+bool show_resolutions(const double *coarse, const double *fine, const double *wrong, size_t len,
+                      const Show *show, Error *error)
+{
+    double *time = NEW(double, 2 * len);
+    for (size_t t = 0; t < 2 * len; t++)
+        time[t] = 0.25 * (double)(t + 1);
+    double *common = column_of(fine, 1, 2, len), *moment = column_of(time, 1, 2, len);
+    puts("Delta is a resolution: a spring pushed at random, sampled twice as finely with half the "
+         "step\n");
+    puts("      time   delta = 0.5   delta = 0.25, every sample twice   delta = 0.25, samples as "
+         "they are");
+    for (size_t t = 0; t < 6; t++)
+        printf("  %8.2f%14.6f%35.6f%35.6f\n", moment[t], coarse[t], common[t], wrong[t]);
+    printf("The first two agree to 1e-12: %s. The third has half of the time pass at each "
+           "sample.\n",
+           max_difference(coarse, common, len) <= 1e-12 ? "yes" : "no");
+    Chart chart = chart_new("One spring at two resolutions", "time", "place");
+    chart_add(&chart, "delta = 0.25", MARK_LINE, time, fine, 2 * len);
+    chart_add(&chart, "delta = 0.5", MARK_POINTS, moment, coarse, len);
+    bool ok = chart_show(&chart, show, error);
+    free(time);
+    free(common);
+    free(moment);
+    return ok;
+}
+
+/* Forecasts pi (n_time, n_state) for some times, from all states alike. */
+void print_forecasts(const double *pi, const double *times, size_t n_time, char *const *name,
+                     size_t n_state)
+{
+    size_t shown = n_state < SHOWN_SIZE ? n_state : (size_t)SHOWN_SIZE;
+    fputs("\n  days after  ", stdout);
+    for (size_t i = 0; i < shown; i++)
+        text_pad(stdout, name[i], 10);
+    puts("   (from all states alike)");
+    for (size_t k = 0; k < n_time; k++) {
+        printf("  %10.4f  ", times[k]);
+        for (size_t i = 0; i < shown; i++)
+            printf("%10.4f", pi[k * n_state + i]);
+        putchar('\n');
+    }
+}
+
+/* The weather hour by hour, pi (n_hour, 2), with a point at each whole day. */
+bool chart_hours(const double *pi, const double *day, size_t n_hour, const Show *show, Error *error)
+{
+    double *sunny = column_of(pi, 0, 2, n_hour), *rainy = column_of(pi, 1, 2, n_hour);
+    double *days = column_of(day, 0, 24, (n_hour + 23) / 24);
+    double *sunny_days = column_of(sunny, 0, 24, (n_hour + 23) / 24);
+    Chart chart =
+        chart_new("The forecast hour by hour, and the days of chapter 1 on it", "day", "chance");
+    chart_add(&chart, "sunny", MARK_LINE, day, sunny, n_hour);
+    chart_add(&chart, "rainy", MARK_LINE, day, rainy, n_hour);
+    chart_add(&chart, "sunny, chapter 1", MARK_POINTS, days, sunny_days, (n_hour + 23) / 24);
+    bool ok = chart_show(&chart, show, error);
+    free(sunny);
+    free(rainy);
+    free(days);
+    free(sunny_days);
+    return ok;
+}
+
+/* In how many steps of three lengths a state of rate a[k] < 0 has faded to 1/e: 1 / (|a| delta). */
+bool show_memories(const double *a, size_t n, const Show *show, Error *error)
+{
+    static const double delta[3] = {0.1, 0.01, 0.001};
+    double *number = NEW(double, n), *steps = NEW(double, 3 * n); /* (3, n) */
+    puts("S4D-Real, a_n = -(n + 1): where Mamba's A starts. How many steps until a state has faded "
+         "to 1/e\n");
+    puts("    n      a_n   delta = 0.1   delta = 0.01   delta = 0.001");
+    for (size_t k = 0; k < n; k++) {
+        number[k] = (double)k;
+        for (size_t d = 0; d < 3; d++)
+            steps[d * n + k] = 1.0 / (-a[k] * delta[d]);
+        if (k < 3 || k == 7 || k == 15)
+            printf("  %3zu%9.0f%14.2f%15.1f%16.1f\n", k, a[k], steps[k], steps[n + k],
+                   steps[2 * n + k]);
+    }
+    puts("A small delta makes every state slow: it sees more of the past and less of the present.");
+    Chart chart = chart_new("Memory lengths of Mamba's states at the start", "n",
+                            "steps, 1 / ((n + 1) delta)");
+    chart.log_y = true;
+    chart_add(&chart, "delta = 0.001", MARK_POINTS, number, steps + 2 * n, n);
+    chart_add(&chart, "delta = 0.01", MARK_POINTS, number, steps + n, n);
+    chart_add(&chart, "delta = 0.1", MARK_POINTS, number, steps, n);
+    bool ok = chart_show(&chart, show, error);
+    free(number);
+    free(steps);
+    return ok;
+}
+
+/* The error against the numbers kept, both (n), and the signal u with what was drawn again from
+   the most of them, drawn (u->len). show->svg is a figure of the second. */
+bool chart_memory(const double *numbers, const double *errors, size_t n, const Signal *u,
+                  const double *drawn, const Show *show, Error *error)
+{
+    char title[80];
+    Show in_text = {show->look, NULL, 0};
+    Chart falling =
+        chart_new("The error against the numbers kept", "numbers kept", "relative error");
+    snprintf(title, sizeof title, "The past drawn again from %.0f numbers", numbers[n - 1]);
+    Chart chart = chart_new(title, "t", "signal");
+    falling.log_x = true;
+    chart_add(&falling, "", MARK_LINE, numbers, errors, n);
+    chart_add(&chart, "the signal", MARK_POINTS, u->time, u->value, u->len);
+    chart_add(&chart, "drawn again", MARK_LINE, u->time, drawn, u->len);
+    return chart_show(&falling, &in_text, error) && chart_show(&chart, show, error);
+}
+
+#endif /* CH03_STEP_TABLES */

@@ -1,0 +1,368 @@
+/* The house: which files there may be, how long they are, who includes whom. Everything is found by
+   names and by what stands in the files themselves. Includes run down only, and a file is read in one
+   sitting: these two rules make the course readable. */
+
+#include "../ch01_markov/tools.h"
+#include <glob.h>
+#include "check.h"
+
+enum { FILES_MOST = 200, COLUMNS_MOST = 100, TOUR_LINES = 30 };
+
+/* Files that are still on their way into the house: not held to length, head and guard yet. */
+static const char *const unfinished[] = {
+    "ch02_ssm_abcd/ssm.c",
+    "ch03_discretize/discretize.c",
+    "ch04_selective/selective.c",
+    "ch05_mamba_block/mamba_block.c",
+    "ch05_mamba_block/safetensors.c",
+    "ch05_mamba_block/language_model.c",
+    "ch05_mamba_block/pretrained.c",
+    "ch06_cuda_scan/cuda_scan.cu",
+    "ch06_cuda_scan/cuda_on_cpu.h",
+};
+
+/* One source of a chapter. */
+typedef struct {
+    char path[128], *text;
+    size_t include[32]; /* (n_include) the files it includes, by their place in the house */
+    size_t n_include;
+    int visit; /* of a walk along the includes: 0 not met, 1 on the way, 2 done */
+} Source;
+
+typedef struct {
+    Source file[FILES_MOST];
+    size_t n_file;
+} House;
+
+static bool is_unfinished(const char *path)
+{
+    bool found = false;
+    for (size_t i = 0; i < sizeof unfinished / sizeof *unfinished; i++)
+        found = found || strcmp(unfinished[i], path) == 0;
+    return found;
+}
+
+static bool starts_with(const char *text, const char *start)
+{
+    return strncmp(text, start, strlen(start)) == 0;
+}
+
+/* Adds the files that match a pattern to the house. */
+static void house_add(House *house, const char *pattern)
+{
+    glob_t found;
+    Error error;
+    size_t len;
+    if (glob(pattern, 0, NULL, &found) != 0)
+        return;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        assert_true(house->n_file < FILES_MOST);
+        Source *source = &house->file[house->n_file++];
+        snprintf(source->path, sizeof source->path, "%s", found.gl_pathv[i]);
+        if (!text_read(&source->text, &len, source->path, &error))
+            fail_msg("%s", error.text);
+    }
+    globfree(&found);
+}
+
+/* The name of what `from` includes, seen from the root: ch05_x/../ch04_y/z.c is ch04_y/z.c. */
+static void path_join(char *out, size_t room, const char *from, const char *name, size_t len)
+{
+    const char *slash = strrchr(from, '/');
+    snprintf(out, room, "%.*s%.*s", slash ? (int)(slash - from + 1) : 0, from, (int)len, name);
+    for (char *up; (up = strstr(out, "/../")) != NULL;) {
+        char *before = up;
+        while (before > out && before[-1] != '/')
+            before--;
+        memmove(before, up + 4, strlen(up + 4) + 1);
+    }
+}
+
+static size_t house_find(const House *house, const char *path)
+{
+    size_t k = 0;
+    while (k < house->n_file && strcmp(house->file[k].path, path) != 0)
+        k++;
+    return k;
+}
+
+/* Fills `include` of every file. What is not in the house (the tests' stubs) is left out. */
+static void house_connect(House *house)
+{
+    char path[256];
+    for (size_t k = 0; k < house->n_file; k++) {
+        Source *source = &house->file[k];
+        for (const char *line = source->text; line; line = strchr(line, '\n')) {
+            line += *line == '\n';
+            const char *at = line + strspn(line, " \t");
+            if (*at != '#')
+                continue;
+            at += 1 + strspn(at + 1, " \t");
+            if (!starts_with(at, "include \""))
+                continue;
+            path_join(path, sizeof path, source->path, at + 9, strcspn(at + 9, "\""));
+            size_t target = house_find(house, path);
+            if (target == house->n_file)
+                fail_msg("%s includes %s, which is not there", source->path, path);
+            assert_true(source->n_include < sizeof source->include / sizeof *source->include);
+            source->include[source->n_include++] = target;
+        }
+    }
+}
+
+static int setup(void **state)
+{
+    House *house = NEW(House, 1);
+    house_add(house, "ch[0-9]*/*.c");
+    house_add(house, "ch[0-9]*/*.h");
+    house_add(house, "ch[0-9]*/*.cu");
+    house_connect(house);
+    *state = house;
+    return house->n_file > 0 ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    House *house = (House *)*state;
+    for (size_t k = 0; k < house->n_file; k++)
+        free(house->file[k].text);
+    free(house);
+    return 0;
+}
+
+static size_t count_lines(const char *text)
+{
+    size_t count = 0;
+    for (; *text; text++)
+        count += *text == '\n';
+    return count;
+}
+
+/* A chapter or a capstone says so in its first line; all else is machinery. */
+static bool is_chapter(const Source *source)
+{
+    return starts_with(source->text, "/* Chapter ") || starts_with(source->text, "/* Capstone ");
+}
+
+static bool is_generated(const Source *source)
+{
+    return strstr(source->path, "unicode_tables.h") != NULL;
+}
+
+/* ---- direction ------------------------------------------------------------------------------ */
+
+static void no_chapter_includes_one_above_it(void **state)
+{
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++) {
+        const Source *source = &house->file[k];
+        for (size_t i = 0; i < source->n_include; i++) {
+            const Source *target = &house->file[source->include[i]];
+            if (strncmp(target->path, source->path, 4) > 0)
+                fail_msg("%s includes %s, of a chapter above it", source->path, target->path);
+        }
+    }
+}
+
+static void walk(House *house, size_t k)
+{
+    Source *source = &house->file[k];
+    source->visit = 1;
+    for (size_t i = 0; i < source->n_include; i++) {
+        Source *target = &house->file[source->include[i]];
+        if (target->visit == 1)
+            fail_msg("%s includes %s, which includes it: a circle", source->path, target->path);
+        if (target->visit == 0)
+            walk(house, source->include[i]);
+    }
+    source->visit = 2;
+}
+
+static void includes_never_run_in_a_circle(void **state)
+{
+    House *house = (House *)*state;
+    for (size_t k = 0; k < house->n_file; k++)
+        if (house->file[k].visit == 0)
+            walk(house, k);
+}
+
+static void nothing_includes_a_program_that_measures(void **state)
+{
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++)
+        for (size_t i = 0; i < house->file[k].n_include; i++)
+            if (strstr(house->file[house->file[k].include[i]].path, "/bench.c"))
+                fail_msg("%s includes a bench", house->file[k].path);
+}
+
+/* ---- length --------------------------------------------------------------------------------- */
+
+static size_t lines_allowed(const Source *source)
+{
+    if (strstr(source->path, "cuda_scan.cu"))
+        return 1300; /* its ladder of kernels is the idea */
+    return is_chapter(source) && !starts_with(source->text, "/* Capstone ") ? 900 : 1200;
+}
+
+static void a_file_is_read_in_one_sitting(void **state)
+{
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++) {
+        const Source *source = &house->file[k];
+        size_t lines = count_lines(source->text);
+        if (!is_generated(source) && !is_unfinished(source->path) && lines > lines_allowed(source))
+            fail_msg("%s has %zu lines, more than %zu", source->path, lines, lines_allowed(source));
+    }
+}
+
+static void check_columns(const char *path, const char *text)
+{
+    size_t column = 0, line = 1;
+    for (; *text; text++) {
+        if (*text == '\n') {
+            line++;
+            column = 0;
+            continue;
+        }
+        column += ((unsigned char)*text & 0xC0) != 0x80; /* the first byte of a character */
+        if (column > COLUMNS_MOST)
+            fail_msg("%s:%zu: a line wider than %d columns", path, line, COLUMNS_MOST);
+    }
+}
+
+static void no_line_is_wider_than_a_hundred_columns(void **state)
+{
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++)
+        if (!is_unfinished(house->file[k].path))
+            check_columns(house->file[k].path, house->file[k].text);
+}
+
+/* ---- what a file says of itself ------------------------------------------------------------- */
+
+/* The head comment has each of these, as the first words of a line. */
+static void check_head(const Source *source, const char *const *word, size_t count)
+{
+    const char *end = strstr(source->text, "*/");
+    for (size_t i = 0; i < count; i++) {
+        char label[32];
+        snprintf(label, sizeof label, "\n   %s ", word[i]);
+        const char *at = strstr(source->text, label);
+        if (!at || !end || at > end)
+            fail_msg("%s: its head comment has no line that starts with %s", source->path, word[i]);
+    }
+}
+
+static void a_head_comment_says_what_the_file_is(void **state)
+{
+    static const char *const chapter[] = {"QUESTION", "NEW",   "NOT",  "EQUATION",
+                                          "LETTERS",  "BUILD", "TIME", "SOURCES"};
+    static const char *const machinery[] = {"HOLDS", "FOR"};
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++) {
+        const Source *source = &house->file[k];
+        if (is_generated(source) || is_unfinished(source->path))
+            continue;
+        if (is_chapter(source))
+            check_head(source, chapter, sizeof chapter / sizeof *chapter);
+        else
+            check_head(source, machinery, sizeof machinery / sizeof *machinery);
+    }
+}
+
+/* #ifndef NAME, #define NAME, before anything else is included or defined. */
+static void every_file_can_be_included_twice(void **state)
+{
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++) {
+        const Source *source = &house->file[k];
+        const char *at = strstr(source->text, "\n#");
+        char name[128], line[160];
+        if (at && sscanf(at, "\n#ifndef %127s", name) == 1) {
+            snprintf(line, sizeof line, "\n#define %s\n", name);
+            at = strstr(at + 1, "\n#");
+        }
+        if (!at || !starts_with(at, line))
+            fail_msg("%s does not start with a guard against being included twice", source->path);
+    }
+}
+
+static void main_stands_last(void **state)
+{
+    const House *house = (const House *)*state;
+    for (size_t k = 0; k < house->n_file; k++) {
+        const char *at = strstr(house->file[k].text, "\n#if __INCLUDE_LEVEL__ == 0");
+        if (at && !is_unfinished(house->file[k].path) && count_lines(at) > 20)
+            fail_msg("%s: %zu lines from its main on: main is a few lines, and last",
+                     house->file[k].path, count_lines(at));
+    }
+}
+
+/* ---- what else points at the files ---------------------------------------------------------- */
+
+static void mutants_are_of_files_that_are_there(void **state)
+{
+    glob_t found;
+    const House *house = (const House *)*state;
+    assert_int_equal(glob("tests/mutants/ch*.txt", 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char *text;
+        size_t len;
+        Error error;
+        if (!text_read(&text, &len, found.gl_pathv[i], &error))
+            fail_msg("%s", error.text);
+        char *rest = text;
+        for (char *line; (line = strsep(&rest, "\n")) != NULL;)
+            if (starts_with(line, "@ ") && house_find(house, line + 2) == house->n_file)
+                fail_msg("%s: there is no %s", found.gl_pathv[i], line + 2);
+        free(text);
+    }
+    globfree(&found);
+}
+
+/* The stops of `make run`, as the Makefile has them. Blank lines are not counted. */
+static void every_stop_of_the_tour_has_thirty_lines_at_most(void **state)
+{
+    (void)state;
+    char *text, command[512], line[4096];
+    size_t len;
+    Error error;
+    if (!text_read(&text, &len, "Makefile", &error))
+        fail_msg("%s", error.text);
+    char *rest = strstr(text, "define TOUR\n"), *stop;
+    assert_non_null(rest);
+    rest += strlen("define TOUR\n");
+    size_t stops = 0;
+    while ((stop = strsep(&rest, "\n")) != NULL && strcmp(stop, "endef") != 0) {
+        snprintf(command, sizeof command, "echo '%s' | sh tests/tour.sh", stop);
+        FILE *out = popen(command, "r");
+        assert_non_null(out);
+        int lines = 0;
+        while (fgets(line, sizeof line, out))
+            lines += line[strspn(line, " \n")] != '\0';
+        if (pclose(out) != 0)
+            fail_msg("%s fails", stop);
+        if (lines > TOUR_LINES)
+            fail_msg("%s: %d lines in the tour, more than %d", stop, lines, TOUR_LINES);
+        stops++;
+    }
+    assert_true(stops > 0);
+    free(text);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_chapter_includes_one_above_it),
+        cmocka_unit_test(includes_never_run_in_a_circle),
+        cmocka_unit_test(nothing_includes_a_program_that_measures),
+        cmocka_unit_test(a_file_is_read_in_one_sitting),
+        cmocka_unit_test(no_line_is_wider_than_a_hundred_columns),
+        cmocka_unit_test(a_head_comment_says_what_the_file_is),
+        cmocka_unit_test(every_file_can_be_included_twice),
+        cmocka_unit_test(main_stands_last),
+        cmocka_unit_test(mutants_are_of_files_that_are_there),
+        cmocka_unit_test(every_stop_of_the_tour_has_thirty_lines_at_most),
+    };
+    return cmocka_run_group_tests_name("the house", tests, setup, teardown);
+}

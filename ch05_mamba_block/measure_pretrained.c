@@ -2,8 +2,8 @@
 
    HOLDS   random models of mamba-130m's shape, as folders in each type; steps and readings by
            turns; prompts; what a draw costs; measure_pretrained, which prints all of it
-   FOR     the lesson's section on speed, by build/ch05_bench --pretrained DIR; tests, which want small
-           folders */
+   FOR     the lesson's section on speed, by build/ch05_bench --pretrained DIR; tests, which want
+           small folders */
 
 #ifndef CH05_MEASURE_PRETRAINED
 #define CH05_MEASURE_PRETRAINED

@@ -44,7 +44,7 @@ void print_stability(const double *A, size_t d_state)
     if (radius > 1.0 + 1e-9)
         printf("Unstable: what is in the state grows, in the end by this factor a step.\n");
     else if (radius > 1.0 - 1e-9)
-        printf("On the edge: something in the state stays for ever.\n");
+        printf("On the edge: part of the state never fades; it stays, swings, or grows slowly.\n");
     else
         printf("Stable: in the end half of the state is gone every %.2f steps.\n",
                log(0.5) / log(radius));
@@ -144,13 +144,6 @@ bool chart_outputs(const Signal *u, const double *y, size_t d_out, const char *i
     for (size_t j = 0; j < shown; j++)
         free(columns[j]);
     return ok;
-}
-
-/* chart_show as it was called before: for the chapters that still do. */
-bool show_chart(const Chart *chart, const Look *look, const char *svg, Error *error)
-{
-    Show show = {*look, svg, 0};
-    return chart_show(chart, &show, error);
 }
 
 #endif /* CH02_SYSTEM_TABLES */

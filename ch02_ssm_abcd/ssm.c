@@ -33,8 +33,8 @@
 #ifndef CH02_SSM
 #define CH02_SSM
 
-#include "../ch01_markov/markov.c"
-#include "system_tables.c" /* tables and charts; systems and signals in files */
+#include "../ch01_markov/markov.c" /* a chapter is a library when it is included: see there */
+#include "system_tables.c"         /* tables and charts; systems and signals in files */
 
 /* ================================== The system ============================================ */
 /* Four matrices and three sizes say everything about it. A decides what is remembered, B what is */
@@ -797,7 +797,7 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
     if (ok) {
         printf("The system of %s\n\n", own->system);
         print_system(&system);
-        print_stability(system.A, system.d_state);
+        print_stability("A", system.A, system.d_state);
         putchar('\n');
         ok = ssm_compute(y, u.value, &system, u.len, own->way, own->reading, error);
     }

@@ -646,7 +646,7 @@ static bool demo_memories(const Show *show, Error *error)
 /* ================================== Options and main ====================================== */
 
 typedef struct {
-    const char *system, *generator, *input, *signal;
+    const char *system, *generator, *input; /* the input, or the signal to remember */
     uint64_t length, seed, hippo;
     double delta;
     Rule rule;
@@ -672,10 +672,10 @@ static bool run_hippo(const StepOptions *options, const Show *show, Error *error
     size_t most = options->hippo, tried = 0;
     double numbers[TRIED], errors[TRIED];
     Signal u;
-    if (!signal_open(&u, options->signal, options->length, 200, 1, 0, NO_SEED, error))
+    if (!signal_open(&u, options->input, options->length, 200, 1, 0, options->seed, error))
         return false;
     double *state = NEW(double, most), *drawn = NEW(double, u.len);
-    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", options->signal,
+    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", options->input,
            u.len, most);
     bool ok = true;
     for (size_t kept = 1, next; ok && kept <= most; kept = next) {
@@ -735,7 +735,7 @@ int discretize_main(int argc, char **argv)
 {
     static Demo *const demos[] = {demo_rules,      demo_error, demo_stability, demo_region,
                                   demo_resolution, demo_hours, demo_past,      demo_memories};
-    StepOptions options = {NULL, NULL, "step", "waves", 0, NO_SEED, 0, 0.1, RULE_ZOH};
+    StepOptions options = {NULL, NULL, NULL, 0, NO_SEED, 0, 0.1, RULE_ZOH};
     Show show = {{false, false}, NULL, 0};
     int demo = -1, n_demo = sizeof demos / sizeof *demos;
     bool ascii = false;
@@ -750,16 +750,15 @@ int discretize_main(int argc, char **argv)
          "how to make a step of it (default zoh)"},
         {"step", "DELTA", OPTION_NUMBER, 1e-12, 1e12, &options.delta, "system",
          "its length (default 0.1)"},
-        {"input", "WHAT", OPTION_TEXT, 0, 0, &options.input, "system",
-         "a CSV file, a line a sample, or step (the default), impulse, sine, waves, noise, none"},
-        {"seed", "S", OPTION_WHOLE, 0, SEED_MOST, &options.seed, "system",
+        {"input", "WHAT", OPTION_TEXT, 0, 0, &options.input, "system hippo",
+         "a CSV file, a line a sample, or step (the default of --system), waves (two, and a slow "
+         "rise: that of --hippo), impulse, sine, noise, none"},
+        {"seed", "S", OPTION_WHOLE, 0, SEED_MOST, &options.seed, "system hippo",
          "of --input noise (default 1)"},
         {"generator", "FILE", OPTION_TEXT, 0, 0, &options.generator, "mode",
          "the generator of a chain, and forecasts for parts of a day"},
         {"hippo", "N", OPTION_WHOLE, 1, 128, &options.hippo, "mode",
-         "keep N numbers of a signal's past and draw it again"},
-        {"signal", "WHAT", OPTION_TEXT, 0, 0, &options.signal, "hippo",
-         "the signal: CSV, a line a sample, or waves (the default): two, and a slow rise"},
+         "keep N numbers of the input's past and draw it again"},
         {"length", "N", OPTION_WHOLE, 1, 1000000, &options.length, "system hippo",
          "samples of what is built in (default 100, or 200), or the first N of a file"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo system hippo", "the chart as SVG"},
@@ -773,6 +772,8 @@ int discretize_main(int argc, char **argv)
     Error error;
     if (!program_begin(&status, &program, argc, argv))
         return status;
+    if (!options.input)
+        options.input = options.hippo ? "waves" : "step";
     if (!seed_is_used(options.seed, options.input, &error)) { /* what no table can say */
         program_end(false, &error);
         return 2;

@@ -827,12 +827,12 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--hippo 0", "--hippo: 0 is out of range: 1 to 128", 2},
         {"--hippo 8 --demo rules", "exclude each other", 2},
         {"--generator data/weather.csv --system data/spring.ssm", "exclude each other", 2},
-        {"--signal data/sunspots.csv", "--signal needs --hippo", 2},
+        {"--input data/sunspots.csv", "--input needs --system or --hippo", 2},
         {"--rule euler --demo rules", "--rule needs --system", 2},
         {"--step 0.5", "--step needs --system", 2},
-        {"--input step --hippo 8", "--input needs --system", 2},
+        {"--signal waves --hippo 8", "'--signal' is not an option", 2},
         {"--length 50 --demo error", "--length needs --system or --hippo", 2},
-        {"--seed 3 --hippo 8", "--seed needs --system", 2},
+        {"--seed 3 --hippo 8", "--seed needs --input noise", 2},
         {"--seed 3 --system data/spring.ssm", "--seed needs --input noise", 2},
         {"--svg x.svg", "--svg needs --demo or --system or --hippo", 2},
         {"--ascii --generator data/weather.csv", "--ascii does nothing with --generator", 2},
@@ -842,7 +842,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--system data/spring.ssm --rule euler --step 3 --length 2000", "overflow at step", 1},
         {"--generator data/traffic_light.csv", "no generator found: by the principal", 1},
         {"--generator data/no.csv", "data/no.csv: No such file or directory", 1},
-        {"--hippo 8 --signal data/weather.csv", "columns, but the system has 1 input", 1},
+        {"--hippo 8 --input data/weather.csv", "columns, but the system has 1 input", 1},
     };
     char text[4096];
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {

@@ -752,6 +752,7 @@ static bool demo_simulate(const Study *study, uint64_t days, const char *record,
                 days, show->seed);
     double *deviation = NEW(double, chain->n_state);
     RunningShare *running = NEW(RunningShare, 1);
+    assert(chain->n_state > 0); /* chain_read and chain_fit see to it */
     running->state = shown_states(chain->n_state) - 1;
     bool known =
         study->structure.n_class == 1 && chain_standard_errors(deviation, chain, study->limit);

@@ -411,8 +411,7 @@ double legs_weight(double ago, double now, size_t d_state, bool by_hippos_law)
 /* coordinates in which nothing mixes; S4D starts there, with a list of complex rates, one for    */
 /* each state, and Mamba keeps the real ones.                                                     */
 
-/* S4D-Lin: a_n = -1/2 + i pi n, a bank of damped swings (S4D, section 4.2). Here for the exercise
-   below: its tests, and programs of your own, make kernels of it. */
+/* S4D-Lin: a_n = -1/2 + i pi n, a bank of damped swings (S4D, section 4.2), for s4d_kernel below. */
 Complex s4d_lin(size_t n)
 {
     Complex a = {-0.5, PI * (double)n};
@@ -459,7 +458,8 @@ void s4d_step(Complex *a_bar, Complex *b_bar, Complex a, double delta, Rule rule
 /* Exercise 3.6. The kernel of diagonal states with B = 1, a and c (d_state): chapter 2's C A^k B,
    where the power of a diagonal is the powers of its numbers, a sum over a Vandermonde matrix
    (S4D, section 3.1): K[k] = scale Re sum_n c_n b_bar_n a_bar_n^k, K (len). scale is 2 if each
-   state stands for itself and its conjugate, else 1. d_state len products, and no matrix. */
+   state stands for itself and its conjugate, else 1. d_state len products, and no matrix. (No demo
+   calls it: it is for the exercise, and for programs of your own.) */
 void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t d_state, double delta,
                 Rule rule, double scale, size_t len)
 {

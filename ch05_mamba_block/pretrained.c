@@ -796,7 +796,8 @@ typedef struct {
     bool past_end; /* go on after a token that ends the text */
 } AnswerSettings;
 
-/* A conversation: model, memory, and what drawing needs. All of it but the model can be saved. */
+/* A conversation: the model, what it remembers, and what drawing needs: the words that were said,
+   and chance. Memory and words can be saved. */
 typedef struct {
     Runner *run;
     Memory memory;

@@ -780,6 +780,7 @@ unsigned lanes_most(const Scan *scan)
     return scan->d_state <= 16 ? 4 : lanes_least(scan);
 }
 
+/* Warps that work at the same time if time is not cut. */
 static size_t warps_of(const Scan *scan, unsigned lanes)
 {
     return scan->batch * ceil_div(scan->d_inner * lanes, 32);
@@ -799,8 +800,10 @@ ScanPlan scan_plan(const Scan *scan, ScanKernel kernel, size_t processors)
 {
     ScanPlan plan = {kernel, lanes_least(scan), 1, 0};
     size_t wanted = processors * WARPS_WANTED;
+    /* first more lanes to a channel: they cost a few shuffles and nothing else */
     while (plan.lanes < lanes_most(scan) && warps_of(scan, plan.lanes) < wanted)
         plan.lanes *= 2;
+    /* then time: so many pieces as warps are missing, none of them too short */
     size_t pieces = wanted / warps_of(scan, plan.lanes);
     pieces = smaller(pieces, scan->len / PIECE_LEAST);
     if (kernel == SCAN_KERNELS)
@@ -870,6 +873,7 @@ static bool start_piece_end(const ScanJob *job, Error *error)
     START(piece_end_4x4, blocks, FUSED_THREADS, fused_shared(4, 4, 16), *job, error);
 }
 
+/* Between the two: a thread for each state of each channel of each sequence. */
 bool start_carry(const ScanJob *job, Error *error)
 {
     size_t states = job->scan.batch * job->scan.d_inner * job->scan.d_state;
@@ -911,6 +915,7 @@ typedef struct {
     ScanPlan plan;
 } DeviceScan;
 
+/* What a kernel cannot be asked for. */
 bool scan_fits(const Scan *scan, Error *error)
 {
     if (scan->d_state < 1 || scan->d_state > SCAN_MAX_STATE)
@@ -924,6 +929,8 @@ bool scan_fits(const Scan *scan, Error *error)
 bool device_scan_open(DeviceScan *on, const Scan *scan, const ScanPlan *plan, Error *error)
 {
     DeviceMemory *memory = &on->memory;
+    /* floats in (batch, len, d_inner), (d_inner, d_state), (batch, len, d_state), and, for the ends
+       of pieces, in (batch, pieces, d_inner, d_state) */
     size_t wide = scan->batch * scan->len * scan->d_inner, A = scan->d_inner * scan->d_state;
     size_t shared = scan->batch * scan->len * scan->d_state, ends = plan->pieces * scan->batch * A;
     memset(on, 0, sizeof *on);
@@ -965,6 +972,7 @@ bool cuda_scan(float *y, float *x_last, const Scan *scan, ScanKernel kernel, Err
     if (!scan_fits(scan, error) || !cuda_device_open(&device, error))
         return false;
     ScanPlan plan = scan_plan(scan, kernel, device.processors);
+    /* there, the kernels, and back; && stops at the first call that fails */
     bool ok =
         device_scan_open(&on, scan, &plan, error) && start_forward(&on.job, &on.plan, error) &&
         cuda_ok(cudaDeviceSynchronize(), "scanning", error) && /* here the host waits */
@@ -982,6 +990,7 @@ static const char *yes_no(bool yes)
 /* Every kernel on one scan, under every order of threads, against chapter 4's clear one. */
 static bool demo_ladder(const Show *show, Error *error)
 {
+    /* 700 tokens divide by no tile, so that every kernel has a last one that is not full */
     DemoScan demo = demo_scan_new(2, 700, 8, 16);
     size_t count = 2 * 700 * 8;
     float *want = NEW(float, count), *first = NEW(float, count), *y = NEW(float, count);
@@ -993,7 +1002,7 @@ static bool demo_ladder(const Show *show, Error *error)
            show->seed);
     puts("  kernel          agrees   same bits");
     for (int kernel = 0; ok && kernel < SCAN_KERNELS; kernel++) {
-        bool near = true, same = true;
+        bool near = true, same = true; /* near: to rounding; same: to the last bit */
         for (int order = 0; ok && order < orders(); order++) {
             use_order(order, show->seed);
             ok = cuda_scan(y, NULL, &demo.scan, (ScanKernel)kernel, error);
@@ -1020,6 +1029,7 @@ static bool demo_work(const Show *show, Error *error)
     return work_show(SHUFFLE_TOKENS, SHUFFLE_ITEMS, show, error);
 }
 
+/* In how many turns a warp gets its words on the way up the tree, round by round. */
 static bool demo_banks(const Show *show, Error *error)
 {
     return banks_show(SWEEP_TOKENS, swept_place, show, error);
@@ -1035,6 +1045,7 @@ static bool demo_floors(const Show *show, Error *error)
 }
 
 /* ---- a barrier too few ---- */
+/* A mistake to look at: on a GPU it shows now and then, on the CPU in every run. */
 
 typedef struct {
     float *out;  /* (RACE_THREADS) */
@@ -1051,14 +1062,14 @@ __global__ void race_sum(RaceJob job)
     __shared__ float sum[RACE_THREADS];
     unsigned i = threadIdx.x;
     sum[i] = 1.0f;
-    if (job.parted && i < 32)
+    if (job.parted && i < 32) /* the first warp waits for the second, which never comes here */
         __syncthreads();
     __syncthreads();
     for (unsigned reach = 1; reach < RACE_THREADS; reach *= 2) {
         float before = i >= reach ? sum[i - reach] : 0.0f;
         if (job.waits)
             __syncthreads();
-        sum[i] += before;
+        sum[i] += before; /* without the wait, somebody may still want to read the old one */
         __syncthreads();
     }
     job.out[i] = sum[i];
@@ -1119,6 +1130,7 @@ static bool demo_weather_cuda(const Show *show, Error *error)
         delta[i] = i < 2 ? 0.0f : 1.0f; /* no time passes before day 0 */
         ones[i] = 1.0f;
     }
+    /* batch 1, d_inner 2, d_state 2; B = C = 1: y of a weather is the sum of its two states */
     Scan scan = {1, DAYS, 2, 2, u, delta, NULL, A, ones, ones, NULL, NULL, x_start, NULL, false};
     if (!cuda_scan(y, NULL, &scan, SCAN_KERNELS, error))
         return false;

@@ -341,6 +341,23 @@ static void mutants_are_of_files_that_are_there(void **state)
     globfree(&found);
 }
 
+/* README.md says of every file where it belongs. */
+static void the_front_page_names_every_file(void **state)
+{
+    const House *house = (const House *)*state;
+    char *text, name[128];
+    size_t len;
+    Error error;
+    if (!text_read(&text, &len, "README.md", &error))
+        fail_msg("%s", error.text);
+    for (size_t k = 0; k < house->n_file; k++) {
+        snprintf(name, sizeof name, "`%s`", strrchr(house->file[k].path, '/') + 1);
+        if (!strstr(text, name))
+            fail_msg("README.md does not say where %s belongs", house->file[k].path);
+    }
+    free(text);
+}
+
 /* The stops of `make run`, as the Makefile has them. Blank lines are not counted. */
 static void every_stop_of_the_tour_has_thirty_lines_at_most(void **state)
 {
@@ -383,6 +400,7 @@ int main(void)
         cmocka_unit_test(every_file_can_be_included_twice),
         cmocka_unit_test(main_stands_last),
         cmocka_unit_test(mutants_are_of_files_that_are_there),
+        cmocka_unit_test(the_front_page_names_every_file),
         cmocka_unit_test(every_stop_of_the_tour_has_thirty_lines_at_most),
     };
     return cmocka_run_group_tests_name("the house", tests, setup, teardown);

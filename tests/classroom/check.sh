@@ -13,7 +13,8 @@ work=${BUILD:-build}/classroom
 CC=${CC:-cc}
 flags=$(cat "${BUILD:-build}/cmocka.flags") || exit 1
 grade=${BUILD:-build}/grade
-export CC flags
+whole=$(echo 'int main(void) { return 0; }' | $CC -Werror -fwhole-program -x c - -o /dev/null 2> /dev/null && echo -fwhole-program)
+export CC flags whole
 
 bad() { echo "FAILED: $*" >> "$dir/findings"; }
 
@@ -88,8 +89,9 @@ build_switch() {
     done
     for test in "$dir"/switch/tests/test_*.c; do
         # shellcheck disable=SC2086
-        $CC -O1 -w -D_cmocka_run_group_tests=one_test_run -c "$test" -o "$test.o" 2> "$dir/said" &&
-            $CC -w "$dir/switch/tests/one_test.c" "$test.o" -o "${test%.c}" $flags -lm 2>> "$dir/said" ||
+        $CC -w -c "$dir/switch/tests/one_test.c" -o "$dir/switch/tests/one_test.o" 2> "$dir/said" &&
+            $CC -O1 $whole -w -D_cmocka_run_group_tests=one_test_run "$test" "$dir/switch/tests/one_test.o" \
+                -o "${test%.c}" $flags -lm 2>> "$dir/said" ||
             bad "chapter $chapter: with its mutants it does not compile: $(head -n 5 "$dir/said")"
     done
 }

@@ -1,6 +1,6 @@
 /* Random bytes as a model.safetensors.index.json, and as a config.json for the ids in it. */
 
-#include "../../ch05_mamba_block/pretrained.c"
+#include "../../ch05_mamba_block/model_folder.c"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

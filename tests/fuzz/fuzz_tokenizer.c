@@ -1,6 +1,6 @@
 /* Random bytes as a tokenizer.json; if it is one, what follows a 0 byte is a text to be encoded. */
 
-#include "../../ch05_mamba_block/pretrained.c"
+#include "../../ch05_mamba_block/tokenizer_json.c"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

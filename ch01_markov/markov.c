@@ -1,8 +1,8 @@
 /* Chapter 1. The weather as a Markov chain
 
    QUESTION   It is sunny or rainy today. What can be said about the days to come?
-   NEW        The ground of the course: numbers that are carried on, and a rule that carries them one
-              step further. Here they are the forecast, the chance of each state.
+   NEW        The ground of the course: numbers that are carried on, and a rule that carries them
+              one step further. Here they are the forecast, the chance of each state.
    NOT        Nothing is learnt from an input yet: the rule never changes from day to day.
    EQUATION   pi_{t+1} = pi_t P          P[i][j] = Pr(tomorrow j | today i)
    LETTERS    maths   C            shape               in papers

@@ -306,7 +306,7 @@ void ssm_add_free_response(double *y, const double *x0, const Ssm *system, size_
 }
 
 /* ================================== The fast Fourier transform ============================ */
-/* The transform of z (size) is Z_f = sum_t z_t w^(f t) with w = exp(-2 pi i / size). Under it a   */
+/* The transform of z (size) is Z_f = sum_t z_t w^(f t) with w = exp(-2 pi i / size). Under it a  */
 /* convolution becomes a product: Y_f = K_f U_f for each f. With the FFT the sum over the past    */
 /* costs about len log(len) products instead of len^2 / 2; S4 was trained that way.               */
 

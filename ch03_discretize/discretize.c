@@ -12,8 +12,8 @@
               Delta   delta    a number             Delta, dt
               A_bar   A_bar    (d_state, d_state)   A with a bar; discrete A
               B_bar   B_bar    (d_state, d_in)      B with a bar; discrete B
-              Q       Q        (n_state, n_state)   the generator of a chain: P = exp(Q) (in chapter 1
-                                                    Q was P among the transient states)
+              Q       Q        (n_state, n_state)   the generator of a chain, P = exp(Q)
+                                                    (chapter 1's Q was a part of P)
    BUILD      cc -O2 ch03_discretize/discretize.c -o discretize -lm && ./discretize
    TIME       65 minutes to read with the lesson, 90 to do the exercises
    SOURCES    C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE Trans.
@@ -89,8 +89,8 @@ bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const do
    time t, does to a state, and A_bar = exp(A delta). What came in s before the end of the step has
    gone through exp(A s) since: B_bar = int_0^delta exp(A s) ds B. The textbook's A^-1 (A_bar - I) B
    needs an inverse that A may not have. One exponential of a larger matrix needs none (Van Loan
-   1978): see u as d_in more states that keep still, u' = 0. Then (x; u)' = [A B; 0 0] (x; u), so its
-   exponential takes (x; u) one step on:
+   1978): see u as d_in more states that keep still, u' = 0. Then (x; u)' = [A B; 0 0] (x; u), so
+   its exponential takes (x; u) one step on:
        exp( [A B; 0 0] delta ) = [A_bar B_bar; 0 I].
    False if it overflows. expm(E, M, size) is E = exp(M), M (size, size): expm.c. */
 bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double *B, size_t d_state,
@@ -251,10 +251,10 @@ double spring_radius(double delta, Rule rule)
 }
 
 /* ================================== The weather in continuous time ======================== */
-/* If P is a day, what is an hour? In continuous time a forecast obeys pi' = pi Q, which is x' =   */
-/* A x with A the transpose of Q and B = 0. Q_ij is the rate of leaving i for j: in a short time  */
-/* dt the chance is Q_ij dt. So P = exp(Q), and any time t can be put in for the day, P_t = exp(  */
-/* Q t). Q, the generator, is the logarithm of P, if P has one that is made of rates.             */
+/* If P is a day, what is an hour? In continuous time a forecast obeys pi' = pi Q: that is x' =   */
+/* A x with A the transpose of Q, and B = 0. Q_ij is the rate of leaving i for j: in a short time */
+/* dt the chance is Q_ij dt. So P = exp(Q), and any time t can be put in for the day: P_t =       */
+/* exp(Q t). Q, the generator, is the logarithm of P, if P has one that is made of rates.         */
 
 /* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. For half a day
    it is the square root of the matrix P, and not of each of its entries. False if it overflows. */
@@ -308,11 +308,11 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
 }
 
 /* ================================== HiPPO: a memory of all the past ======================= */
-/* A could simply fade, as above. HiPPO asks for more: at every moment the state shall be the best */
-/* fit of a polynomial to the whole of the past, all of it weighed alike. In the coordinates of   */
-/* Legendre's polynomials one law does it, x' = (A x + B u) / t, and the past can be drawn again  */
-/* from its state. The 1 / t is half of the law: S4 took this A without it, and then the past     */
-/* fades, like everything in this chapter.                                                        */
+/* A could simply fade, as above. HiPPO asks for more: at every moment the state shall be the     */
+/* best fit of a polynomial to the whole of the past, all of it weighed alike. In the coordinates */
+/* of Legendre's polynomials one law does it, x' = (A x + B u) / t, and the past can be drawn     */
+/* again from its state. The 1 / t is half of the law: S4 took this A without it, and then the    */
+/* past fades, like everything in this chapter.                                                   */
 
 /* Exercise 3.5. HiPPO-LegS (HiPPO, theorem 2; S4, equation 2), for x' = (A x + B u) / t:
    A[i][j] = -sqrt(2i+1) sqrt(2j+1) for i > j, -(i+1) for i = j, 0 for i < j; B[i] = sqrt(2i+1).
@@ -411,7 +411,7 @@ double legs_weight(double ago, double now, size_t d_state, bool by_hippos_law)
 /* coordinates in which nothing mixes; S4D starts there, with a list of complex rates, one for    */
 /* each state, and Mamba keeps the real ones.                                                     */
 
-/* S4D-Lin: a_n = -1/2 + i pi n, a bank of damped swings (S4D, section 4.2), for s4d_kernel below. */
+/* S4D-Lin: a_n = -1/2 + i pi n, a bank of damped swings (S4D, 4.2), for s4d_kernel below. */
 Complex s4d_lin(size_t n)
 {
     Complex a = {-0.5, PI * (double)n};
@@ -436,8 +436,8 @@ static Complex complex_divide(Complex a, Complex b)
 
 /* One complex state, x' = a x + u, by any rule: the formulas above with numbers for matrices. The
    hold is a_bar = exp(z), b_bar = (exp(z) - 1) / a with z = a delta = x + i y, and again exp(z) - 1
-   must not cancel: its real part is exp(x) cos(y) - 1 = (exp(x) - 1) cos(y) - 2 sin(y/2)^2. (Nor can
-   a_bar be had from it by adding 1: that would round exp(-40) to 0.) */
+   must not cancel: its real part is exp(x) cos(y) - 1 = (exp(x) - 1) cos(y) - 2 sin(y/2)^2.
+   (Nor can a_bar be had from it by adding 1: that would round exp(-40) to 0.) */
 void s4d_step(Complex *a_bar, Complex *b_bar, Complex a, double delta, Rule rule)
 {
     Complex z = {a.re * delta, a.im * delta}, straight = {delta, 0.0}; /* Euler's b_bar */
@@ -482,8 +482,8 @@ void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t d_state, d
 /* ================================== The demos: one idea of the lesson each ================ */
 
 /* The rules on x' = -x + u. For small steps all agree; for large ones Euler and the bilinear rule
-   flip the sign of the state, while exp(-delta) comes close to 0 and stays positive. While u = 1 the
-   state settles at B_bar / (1 - A_bar), which is 1 by every rule but Mamba's. */
+   flip the sign of the state, while exp(-delta) comes close to 0 and stays positive. While u = 1,
+   it settles at B_bar / (1 - A_bar), which is 1 by every rule but Mamba's. */
 static bool demo_rules(const Show *show, Error *error)
 {
     enum { SHOWN = 6, POINTS = 81 };
@@ -542,8 +542,8 @@ static bool demo_region(const Show *show, Error *error)
     return show_region(delta, radius[0], STEPS, show, error);
 }
 
-/* The same spring at step delta and at delta / 2 with every sample twice; and one half step after
-   the other against a whole one, for x' = -x + u from 0 with u = 1, by the hold and by Mamba's rule. */
+/* The same spring at step delta and at delta / 2 with every sample twice. And two half steps
+   against a whole one by the hold and by Mamba's rule, for x' = -x + u from 0 with u = 1. */
 static bool demo_resolution(const Show *show, Error *error)
 {
     enum { LEN = 24 };

@@ -10,7 +10,7 @@
 
 #include "../ch02_ssm_abcd/system_tables.c"
 
-/* The rules for x' = -x + u by steps of delta (n): A_bar and B_bar (n, 4), in the order of --rule. */
+/* The rules for x' = -x + u by steps of delta (n): A_bar and B_bar (n, 4), ordered as --rule. */
 void print_rules(const double *delta, const double *A_bar, const double *B_bar, size_t n)
 {
     puts("Four rules for x' = -x + u (zoh: zero-order hold)\n");

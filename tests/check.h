@@ -153,7 +153,7 @@ static inline void check_contains(const char *text, const char *part, const char
     }
 }
 
-/* Runs `program words` with its streams sent as `streams` says, and reads what comes. Its status. */
+/* Runs `program words`, its streams sent where `streams` says, and reads what comes. The status. */
 static inline int run_and_read(char *text, size_t room, const char *program, const char *words,
                                const char *streams)
 {

@@ -27,7 +27,7 @@ typedef struct {
     char **name;   /* (n_state) owned */
     double *count; /* (n_state, n_state) count[i][j] = days in i followed by j; whole numbers */
     double days;   /* days with a state; 0 if only counts were given */
-    double gaps;   /* places where the record breaks off and goes on later */
+    double gaps;   /* gaps between days with a state */
 } Counts;
 
 void names_free(char **name, size_t n_state)

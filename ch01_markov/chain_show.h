@@ -69,6 +69,29 @@ void print_day(size_t day, const double *pi, size_t n_state, double distance)
     printf("%s%12.5f\n", n_state > SHOWN_STATES ? "  ..." : "", distance);
 }
 
+/* Whether a far day by P^days is what single steps give: `apart` is the sum of the differences. */
+void print_agreement(uint64_t days, double apart)
+{
+    printf("\nDay %" PRIu64 " comes from P^%" PRIu64 " by repeated squaring; ", days, days);
+    if (apart <= 1e-9)
+        puts("single steps give the same to nine digits.");
+    else
+        printf("single steps differ by %.0e in all.\n", apart);
+}
+
+/* distance (shown states, count): a column for each state that day 0 is, a line for each day. */
+void print_distances(char *const *name, const double *distance, size_t n_state, size_t count)
+{
+    puts("Distance from the long run (total variation), if day 0 is for certain:");
+    print_names("      day  ", name, n_state);
+    for (size_t t = 0; t < count && t <= SHOWN_DAYS; t++) {
+        printf("  %7zu  ", t);
+        for (size_t i = 0; i < shown_states(n_state); i++)
+            printf("%10.6f", distance[i * count + t]);
+        putchar('\n');
+    }
+}
+
 /* ---- where it settles, in words ---------------------------------------------------------- */
 
 void print_reducible(size_t n_class)
@@ -187,8 +210,21 @@ Chart running_chart(const RunningShare *running, const char *name)
 void print_record(double days, double gaps)
 {
     if (days > 0.0)
-        printf("%.0f days with a state; the record breaks off and goes on later %.0f times.\n",
-               days, gaps);
+        printf("%.0f days with a state, and %.0f gap%s between them.\n", days, gaps,
+               gaps == 1.0 ? "" : "s");
+}
+
+/* A row of standard errors. Where a share is 0 or 1 the formula gives 0, which would claim that
+   nothing is unknown, even after a single day: nothing is printed there, and `none` is set. */
+static void print_std_errors(bool *none, const double *std_error, size_t n_state)
+{
+    for (size_t i = 0; i < shown_states(n_state); i++) {
+        if (std_error[i] > 0.0)
+            printf("%10.4f", std_error[i]);
+        else
+            printf("%10s", "-");
+        *none = *none || !(std_error[i] > 0.0);
+    }
 }
 
 /* What the counts say: count, the chances P and their standard errors, all (n_state, n_state). */
@@ -196,6 +232,7 @@ void print_fitted(char *const *name, const double *count, const double *P, const
                   size_t n_state)
 {
     size_t shown = shown_states(n_state);
+    bool none = false;
     print_names("\n  today   transitions to:", name, n_state);
     for (size_t i = 0; i < shown; i++) {
         fputs("  ", stdout);
@@ -205,9 +242,11 @@ void print_fitted(char *const *name, const double *count, const double *P, const
         fputs("\n  most likely chance    ", stdout);
         print_chances(P + i * n_state, n_state);
         fputs("\n  standard error        ", stdout);
-        print_chances(std_error + i * n_state, n_state);
+        print_std_errors(&none, std_error + i * n_state, n_state);
         putchar('\n');
     }
+    if (none)
+        puts("(- : where all went one way the formula gives 0, as if nothing were unknown.)");
 }
 
 /* Whether today tells anything about tomorrow: the statistic, its freedom, its chance. */

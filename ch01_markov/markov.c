@@ -1,7 +1,8 @@
 /* Chapter 1. The weather as a Markov chain
 
    QUESTION   It is sunny or rainy today. What can be said about the days to come?
-   NEW        The ground of the course: a state, and a rule that carries it one step further.
+   NEW        The ground of the course: numbers that are carried on, and a rule that carries them
+              one step further. Here they are the forecast, the chance of each state.
    NOT        Nothing is learnt from an input yet: the rule never changes from day to day.
    EQUATION   pi_{t+1} = pi_t P          P[i][j] = Pr(tomorrow j | today i)
    LETTERS    maths   C            shape               in papers
@@ -10,7 +11,7 @@
               pi      stationary   (n_state)           where the forecast settles: pi = pi P
               d_t     distance     a number            total variation distance of pi_t from pi
    BUILD      cc -O2 ch01_markov/markov.c -o markov -lm && ./markov
-   TIME       30 minutes to read, 90 to do the exercises
+   TIME       45 minutes to read with the lesson, 95 to do the exercises
    SOURCES    J. R. Norris, Markov Chains (Cambridge 1997), chapter 1
               D. Levin, Y. Peres, Markov Chains and Mixing Times (AMS, 2nd ed. 2017), ch. 1, 4, 12
               J. G. Kemeny, J. L. Snell, Finite Markov Chains (1960), chapters 3 and 4
@@ -19,6 +20,9 @@
 #ifndef CH01_MARKOV
 #define CH01_MARKOV
 
+/* A file that is included is a library here, .c or .h, functions and all; only the file that is
+   compiled has a main. So chapters can include each other, and each builds with one command.
+   NEW(type, n) and matrix_new(rows, cols) give memory set to 0, and never return NULL. */
 #include "tools.h" /* errors, memory, random numbers, matrices, options */
 
 #include "chain_classes.c" /* which states lead where */
@@ -27,7 +31,8 @@
 #include "chi_squared.h"   /* how likely chance makes a statistic so large */
 
 /* ================================== The chain ============================================= */
-/* Today's state decides the rule for tomorrow: row i of P is used when today is state i.      */
+/* Today's state, sunny or rainy, picks the row of a fixed table: row i of P is used when today */
+/* is state i. The table is the same every day; in Mamba the input will change the table.       */
 
 typedef struct {
     size_t n_state;
@@ -133,15 +138,17 @@ void matrix_power(double *out, const double *M, size_t n, uint64_t exponent)
 /* Before solving pi = pi P, look at which states lead where: a chain may have several answers, */
 /* and one that goes round in a circle never settles on its answer.                            */
 
-/* Which states lead where: `n_class` closed classes, which nothing leaves, numbered in `class_of`;
-   the rest is transient. Each class has a period. (Norris, 1.2 and 1.8; chain_classes.c.) */
+/* Which states lead where. States that lead to each other form a class; a class that nothing leaves
+   is closed, and there are `n_class` of them. `class_of[i]` is the closed class of state i, or
+   `n_class` if i is in none: then it is transient, and left for good one day. `period[k]` is the
+   period of class k: a return takes a multiple of so many days. (Norris, 1.2 and 1.8.) */
 Structure chain_structure(const Chain *chain)
 {
     return structure_of(chain->P, chain->n_state);
 }
 
 /* Exercise 1.3. Fills the linear system M x = b whose only answer is the stationary distribution
-   of a chain with one closed class and all its states in it. M (n, n), b (n).
+   of an irreducible chain (one closed class, no transient state). M (n, n), b (n).
    pi = pi P, written for columns, is (P transposed - I) pi = 0: n equations, one of them minus the
    sum of the others. The last is replaced by sum(pi) = 1. */
 void stationary_system(double *M, double *b, const double *P, size_t n)
@@ -168,8 +175,9 @@ static bool fail_rarely(const Chain *chain, size_t state, Error *error)
                 chain->name ? chain->name[state] : "?");
 }
 
-/* Solves M x = b, M (n, n), in place. Elimination leaves the pivots on M's diagonal: a small one
-   says that the equations can hardly be told from ones with many answers, and costs digits. */
+/* Solves M x = b, M (n, n), in place. Elimination leaves the pivots, the numbers it divided by, on
+   M's diagonal. A small one says that the equations can hardly be told from ones with many answers:
+   below 1e-9, more than half of a double's 16 digits may be gone. */
 static bool solve_safely(double *b, double *M, size_t n)
 {
     bool ok = matrix_solve(b, M, n, 1);
@@ -261,7 +269,8 @@ bool chain_long_run(double *limit, const double *start, const Chain *chain,
     return ok;
 }
 
-/* The one distribution with pi = pi P. Fails, and says why, if the chain has several. */
+/* The one distribution with pi = pi P. Fails, and says why, if the chain has several. For programs
+   of your own: the demos below want to know about all classes, and call the two above. */
 bool chain_stationary(double *pi, const Chain *chain, Error *error)
 {
     Structure structure = chain_structure(chain);
@@ -305,7 +314,7 @@ bool chain_distances(double *distance, size_t i, size_t days, const Chain *chain
 {
     size_t n = chain->n_state;
     double *pi = matrix_new(days + 1, n), *start = NEW(double, n), *limit = NEW(double, n);
-    start[i] = 1.0; /* today is state i, without doubt */
+    start[i] = 1.0;
     chain_forecast(pi, start, chain, days);
     bool ok = chain_long_run(limit, start, chain, structure, error);
     for (size_t t = 0; ok && t <= days; t++)
@@ -332,18 +341,19 @@ size_t chain_days_to_settle(const double *start, const double *limit, const Chai
     return day;
 }
 
-/* The factor by which the distance to the stationary distribution shrinks per day in the end: the
-   second largest |eigenvalue| of P, found as the largest of P - 1 pi, in which the eigenvalue 1 is
-   taken off (Levin & Peres, 12.1). 1 if the forecast need not settle. `stationary` (n_state) is
-   used where there is only one. Costs about 100 n_state^3. */
+/* The forgetting rate, the factor by which the distance to the stationary distribution shrinks per
+   day in the end: the second-largest eigenvalue modulus of P, found as the largest of P - 1 pi, in
+   which the eigenvalue 1 is taken off (Levin & Peres, 12.1). 1 if the forecast need not settle.
+   `stationary` (n_state) is used where there is only one. Costs about 100 n_state^3. */
 double chain_forgetting_rate(const Chain *chain, const Structure *structure,
                              const double *stationary)
 {
     size_t n = chain->n_state;
     if (structure->n_class > 1 || structure->period[0] > 1)
         return 1.0;
-    /* Every row of 1 pi is pi. P^t settles on it, so (P - 1 pi)^t = P^t - 1 pi is all that is still
-       remembered after t days, and the spectral radius is its factor a day. */
+    /* Write 1 for the column of ones, so 1 pi has pi in every row, and is what P^t settles on. As
+       P 1 = 1, pi P = pi and pi 1 = 1, all mixed products are 1 pi: (P - 1 pi)^t = P^t - 1 pi. That
+       is all that is still remembered after t days; the spectral radius is its factor a day. */
     double *M = matrix_new(n, n);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
@@ -521,7 +531,7 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
 {
     size_t n = counts->n_state, columns = 0;
     double *row = NEW(double, n), *column = NEW(double, n), total = 0.0;
-    /* row[i]: days in i that a day follows; column[j]: days in j that follow one */
+    /* row[i]: transitions out of i; column[j]: transitions into j */
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++) {
             row[i] += counts->count[i * n + j];
@@ -595,12 +605,7 @@ static void print_far_day(uint64_t days, const Study *study)
     chain_after(pi + n, study->start, &study->chain, days);
     puts("      ...");
     print_day(days, pi, n, total_variation(pi, study->limit, n));
-    double apart = 2.0 * total_variation(pi, pi + n, n);
-    printf("\nDay %" PRIu64 " comes from P^%" PRIu64 " by repeated squaring; ", days, days);
-    if (apart <= 1e-9)
-        puts("single steps give the same to nine digits.");
-    else
-        printf("single steps differ by %.0e in all.\n", apart);
+    print_agreement(days, 2.0 * total_variation(pi, pi + n, n));
     free(power);
     free(pi);
 }
@@ -663,7 +668,8 @@ static bool demo_forecast(const Study *study, uint64_t days, const Show *show, E
                                       settles ? 2 * SHOWN_DAYS : SHOWN_DAYS / 2);
     else if (days <= 2 * SHOWN_DAYS)
         listed = (size_t)days;
-    listed = listed < 2 && !days ? 2 : listed;
+    if (!days && listed < 2)
+        listed = 2; /* at least two days, for the two that are worked by hand */
     double *pi = NEW(double, (listed + 1) * n);
     chain_forecast(pi, study->start, chain, listed);
     if (n <= 4)
@@ -688,7 +694,7 @@ static bool demo_forecast(const Study *study, uint64_t days, const Show *show, E
     return ok;
 }
 
-/* How the forecasts from every certain start run together. */
+/* How far the forecast still is from the long run, for each state that day 0 can be. */
 static bool demo_forgetting(const Study *study, uint64_t days, const Show *show, Error *error)
 {
     const Chain *chain = &study->chain;
@@ -703,16 +709,10 @@ static bool demo_forgetting(const Study *study, uint64_t days, const Show *show,
         ok = chain_distances(distance + i * count, i, count - 1, chain, &study->structure, error);
         chart_add(&chart, chain->name[i], MARK_LINE, day, distance + i * count, count);
     }
-    if (ok)
-        print_names("      day  ", chain->name, chain->n_state);
-    for (size_t t = 0; ok && t < count && t <= SHOWN_DAYS; t++) {
-        printf("  %7zu  ", t);
-        for (size_t i = 0; i < shown; i++)
-            printf("%10.6f", distance[i * count + t]);
-        putchar('\n');
-    }
-    if (ok)
+    if (ok) {
+        print_distances(chain->name, distance, chain->n_state, count);
         print_settling(study);
+    }
     ok = ok && study_show(study, &chart, show, error);
     free(day);
     free(distance);
@@ -752,6 +752,7 @@ static bool demo_simulate(const Study *study, uint64_t days, const char *record,
                 days, show->seed);
     double *deviation = NEW(double, chain->n_state);
     RunningShare *running = NEW(RunningShare, 1);
+    assert(chain->n_state > 0); /* chain_read and chain_fit see to it */
     running->state = shown_states(chain->n_state) - 1;
     bool known =
         study->structure.n_class == 1 && chain_standard_errors(deviation, chain, study->limit);
@@ -800,12 +801,14 @@ static bool study_fit(Chain *chain, const char *path, Error *error)
 /* Reads or fits the chain, prints it, and finds out about it. */
 static bool study_open(Study *study, const ChainOptions *options, Error *error)
 {
-    if (options->fit ? !study_fit(&study->chain, options->fit, error)
-                     : options->chain && !chain_read(&study->chain, options->chain, error))
-        return false;
-    if (options->chain)
+    if (options->fit) {
+        if (!study_fit(&study->chain, options->fit, error))
+            return false;
+    } else if (options->chain) {
+        if (!chain_read(&study->chain, options->chain, error))
+            return false;
         printf("The chain of %s\n\n", options->chain);
-    else if (!options->fit) {
+    } else {
         study->chain = chain_weather();
         puts("The weather as a Markov chain\n");
     }
@@ -850,9 +853,9 @@ int chain_main(int argc, char **argv)
         {"days", "N", OPTION_WHOLE, 1, CHAIN_MAX_DAYS, &options.days, "- forgetting",
          "forecast N days (default: until it settles)"},
         {"forgetting", NULL, OPTION_SWITCH, 0, 0, &options.forgetting, "mode",
-         "how the forecasts from all certain starts run together"},
+         "how far the forecast still is from the long run, for each state that day 0 can be"},
         {"simulate", "N", OPTION_WHOLE, 1, 1e9, &options.simulate, "mode",
-         "draw a record of N days and hold it against theory"},
+         "draw a record of N days and compare it with what the chain predicts"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "simulate",
          "of the random numbers (default 1)"},
         {"record", "FILE", OPTION_TEXT, 0, 0, &options.record, "simulate",

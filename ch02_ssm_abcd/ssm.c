@@ -8,6 +8,7 @@
    NOT        The matrices never change: the system is linear and time-invariant. Selection
               (chapter 4) is what breaks that, and with it the convolution.
    EQUATION   x_{t+1} = A x_t + B u_t        y_t = C x_t + D u_t
+              (y read before the update; --system, like S4 and Mamba, reads after it: see Reading)
    LETTERS    maths   C       shape                in papers
               u_t     u       (len, d_in)          u in control and S4, x in the Mamba paper
               x_t     x       (d_state)            x in control and S4, h in the Mamba paper
@@ -17,8 +18,12 @@
               C       C       (d_out, d_state)     C
               D       D       (d_out, d_in)        D, often drawn as a skip connection
               K_k     K       (len, d_out, d_in)   the kernel, C A^k B
+              L       len     a number             L, the length of the sequence
+              x_0     x0      (d_state)            the state at the start
+              T       T       (d_state, d_state)   a basis: other coordinates, x = T x'
+              lambda  lambda  (d_state)            eigenvalues of A
    BUILD      cc -O2 ch02_ssm_abcd/ssm.c -o ssm -lm && ./ssm
-   TIME       40 minutes to read, 90 to do the exercises
+   TIME       60 minutes to read with the lesson, 85 to do the exercises
    SOURCES    R. E. Kalman, Mathematical description of linear dynamical systems, J. SIAM Control 1
               (1963); T. Kailath, Linear Systems (Prentice-Hall 1980), chapter 2
               A. Gu, K. Goel, C. Re, Efficiently modeling long sequences with structured state
@@ -28,15 +33,15 @@
 #ifndef CH02_SSM
 #define CH02_SSM
 
-#include "../ch01_markov/markov.c"
-#include "system_tables.c" /* tables and charts; systems and signals in files */
+#include "../ch01_markov/markov.c" /* a chapter is a library when it is included: see there */
+#include "system_tables.c"         /* tables and charts; systems and signals in files */
 
 /* ================================== The system ============================================ */
 /* Four matrices and three sizes say everything about it. A decides what is remembered, B what is */
 /* written into the state, C what is read from it; D is the way past it. One number shows all     */
-/* four: a water tank loses half of its water every hour (A = 0.5), what is poured in is added    */
-/* (B = 1), a gauge shows the level (C = 1), and a quarter of the splash is heard at once         */
-/* (D = 0.25). The level is the state, the gauge and the splash are the output.                   */
+/* four: a water tank keeps half of its water every hour (A = 0.5), what is poured in is added    */
+/* (B = 1), a gauge shows the level (C = 1), and while water is being poured the gauge jumps by a */
+/* quarter of it (D = 0.25). The level is the state, what the gauge shows is the output.          */
 
 typedef struct {
     size_t d_state, d_in, d_out;
@@ -57,28 +62,6 @@ Ssm ssm_new(size_t d_state, size_t d_in, size_t d_out)
     system.D = matrix_new(d_out, d_in);
     system.x0 = NEW(double, d_state);
     return system;
-}
-
-/* A system from its numbers: A, B, C and D row by row, one after the other; x0 is 0. The tank is
-   ssm_of(1, 1, 1, {0.5, 1, 1, 0.25}). */
-Ssm ssm_of(size_t d_state, size_t d_in, size_t d_out, const double *numbers)
-{
-    Ssm system = ssm_new(d_state, d_in, d_out);
-    double *matrix[] = {system.A, system.B, system.C, system.D};
-    size_t count[] = {d_state * d_state, d_state * d_in, d_out * d_state, d_out * d_in};
-    for (int k = 0; k < 4; numbers += count[k++])
-        memcpy(matrix[k], numbers, count[k] * sizeof *numbers);
-    return system;
-}
-
-void ssm_free(Ssm *system)
-{
-    free(system->A);
-    free(system->B);
-    free(system->C);
-    free(system->D);
-    free(system->x0);
-    memset(system, 0, sizeof *system);
 }
 
 /* Exercise 2.1. A chain as a system. Its state is the forecast, x = pi (n_state); nothing comes in,
@@ -115,7 +98,7 @@ static void add_matrix_times(double *out, const double *M, const double *v, size
 }
 
 /* Exercise 2.2. The state one step on: x_next (d_state) = A x + B u, with x (d_state), u (d_in).
-   Two things move it: where it is (A), and what comes in (B). NumPy: x_next = A @ x + B @ u. */
+   In NumPy: x_next = A @ x + B @ u. */
 void ssm_step(double *x_next, const double *x, const double *u, const Ssm *system)
 {
     memset(x_next, 0, system->d_state * sizeof *x_next);
@@ -164,7 +147,7 @@ size_t ssm_run(double *y, double *x, const double *u, const Ssm *system, size_t 
         ssm_step(x_next, x, u_t, system);
         ssm_output(y_t, reading == READ_AFTER ? x_next : x, u_t, system);
         if (!all_finite(x_next, d_state) || !all_finite(y_t, system->d_out))
-            break; /* x keeps the last state that is one */
+            break; /* x keeps the last finite state */
         memcpy(x, x_next, d_state * sizeof *x);
     }
     free(x_next);
@@ -180,6 +163,30 @@ static size_t run_from_start(double *y, const double *u, const Ssm *system, size
     size_t done = ssm_run(y, x, u, system, len, reading);
     free(x);
     return done;
+}
+
+/* A system from its numbers: A, B, C and D row by row, one after the other; x0 is 0. The tank is
+   ssm_of(1, 1, 1, {0.5, 1, 1, 0.25}). */
+Ssm ssm_of(size_t d_state, size_t d_in, size_t d_out, const double *numbers)
+{
+    Ssm system = ssm_new(d_state, d_in, d_out);
+    double *matrix[] = {system.A, system.B, system.C, system.D};
+    size_t count[] = {d_state * d_state, d_state * d_in, d_out * d_state, d_out * d_in};
+    for (int k = 0; k < 4; k++) {
+        memcpy(matrix[k], numbers, count[k] * sizeof *numbers);
+        numbers += count[k];
+    }
+    return system;
+}
+
+void ssm_free(Ssm *system)
+{
+    free(system->A);
+    free(system->B);
+    free(system->C);
+    free(system->D);
+    free(system->x0);
+    memset(system, 0, sizeof *system);
 }
 
 static Ssm ssm_copy(const Ssm *system)
@@ -202,7 +209,7 @@ Ssm ssm_as_control(const Ssm *system)
     size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out;
     Ssm out = ssm_copy(system);
     //> EX 2.3 [2 pts] [15 min] the same outputs in the other convention
-    //? The state moves alike in both: A and B stay. Only what is read of it changes.
+    //? A and B stay as they are. What must be read of x_{t-1}, what of u_t, to give y_t?
     //? Put x_t = A x_{t-1} + B u_t into y_t = C x_t + D u_t and sort by x_{t-1} and u_t.
     //? matrix_multiply(out.C, ...) gives C A. Then add C B onto the D that ssm_copy left in out.D.
     matrix_multiply(out.C, system->C, system->A, d_out, d_state, d_state);
@@ -229,10 +236,12 @@ size_t ssm_kernel(double *K, const Ssm *system, size_t len, Reading reading)
     size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out, finite = len;
     double *x = NEW(double, d_state), *x_next = NEW(double, d_state), *y = NEW(double, d_out);
     memset(K, 0, len * d_out * d_in * sizeof *K);
+    size_t first = reading == READ_BEFORE ? 1 : 0; /* read before: one step later */
     for (size_t i = 0; i < d_in; i++) {
         for (size_t s = 0; s < d_state; s++)
             x[s] = system->B[s * d_in + i]; /* where an impulse leaves the state: B[:, i] */
-        for (size_t k = reading == READ_BEFORE; k < finite; k++) { /* x is A^k B[:, i] */
+        for (size_t k = first; k < finite; k++) {
+            /* x is A^(k - first) B[:, i] */
             memset(y, 0, d_out * sizeof *y);
             memset(x_next, 0, d_state * sizeof *x_next);
             //> EX 2.4 [2 pts] [15 min] the kernel
@@ -297,8 +306,9 @@ void ssm_add_free_response(double *y, const double *x0, const Ssm *system, size_
 }
 
 /* ================================== The fast Fourier transform ============================ */
-/* The transform of a convolution is the product of the transforms. With the FFT the sum over the */
-/* past costs about len log(len) products instead of len^2 / 2; S4 was trained that way.          */
+/* The transform of z (size) is Z_f = sum_t z_t w^(f t) with w = exp(-2 pi i / size). Under it a  */
+/* convolution becomes a product: Y_f = K_f U_f for each f. With the FFT the sum over the past    */
+/* costs about len log(len) products instead of len^2 / 2; S4 was trained that way.               */
 
 typedef struct {
     double re, im;
@@ -338,9 +348,10 @@ static void fft_reorder(Complex *z, size_t size)
     }
 }
 
-/* z[f] = sum_t z[t] exp(-2 pi i f t / size) in place, size a power of two, roots from fft_roots.
-   A transform of 2 half places is two of half as many, of the even and of the odd places, put
-   together with one product for each pair: size log2(size) / 2 products in all (Cooley & Tukey). */
+/* The transform of z (size) in place, size a power of two, roots from fft_roots. Split the sum into
+   even and odd t: Z_f = E_f + w^f O_f, and half the size further, where w^f has become -w^f,
+   Z_(f + size/2) = E_f - w^f O_f. E and O are transforms of half the size, and so on down to size
+   1: size log2(size) / 2 products in all (Cooley & Tukey). */
 void fft(Complex *z, const Complex *roots, size_t size)
 {
     fft_reorder(z, size);
@@ -349,7 +360,7 @@ void fft(Complex *z, const Complex *roots, size_t size)
             for (size_t k = 0; k < half; k++) {
                 Complex *even = z + start + k, *odd = even + half;
                 Complex turned = complex_multiply(*odd, roots[k * (size / 2 / half)]);
-                odd->re = even->re - turned.re; /* half a turn further the root is -root */
+                odd->re = even->re - turned.re; /* E_f - w^f O_f, and E_f + w^f O_f */
                 odd->im = even->im - turned.im;
                 even->re += turned.re;
                 even->im += turned.im;
@@ -369,8 +380,9 @@ static void fft_real(Complex *z, const double *v, size_t stride, size_t len, con
 }
 
 /* ssm_convolve by FFT, the same arguments. A transform thinks that its sequence goes round; padding
-   to size >= 2 len keeps the end from wrapping round into the beginning. The way back is the way
-   there with every turn reversed: conjugate, transform, divide by size. */
+   to size >= 2 len keeps the end from wrapping round into the beginning. The inverse is the same
+   transform with the conjugate roots, divided by size: it is the conjugate of the transform of the
+   conjugate, and of the real result only the real part is read. */
 void ssm_convolve_fft(double *y, const double *K, const double *u, const Ssm *system, size_t len)
 {
     size_t d_in = system->d_in, d_out = system->d_out, size = 2;
@@ -431,7 +443,8 @@ bool ssm_compute(double *y, const double *u, const Ssm *system, size_t len, Way 
         if (done == len) { /* what came in, and on top what was there at the start */
             (way == BY_FFT ? ssm_convolve_fft : ssm_convolve)(y, K, u, system, len);
             ssm_add_free_response(y, system->x0, system, len, reading);
-            while (done > 0 && !isfinite(y[done * system->d_out - 1]))
+            size_t d_out = system->d_out; /* the sum overflowed? back to the last finite step */
+            while (done > 0 && !all_finite(y + (done - 1) * d_out, d_out))
                 done--;
         }
         free(K);
@@ -483,7 +496,9 @@ bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error
 }
 
 /* The eigenvalues of A (2, 2), larger first, and a basis T (2, 2) of eigenvectors in its columns,
-   by the formula for a quadratic equation: lambda = middle +- sqrt(apart^2 + A[0][1] A[1][0]). A
+   by the formula for a quadratic equation: lambda = middle +- sqrt(apart^2 + A01 A10), A = {A00,
+   A01, A10, A11}. (A - lambda) v = 0 has the solutions v = (A01, lambda - A00) and (lambda - A11,
+   A10), the same direction twice; the one whose lambda - A_ii is larger loses fewer digits. A
    column is scaled to sum to 1, as chances do, or, if it sums to 0, to start with 1. False if they
    are complex, or A has no basis of eigenvectors. For larger systems the basis must be given: this
    course needs no general eigenvalue solver. */
@@ -504,14 +519,13 @@ bool eigen_2x2(double lambda[2], double T[4], const double A[4])
         return false;
     for (int k = 0; k < 2; k++) {
         lambda[k] = k == 0 ? middle + sqrt(square) : middle - sqrt(square);
-        /* (A - lambda) v = 0: two equations for one direction; the one that loses no digits */
-        double over = lambda[k] - A[0], under = lambda[k] - A[3];
-        bool first = fabs(over) > fabs(under);
-        double top = first ? A[1] : under, bottom = first ? over : A[2];
+        double less_00 = lambda[k] - A[0], less_11 = lambda[k] - A[3];
+        bool first = fabs(less_00) > fabs(less_11);
+        double top = first ? A[1] : less_11, bottom = first ? less_00 : A[2];
         double sum = top + bottom, scale = fabs(top) + fabs(bottom);
-        double unit = fabs(sum) > 1e-9 * scale ? sum : top;
-        T[k] = top / unit;
-        T[2 + k] = bottom / unit;
+        double divisor = fabs(sum) > 1e-9 * scale ? sum : top;
+        T[k] = top / divisor;
+        T[2 + k] = bottom / divisor;
     }
     return true;
 }
@@ -542,7 +556,10 @@ static Ssm weather_system(void)
 static bool demo_weather(const Show *show, Error *error)
 {
     enum { DAYS = 10 };
-    static const double rain_only[] = {0.8, 0.4, 0.2, 0.6, 0, 0, 0, 1, 0}; /* C = [0 1] */
+    static const double rain_only[] = {0.8, 0.4, 0.2, 0.6, /* A */
+                                       0,   0,             /* B */
+                                       0,   1,             /* C = [0 1] */
+                                       0};                 /* D */
     double pi[2 * DAYS], y[2 * DAYS], rain[DAYS];
     Chain chain = chain_weather();
     Ssm system = weather_system(), seen = ssm_of(2, 1, 1, rain_only);
@@ -579,7 +596,10 @@ static bool demo_weather(const Show *show, Error *error)
 static bool demo_front(const Show *show, Error *error)
 {
     enum { DAYS = 13 };
-    static const double numbers[] = {0.8, 0.4, 0.2, 0.6, -1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1};
+    static const double numbers[] = {0.8, 0.4, 0.2, 0.6,       /* A */
+                                     -1,  1,                   /* B */
+                                     1,   0,   0,   1,   0, 0, /* C: sunny, rainy, nothing */
+                                     0,   0,   1};             /* D: the third output */
     double calm[2 * DAYS], y[3 * DAYS], rain[2][DAYS];
     Ssm system = weather_system(), driven = ssm_of(2, 1, 3, numbers);
     Signal u = input_of("none", DAYS, 0);
@@ -643,7 +663,9 @@ static bool demo_three(const Show *show, Error *error)
 {
     enum { LEN = 1000, SHOWN = 60 };
     double c = 0.95 * cos(PI / 10.0), s = 0.95 * sin(PI / 10.0);
-    double numbers[] = {c, s, -s, c, 0, 1, 1, 0, 0};
+    double numbers[] = {c, s, -s, c, /* A */
+                        0, 1, 1,  0, /* B, C */
+                        0};          /* D */
     Ssm system = ssm_of(2, 1, 1, numbers);
     Signal u = input_of("noise", LEN, 2);
     double *y = NEW(double, 4 * LEN), *direct = y + LEN, *fast = direct + LEN, *K = fast + LEN;
@@ -675,7 +697,7 @@ static bool demo_three(const Show *show, Error *error)
 static bool demo_basis(const Show *show, Error *error)
 {
     enum { DAYS = 9 };
-    double lambda[2], T[4], y[2 * DAYS], again[2 * DAYS], z[2][DAYS];
+    double lambda[2], T[4], y[2 * DAYS], again[2 * DAYS], coordinate[2][DAYS];
     Ssm system = weather_system(), diagonal;
     Signal u = input_of("none", DAYS, 0);
     bool ok = eigen_2x2(lambda, T, system.A) && ssm_change_basis(&diagonal, &system, T, error);
@@ -690,17 +712,17 @@ static bool demo_basis(const Show *show, Error *error)
     puts("\n       day |  x'1 (stays)  x'2 (fades) |     sunny     rainy |  sunny, rainy as "
          "before");
     for (size_t t = 0; t < DAYS; t++) {
-        z[0][t] = t == 0 ? diagonal.x0[0] : diagonal.A[0] * z[0][t - 1];
-        z[1][t] = t == 0 ? diagonal.x0[1] : diagonal.A[3] * z[1][t - 1];
-        printf("  %8zu |%13.6f%13.6f |%10.4f%10.4f |%13.4f%10.4f\n", t, z[0][t], z[1][t],
-               again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
+        for (size_t i = 0; i < 2; i++) /* by its own eigenvalue, A[0] or A[3] */
+            coordinate[i][t] = t == 0 ? diagonal.x0[i] : diagonal.A[3 * i] * coordinate[i][t - 1];
+        printf("  %8zu |%13.6f%13.6f |%10.4f%10.4f |%13.4f%10.4f\n", t, coordinate[0][t],
+               coordinate[1][t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
     }
     printf("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for n states "
            "n instead of n^2.\n",
            max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
     Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
-    chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u.time, z[0], DAYS);
-    chart_add(&chart, "x'2, eigenvalue 0.4: is forgotten", MARK_LINE, u.time, z[1], DAYS);
+    chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u.time, coordinate[0], DAYS);
+    chart_add(&chart, "x'2, eigenvalue 0.4: is forgotten", MARK_LINE, u.time, coordinate[1], DAYS);
     ok = chart_show(&chart, show, error);
     ssm_free(&system);
     ssm_free(&diagonal);
@@ -745,8 +767,9 @@ static bool show_other_basis(const double *y, const Signal *u, const Ssm *system
     run_from_start(again, u->value, &changed, u->len, reading);
     puts("\nIn the basis T of the file:");
     print_system(&changed);
+    double apart = max_difference(y, again, count), size = matrix_max_abs(y, count);
     printf("largest difference of the outputs, relative: %.0e\n",
-           max_difference(y, again, count) / matrix_max_abs(y, count));
+           size > 0.0 ? apart / size : apart);
     free(again);
     ssm_free(&changed);
     return true;
@@ -774,7 +797,7 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
     if (ok) {
         printf("The system of %s\n\n", own->system);
         print_system(&system);
-        print_stability(system.A, system.d_state);
+        print_stability("A", system.A, system.d_state);
         putchar('\n');
         ok = ssm_compute(y, u.value, &system, u.len, own->way, own->reading, error);
     }

@@ -24,27 +24,29 @@ void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
         printf("  %s  %zu by %zu\n", name, rows, cols);
         return;
     }
+    int over =
+        strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* what a long name takes of a column */
     for (size_t i = 0; i < rows; i++) {
         printf("  %-3s", i == 0 ? name : "");
         for (size_t j = 0; j < cols; j++)
-            printf("%10.4f", tidy(M[i * cols + j], 1e-4));
+            printf("%*.4f", i == 0 && j == 0 ? 10 - over : 10, tidy(M[i * cols + j], 1e-4));
         putchar('\n');
     }
 }
 
-/* The spectral radius of A (d_state, d_state), and what it means for the memory. */
-void print_stability(const double *A, size_t d_state)
+/* The spectral radius of A (d_state, d_state), and what it means for the memory; `name` is A's. */
+void print_stability(const char *name, const double *A, size_t d_state)
 {
     if (d_state > SSM_RADIUS_SIZE) {
         printf("(The spectral radius is worked out for up to %d states.)\n", SSM_RADIUS_SIZE);
         return;
     }
     double radius = matrix_spectral_radius(A, d_state);
-    printf("Spectral radius of A: %.4f. ", radius);
+    printf("Spectral radius of %s: %.4f. ", name, radius);
     if (radius > 1.0 + 1e-9)
         printf("Unstable: what is in the state grows, in the end by this factor a step.\n");
     else if (radius > 1.0 - 1e-9)
-        printf("On the edge: something in the state stays for ever.\n");
+        printf("On the edge: part of the state never fades; it stays, swings, or grows slowly.\n");
     else
         printf("Stable: in the end half of the state is gone every %.2f steps.\n",
                log(0.5) / log(radius));
@@ -144,13 +146,6 @@ bool chart_outputs(const Signal *u, const double *y, size_t d_out, const char *i
     for (size_t j = 0; j < shown; j++)
         free(columns[j]);
     return ok;
-}
-
-/* chart_show as it was called before: for the chapters that still do. */
-bool show_chart(const Chart *chart, const Look *look, const char *svg, Error *error)
-{
-    Show show = {*look, svg, 0};
-    return chart_show(chart, &show, error);
 }
 
 #endif /* CH02_SYSTEM_TABLES */

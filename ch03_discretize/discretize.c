@@ -4,16 +4,18 @@
               rule for steps? What is the step size, Delta, that Mamba makes so much of?
    NEW        The system lives in continuous time, x' = A x + B u; a step of length Delta turns A
               and B into A_bar and B_bar. Four rules do it; each has its error.
-   NOT        Delta is one number for all time and all channels. In chapter 4 it depends on the
-              input, and that is selection.
+   NOT        Delta does not depend on what comes in, and all channels share it. In chapter 4 each
+              input gets a Delta of its own, and that is selection.
    EQUATION   x'(t) = A x(t) + B u(t)     A_bar = exp(A Delta)     x_{t+1} = A_bar x_t + B_bar u_t
    LETTERS    maths   C        shape                in papers
+              x'               (d_state)            dx/dt (in chapter 2 it was x in another basis)
               Delta   delta    a number             Delta, dt
               A_bar   A_bar    (d_state, d_state)   A with a bar; discrete A
               B_bar   B_bar    (d_state, d_in)      B with a bar; discrete B
-              Q       Q        (n_state, n_state)   the generator of a chain: P = exp(Q)
+              Q       Q        (n_state, n_state)   the generator of a chain, P = exp(Q)
+                                                    (chapter 1's Q was a part of P)
    BUILD      cc -O2 ch03_discretize/discretize.c -o discretize -lm && ./discretize
-   TIME       45 minutes to read, 100 to do the exercises
+   TIME       65 minutes to read with the lesson, 90 to do the exercises
    SOURCES    C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE Trans.
               Automatic Control 23 (1978)
               J. R. Norris, Markov Chains (Cambridge 1997), section 2.1: the generator
@@ -24,9 +26,9 @@
 #ifndef CH03_DISCRETIZE
 #define CH03_DISCRETIZE
 
-#include "../ch02_ssm_abcd/ssm.c"
-#include "expm.c"        /* the exponential of a matrix, and its logarithm */
-#include "step_tables.c" /* what the demos print */
+#include "../ch02_ssm_abcd/ssm.c" /* as a library, and with it chapter 1: see there */
+#include "expm.c"                 /* the exponential of a matrix, and its logarithm */
+#include "step_tables.c"          /* what the demos print */
 
 /* ================================== Four rules for a step ================================= */
 /* All give x_{t+1} = A_bar x_t + B_bar u_t for a step of length delta, and the recurrence of     */
@@ -82,11 +84,13 @@ bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const do
     return ok;
 }
 
-/* Exercise 3.3. Zero-order hold: exact if u keeps still for the whole step. exp(A t) is what A, at
-   work for a time t, does to a state: A_bar = exp(A delta). What came in s before the end of the
-   step has gone through exp(A s) since: B_bar = int_0^delta exp(A s) ds B. The textbook's
-   A^-1 (A_bar - I) B needs an inverse that A may not have. One exponential of a larger matrix
-   needs none (Van Loan 1978): see u as d_in more states that keep still, u' = 0, and
+/* Exercise 3.3. Zero-order hold (ZOH): exact if u keeps still for the whole step. With exp(M) = I +
+   M + M^2/2 + M^3/6 + ..., x(t) = exp(A t) x(0) solves x' = A x: exp(A t) is what A, at work for a
+   time t, does to a state, and A_bar = exp(A delta). What came in s before the end of the step has
+   gone through exp(A s) since: B_bar = int_0^delta exp(A s) ds B. The textbook's A^-1 (A_bar - I) B
+   needs an inverse that A may not have. One exponential of a larger matrix needs none (Van Loan
+   1978): see u as d_in more states that keep still, u' = 0. Then (x; u)' = [A B; 0 0] (x; u), so
+   its exponential takes (x; u) one step on:
        exp( [A B; 0 0] delta ) = [A_bar B_bar; 0 I].
    False if it overflows. expm(E, M, size) is E = exp(M), M (size, size): expm.c. */
 bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double *B, size_t d_state,
@@ -96,7 +100,7 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
     double *block = matrix_new(size, size), *E = matrix_new(size, size);
     //> EX 3.3 [2 pts] [15 min] the hold by one exponential
     //? Think of u as states that keep still: u' = 0. What is the matrix of (x, u)' ?
-    //? `block` is (size, size) and full of zeros: the two lower rows of blocks are done.
+    //? `block` is (size, size) and full of zeros: the lower row of blocks, two zeros, is done.
     //? Row i: delta * A[i * d_state + j] in column j, delta * B[i * d_in + j] in d_state + j.
     for (size_t i = 0; i < d_state; i++) {
         for (size_t j = 0; j < d_state; j++)
@@ -116,10 +120,11 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
 }
 
 /* Mamba's rule: A exactly, B by Euler. A_bar = exp(A delta), B_bar = delta B: what comes in does
-   not fade within its own step. (The paper states the hold, equation 4; its code does this, exp(
-   delta A) and delta B u.) A acts again and again, and an error in it is multiplied each time; B
-   acts once, and is learnt anyway. For a diagonal A, as Mamba's is, the exponential of the matrix
-   is one exp for each state. False if it overflows. */
+   not fade within its own step. The paper describes one rule, the hold (equation 4); its code uses
+   the other, exp(delta A) and delta B u, for it is simpler and no loss was seen. A cannot be
+   treated so lightly: it acts again at every step, and an error in it is multiplied each time. For
+   a diagonal A, as Mamba's is, the exponential of the matrix is one exp for each state. False if
+   it overflows. */
 bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const double *B,
                       size_t d_state, size_t d_in, double delta)
 {
@@ -134,10 +139,10 @@ bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const doubl
 }
 
 /* Exercise 3.4. The hold for one state, x' = a x + b u with b = 1: *a_bar = exp(a delta), *b_bar
-   = (exp(a delta) - 1) / a, and delta where a is 0. What a diagonal A needs, and all that S4D and
-   Mamba compute of the theory above. b_bar is Mamba's delta times a factor between 0 and 1 for a
-   fading state, and that factor is near 1 while |a delta| is small. Right to the last digits for
-   any a: exp(z) - 1 must not be computed as it is written. */
+   = (exp(a delta) - 1) / a, and delta where a is 0. It is all that a diagonal A needs, as S4D's;
+   Mamba computes only a_bar this way. The hold's b_bar is Mamba's, delta, times a factor between 0
+   and 1 for a fading state: near 1 while |a delta| is small, 0.499 for a = -16 and delta = 0.1.
+   Right to the last digits for any a: exp(z) - 1 must not be computed as it is written. */
 void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
 {
     double z = a * delta;
@@ -150,8 +155,8 @@ void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
     //< EX 3.4
 }
 
-/* The rules by number, as --rule names them and as the table below has them. The demos walk over
-   all of them. */
+/* The rules by number, as --rule names them (zoh: zero-order hold) and as the table below has them.
+   The demos walk over all of them. */
 typedef enum { RULE_ZOH, RULE_BILINEAR, RULE_EULER, RULE_MAMBA, N_RULE } Rule;
 
 /* All four have one signature: A_bar (d_state, d_state) and B_bar (d_state, d_in) come out; false
@@ -173,26 +178,28 @@ const char *rule_name(Rule rule)
 
 /* The discrete system of a continuous one, by any rule. Only A and B change: what is seen of the
    state at a moment (C, D), and where it starts (x0), do not depend on the step. delta is how
-   long a sample lasts for the state: sample the same world twice as finely, halve delta, and
-   nothing else has to change. A larger delta makes a sample count for more time; in chapter 4 each
-   word has a delta of its own. */
+   long a sample lasts for the state: sample the same world twice as finely, halve delta, and by the
+   hold nothing else has to change (by Mamba's rule it nearly does not, as long as |delta lambda| is
+   small). A larger delta makes a sample count for more time; in chapter 4 each word has a delta of
+   its own. */
 bool discretize(Ssm *out, const Ssm *system, double delta, Rule rule, Error *error)
 {
     size_t d_state = system->d_state, d_in = system->d_in;
     if (!(delta > 0.0) || !isfinite(delta))
         return fail(error, "the step %g is not a time above 0", delta);
-    Ssm step = ssm_copy(system);
-    bool ok = rules[rule](step.A, step.B, system->A, system->B, d_state, d_in, delta);
+    Ssm discrete = ssm_copy(system);
+    bool ok = rules[rule](discrete.A, discrete.B, system->A, system->B, d_state, d_in, delta);
     if (!ok && rule == RULE_BILINEAR)
         fail(error, "the bilinear rule has no answer for the step %g: I - A delta/2 is singular",
              delta);
-    else if (!ok || !all_finite(step.A, d_state * d_state) || !all_finite(step.B, d_state * d_in))
+    else if (!ok || !all_finite(discrete.A, d_state * d_state) ||
+             !all_finite(discrete.B, d_state * d_in))
         ok =
             fail(error, "exp(A delta) overflows for the step %g: the system grows too fast", delta);
     if (ok)
-        *out = step;
+        *out = discrete;
     else
-        ssm_free(&step);
+        ssm_free(&discrete);
     return ok;
 }
 
@@ -201,7 +208,9 @@ bool discretize(Ssm *out, const Ssm *system, double delta, Rule rule, Error *err
 /* example is a spring, place' = speed, speed' = -place - 0.2 speed + force, whose eigenvalues    */
 /* -0.1 +- 0.995 i make it swing and fade (data/spring.ssm).                                      */
 
-static const double spring[] = {0, 1, -1, -0.2, 0, 1, 1, 0, 0}; /* A, B, C and D for ssm_of */
+static const double spring[] = {0, 1, -1, -0.2, /* A */
+                                0, 1, 1,  0,    /* B, C: the place is seen */
+                                0};             /* D */
 
 /* The largest error of the spring's state (2) at the times 1, 2 ... 10, under a force that is held
    for a whole unit of time, with steps of 1 / per_unit. The hold is exact here, with steps of 1. If
@@ -210,21 +219,21 @@ double rule_error(Rule rule, size_t per_unit)
 {
     enum { UNITS = 10 };
     static const double force[UNITS] = {1, -0.5, 0.8, 0, 0, 1, 1, -1, 0.3, 0.6};
-    Ssm system = ssm_of(2, 1, 1, spring), step = ssm_copy(&system), exact = ssm_copy(&system);
+    Ssm system = ssm_of(2, 1, 1, spring), rough = ssm_copy(&system), exact = ssm_copy(&system);
     double next[2], x[2] = {0, 0}, want[2] = {0, 0}, worst = 0.0;
     discretize_zoh(exact.A, exact.B, system.A, system.B, 2, 1, 1.0);
-    rules[rule](step.A, step.B, system.A, system.B, 2, 1, 1.0 / (double)per_unit);
+    rules[rule](rough.A, rough.B, system.A, system.B, 2, 1, 1.0 / (double)per_unit);
     for (size_t t = 0; t < UNITS; t++) { /* one exact step against per_unit short ones */
         ssm_step(next, want, &force[t], &exact);
         memcpy(want, next, sizeof want);
         for (size_t k = 0; k < per_unit; k++) {
-            ssm_step(next, x, &force[t], &step);
+            ssm_step(next, x, &force[t], &rough);
             memcpy(x, next, sizeof x);
         }
         worst = fmax(worst, max_difference(x, want, 2));
     }
     ssm_free(&system);
-    ssm_free(&step);
+    ssm_free(&rough);
     ssm_free(&exact);
     return worst;
 }
@@ -242,8 +251,10 @@ double spring_radius(double delta, Rule rule)
 }
 
 /* ================================== The weather in continuous time ======================== */
-/* If P is a day, what is an hour? P = exp(Q): the generator Q holds rates, and any time t can be */
-/* put in for the day, P_t = exp(Q t). Q is the logarithm of P, if there is one.                  */
+/* If P is a day, what is an hour? In continuous time a forecast obeys pi' = pi Q: that is x' =   */
+/* A x with A the transpose of Q, and B = 0. Q_ij is the rate of leaving i for j: in a short time */
+/* dt the chance is Q_ij dt. So P = exp(Q), and any time t can be put in for the day: P_t =       */
+/* exp(Q t). Q, the generator, is the logarithm of P, if P has one that is made of rates.         */
 
 /* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. For half a day
    it is the square root of the matrix P, and not of each of its entries. False if it overflows. */
@@ -272,23 +283,23 @@ bool chain_forecast_at(double *pi, const double *start, const double *Q, size_t 
     return ok;
 }
 
-/* Q (n_state, n_state) = the generator of a chain, P = exp(Q): Q[i][j] is the rate of going from
-   i to j, a share a day; rows sum to 0. Fails, and says why, if the chain is no continuous one
-   looked at once a day: then P has no logarithm, or one with negative rates. (The principal
-   logarithm is tried; for the rare chains with another: Norris 1997, 2.1.) */
+/* Q (n_state, n_state) = the generator of a chain, P = exp(Q): Q[i][j] >= 0 is the rate of leaving
+   i for j, rows sum to 0. Fails, and says why, if none is found. A matrix has many logarithms; the
+   principal one is tried, whose eigenvalues turn by less than half a circle a day. A chain that
+   goes round faster than that may have a generator which is not found here. */
 bool chain_generator(double *Q, const Chain *chain, Error *error)
 {
     size_t n_state = chain->n_state;
     double *L = matrix_new(n_state, n_state);
     bool ok = logm(L, chain->P, n_state) ||
-              fail(error, "this chain has no generator: P has an eigenvalue that is 0 or negative, "
-                          "and a day of it cannot be cut in halves");
+              fail(error, "no generator found: P has an eigenvalue that is 0 or negative, so it "
+                          "has no principal logarithm");
     for (size_t i = 0; ok && i < n_state; i++)
         for (size_t j = 0; ok && j < n_state; j++)
             if (i != j && L[i * n_state + j] < -1e-10)
                 ok = fail(error, /* it goes round too regularly: a traffic light */
-                          "this chain has no generator: the rate from '%.40s' to '%.40s' would be "
-                          "%.4g, and a rate cannot be negative",
+                          "no generator found: by the principal logarithm the rate from '%.40s' to "
+                          "'%.40s' would be %.4g, and a rate cannot be negative",
                           chain->name[i], chain->name[j], L[i * n_state + j]);
     if (ok)
         memcpy(Q, L, n_state * n_state * sizeof *Q);
@@ -297,14 +308,17 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
 }
 
 /* ================================== HiPPO: a memory of all the past ======================= */
-/* Which A remembers best? HiPPO's: its state is, at every moment, the best fit of a polynomial   */
-/* to the whole of the past, all of it weighed alike, and the past can be drawn again from it.    */
-/* S4 started from this matrix.                                                                   */
+/* A could simply fade, as above. HiPPO asks for more: at every moment the state shall be the     */
+/* best fit of a polynomial to the whole of the past, all of it weighed alike. In the coordinates */
+/* of Legendre's polynomials one law does it, x' = (A x + B u) / t, and the past can be drawn     */
+/* again from its state. The 1 / t is half of the law: S4 took this A without it, and then the    */
+/* past fades, like everything in this chapter.                                                   */
 
 /* Exercise 3.5. HiPPO-LegS (HiPPO, theorem 2; S4, equation 2), for x' = (A x + B u) / t:
    A[i][j] = -sqrt(2i+1) sqrt(2j+1) for i > j, -(i+1) for i = j, 0 for i < j; B[i] = sqrt(2i+1).
-   A (d_state, d_state), B (d_state, 1). Its eigenvalues stand on the diagonal, -1, -2, ...: all
-   of it fades. */
+   A (d_state, d_state), B (d_state, 1). The numbers are the paper's; P_i is the i-th Legendre
+   polynomial, sqrt(2i+1) gives it a mean square of 1. A's eigenvalues stand on its diagonal, -1,
+   -2, ...: without the 1 / t all of it fades. */
 void legs_matrices(double *A, double *B, size_t d_state)
 {
     //> EX 3.5 [2 pts] [15 min] the HiPPO matrix
@@ -321,9 +335,9 @@ void legs_matrices(double *A, double *B, size_t d_state)
 }
 
 /* Reads `signal` (len) sample by sample and keeps d_state numbers of it: state (d_state). The law
-   has a 1 / t in it, so its step changes with t; but with s = log t it is dx/ds = A x + B u, whose
+   has a 1 / t in it, so its step changes with t; but with r = log t it is dx/dr = A x + B u, whose
    hold is exact: going from t to t + 1 is a step of log((t + 1) / t). False if an exponential
-   overflows (it does not for some hundreds of states). */
+   overflows (none does up to some hundreds of states). */
 bool legs_remember(double *state, const double *signal, size_t len, size_t d_state)
 {
     double *A = matrix_new(d_state, d_state), *B = NEW(double, d_state);
@@ -354,9 +368,9 @@ bool legs_remember(double *state, const double *signal, size_t len, size_t d_sta
 }
 
 /* Draws the past again, out (len) at the middles of the samples, from state (d_state): the state is
-   a list of coefficients of Legendre's polynomials P_i, stretched over the past, 0 < s < t:
-   u(s) = sum_i state[i] sqrt(2i+1) P_i(2 s / t - 1). With more states come finer polynomials, and
-   every part of the past is drawn alike, near and far. legendre(P, x, n) is P_0 .. P_{n-1} at x. */
+   a list of coefficients of Legendre's polynomials P_i, stretched over the past, 0 < tau < t:
+   u(tau) = sum_i state[i] sqrt(2i+1) P_i(2 tau / t - 1). With more states come finer polynomials.
+   legendre(P, x, n) is P_0 .. P_{n-1} at x. */
 void legs_recall(double *out, const double *state, size_t len, size_t d_state)
 {
     double *value = NEW(double, d_state);
@@ -369,12 +383,35 @@ void legs_recall(double *out, const double *state, size_t len, size_t d_state)
     free(value);
 }
 
+/* The size of what a sample that came in `ago` before `now` has left in the state (d_state). By
+   x' = A x + B u it is |exp(A ago) B|. By HiPPO's law, with r = log t, |exp(A log(now / then)) B| /
+   then; times `now` it depends on then / now alone, and is sqrt(sum_i (2i+1) P_i^2), which never
+   fades. */
+double legs_weight(double ago, double now, size_t d_state, bool by_hippos_law)
+{
+    double then = now - ago, size = 0.0, *A = matrix_new(d_state, d_state);
+    double *E = matrix_new(d_state, d_state), *B = NEW(double, d_state),
+           *kept = NEW(double, d_state);
+    legs_matrices(A, B, d_state);
+    for (size_t i = 0; i < d_state * d_state; i++)
+        A[i] *= by_hippos_law ? log(now / then) : ago;
+    bool ok = expm(E, A, d_state);
+    add_matrix_times(kept, E, B, d_state, d_state);
+    for (size_t i = 0; i < d_state; i++)
+        size += kept[i] * kept[i];
+    free(A);
+    free(E);
+    free(B);
+    free(kept);
+    return !ok ? NAN : by_hippos_law ? sqrt(size) * now / then : sqrt(size);
+}
+
 /* ================================== S4D: diagonal systems ================================= */
 /* HiPPO's matrix is full below its diagonal, and a step costs d_state^2. Chapter 2 found         */
 /* coordinates in which nothing mixes; S4D starts there, with a list of complex rates, one for    */
 /* each state, and Mamba keeps the real ones.                                                     */
 
-/* S4D-Lin: a_n = -1/2 + i pi n, as for a bank of damped swings (S4D, section 4.2). */
+/* S4D-Lin: a_n = -1/2 + i pi n, a bank of damped swings (S4D, 4.2), for s4d_kernel below. */
 Complex s4d_lin(size_t n)
 {
     Complex a = {-0.5, PI * (double)n};
@@ -398,28 +435,31 @@ static Complex complex_divide(Complex a, Complex b)
 }
 
 /* One complex state, x' = a x + u, by any rule: the formulas above with numbers for matrices. The
-   hold is a_bar = exp(z), b_bar = (exp(z) - 1) / a with z = a delta, and again exp(z) - 1 must not
-   cancel: its real part is exp(x) cos(y) - 1 = (exp(x) - 1) cos(y) - 2 sin(y/2)^2. */
+   hold is a_bar = exp(z), b_bar = (exp(z) - 1) / a with z = a delta = x + i y, and again exp(z) - 1
+   must not cancel: its real part is exp(x) cos(y) - 1 = (exp(x) - 1) cos(y) - 2 sin(y/2)^2.
+   (Nor can a_bar be had from it by adding 1: that would round exp(-40) to 0.) */
 void s4d_step(Complex *a_bar, Complex *b_bar, Complex a, double delta, Rule rule)
 {
-    Complex z = {a.re * delta, a.im * delta}, step = {delta, 0.0};
-    Complex top = {1.0 + 0.5 * z.re, 0.5 * z.im}, below = {1.0 - 0.5 * z.re, -0.5 * z.im};
+    Complex z = {a.re * delta, a.im * delta}, straight = {delta, 0.0}; /* Euler's b_bar */
     if (rule == RULE_BILINEAR) { /* (1 + z/2) / (1 - z/2) and delta / (1 - z/2) */
+        Complex top = {1.0 + 0.5 * z.re, 0.5 * z.im}, below = {1.0 - 0.5 * z.re, -0.5 * z.im};
         *a_bar = complex_divide(top, below);
-        *b_bar = complex_divide(step, below);
+        *b_bar = complex_divide(straight, below);
         return;
     }
     double half = sin(0.5 * z.im); /* grown = exp(z) - 1 */
     Complex grown = {expm1(z.re) * cos(z.im) - 2.0 * half * half, exp(z.re) * sin(z.im)};
-    a_bar->re = rule == RULE_EULER ? 1.0 + z.re : 1.0 + grown.re;
+    a_bar->re = rule == RULE_EULER ? 1.0 + z.re : exp(z.re) * cos(z.im);
     a_bar->im = rule == RULE_EULER ? z.im : grown.im;
-    *b_bar = rule != RULE_ZOH || (z.re == 0.0 && z.im == 0.0) ? step : complex_divide(grown, a);
+    bool held = rule == RULE_ZOH && (z.re != 0.0 || z.im != 0.0);
+    *b_bar = held ? complex_divide(grown, a) : straight;
 }
 
 /* Exercise 3.6. The kernel of diagonal states with B = 1, a and c (d_state): chapter 2's C A^k B,
    where the power of a diagonal is the powers of its numbers, a sum over a Vandermonde matrix
    (S4D, section 3.1): K[k] = scale Re sum_n c_n b_bar_n a_bar_n^k, K (len). scale is 2 if each
-   state stands for itself and its conjugate, else 1. d_state len products, and no matrix. */
+   state stands for itself and its conjugate, else 1. d_state len products, and no matrix. (No demo
+   calls it: it is for the exercise, and for programs of your own.) */
 void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t d_state, double delta,
                 Rule rule, double scale, size_t len)
 {
@@ -442,28 +482,23 @@ void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t d_state, d
 /* ================================== The demos: one idea of the lesson each ================ */
 
 /* The rules on x' = -x + u. For small steps all agree; for large ones Euler and the bilinear rule
-   turn the state over, while exp(-delta) comes close to 0 and stays positive. */
+   flip the sign of the state, while exp(-delta) comes close to 0 and stays positive. While u = 1,
+   it settles at B_bar / (1 - A_bar), which is 1 by every rule but Mamba's. */
 static bool demo_rules(const Show *show, Error *error)
 {
     enum { SHOWN = 6, POINTS = 81 };
     static const double deltas[SHOWN] = {0.01, 0.1, 0.5, 1, 2, 3}, a = -1.0, b = 1.0;
-    double A_bar[N_RULE], B_bar[N_RULE], delta[POINTS], left[N_RULE][POINTS];
-    puts("Four rules for x' = -x + u\n");
-    puts("   delta |   A_bar: zoh  bilinear     euler |   B_bar: zoh  bilinear   euler, mamba");
-    for (size_t k = 0; k < SHOWN; k++) {
+    double A_bar[SHOWN][N_RULE], B_bar[SHOWN][N_RULE], delta[POINTS], kept[N_RULE][POINTS], ignored;
+    for (size_t k = 0; k < SHOWN; k++)
         for (int rule = 0; rule < N_RULE; rule++)
-            rules[rule](&A_bar[rule], &B_bar[rule], &a, &b, 1, 1, deltas[k]);
-        printf("  %6.2f |%13.5f%10.5f%10.5f |%13.5f%10.5f%15.5f\n", deltas[k], A_bar[RULE_ZOH],
-               A_bar[RULE_BILINEAR], tidy(A_bar[RULE_EULER], 1e-5), B_bar[RULE_ZOH],
-               B_bar[RULE_BILINEAR], B_bar[RULE_MAMBA]);
-    }
-    puts("Mamba's rule has the A_bar of the hold and the B_bar of Euler.");
+            rules[rule](&A_bar[k][rule], &B_bar[k][rule], &a, &b, 1, 1, deltas[k]);
+    print_rules(deltas, A_bar[0], B_bar[0], SHOWN);
     for (size_t k = 0; k < POINTS; k++) {
         delta[k] = 0.05 * (double)k + 1e-9;
         for (int rule = 0; rule < N_RULE; rule++)
-            rules[rule](&left[rule][k], B_bar, &a, &b, 1, 1, delta[k]);
+            rules[rule](&kept[rule][k], &ignored, &a, &b, 1, 1, delta[k]);
     }
-    return chart_rules(delta, left[0], POINTS, show, error);
+    return chart_rules(delta, kept[0], POINTS, show, error);
 }
 
 /* The error against the step: half the step, half the error, or a quarter of it. */
@@ -477,8 +512,8 @@ static bool demo_error(const Show *show, Error *error)
     return show_errors(errors[0], SIZES, show, error);
 }
 
-/* Something that fades must still fade when it is cut into steps: Euler's rule breaks that promise
-   beyond delta |lambda| = 2. */
+/* Something that fades must still fade when it is cut into steps: for a real lambda Euler's rule
+   breaks that promise beyond delta |lambda| = 2. */
 static bool demo_stability(const Show *show, Error *error)
 {
     enum { STEPS = 12, TRIED = 4 };
@@ -507,7 +542,8 @@ static bool demo_region(const Show *show, Error *error)
     return show_region(delta, radius[0], STEPS, show, error);
 }
 
-/* The same spring at step delta and at delta / 2 with every sample twice. */
+/* The same spring at step delta and at delta / 2 with every sample twice. And two half steps
+   against a whole one by the hold and by Mamba's rule, for x' = -x + u from 0 with u = 1. */
 static bool demo_resolution(const Show *show, Error *error)
 {
     enum { LEN = 24 };
@@ -525,7 +561,15 @@ static bool demo_resolution(const Show *show, Error *error)
     ssm_free(&whole);
     ssm_free(&half);
     signal_free(&u);
-    return show_resolutions(coarse, fine, wrong, LEN, show, error);
+    static const double minus = -1.0, one = 1.0;
+    double a_bar, b_bar, at_once[2], in_two[2]; /* by the hold, by Mamba's rule */
+    for (int k = 0; k < 2; k++) {
+        RuleFunction *rule = k ? discretize_mamba : discretize_zoh;
+        rule(&a_bar, &at_once[k], &minus, &one, 1, 1, 0.5);
+        rule(&a_bar, &b_bar, &minus, &one, 1, 1, 0.25);
+        in_two[k] = a_bar * b_bar + b_bar;
+    }
+    return show_resolutions(coarse, fine, wrong, LEN, at_once, in_two, show, error);
 }
 
 /* Prints the generator of a chain, Q (n_state, n_state), and forecasts from an even start. */
@@ -572,22 +616,39 @@ static bool demo_hours(const Show *show, Error *error)
            chart_hours(pi, day, HOURS, show, error);
 }
 
+/* HiPPO's memory with its 1 / t and without: what a sample has left in four numbers, at time 16. */
+static bool demo_past(const Show *show, Error *error)
+{
+    enum { NOW = 16, POINTS = 4 * NOW };
+    double ago[POINTS], law[POINTS], plain[POINTS];
+    for (size_t k = 0; k < POINTS; k++) {
+        ago[k] = 0.25 * (double)k;
+        law[k] = legs_weight(ago[k], NOW, 4, true);
+        plain[k] = legs_weight(ago[k], NOW, 4, false);
+    }
+    return show_past(ago, law, plain, POINTS, show, error);
+}
+
 /* How long each of the 16 states of S4D-Real remembers: 1 / ((n + 1) delta) steps. Mamba starts
-   with delta from 0.001 to 0.1, so its memories last from less than one step to a thousand. */
+   with delta from 0.001 to 0.1, so its memories last from less than one step to a thousand. Beside
+   it, how much of Mamba's B_bar = delta the hold would let in at delta = 0.1. */
 static bool demo_memories(const Show *show, Error *error)
 {
-    double a[16];
-    for (size_t k = 0; k < 16; k++)
+    double a[16], factor[16], a_bar;
+    for (size_t k = 0; k < 16; k++) {
         a[k] = s4d_real(k).re;
-    return show_memories(a, 16, show, error);
+        hold_scalar(&a_bar, &factor[k], a[k], 0.1);
+        factor[k] /= 0.1;
+    }
+    return show_memories(a, factor, 16, show, error);
 }
 
 /* ================================== Options and main ====================================== */
 
 typedef struct {
-    const char *system, *generator, *input, *signal;
+    const char *system, *generator, *input; /* the input, or the signal to remember */
     uint64_t length, seed, hippo;
-    double step;
+    double delta;
     Rule rule;
 } StepOptions;
 
@@ -611,12 +672,11 @@ static bool run_hippo(const StepOptions *options, const Show *show, Error *error
     size_t most = options->hippo, tried = 0;
     double numbers[TRIED], errors[TRIED];
     Signal u;
-    if (!signal_open(&u, options->signal, options->length, 200, 1, 0, NO_SEED, error))
+    if (!signal_open(&u, options->input, options->length, 200, 1, 0, options->seed, error))
         return false;
     double *state = NEW(double, most), *drawn = NEW(double, u.len);
-    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", options->signal,
+    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", options->input,
            u.len, most);
-    puts("  numbers kept   relative error");
     bool ok = true;
     for (size_t kept = 1, next; ok && kept <= most; kept = next) {
         next = kept == most ? most + 1 : 2 * kept < most ? 2 * kept : most;
@@ -624,10 +684,9 @@ static bool run_hippo(const StepOptions *options, const Show *show, Error *error
              fail(error, "--hippo %zu: the exponential overflows", kept);
         legs_recall(drawn, state, u.len, kept);
         numbers[tried] = (double)kept;
-        errors[tried] = relative_error(drawn, u.value, u.len);
-        printf("  %12zu%17.4f\n", kept, errors[tried++]);
+        errors[tried++] = relative_error(drawn, u.value, u.len);
     }
-    ok = ok && chart_memory(numbers, errors, tried, &u, drawn, show, error);
+    ok = ok && show_memory(numbers, errors, tried, &u, drawn, show, error);
     free(state);
     free(drawn);
     signal_free(&u);
@@ -637,68 +696,69 @@ static bool run_hippo(const StepOptions *options, const Show *show, Error *error
 /* A step of a continuous system of one's own, and the outputs it gives. */
 static bool run_step_system(const StepOptions *options, const Show *show, Error *error)
 {
-    Ssm system, step = {0, 0, 0, NULL, NULL, NULL, NULL, NULL};
+    Ssm system, discrete = {0, 0, 0, NULL, NULL, NULL, NULL, NULL};
     Signal u = {0, 0, NULL, NULL};
     double *T, *y = NULL;
     if (!ssm_read(&system, &T, options->system, error))
         return false;
-    bool ok = discretize(&step, &system, options->step, options->rule, error);
+    bool ok = discretize(&discrete, &system, options->delta, options->rule, error);
     if (ok) {
         printf("The system of %s in continuous time\n\n", options->system);
         print_system(&system);
-        printf("\nand a step of %g by the rule %s\n", options->step, rule_name(options->rule));
-        print_matrix("A", step.A, step.d_state, step.d_state);
-        print_matrix("B", step.B, step.d_state, step.d_in);
-        print_stability(step.A, step.d_state);
-        ok = signal_open(&u, options->input, options->length, 100, step.d_in, step.d_out,
+        printf("\nand a step of %g by the rule %s\n", options->delta, rule_name(options->rule));
+        print_matrix("A_bar", discrete.A, discrete.d_state, discrete.d_state);
+        print_matrix("B_bar", discrete.B, discrete.d_state, discrete.d_in);
+        print_stability("A_bar", discrete.A, discrete.d_state);
+        ok = signal_open(&u, options->input, options->length, 100, discrete.d_in, discrete.d_out,
                          options->seed, error);
     }
     if (ok) {
-        y = matrix_new(u.len, step.d_out);
+        y = matrix_new(u.len, discrete.d_out);
         for (size_t t = 0; t < u.len; t++)
-            u.time[t] = options->step * (double)(t + 1);
+            u.time[t] = options->delta * (double)(t + 1);
         putchar('\n');
-        ok = ssm_compute(y, u.value, &step, u.len, BY_RECURRENCE, READ_AFTER, error);
+        ok = ssm_compute(y, u.value, &discrete, u.len, BY_RECURRENCE, READ_AFTER, error);
     }
     if (ok) {
-        print_samples(&u, y, step.d_out);
-        ok = chart_outputs(&u, y, step.d_out, options->input, show, error);
+        print_samples(&u, y, discrete.d_out);
+        ok = chart_outputs(&u, y, discrete.d_out, options->input, show, error);
     }
     free(y);
     free(T);
     signal_free(&u);
     ssm_free(&system);
-    ssm_free(&step);
+    ssm_free(&discrete);
     return ok;
 }
 
 int discretize_main(int argc, char **argv)
 {
     static Demo *const demos[] = {demo_rules,      demo_error, demo_stability, demo_region,
-                                  demo_resolution, demo_hours, demo_memories};
-    StepOptions options = {NULL, NULL, "step", "waves", 0, NO_SEED, 0, 0.1, RULE_ZOH};
+                                  demo_resolution, demo_hours, demo_past,      demo_memories};
+    StepOptions options = {NULL, NULL, NULL, 0, NO_SEED, 0, 0.1, RULE_ZOH};
     Show show = {{false, false}, NULL, 0};
     int demo = -1, n_demo = sizeof demos / sizeof *demos;
     bool ascii = false;
     const Option table[] = {
-        {"demo", "rules|error|stability|region|resolution|hours|memories", OPTION_CHOICE, 0, 0,
+        {"demo", "rules|error|stability|region|resolution|hours|past|memories", OPTION_CHOICE, 0, 0,
          &demo, "mode", "one demo of the lesson"},
         {"system", "FILE", OPTION_TEXT, 0, 0, &options.system, "mode",
-         "a system in continuous time, x' = A x + B u, in the form of chapter 2"},
+         "a system in continuous time, x' = A x + B u, in the form of chapter 2; its A holds "
+         "rates, "
+         "not what is left after a step"},
         {"rule", RULE_NAMES, OPTION_CHOICE, 0, 0, &options.rule, "system",
          "how to make a step of it (default zoh)"},
-        {"step", "DELTA", OPTION_NUMBER, 1e-12, 1e12, &options.step, "system",
+        {"step", "DELTA", OPTION_NUMBER, 1e-12, 1e12, &options.delta, "system",
          "its length (default 0.1)"},
-        {"input", "WHAT", OPTION_TEXT, 0, 0, &options.input, "system",
-         "a CSV file, a line a sample, or step (the default), impulse, sine, waves, noise, none"},
-        {"seed", "S", OPTION_WHOLE, 0, SEED_MOST, &options.seed, "system",
+        {"input", "WHAT", OPTION_TEXT, 0, 0, &options.input, "system hippo",
+         "a CSV file, a line a sample, or step (the default of --system), waves (two, and a slow "
+         "rise: that of --hippo), impulse, sine, noise, none"},
+        {"seed", "S", OPTION_WHOLE, 0, SEED_MOST, &options.seed, "system hippo",
          "of --input noise (default 1)"},
         {"generator", "FILE", OPTION_TEXT, 0, 0, &options.generator, "mode",
          "the generator of a chain, and forecasts for parts of a day"},
         {"hippo", "N", OPTION_WHOLE, 1, 128, &options.hippo, "mode",
-         "keep N numbers of a signal's past and draw it again"},
-        {"signal", "WHAT", OPTION_TEXT, 0, 0, &options.signal, "hippo",
-         "the signal: CSV, a line a sample, or waves (the default): two, and a slow rise"},
+         "keep N numbers of the input's past and draw it again"},
         {"length", "N", OPTION_WHOLE, 1, 1000000, &options.length, "system hippo",
          "samples of what is built in (default 100, or 200), or the first N of a file"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo system hippo", "the chart as SVG"},
@@ -712,6 +772,8 @@ int discretize_main(int argc, char **argv)
     Error error;
     if (!program_begin(&status, &program, argc, argv))
         return status;
+    if (!options.input)
+        options.input = options.hippo ? "waves" : "step";
     if (!seed_is_used(options.seed, options.input, &error)) { /* what no table can say */
         program_end(false, &error);
         return 2;

@@ -76,7 +76,8 @@ static void restore_diagonal(double *E, const double *A, size_t n, int halvings)
 }
 
 /* E (n, n) = exp(A), A (n, n), for any real A. False if it overflows or A is not finite; E is then
-   undefined. exp(A) = exp(A / 2^s)^(2^s): s halvings, an approximant, s squarings. */
+   undefined. Scaling and squaring: exp(A) = exp(A / 2^m)^(2^m), m halvings, an approximant of the
+   exponential, m squarings. */
 bool expm(double *E, const double *A, size_t n)
 {
     int halvings = 0;
@@ -89,9 +90,9 @@ bool expm(double *E, const double *A, size_t n)
     for (size_t i = 0; i < n * n; i++)
         small[i] = ldexp(A[i], -halvings);
     bool ok = expm_pade(E, small, n), triangular = is_triangular(A, n);
-    for (int left = halvings; left > 0; left--) {
+    for (int halved = halvings; halved > 0; halved--) { /* E is exp(A / 2^halved) */
         if (triangular)
-            restore_diagonal(E, A, n, left);
+            restore_diagonal(E, A, n, halved);
         matrix_multiply(square, E, E, n, n, n);
         memcpy(E, square, n * n * sizeof *E);
     }

@@ -2,7 +2,7 @@
 
    HOLDS   one function a demo that lays out what the chapter has computed: errors of the rules, the
            region of stability, two resolutions, forecasts at any time, memory lengths, HiPPO's
-           memory. All on plain arrays
+           memory with its clock and without. All on plain arrays
    FOR     the demos of chapter 3 */
 
 #ifndef CH03_STEP_TABLES
@@ -10,14 +10,32 @@
 
 #include "../ch02_ssm_abcd/system_tables.c"
 
-/* What is left after a step of delta (n): left (3 or more, n), by zoh, bilinear and euler. */
-bool chart_rules(const double *delta, const double *left, size_t n, const Show *show, Error *error)
+/* The rules for x' = -x + u by steps of delta (n): A_bar and B_bar (n, 4), ordered as --rule. */
+void print_rules(const double *delta, const double *A_bar, const double *B_bar, size_t n)
+{
+    puts("Four rules for x' = -x + u (zoh: zero-order hold)\n");
+    puts("   delta | A_bar: zoh  bilinear     euler | B_bar: zoh  bilinear  euler, mamba | u = 1: "
+         "mamba");
+    for (size_t k = 0; k < n; k++) {
+        const double *A = A_bar + 4 * k, *B = B_bar + 4 * k;
+        printf("  %6.2f |%11.5f%10.5f%10.5f |%11.5f%10.5f%14.5f |%13.5f\n", delta[k], A[0], A[1],
+               tidy(A[2], 1e-5), B[0], B[1], B[3], B[3] / (1.0 - A[3]));
+    }
+    puts("Mamba's rule has the A_bar of the hold and the B_bar of Euler. The last column is where "
+         "it");
+    puts(
+        "settles while u = 1, B_bar / (1 - A_bar). By the other rules that is 1, as it should be,");
+    puts("where they settle at all.");
+}
+
+/* What is kept after a step of delta (n): kept (3 or more, n), by zoh, bilinear and euler. */
+bool chart_rules(const double *delta, const double *kept, size_t n, const Show *show, Error *error)
 {
     Chart chart =
         chart_new("What is left of the state after a step: A_bar for x' = -x", "delta", "A_bar");
-    chart_add(&chart, "zoh and mamba: exp(-delta)", MARK_LINE, delta, left, n);
-    chart_add(&chart, "bilinear", MARK_LINE, delta, left + n, n);
-    chart_add(&chart, "euler: below -1 it explodes", MARK_LINE, delta, left + 2 * n, n);
+    chart_add(&chart, "zoh and mamba: exp(-delta)", MARK_LINE, delta, kept, n);
+    chart_add(&chart, "bilinear", MARK_LINE, delta, kept + n, n);
+    chart_add(&chart, "euler: below -1 it explodes", MARK_LINE, delta, kept + 2 * n, n);
     return chart_show(&chart, show, error);
 }
 
@@ -39,8 +57,9 @@ bool show_stability(const double *delta, const double *x, size_t n, size_t steps
         snprintf(names[k], sizeof names[k], "%.1f", delta[k]);
         chart_add(&chart, names[k], MARK_LINE, step, x_k, steps + 1);
     }
-    puts("Beyond delta |lambda| = 2 a fading state explodes. The hold and Mamba's rule cannot do "
-         "that: exp(a delta) < 1.");
+    puts("Where lambda is real, a fading state explodes beyond delta |lambda| = 2. By the hold and "
+         "by");
+    puts("Mamba's rule it cannot: exp(lambda delta) < 1.");
     bool ok = chart_show(&chart, show, error);
     free(step);
     return ok;
@@ -114,9 +133,10 @@ bool show_region(const double *delta, const double *radius, size_t n, const Show
 }
 
 /* One system with steps of a half, coarse (len), and of a quarter: fine (2 len) with every sample
-   twice, wrong (len) with the samples as they are. */
+   twice, wrong (len) with each sample once. at_once (2) and in_two (2): a step of a half and two of
+   a quarter for x' = -x + 1, by the hold and by Mamba's rule. */
 bool show_resolutions(const double *coarse, const double *fine, const double *wrong, size_t len,
-                      const Show *show, Error *error)
+                      const double *at_once, const double *in_two, const Show *show, Error *error)
 {
     double *time = NEW(double, 2 * len);
     for (size_t t = 0; t < 2 * len; t++)
@@ -124,13 +144,17 @@ bool show_resolutions(const double *coarse, const double *fine, const double *wr
     double *common = column_of(fine, 1, 2, len), *moment = column_of(time, 1, 2, len);
     puts("Delta is a resolution: a spring pushed at random, sampled twice as finely with half the "
          "step\n");
-    puts("      time   delta = 0.5   delta = 0.25, every sample twice   delta = 0.25, samples as "
-         "they are");
+    puts("      time   delta = 0.5   delta = 0.25, every sample twice   half of the time per "
+         "sample");
     for (size_t t = 0; t < 6; t++)
-        printf("  %8.2f%14.6f%35.6f%35.6f\n", moment[t], coarse[t], common[t], wrong[t]);
-    printf("The first two agree to 1e-12: %s. The third has half of the time pass at each "
-           "sample.\n",
-           max_difference(coarse, common, len) <= 1e-12 ? "yes" : "no");
+        printf("  %8.2f%14.6f%35.6f%28.6f\n", moment[t], coarse[t], common[t], wrong[t]);
+    printf(
+        "The first two agree to 1e-12: %s. The third has delta = 0.25 and each sample once: it is "
+        "at half\nof the time in front.\n",
+        max_difference(coarse, common, len) <= 1e-12 ? "yes" : "no");
+    printf("x' = -x + u from 0 with u = 1, one step of 0.5 and two of 0.25: %.3f and %.3f by the "
+           "hold,\n%.3f and %.3f by Mamba's rule, to which two half steps are not one.\n",
+           at_once[0], in_two[0], at_once[1], in_two[1]);
     Chart chart = chart_new("One spring at two resolutions", "time", "place");
     chart_add(&chart, "delta = 0.25", MARK_LINE, time, fine, 2 * len);
     chart_add(&chart, "delta = 0.5", MARK_POINTS, moment, coarse, len);
@@ -177,21 +201,45 @@ bool chart_hours(const double *pi, const double *day, size_t n_hour, const Show 
     return ok;
 }
 
-/* In how many steps of three lengths a state of rate a[k] < 0 has faded to 1/e: 1 / (|a| delta). */
-bool show_memories(const double *a, size_t n, const Show *show, Error *error)
+/* What a sample has left in HiPPO's memory, after the times ago (n, a quarter apart): law (n) with
+   its 1 / t, plain (n) without. */
+bool show_past(const double *ago, const double *law, const double *plain, size_t n,
+               const Show *show, Error *error)
+{
+    puts("HiPPO's A with the 1 / t of its law and without: what a sample has left in four "
+         "numbers\n");
+    puts("  time ago   x' = (A x + B u) / t   x' = A x + B u");
+    for (size_t k = 0; k < n; k = k == 0 ? 4 : 2 * k < n ? 2 * k : k < n - 4 ? n - 4 : n)
+        printf("  %8.0f%23.2f%17.7f\n", ago[k], law[k], plain[k]);
+    puts("At t = 16; the first column is times t. By the law nothing fades: both ends of the past "
+         "have");
+    puts("left 4, its middle 1.50, and so it will be at any time. Without the 1 / t the past is "
+         "lost.");
+    Chart chart = chart_new("What a sample has left in the state, at t = 16", "time ago",
+                            "size, logarithmic");
+    chart.log_y = true;
+    chart_add(&chart, "x' = (A x + B u) / t, times t", MARK_LINE, ago, law, n);
+    chart_add(&chart, "x' = A x + B u", MARK_LINE, ago, plain, n);
+    return chart_show(&chart, show, error);
+}
+
+/* In how many steps of three lengths a state of rate a[k] < 0 has faded to 1/e: 1 / (|a| delta);
+   factor (n) is the hold's B_bar over Mamba's, at the largest delta. */
+bool show_memories(const double *a, const double *factor, size_t n, const Show *show, Error *error)
 {
     static const double delta[3] = {0.1, 0.01, 0.001};
     double *number = NEW(double, n), *steps = NEW(double, 3 * n); /* (3, n) */
     puts("S4D-Real, a_n = -(n + 1): where Mamba's A starts. How many steps until a state has faded "
          "to 1/e\n");
-    puts("    n      a_n   delta = 0.1   delta = 0.01   delta = 0.001");
+    puts("    n      a_n   delta = 0.1   delta = 0.01   delta = 0.001   | B_bar at 0.1: hold / "
+         "mamba");
     for (size_t k = 0; k < n; k++) {
         number[k] = (double)k;
         for (size_t d = 0; d < 3; d++)
             steps[d * n + k] = 1.0 / (-a[k] * delta[d]);
         if (k < 3 || k == 7 || k == 15)
-            printf("  %3zu%9.0f%14.2f%15.1f%16.1f\n", k, a[k], steps[k], steps[n + k],
-                   steps[2 * n + k]);
+            printf("  %3zu%9.0f%14.2f%15.1f%16.1f   |%28.3f\n", k, a[k], steps[k], steps[n + k],
+                   steps[2 * n + k], factor[k]);
     }
     puts("A small delta makes every state slow: it sees more of the past and less of the present.");
     Chart chart = chart_new("Memory lengths of Mamba's states at the start", "n",
@@ -208,8 +256,8 @@ bool show_memories(const double *a, size_t n, const Show *show, Error *error)
 
 /* The error against the numbers kept, both (n), and the signal u with what was drawn again from
    the most of them, drawn (u->len). show->svg is a figure of the second. */
-bool chart_memory(const double *numbers, const double *errors, size_t n, const Signal *u,
-                  const double *drawn, const Show *show, Error *error)
+bool show_memory(const double *numbers, const double *errors, size_t n, const Signal *u,
+                 const double *drawn, const Show *show, Error *error)
 {
     char title[80];
     Show in_text = {show->look, NULL, 0};
@@ -217,6 +265,11 @@ bool chart_memory(const double *numbers, const double *errors, size_t n, const S
         chart_new("The error against the numbers kept", "numbers kept", "relative error");
     snprintf(title, sizeof title, "The past drawn again from %.0f numbers", numbers[n - 1]);
     Chart chart = chart_new(title, "t", "signal");
+    puts("  numbers kept   relative error");
+    for (size_t k = 0; k < n; k++)
+        printf("  %12.0f%17.4f\n", numbers[k], errors[k]);
+    puts("(root mean square error over the signal's standard deviation: 1 is no better than its "
+         "mean)");
     falling.log_x = true;
     chart_add(&falling, "", MARK_LINE, numbers, errors, n);
     chart_add(&chart, "the signal", MARK_POINTS, u->time, u->value, u->len);

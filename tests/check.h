@@ -153,20 +153,34 @@ static inline void check_contains(const char *text, const char *part, const char
     }
 }
 
-/* Runs build/PROGRAM (or $BUILD/PROGRAM) with these words; what it says on stderr goes into text
-   (room bytes). Returns its exit status, or -1 if a signal ended it. */
-static inline int run_program(char *text, size_t room, const char *program, const char *words)
+/* Runs `program words`, its streams sent where `streams` says, and reads what comes. The status. */
+static inline int run_and_read(char *text, size_t room, const char *program, const char *words,
+                               const char *streams)
 {
     char command[1024];
     const char *build = getenv("BUILD");
-    snprintf(command, sizeof command, "%s/%s %s 2>&1 >/dev/null </dev/null",
-             build ? build : "build", program, words);
+    snprintf(command, sizeof command, "%s/%s %s %s </dev/null", build ? build : "build", program,
+             words, streams);
     FILE *out = popen(command, "r");
     assert_non_null(out);
     size_t len = fread(text, 1, room - 1, out);
     text[len] = '\0';
     int status = pclose(out);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Runs build/PROGRAM (or $BUILD/PROGRAM) with these words; what it says on stderr goes into text
+   (room bytes). Returns its exit status, or -1 if a signal ended it. */
+static inline int run_program(char *text, size_t room, const char *program, const char *words)
+{
+    return run_and_read(text, room, program, words, "2>&1 >/dev/null");
+}
+
+/* The same for what it prints when all goes well. */
+static inline int run_program_output(char *text, size_t room, const char *program,
+                                     const char *words)
+{
+    return run_and_read(text, room, program, words, "2>/dev/null");
 }
 
 #endif

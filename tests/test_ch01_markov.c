@@ -762,7 +762,8 @@ static void a_simulated_record_is_fitted_back(void **state)
         for (size_t j = 0; j < 4; j++) { /* states are met in another order: by name */
             size_t a = name_find(chain.name, chain.n_state, fit.chain.name[i]),
                    b = name_find(chain.name, chain.n_state, fit.chain.name[j]);
-            assert_near(fit.chain.P[i * 4 + j], chain.P[a * 4 + b], 5 * fit.std_error[i * 4 + j], 0);
+            assert_near(fit.chain.P[i * 4 + j], chain.P[a * 4 + b], 5 * fit.std_error[i * 4 + j],
+                        0);
         }
     unlink(path);
     simulation_free(&seen);
@@ -999,6 +1000,33 @@ static void wrong_options_are_told_in_one_sentence(void **state)
     }
 }
 
+static void tables_say_what_their_numbers_are(void **state)
+{
+    (void)state; /* the columns are states of day 0, and not a forecast */
+    char text[8192];
+    assert_int_equal(run_program_output(text, sizeof text, "ch01_markov", "--forgetting"), 0);
+    assert_contains(text, "Distance from the long run (total variation), if day 0 is for certain:\n"
+                          "      day       sunny     rainy\n"
+                          "        0    0.333333  0.666667\n");
+}
+
+static void a_share_of_one_shows_no_standard_error(void **state)
+{
+    (void)state; /* one rainy day was followed by one sunny day: that makes no error of 0.0000 */
+    char path[] = "/tmp/ch01_record_XXXXXX", words[64], text[8192];
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, "sunny\nsunny\nrainy\nsunny\n\nsunny\n", 31), 31);
+    close(descriptor);
+    snprintf(words, sizeof words, "--fit %s", path);
+    assert_int_equal(run_program_output(text, sizeof text, "ch01_markov", words), 0);
+    unlink(path);
+    assert_contains(text, "5 days with a state, and 1 gap between them.");
+    assert_contains(text, "standard error            0.3536    0.3536");
+    assert_contains(text, "standard error                 -         -\n");
+    assert_contains(text, "(- : where all went one way");
+}
+
 static void hostile_tables_are_survived(void **state)
 {
     (void)state; /* what the fuzzer does for long, for a moment: random edits of a good file */
@@ -1079,6 +1107,8 @@ int main(void)
         cmocka_unit_test(a_chain_of_one_state_works),
         cmocka_unit_test(a_thousand_states_work_in_a_second),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
+        cmocka_unit_test(tables_say_what_their_numbers_are),
+        cmocka_unit_test(a_share_of_one_shows_no_standard_error),
         cmocka_unit_test(hostile_tables_are_survived),
     };
     return cmocka_run_group_tests_name("chapter 1: the chain", tests, NULL, NULL);

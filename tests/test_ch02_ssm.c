@@ -713,6 +713,56 @@ static void wrong_options_are_told_in_one_sentence(void **state)
     }
 }
 
+/* The number that --system prints about the file's own basis T. */
+static double difference_in_the_basis(const char *words)
+{
+    char text[16384];
+    assert_int_equal(run_program_output(text, sizeof text, "ch02_ssm", words), 0);
+    static const char before[] = "largest difference of the outputs, relative: ";
+    assert_contains(text, before);
+    return strtod(strstr(text, before) + strlen(before), NULL);
+}
+
+static void a_basis_of_the_file_changes_no_output_in_either_convention(void **state)
+{
+    (void)state;
+    assert_near(difference_in_the_basis("--system data/weather.ssm"), 0, 1e-14, 0);
+    assert_near(difference_in_the_basis("--system data/weather.ssm --control"), 0, 1e-14, 0);
+}
+
+/* Writes a file of this text at a new path made from `path`. */
+static void file_of(char *path, const char *text)
+{
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, text, strlen(text)), strlen(text));
+    close(descriptor);
+}
+
+static void outputs_of_nothing_differ_by_nothing(void **state)
+{
+    (void)state; /* no input, no start: 0 / 0 would be no number */
+    char path[] = "/tmp/ch02_zero_XXXXXX", words[80];
+    file_of(path, "A\n0.5\nT\n2\n");
+    snprintf(words, sizeof words, "--system %s --input none", path);
+    assert_near(difference_in_the_basis(words), 0, 0, 0);
+    unlink(path);
+}
+
+static void what_is_on_the_edge_does_not_fade_and_may_grow(void **state)
+{
+    (void)state; /* a body that keeps its speed: place 1, 2, 3 ... */
+    char path[] = "/tmp/ch02_edge_XXXXXX", words[80], text[16384];
+    file_of(path, "A\n1 1\n0 1\nx0\n0 1\n");
+    snprintf(words, sizeof words, "--system %s --input none --length 9", path);
+    assert_int_equal(run_program_output(text, sizeof text, "ch02_ssm", words), 0);
+    unlink(path);
+    assert_contains(text,
+                    "Spectral radius of A: 1.0000. On the edge: part of the state never fades; it "
+                    "stays, swings, or grows slowly.");
+    assert_contains(text, "           8     0.00000  |     9.00000     1.00000");
+}
+
 static void written_outputs_are_read_back_to_the_last_bit(void **state)
 {
     (void)state;
@@ -796,6 +846,9 @@ int main(void)
         cmocka_unit_test(an_unstable_system_says_at_which_step_it_overflows),
         cmocka_unit_test(a_direct_sum_that_would_take_for_ever_is_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
+        cmocka_unit_test(a_basis_of_the_file_changes_no_output_in_either_convention),
+        cmocka_unit_test(outputs_of_nothing_differ_by_nothing),
+        cmocka_unit_test(what_is_on_the_edge_does_not_fade_and_may_grow),
         cmocka_unit_test(written_outputs_are_read_back_to_the_last_bit),
         cmocka_unit_test(hostile_systems_are_survived),
     };

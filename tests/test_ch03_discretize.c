@@ -462,6 +462,21 @@ static void chains_without_a_generator_are_told_so(void **state)
                         "the rate from 'a' to 'c' would be -0.0"); /* goes round too regularly */
 }
 
+static void a_generator_that_the_principal_logarithm_misses_is_not_denied(void **state)
+{
+    (void)state; /* it goes round more than half a circle a day: P has a generator, Q, not found */
+    static const double Q[9] = {-7, 7, 0, 0, -2, 2, 7, 0, -7};
+    char a[] = "a", b[] = "b", c[] = "c", *names[3] = {a, b, c};
+    double P[9], found[9];
+    Error error;
+    assert_true(expm(P, Q, 3));
+    Chain chain = {3, names, P};
+    assert_false(chain_generator(found, &chain, &error));
+    assert_contains(error.text,
+                    "no generator found: by the principal logarithm the rate from 'c' to "
+                    "'a' would be -2.664");
+}
+
 static void logarithms_undo_exponentials(void **state)
 {
     (void)state;
@@ -575,6 +590,30 @@ static void keeping_more_numbers_draws_the_past_better(void **state)
     signal_free(&u);
 }
 
+static void by_hippos_law_a_trace_is_the_polynomials_there(void **state)
+{
+    (void)state; /* sqrt(sum_i (2i+1) P_i(2 then/now - 1)^2), whatever `now` is: it never fades */
+    static const double part[] = {1.0, 0.9, 0.5, 0.25, 0.01};
+    for (size_t n = 1; n <= 16; n *= 2)
+        for (size_t k = 0; k < 5; k++) {
+            double value[16], want = 0.0;
+            legendre(value, 2.0 * part[k] - 1.0, n);
+            for (size_t i = 0; i < n; i++)
+                want += (2.0 * (double)i + 1.0) * value[i] * value[i];
+            assert_near(legs_weight(1.0 - part[k], 1.0, n, true), sqrt(want), 0, 1e-9);
+            assert_near(legs_weight(80.0 * (1.0 - part[k]), 80.0, n, true), sqrt(want), 0, 1e-9);
+        }
+}
+
+static void without_the_clock_hippos_matrix_forgets(void **state)
+{
+    (void)state; /* |exp(A s) B| for four numbers; for one it is exp(-s) */
+    assert_near(legs_weight(0, 16, 4, false), 4.0, 1e-14, 0);
+    assert_near(legs_weight(1, 16, 4, false), 0.62, 5e-3, 0);
+    assert_near(legs_weight(8, 16, 4, false), 0.0013, 5e-5, 0);
+    assert_near(legs_weight(3, 16, 1, false), exp(-3), 0, 1e-14);
+}
+
 /* ---- S4D --------------------------------------------------------------------------------- */
 
 static Complex *complex_pairs(const double *re, const double *im, size_t n)
@@ -673,6 +712,18 @@ static void real_s4d_states_are_held_as_single_states(void **state)
     }
 }
 
+static void a_fading_complex_state_stays_above_zero(void **state)
+{
+    (void)state; /* exp(-40) by the hold and by Mamba's rule, to the last digits */
+    static const Rule exact[] = {RULE_ZOH, RULE_MAMBA};
+    for (size_t k = 0; k < 2; k++) {
+        Complex a_bar, b_bar, a = {-40.0, 0.5};
+        s4d_step(&a_bar, &b_bar, a, 1.0, exact[k]);
+        assert_near(a_bar.re, exp(-40) * cos(0.5), 0, 1e-14);
+        assert_near(a_bar.im, exp(-40) * sin(0.5), 0, 1e-14);
+    }
+}
+
 /* The discretized values of the golden modes, real and imaginary parts apart. */
 static void check_s4d_steps(const Safetensors *file)
 {
@@ -715,6 +766,32 @@ static void eulers_region_is_a_disc(void **state)
     assert_near(spring_radius(3.0, RULE_ZOH), exp(-0.3), 1e-12, 0);
 }
 
+/* ---- what is printed ---------------------------------------------------------------------- */
+
+static void tables_print_the_numbers_of_the_lesson(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *line;
+    } cases[] = {
+        {"--demo rules", "       3.00000 |      3.15719\n"}, /* 3 / (1 - exp(-3)) */
+        {"--demo resolution", "0.393 and 0.393 by the hold,\n0.500 and 0.445 by Mamba's rule"},
+        {"--demo memories", "|                       0.952\n"}, /* (1 - exp(-0.1)) / 0.1 */
+        {"--demo memories", "|                       0.499\n"}, /* (1 - exp(-1.6)) / 1.6 */
+        {"--demo past", "         8                   1.50        0.0013385\n"},
+        {"--demo stability", "Where lambda is real, a fading state explodes"},
+        {"--hippo 1 --length 20", "(root mean square error over the signal's standard deviation"},
+        {"--system data/spring.ssm", "  A_bar  0.9950    0.0988\n        -0.0988    0.9753\n"},
+        {"--system data/spring.ssm", "Spectral radius of A_bar: 0.9900. Stable"},
+    };
+    char text[16384];
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        assert_int_equal(run_program_output(text, sizeof text, "ch03_discretize", cases[k].words),
+                         0);
+        assert_contains(text, cases[k].line);
+    }
+}
+
 /* ---- bad input --------------------------------------------------------------------------- */
 
 static void bad_steps_are_refused(void **state)
@@ -750,12 +827,12 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--hippo 0", "--hippo: 0 is out of range: 1 to 128", 2},
         {"--hippo 8 --demo rules", "exclude each other", 2},
         {"--generator data/weather.csv --system data/spring.ssm", "exclude each other", 2},
-        {"--signal data/sunspots.csv", "--signal needs --hippo", 2},
+        {"--input data/sunspots.csv", "--input needs --system or --hippo", 2},
         {"--rule euler --demo rules", "--rule needs --system", 2},
         {"--step 0.5", "--step needs --system", 2},
-        {"--input step --hippo 8", "--input needs --system", 2},
+        {"--signal waves --hippo 8", "'--signal' is not an option", 2},
         {"--length 50 --demo error", "--length needs --system or --hippo", 2},
-        {"--seed 3 --hippo 8", "--seed needs --system", 2},
+        {"--seed 3 --hippo 8", "--seed needs --input noise", 2},
         {"--seed 3 --system data/spring.ssm", "--seed needs --input noise", 2},
         {"--svg x.svg", "--svg needs --demo or --system or --hippo", 2},
         {"--ascii --generator data/weather.csv", "--ascii does nothing with --generator", 2},
@@ -763,9 +840,9 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/savings.ssm --step 1000", "exp(A delta) overflows for the step 1000", 1},
         {"--system data/spring.ssm --rule euler --step 3 --length 2000", "overflow at step", 1},
-        {"--generator data/traffic_light.csv", "this chain has no generator", 1},
+        {"--generator data/traffic_light.csv", "no generator found: by the principal", 1},
         {"--generator data/no.csv", "data/no.csv: No such file or directory", 1},
-        {"--hippo 8 --signal data/weather.csv", "columns, but the system has 1 input", 1},
+        {"--hippo 8 --input data/weather.csv", "columns, but the system has 1 input", 1},
     };
     char text[4096];
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -797,16 +874,21 @@ int main(void)
         cmocka_unit_test(a_day_of_the_generator_is_the_chain),
         cmocka_unit_test(forecasts_at_any_time_are_those_of_chapter_1_on_whole_days),
         cmocka_unit_test(chains_without_a_generator_are_told_so),
+        cmocka_unit_test(a_generator_that_the_principal_logarithm_misses_is_not_denied),
         cmocka_unit_test(logarithms_undo_exponentials),
         cmocka_unit_test(ex3_5_the_hippo_matrices_agree_with_golden_data),
         cmocka_unit_test(what_hippo_keeps_is_the_projection_of_the_past),
         cmocka_unit_test(hippo_draws_a_polynomial_past_exactly),
         cmocka_unit_test(keeping_more_numbers_draws_the_past_better),
+        cmocka_unit_test(by_hippos_law_a_trace_is_the_polynomials_there),
+        cmocka_unit_test(without_the_clock_hippos_matrix_forgets),
         cmocka_unit_test(ex3_6_s4d_kernels_agree_with_golden_data),
         cmocka_unit_test(ex3_6_a_vandermonde_sum_is_the_recurrence),
         cmocka_unit_test(real_s4d_states_are_held_as_single_states),
+        cmocka_unit_test(a_fading_complex_state_stays_above_zero),
         cmocka_unit_test(complex_steps_agree_with_golden_data),
         cmocka_unit_test(eulers_region_is_a_disc),
+        cmocka_unit_test(tables_print_the_numbers_of_the_lesson),
         cmocka_unit_test(bad_steps_are_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
     };

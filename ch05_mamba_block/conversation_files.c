@@ -10,6 +10,7 @@
 #define CH05_CONVERSATION_FILES
 
 #include "config.c"
+#include "safetensors.c"
 #include "sampling.c"
 
 /* ====================================== A saved state ====================================== */

@@ -11,6 +11,7 @@
 #define CH05_MODEL_FOLDER
 
 #include "mamba_block.c"
+#include "safetensors.c"
 #include "tokenizer_json.c"
 #include "words.c" /* path_in */
 

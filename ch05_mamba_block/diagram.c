@@ -59,7 +59,7 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
                                         "M295,530 V558",
                                         "M295,590 V618",
                                         "M295,650 V672",
-                                        "M358,400 V416 H250 V428",
+                                        "M358,400 V416 H295 V428",
                                         "M310,438 H352 V456 H312",
                                         "M295,50 H560 V635 H372"};
     char text[96];

@@ -204,7 +204,7 @@ bool demo_compare(const Show *show, Error *error)
     printf(
         "One Mamba block and one attention layer of %zu heads, both of width %zu, %d threads\n\n",
         heads, d_model, threads_most());
-    puts("              forward, ms            a token more, us         carried, KB");
+    puts("              forward, ms         one more token, us          carried, KB");
     puts("  tokens    Mamba  attention       Mamba  attention       Mamba  attention");
     for (size_t i = 0; i < COMPARE_LOOKS; i++) {
         size_t tokens = (size_t)COMPARE_FIRST << i;

@@ -112,23 +112,23 @@ $(BUILD)/tests/test_classroom: $(BUILD)/grade
 show = @printf '\n$$ %s\n' '$(1)' && $(1)
 CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 
-# The tour: of each chapter the program, with the words that show its one picture or table, in 26
-# lines at most.
+# The tour: whose question it is, and the command that shows its one picture or table in 26 lines at
+# most.
 define TOUR
-ch01_markov --forgetting | tail -n 19
-ch02_ssm --demo front | tail -n 20
-ch03_discretize --demo region | tail -n 26
-ch04_selective --demo trace
-ch05_mamba_block --count
-ch05_language_model --focus
-ch05_pretrained
-ch06_cuda_scan --demo work | tail -n 26
+ch01_markov          ch01_markov --forgetting | tail -n 18
+ch02_ssm             ch02_ssm --demo front | tail -n 19
+ch03_discretize      ch03_discretize --demo hours | tail -n 18
+ch04_selective       ch04_selective --demo fillers | tail -n 20
+ch05_mamba_block     ch05_mamba_block --trace
+ch05_language_model  ch05_stories_test --focus
+ch05_pretrained      ch05_pretrained
+ch06_cuda_scan       ch06_cuda_scan --demo work
 endef
 export TOUR
 
 run: $(if $(CH),$(if $(filter $(CHAPTERS),$(CH_TWO)),run-$(CH_TWO),no-such-chapter),tour) ## a tour: each chapter's question and picture; CH=02 walks one
 
-tour: $(addprefix $(BUILD)/,$(filter ch0%,$(TOUR)))
+tour: $(filter $(PROGRAMS),$(addprefix $(BUILD)/,$(sort $(TOUR))))
 	@printf '%s\n' "$$TOUR" | BUILD='$(BUILD)' sh tests/tour.sh
 
 no-such-chapter:
@@ -170,8 +170,8 @@ run-05: $(call of_chapter,05)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
 	@printf '\n==== Chapter 5, capstone 1: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
 	$(call show,$(BUILD)/ch05_language_model)
-	$(call show,$(BUILD)/ch05_language_model --focus)
-	$(call show,$(BUILD)/ch05_language_model --test)
+	$(call show,$(BUILD)/ch05_stories_test --focus)
+	$(call show,$(BUILD)/ch05_stories_test)
 	@printf '\n==== Chapter 5, capstone 2: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 
@@ -200,7 +200,7 @@ corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their gr
 
 # ---- to test -----------------------------------------------------------------------------------
 
-test: $(DEMOS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
+test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
 	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
 
 test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the GPU (needs nvcc and a GPU)

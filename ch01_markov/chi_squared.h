@@ -17,8 +17,10 @@ double chi_squared_tail(double x, double freedom)
     double half = 0.5 * x, tail = odd ? erfc(sqrt(half)) : exp(-half);
     if (!(half > 0.0))
         return 1.0;
-    for (double a = odd ? 0.5 : 1.0; a < 0.5 * freedom; a += 1.0)
+    for (int n = odd ? 1 : 2; n < freedom; n += 2) {
+        double a = 0.5 * n;
         tail += exp(a * log(half) - half - lgamma(a + 1.0));
+    }
     return fmin(tail, 1.0);
 }
 

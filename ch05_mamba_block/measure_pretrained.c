@@ -2,8 +2,8 @@
 
    HOLDS   random models of mamba-130m's shape, as folders in each type; steps and readings by
            turns; prompts; what a draw costs; measure_pretrained, which prints all of it
-   FOR     the lesson's section on speed; chapter 5's bench.c; tests, which want small folders
-   BUILD   cc -O3 -march=native -fopenmp ch05_mamba_block/measure_pretrained.c -o measure -lm */
+   FOR     the lesson's section on speed, by build/ch05_bench --pretrained DIR; tests, which want
+           small folders */
 
 #ifndef CH05_MEASURE_PRETRAINED
 #define CH05_MEASURE_PRETRAINED
@@ -249,24 +249,5 @@ bool measure_pretrained(const char *dir, Error *error)
     }
     return true;
 }
-
-#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
-int main(int argc, char **argv)
-{
-    const char *dir = "build/random-130m";
-    const Option table[] = {
-        {"DIR", "", OPTION_ARGUMENT, 0, 0, &dir, "",
-         "where the random models are or are made (default build/random-130m)"}};
-    const Program program = {"measure_pretrained",
-                             "Measures a pretrained model's steps, prompts and draws, with random "
-                             "models of mamba-130m's shape.",
-                             table, sizeof table / sizeof *table};
-    int status;
-    Error error;
-    return program_begin(&status, &program, argc, argv)
-               ? program_end(measure_pretrained(dir, &error), &error)
-               : status;
-}
-#endif
 
 #endif /* CH05_MEASURE_PRETRAINED */

@@ -547,9 +547,9 @@ void runner_logits(Runner *run, Memory *memory)
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
    together, by chapter 5's own block_forward, and a weight that was read is used for all of them.
-   This is no walk through memory any more, but arithmetic: of 256 tokens each number that was read
-   is multiplied 256 times. The block wants floats; they are made of the matrices, one layer at a
-   time. */
+   This is no walk through memory any more, but arithmetic: each number that was read is multiplied
+   once for each of up to 256 tokens. The block wants floats; they are made of the matrices, one
+   layer at a time. */
 
 /* Floats of a layer's matrices, or of HEAD_ROWS rows of the head if those are more. */
 static size_t matrices_floats(const Pretrained *model)
@@ -689,18 +689,21 @@ bool runner_feed_logits(Runner *run, Memory *memory, const uint32_t *ids, size_t
                         const char *path, Error *error)
 {
     LogitsFile file;
-    size_t vocab = run->model->config.vocab_size;
+    size_t vocab = run->model->config.vocab_size, d_model = run->model->config.hidden_size;
     if (!logits_open(&file, path, len, vocab, error))
         return false;
     float *logits = NEW(float, LOGIT_TOKENS *vocab);
     Progress progress = progress_start("logits");
     bool ok = true;
-    for (size_t t = 0; ok && t < len; t += LOGIT_TOKENS) {
-        size_t count = smaller(len - t, LOGIT_TOKENS);
-        runner_chunk(run, memory, ids + t, count, t);
-        runner_many_logits(run, logits, run->final, count);
-        ok = logits_add(&file, logits, count);
-        progress_show(&progress, (double)(t + count), (double)len);
+    for (size_t t = 0; ok && t < len; t += PROMPT_CHUNK) {
+        size_t chunk = smaller(len - t, PROMPT_CHUNK);
+        runner_chunk(run, memory, ids + t, chunk, t);
+        for (size_t i = 0; ok && i < chunk; i += LOGIT_TOKENS) {
+            size_t count = smaller(chunk - i, LOGIT_TOKENS);
+            runner_many_logits(run, logits, run->final + i * d_model, count);
+            ok = logits_add(&file, logits, count);
+        }
+        progress_show(&progress, (double)(t + chunk), (double)len);
     }
     progress_end(&progress);
     free(logits);

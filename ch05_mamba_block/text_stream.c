@@ -162,7 +162,8 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
     source->bytes += cut;
     source->piece = cut;
     source->text.len -= cut;
-    memmove(source->text.bytes, source->text.bytes + cut, source->text.len);
+    if (source->text.bytes != NULL)
+        memmove(source->text.bytes, source->text.bytes + cut, source->text.len);
     return true;
 }
 

@@ -15,9 +15,8 @@ sources=$(ls ch[0-9]*/*.c ch[0-9]*/*.cu data/*/*.c) # chapter 6 is C too: -x c
 programs=$(grep -l '__INCLUDE_LEVEL__ == 0' $sources)
 tests=$(ls tests/*.c tests/fuzz/*.c tests/classroom/*.c tests/mutants/*.c)
 headers=$(ls tests/*.h tests/classroom/*.h ch[0-9]*/*.h)
-tops=$(for file in $sources; do
-    grep -qE "^ *# *include \"([^\"]*/)?${file##*/}\"" ch[0-9]*/*.[ch] ch[0-9]*/*.cu || echo "$file"
-done)
+included=$(for file in $sources; do awk -v start="$file" -f tests/classroom/includes.awk | grep -vxF "$file"; done)
+tops=$(printf '%s\n' $sources | grep -vxF "$included")
 strict='-Wall -Wextra -Wshadow -Werror'
 
 have() {

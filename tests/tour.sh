@@ -1,10 +1,12 @@
 #!/bin/sh
-# The tour of `make run`: for every line of its input, a program and its words, it says the chapter's
-# title and question, as they stand in its file, shows what the program prints, and says where more is.
+# The tour of `make run`. Of every line of its input, a chapter (chNN_STEM) and a command, it says the
+# chapter's title and question, as they stand in its file, shows what the command prints, and says
+# where more is.
 set -eu
 build=${BUILD:-build}
-while read -r program words; do
-    chapter=${program%%_*} stem=${program#*_}
+while read -r file command; do
+    chapter=${file%%_*} stem=${file#*_}
+    [ -x "$build/${command%% *}" ] || continue
     source=$(ls "${chapter}"_*/"$stem".c*)
     lesson=${source%/*}/$(echo "$stem" | tr '[:lower:]' '[:upper:]').md
     [ -f "$lesson" ] || lesson=${source%/*}/README.md
@@ -20,7 +22,7 @@ while read -r program words; do
                 print line
             }
         }' "$source"
-    printf '$ %s\n' "$build/$program${words:+ $words}"
-    sh -c "$build/$program $words" < /dev/null
+    echo "\$ $build/$command"
+    sh -c "$build/$command" < /dev/null
     echo "More: make run CH=${chapter#ch}; the lesson: $lesson; the file: $source"
 done

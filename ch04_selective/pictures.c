@@ -65,7 +65,7 @@ typedef struct {
     bool brief; /* a line for words in a row that move next to nothing */
 } StoryPicture;
 
-/* The widest open gate of a word. */
+/* The largest Delta of a word. */
 static float widest_step(const StoryPicture *picture, size_t t)
 {
     size_t n = picture->cues->n_context;
@@ -264,7 +264,7 @@ bool rows_chart(Chart *chart, const char *const *names, const double *x, const d
 
 /* =================================== A short cut ========================================== */
 
-/* For a demo that only prints. */
+/* For a demo that only prints, before it does. */
 bool no_figure(const Show *show, Error *error)
 {
     return show->svg == NULL || fail(error, "--svg: this demo has no figure");
@@ -275,6 +275,8 @@ bool demo_division(const Show *show, Error *error)
 {
     enum { LEN = 150 };
     float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;
+    if (!no_figure(show, error))
+        return false;
     puts("A short cut that does not work: divide by the product of all a so far, and it is a "
          "plain\n"
          "sum. a = 1/2 and b = 1 throughout, in float:\n\n"
@@ -287,10 +289,11 @@ bool demo_division(const Show *show, Error *error)
             printf("  %4d  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
                    fabs((double)(P * sum))); /* a NaN without its sign */
     }
-    puts("\nThe product leaves the range of floats while the state is as lively as ever; with a "
-         "single\n"
-         "a = 0 it is 0 at once. Logarithms do not save it: log 0, and the log of a negative a.");
-    return no_figure(show, error);
+    puts("\nThe product leaves the range of floats (at step 128 it is 1 over it that does) while "
+         "the\n"
+         "state is as lively as ever; with a single a = 0 it is 0 at once. Logarithms save the\n"
+         "product (log a is Delta A), but not the sum: b may be negative, or 0.");
+    return true;
 }
 
 #endif /* CH04_PICTURES */

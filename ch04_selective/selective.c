@@ -12,8 +12,9 @@
    LETTERS    maths    C           shape                   in papers
               u_t      u           (batch, len, d_inner)   x_t
               x_t      x           (batch, d_inner, d_state)  h_t, the state
-              Delta_t  delta       (batch, len, d_inner)   Delta, dt
-              A        A           (d_inner, d_state)      A, one row of a diagonal a channel
+              s_t      scan.delta  (batch, len, d_inner)   dt, before its bias and softplus
+              Delta_t  delta       of one token, channel   Delta, the step: softplus(s_t + bias)
+              A        A           (d_inner, d_state)      A, each channel's diagonal in a row
               B_t C_t  B C         (batch, len, d_state)   B, C; shared by the channels
               D        D           (d_inner)               D, the skip
               z_t      z           (batch, len, d_inner)   z, the gate's branch
@@ -32,27 +33,30 @@
 #include "pictures.c" /* and stories.c: what a story is, and how it is drawn */
 
 /* ======================================== The scan ========================================= */
-/* A channel is one number a token coming in (u), one going out (y), and d_state numbers kept in  */
-/* between (x). Each channel has its own A and its own Delta; all channels share B_t and C_t.     */
+/* The whole chapter in two lines of NumPy, for one channel (channel_step has them in C):         */
+/*     x = np.exp(delta * A) * x + delta * B * u                                                  */
+/*     y = (C * x).sum() + D * u                                                                  */
+/* For each token a channel takes in one number (u), gives out one (y), and keeps d_state numbers */
+/* (x) in between. Each channel has its own A and Delta; all channels share B_t and C_t.          */
 
 /* What a selective scan is given. Arrays are row-major, tokens before channels, and may start at
    any address; what may be left out is NULL then. From chapter 4 on, numbers are floats. */
 typedef struct {
     size_t batch, len, d_inner, d_state;
     const float *u;          /* (batch, len, d_inner) the input */
-    const float *delta;      /* (batch, len, d_inner) the step, before bias and softplus */
+    const float *delta;      /* (batch, len, d_inner) s: the step, before bias and softplus */
     const float *delta_bias; /* (d_inner), or NULL: 0 */
     const float *A;          /* (d_inner, d_state) */
     const float *B, *C;      /* (batch, len, d_state) */
     const float *D;          /* (d_inner), or NULL: 0 */
     const float *z;          /* (batch, len, d_inner) the gate, or NULL: y is not gated */
     const float *x_start;    /* (batch, d_inner, d_state), or NULL: 0 */
-    float *checkpoint;       /* states that fast_scan.c keeps for its way back, or NULL */
-    bool delta_softplus;     /* the step is softplus(delta + delta_bias), not delta + delta_bias */
+    float *checkpoint;       /* states that fast_scan.c keeps for its backward pass, or NULL */
+    bool delta_softplus;     /* Delta is softplus(delta + delta_bias), not delta + delta_bias */
 } Scan;
 
 /* log(1 + exp(v)): positive, near 0 far left, near v far right. It makes a step out of any number
-   that a layer may come up with (Mamba, section 3.6).
+   that a layer may come up with (Mamba, section 3.2).
 
    Exercise 4.1. Write softplus so that it neither overflows nor loses small values. */
 float softplus(float v)
@@ -89,8 +93,7 @@ static float step_size(const Scan *scan, size_t token, size_t d)
 
 /* One channel, one token: x (d_state) moves on, and y is returned. This is the whole of the
    selective state space model (Mamba, algorithm 2 and equation 2a, with B_bar by the rule of
-   chapter 3's discretize_mamba). In NumPy, for one channel:
-       x = np.exp(delta * A) * x + delta * B * u;   y = ((C * x).sum() + D * u) * silu(z)
+   chapter 3's discretize_mamba). `token` is counted through the batch: b * len + t.
 
    Exercise 4.2. Move every state on by one step, and add up what is read from them. */
 static float channel_step(float *x, const Scan *scan, size_t token, size_t d)
@@ -115,15 +118,15 @@ static float channel_step(float *x, const Scan *scan, size_t token, size_t d)
 }
 
 /* One token of each sequence: y (batch, d_inner) comes out, x (batch, d_inner, d_state) is read and
-   written. The arrays of `token` have len 1; its x_start is not looked at. Time and memory are the
-   same for the millionth token as for the first: this is what generation uses. */
-void selective_scan_step(float *y, float *x, const Scan *token)
+   written. The arrays of `one` have len 1, and its x_start is not looked at. Time and memory are
+   the same for the millionth token as for the first: this is what generation uses. */
+void selective_scan_step(float *y, float *x, const Scan *one)
 {
-    assert(token->len == 1);
-    for (size_t b = 0; b < token->batch; b++)
-        for (size_t d = 0; d < token->d_inner; d++) {
-            size_t channel = b * token->d_inner + d;
-            y[channel] = channel_step(x + channel * token->d_state, token, b, d);
+    assert(one->len == 1); /* so token b of the batch is the only one of sequence b */
+    for (size_t b = 0; b < one->batch; b++)
+        for (size_t d = 0; d < one->d_inner; d++) {
+            size_t channel = b * one->d_inner + d;
+            y[channel] = channel_step(x + channel * one->d_state, one, b, d);
         }
 }
 
@@ -153,11 +156,22 @@ void selective_scan(float *y, float *x_last, const Scan *scan)
 /* state. Most words leave every channel alone: their Delta is next to 0. A cue opens the       */
 /* channel of its context; a turn opens all of them, and so lets go of what was there.          */
 
-/* What the wiring gives each kind of word before the softplus. sigmoid of it is the share of the
-   old context that is replaced (theorem 1 of the Mamba paper). */
+/* The s that the wiring gives each kind of word. sigmoid of it is the share of the old context that
+   is replaced (theorem 1 of the Mamba paper). */
 #define RAW_FILLER (-20.0f) /* Delta = 2e-9: next to nothing moves */
 #define RAW_CUE    1.0f     /* Delta = 1.31: 73 % of what the channel holds is replaced */
 #define RAW_TURN   6.0f     /* Delta = 6.00: 99.75 % is */
+
+/* A scan of these sizes and arrays. What may be left out is: no bias, D, z, x_start or softplus. */
+Scan scan_new(size_t batch, size_t len, size_t d_inner, size_t d_state, const float *u,
+              const float *delta, const float *A, const float *B, const float *C)
+{
+    Scan scan;
+    memset(&scan, 0, sizeof scan);
+    scan.batch = batch, scan.len = len, scan.d_inner = d_inner, scan.d_state = d_state;
+    scan.u = u, scan.delta = delta, scan.A = A, scan.B = B, scan.C = C;
+    return scan;
+}
 
 /* A scan whose arrays are its own. */
 typedef struct {
@@ -179,9 +193,9 @@ Wiring wiring_new(size_t len, size_t channels)
         wiring.A[d] = -1.0f;
     for (size_t t = 0; t < len; t++)
         wiring.B[t] = wiring.C[t] = 1.0f;
-    Scan scan = {1,        len,      channels, 1,    wiring.u, wiring.delta, NULL, wiring.A,
-                 wiring.B, wiring.C, NULL,     NULL, NULL,     NULL,         true};
-    wiring.scan = scan;
+    wiring.scan =
+        scan_new(1, len, channels, 1, wiring.u, wiring.delta, wiring.A, wiring.B, wiring.C);
+    wiring.scan.delta_softplus = true;
     return wiring;
 }
 
@@ -190,17 +204,17 @@ void wiring_free(Wiring *wiring)
     free(wiring->u);
 }
 
-/* (1 - exp(-delta)) / delta: with this B and A = -1, Mamba's Delta B u is what the exact hold of
-   chapter 3 writes, so that x = (1 - g) x + g u with g = 1 - exp(-delta): a gate between old and
-   new. With Delta = softplus(s) that g is sigmoid(s), which is theorem 1 of the Mamba paper. */
+/* (1 - exp(-delta)) / delta: with this B and A = -1, Mamba's Delta B u is what chapter 3's exact
+   rule (zero-order hold) writes, so that x = (1 - g) x + g u with g = 1 - exp(-delta): a gate
+   between old and new. With Delta = softplus(s) that g is sigmoid(s): the paper's theorem 1. */
 float hold_B(float delta)
 {
     return delta > 0.0f ? -expm1f(-delta) / delta : 1.0f;
 }
 
 /* One word in a scan: filler, cue or turn. A cue writes 1 into its context; a turn writes 0 into
-   all others. A filler brings a little noise to every channel, since no word is perfectly silent,
-   and what keeps it out is its Delta alone. */
+   all others. A filler brings noise to every channel, a number between -1/2 and 1/2 that the word
+   always has: no word is perfectly silent, and what keeps it out is its Delta alone. */
 static void wire_word(Wiring *wiring, size_t t, const Cue *cue, const char *key)
 {
     size_t channels = wiring->scan.d_inner;
@@ -213,7 +227,7 @@ static void wire_word(Wiring *wiring, size_t t, const Cue *cue, const char *key)
         wiring->B[t] = hold_B(softplus(cue->turn ? RAW_TURN : RAW_CUE));
 }
 
-/* The story as the input of a selective scan, a channel a context. */
+/* The story as the input of a selective scan, one channel per context. */
 Wiring story_wire(const Story *story, const Cues *cues)
 {
     Wiring wiring = wiring_new(story->n_word, cues->n_context);
@@ -234,14 +248,10 @@ static void wire_constant(Wiring *wiring, float step)
 }
 
 /* ---- selective copying ---- */
-/* Sixteen symbols to remember, each one of sixteen, scattered among noise (Mamba, section 4.1):
-   four channels, a bit of the symbol each. With A_bar = 1/2 a symbol moves what is there one
-   binary place down and writes its bit; noise moves nothing. So 16 symbols stand in 16 binary
+/* Sixteen symbols to remember, each one of sixteen, scattered among noise (after Mamba, section
+   4.1): four channels, one for each bit of a symbol. With A_bar = 1/2 a symbol moves what is there
+   one binary place down and writes its bit; noise moves nothing. So 16 symbols stand in 16 binary
    places of four numbers. The task (stories.c) is a row of tokens: symbols, and COPY_NOISE. */
-
-/* How the time-invariant rivals treat every token alike: halve (and so remember an order, but count
-   the noise too), or keep (and so ignore the noise, but lose the order). */
-typedef enum { COPY_SELECTIVE, COPY_HALVING, COPY_KEEPING } CopyWay;
 
 /* The task as the input of a scan.
 
@@ -269,22 +279,6 @@ Wiring copying_wire(const int *token, size_t len, CopyWay way)
     return wiring;
 }
 
-/* The symbols back from x (COPY_BITS), the oldest first: it was pushed furthest, to the lowest
-   place. A state that only kept sums knows how many ones there were: the best guess is then the
-   commoner bit. */
-void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
-{
-    memset(symbol, 0, COPY_SYMBOLS * sizeof *symbol);
-    for (size_t bit = 0; bit < COPY_BITS; bit++) {
-        long places = lrint(ldexp(x[bit], COPY_SYMBOLS - 1));
-        bool mostly_one = x[bit] > 0.5f * COPY_SYMBOLS;
-        for (size_t k = 0; k < COPY_SYMBOLS; k++) {
-            bool one = way == COPY_KEEPING ? mostly_one : places >> k & 1;
-            symbol[k] |= (int)one << bit;
-        }
-    }
-}
-
 /* How many of `tasks` times COPY_SYMBOLS symbols come back right, from 0 to 1. */
 double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
 {
@@ -308,8 +302,8 @@ double copying_score(size_t noise, size_t tasks, CopyWay way, Random random)
 /* ==================================== The scan, backwards ================================== */
 /* Which way should every input move to make a loss L smaller? The chain rule, from the last     */
 /* token to the first. It needs the states x_t, which the forward pass did not keep: each        */
-/* stretch of sqrt(len) tokens is run again from a checkpoint when its turn comes. A name that   */
-/* ends in _grad is dL/d of what it is named after, and has its shape.                           */
+/* stretch (segment) of sqrt(len) tokens is run again from a checkpoint when its turn comes. A   */
+/* name that ends in _grad is dL/d of what it is named after, and has its shape.                 */
 
 /* Where the gradients go; NULL where one is not wanted. They are written, not added to; z's is left
    alone where there is no gate. */
@@ -454,7 +448,7 @@ static void scan_grad_zero(const ScanGrad *grad, const Scan *scan)
 }
 
 /* Floats that a ChannelBack takes: about 2 sqrt(len) states of one channel, for any number of
-   channels. */
+   channels. (Clear: the scan of this file, as against the fast one of fast_scan.c.) */
 static size_t clear_backward_floats(const Scan *scan)
 {
     return (2 * stretch_of(scan->len) + 2) * scan->d_state;
@@ -522,7 +516,7 @@ void scan_pairs(ScanPair *out, const ScanPair *in, size_t len)
         out[t] = t == 0 ? in[0] : scan_join(out[t - 1], in[t]);
 }
 
-/* One round of Hillis and Steele: everyone joins the one `reach` places before, all at once. */
+/* One round of Hillis and Steele: everyone joins the one `reach` (offset) before, all at once. */
 static void hillis_steele_round(ScanPair *next, const ScanPair *now, size_t reach, size_t len)
 {
     for (size_t t = 0; t < len; t++)
@@ -530,7 +524,7 @@ static void hillis_steele_round(ScanPair *next, const ScanPair *now, size_t reac
 }
 
 /* Hillis and Steele (1986): before a round every element holds the last `reach` steps, after it
-   twice as many. log2(len) rounds are enough; but they make len log2(len) joins. */
+   twice as many. log2(len) rounds are enough; but they make nearly len log2(len) joins. */
 void scan_pairs_hillis_steele(ScanPair *out, const ScanPair *in, size_t len)
 {
     ScanPair *now = NEW(ScanPair, len), *next = NEW(ScanPair, len);
@@ -553,7 +547,7 @@ static void sweep_up_level(ScanPair *tree, size_t width, size_t len)
         tree[t] = scan_join(tree[t - width], tree[t]);
 }
 
-/* Blelloch's sweep up: neighbours are joined to twos, twos to fours, ...; tree (len), len a power
+/* Blelloch's up-sweep: neighbours are joined to twos, twos to fours, ...; tree (len), len a power
    of two. After it tree[len - 1] is all of them joined. */
 static void sweep_up(ScanPair *tree, size_t len)
 {
@@ -561,8 +555,8 @@ static void sweep_up(ScanPair *tree, size_t len)
         sweep_up_level(tree, width, len);
 }
 
-/* And down: each node is told what came before it, hands that to its left child, and to its right
-   child that joined with the left one. After it tree[t] is everything before t.
+/* And the down-sweep: each node is told what came before it, hands that to its left child, and to
+   its right child that joined with the left one. After it tree[t] is everything before t.
 
    Exercise 4.6. Go down the tree. */
 static void sweep_down(ScanPair *tree, size_t len)
@@ -582,7 +576,7 @@ static void sweep_down(ScanPair *tree, size_t len)
         }
 }
 
-/* Blelloch (1990): 2 log2(len) rounds and only about 2 len joins. Where len is no power of two,
+/* Blelloch (1990): 2 log2(len) + 1 rounds and only about 3 len joins. Where len is no power of two,
    steps that change nothing fill it up. */
 void scan_pairs_blelloch(ScanPair *out, const ScanPair *in, size_t len)
 {
@@ -603,14 +597,9 @@ void scan_pairs_blelloch(ScanPair *out, const ScanPair *in, size_t len)
 /* Into how many pieces time is cut, on any machine: the sums are then the same on all. */
 enum { TIME_PIECES = 16 };
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t piece_start(size_t piece, size_t len)
 {
-    return len / TIME_PIECES * piece + smaller(piece, len % TIME_PIECES);
+    return (piece * len + TIME_PIECES - 1) / TIME_PIECES; /* up: the first is never empty */
 }
 
 /* In three phases, as a few processors do it. In the first and the last each piece could be another
@@ -668,22 +657,28 @@ static bool demo_story(const Show *show, Error *error)
 }
 
 /* A cue of the first of two contexts, then `fillers` words of noise, by a step that is constant or,
-   if it is 0, selective: the mean margin of the right context, and how often it is the larger. */
-static void filler_measure(double *margin, double *right, size_t fillers, float step, uint64_t seed)
+   if it is 0, selective: the mean margin of the right context, and how often it is the larger. If
+   `silent`, what comes before the scan makes every filler's u 0, and A = 0 lets nothing fade. */
+static void filler_measure(double *margin, double *right, size_t fillers, float step, bool silent,
+                           uint64_t seed)
 {
     enum { STORIES = 400 };
     Random random = random_from_seed(seed);
-    Cue cue = {{"prism", NULL, NULL, NULL}, 1, 0, 1, false};
+    Cue cue;
+    memset(&cue, 0, sizeof cue); /* of context 0 */
     Wiring wiring = wiring_new(fillers + 1, 2);
     float *y = NEW(float, 2 * (fillers + 1)), x[2];
     for (size_t t = 0; t <= fillers; t++)
-        wire_word(&wiring, t, t == 0 ? &cue : NULL, t == 0 ? cue.word[0] : "");
+        wire_word(&wiring, t, t == 0 ? &cue : NULL, "");
+    wiring.u[1] = 0.0f; /* the cue says nothing about the other context */
     if (step > 0.0f)
         wire_constant(&wiring, step);
+    if (silent)
+        wiring.A[0] = wiring.A[1] = 0.0f;
     *margin = *right = 0.0;
     for (size_t k = 0; k < STORIES; k++) {
         for (size_t i = 2; i < 2 * (fillers + 1); i++) /* other words in every story */
-            wiring.u[i] = (float)(random_uniform(&random) - 0.5);
+            wiring.u[i] = silent ? 0.0f : (float)(random_uniform(&random) - 0.5);
         selective_scan(y, x, &wiring.scan);
         *margin += (double)(x[0] - x[1]) / STORIES;
         *right += (x[0] > x[1] ? 1.0 : 0.0) / STORIES;
@@ -694,19 +689,21 @@ static void filler_measure(double *margin, double *right, size_t fillers, float 
 
 static bool demo_fillers(const Show *show, Error *error)
 {
-    enum { ROWS = 11, WAYS = 4 };
+    enum { ROWS = 11, WAYS = 5, SILENT = 4 };
     static const double fillers[ROWS] = {0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000};
-    static const float steps[WAYS] = {0.0f, 0.3f, 0.1f, 0.01f};
+    static const float steps[WAYS] = {0.0f, 0.3f, 0.1f, 0.01f, 0.1f};
     static const char *const names[WAYS] = {"selective", "Delta = 0.3", "Delta = 0.1",
-                                            "Delta = 0.01"};
+                                            "Delta = 0.01", "0.1, silenced"};
     double margin, right, none[WAYS] = {0}, share[WAYS * ROWS];
     puts("One cue, then filler words: the margin of the right context (mean of 400 stories), and\n"
          "how often it is the larger one\n\n"
-         "  fillers         selective       Delta = 0.3       Delta = 0.1      Delta = 0.01");
+         "  fillers         selective       Delta = 0.3       Delta = 0.1      Delta = 0.01     "
+         "0.1, silenced");
     for (size_t i = 0; i < ROWS; i++) {
         printf("  %7.0f", fillers[i]);
         for (size_t k = 0; k < WAYS; k++) {
-            filler_measure(&margin, &right, (size_t)fillers[i], steps[k], show->seed + i);
+            filler_measure(&margin, &right, (size_t)fillers[i], steps[k], k == SILENT,
+                           show->seed + i);
             printf("  %9.3f %5.1f%%", rounded_to(margin, 1000.0), 100.0 * right);
             if (i == 0)
                 none[k] = margin; /* without any filler */
@@ -715,8 +712,8 @@ static bool demo_fillers(const Show *show, Error *error)
         putchar('\n');
     }
     Chart chart = chart_new("What filler words leave of the margin", "filler words",
-                            "share of the margin without any");
-    return rows_chart(&chart, names, fillers, share, WAYS, ROWS, show, error);
+                            "share of the margin without any"); /* SILENT: always 1 */
+    return rows_chart(&chart, names, fillers, share, SILENT, ROWS, show, error);
 }
 
 static bool demo_copying(const Show *show, Error *error)
@@ -725,9 +722,8 @@ static bool demo_copying(const Show *show, Error *error)
     static const double noise[ROWS] = {0, 1, 4, 16, 64, 256, 1024, 4096, 16384};
     static const char *const names[WAYS] = {"selective", "halving", "keeping"};
     double score[WAYS * ROWS];
-    puts("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols "
-         "right\n"
-         "(1 in 16 by chance) for the selective system and two that treat all tokens alike\n\n"
+    puts("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols\n"
+         "right (1 in 16 by chance): the selective system and two that treat all tokens alike\n\n"
          "     noise  selective    halving    keeping");
     for (size_t i = 0; i < ROWS; i++) {
         size_t tasks = noise[i] > 256 ? TASKS / 10 : TASKS;
@@ -743,10 +739,12 @@ static bool demo_copying(const Show *show, Error *error)
     return rows_chart(&chart, names, noise, score, WAYS, ROWS, show, error);
 }
 
-/* Theorem 1: with A = -1, one state and the exact hold, the scan is a gate between old and new. */
+/* Theorem 1: with A = -1, one state and hold_B, the scan is a gate between old and new. */
 static bool demo_theorem(const Show *show, Error *error)
 {
     enum { LEN = 7 };
+    if (!no_figure(show, error))
+        return false;
     static const float raw[LEN] = {-8, -2, 0, 2, 8, -4, 1};
     Random random = random_from_seed(show->seed);
     Wiring wiring = wiring_new(LEN, 1);
@@ -757,7 +755,7 @@ static bool demo_theorem(const Show *show, Error *error)
         wiring.B[t] = hold_B(softplus(raw[t]));
     }
     selective_scan(y, NULL, &wiring.scan);
-    puts("Theorem 1 of the Mamba paper: A = -1, one state, exact hold. Delta = softplus(s), and\n"
+    puts("Theorem 1 of the Mamba paper: A = -1, one state, B = hold_B. Delta = softplus(s), and\n"
          "g = 1 - exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n\n"
          "        s    Delta        g        u     gate     scan");
     for (size_t t = 0; t < LEN; t++) {
@@ -769,10 +767,10 @@ static bool demo_theorem(const Show *show, Error *error)
     }
     printf("\nThe last two agree to 1e-6: %s.\n", worst <= 1e-6f ? "yes" : "no");
     wiring_free(&wiring);
-    return no_figure(show, error);
+    return true;
 }
 
-/* Eight pairs; a star marks those that a round has changed: every step-th from `first` on. */
+/* Eight pairs; a star marks those that a round has changed: first, first + step, and so on. */
 static void print_pairs(const char *what, const ScanPair *pair, size_t first, size_t step)
 {
     printf("%-14s", what);
@@ -803,13 +801,13 @@ static bool demo_trace(const Show *show, Error *error)
     puts("\nHillis and Steele: everyone joins the one 1, 2, 4 places before (* changed)");
     print_pairs("given", in, TREE_LEN, 1);
     for (size_t k = 0, reach = 1; k < 3; k++, reach *= 2) {
-        hillis_steele_round(pair[(k + 1) % 2], pair[k % 2], reach, TREE_LEN);
+        hillis_steele_round(pair[(k + 1) % 2], pair[k % 2], reach, TREE_LEN); /* 0 to 1 to 0 to 1 */
         print_pairs(from[k], pair[(k + 1) % 2], reach, 1);
     }
     puts("\nBlelloch: up the tree, then down again with what came before");
     for (size_t k = 0, width = 1; k < 3; k++, width *= 2) {
         sweep_up_level(tree, width, TREE_LEN);
-        print_pairs(up[k], tree, 2 * width - 1, 2 * width);
+        print_pairs(up[k], tree, 2 * width - 1, 2 * width); /* as sweep_up_level goes */
     }
     sweep_down(tree, TREE_LEN);
     print_pairs("down: before", tree, 0, 1);
@@ -831,45 +829,47 @@ static bool demo_thread(const Show *show, Error *error)
     static const float delta[2 * DAYS] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1}; /* day 0 takes no time */
     static const float u[2 * DAYS] = {0}, ones[2 * DAYS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     float y[2 * DAYS];
-    Scan scan = {1, DAYS, 2, 2, u, delta, NULL, A, ones, ones, NULL, NULL, x_start, NULL, false};
+    if (!no_figure(show, error))
+        return false;
+    Scan scan = scan_new(1, DAYS, 2, 2, u, delta, A, ones, ones);
+    scan.x_start = x_start;
     selective_scan(y, NULL, &scan);
-    puts("The thread: chapter 1's forecast as a selective scan in which nothing is selected. Delta "
-         "=\n"
-         "one day, A = (log 1, log 0.4), a channel for each weather\n\n"
+    puts("The thread: chapter 1's forecast as a selective scan in which nothing is selected.\n"
+         "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n\n"
          "   day    sunny    rainy");
     for (size_t t = 0; t < DAYS; t++)
         printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
-    return no_figure(show, error);
+    return true;
 }
 
 /* ===================================== Options and main ===================================== */
 
 int selective_main(int argc, char **argv)
 {
-    enum { DEMOS = 7, TRACE = 4 };
+    enum { DEMOS = 7 };
     static Demo *const demos[DEMOS] = {demo_story, demo_fillers,  demo_copying, demo_theorem,
                                        demo_trace, demo_division, demo_thread};
     const char *story = NULL, *cues = NULL, *svg = NULL;
-    double step = 0.1;
+    double step = 0.0; /* not given */
     uint64_t seed = 1;
     int demo = -1; /* all of them */
-    bool brief = false, trace = false, ascii = false;
+    bool brief = false, ascii = false;
     const Option table[] = {
-        {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo !trace",
+        /* what stands before the help: "!demo": not with --demo; "story cues": only with one of
+           them; "- demo": with it, or with no option of its kind at all (tools.h, Option) */
+        {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo",
          "a story of your own, any text, word by word"},
-        {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo !trace",
+        {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo",
          "the words that open a context, as in data/cues.txt"},
-        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "story cues brief",
-         "the step of the system that cannot choose (default 0.1)"},
-        {"brief", NULL, OPTION_SWITCH, 0, 0, &brief, "!demo !trace",
-         "a line for all words in a row that move nothing"},
-        {"demo", "story|fillers|copying|theorem|trace|division|weather", OPTION_CHOICE, 0, 0, &demo,
+        {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "!demo",
+         "a story; the step of the system that cannot choose (default 0.1)"},
+        {"brief", NULL, OPTION_SWITCH, 0, 0, &brief, "!demo",
+         "a story; a line for all words in a row that move nothing"},
+        {"demo", "story|fillers|copying|theorem|trace|division|thread", OPTION_CHOICE, 0, 0, &demo,
          "mode", "one demo; with --svg its figure"},
-        {"trace", NULL, OPTION_SWITCH, 0, 0, &trace, "mode",
-         "the scan in parallel, on eight steps: the same as --demo trace"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues !brief",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues !step !brief",
          "of what is random in a demo (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues brief demo trace",
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues step brief demo",
          "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw without Unicode"},
     };
@@ -882,8 +882,9 @@ int selective_main(int argc, char **argv)
         return status;
     Error error;
     const Show show = {look_at_terminal(ascii), svg, seed};
-    bool ok = story || cues || brief ? demo_story_of(story, cues, step, brief, &show, &error)
-                                     : demos_run(demos, DEMOS, trace ? TRACE : demo, &show, &error);
+    bool ok = story || cues || brief || step > 0.0
+                  ? demo_story_of(story, cues, step > 0.0 ? step : 0.1, brief, &show, &error)
+                  : demos_run(demos, DEMOS, demo, &show, &error);
     return program_end(ok, &error);
 }
 

@@ -1,7 +1,8 @@
 /* What chapter 4's scans are shown: stories, cues, and the task of selective copying.
 
    HOLDS   reading a story and the cues of its contexts from files, or the built-in ones; which cue
-           ends at a word; what a state says about the contexts; random tasks for copying
+           ends at a word; what a state says about the contexts; random tasks for copying, and
+           the symbols read back from a state
    FOR     the wiring of selective.c and its pictures. Plain data: it knows nothing of a scan */
 
 #ifndef CH04_STORIES
@@ -271,7 +272,7 @@ float word_noise(const char *key, size_t context)
 }
 
 /* Which context a model that reads x would answer from: the largest, if it is ahead of every other
-   by a tenth of what a cue writes; else none (the number of contexts). */
+   by 0.1 (a full state is 1); else none (the number of contexts). */
 size_t story_reading(const float *x, size_t contexts)
 {
     size_t best = 0;
@@ -315,8 +316,8 @@ bool story_and_cues_open(Story *story, Cues *cues, const char *story_path, const
     return ok;
 }
 
-/* Selective copying: a row of tokens, COPY_SYMBOLS of them symbols from 0 to 15, each COPY_BITS bits
-   wide, and the others noise. */
+/* Selective copying: a row of tokens, COPY_SYMBOLS of them symbols from 0 to 15, COPY_BITS bits wide
+   each, and the others noise. */
 enum { COPY_SYMBOLS = 16, COPY_BITS = 4, COPY_NOISE = 16 };
 
 /* A random task: COPY_SYMBOLS symbols at random places among `noise` noise tokens; token
@@ -329,6 +330,27 @@ void copying_task(int *token, int symbol[COPY_SYMBOLS], size_t noise, Random *ra
         token[t] = here ? (int)(random_u32(random) % COPY_NOISE) : COPY_NOISE;
         if (here)
             symbol[COPY_SYMBOLS - left--] = token[t];
+    }
+}
+
+/* How the time-invariant baselines treat every token alike: halve (and so remember an order, but
+   count the noise too), or keep (and so ignore the noise, but lose the order). */
+typedef enum { COPY_SELECTIVE, COPY_HALVING, COPY_KEEPING } CopyWay;
+
+/* The symbols back from x (COPY_BITS), the oldest first: it was pushed furthest, to the lowest
+   place. A state that only kept sums knows how many ones there were: the best guess is then the
+   commoner bit. */
+void copying_read(int symbol[COPY_SYMBOLS], const float *x, CopyWay way)
+{
+    memset(symbol, 0, COPY_SYMBOLS * sizeof *symbol);
+    for (size_t bit = 0; bit < COPY_BITS; bit++) {
+        /* times 2^15: the binary places as a whole number, the oldest symbol's the lowest */
+        long places = lrint(ldexp(x[bit], COPY_SYMBOLS - 1));
+        bool mostly_one = x[bit] > 0.5f * COPY_SYMBOLS;
+        for (size_t k = 0; k < COPY_SYMBOLS; k++) {
+            bool one = way == COPY_KEEPING ? mostly_one : places >> k & 1;
+            symbol[k] |= (int)one << bit;
+        }
     }
 }
 

@@ -22,6 +22,11 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
+INLINE size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 INLINE int threads_most(void)
 {
 #ifdef _OPENMP
@@ -178,7 +183,7 @@ typedef struct {
 #endif
 } ExpTable;
 
-static ExpTable exp_table(void)
+INLINE ExpTable exp_table(void)
 {
     ExpTable table;
 #if LANES == 16

@@ -38,7 +38,8 @@ int block_bench_main(int argc, char **argv)
     int status;
     if (!program_begin(&status, &program, argc, argv))
         return status;
-    BlockShow with = {{look_at_terminal(ascii), svg, 1}, config_default((size_t)width)};
+    MambaConfig config = config_default((size_t)width);
+    BlockShow with = {{look_at_terminal(ascii), svg, 1}, config, config};
     Error error;
     bool ok = !file || config_read(&with.config, file, &error);
     if (ok && pretrained)

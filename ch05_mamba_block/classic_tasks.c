@@ -132,7 +132,7 @@ static Model task_model(bool time_invariant, double gate_price, uint64_t seed)
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
     config.time_invariant = time_invariant;
-    config.gate_price = gate_price;
+    config.delta_penalty = gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;

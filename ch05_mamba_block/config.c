@@ -19,8 +19,8 @@ typedef struct {
     double layer_norm_epsilon, initializer_range;
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
     /* not Hugging Face's: */
-    bool time_invariant; /* Delta, B and C are the same for every token */
-    double gate_price;   /* what training charges for gates that are open: see there */
+    bool time_invariant;  /* Delta, B and C are the same for every token */
+    double delta_penalty; /* what training charges for large Deltas (convolution.c); 0 usually */
 } MambaConfig;
 
 enum {
@@ -97,11 +97,15 @@ static bool config_known(Json *json, JsonText key, MambaConfig *config)
             return true;
         }
     for (size_t i = 0; i < sizeof switches / sizeof *switches; i++)
-        if (json_is(key, switches[i].name))
-            return json_boolean(json, switches[i].on) || true;
+        if (json_is(key, switches[i].name)) {
+            json_boolean(json, switches[i].on); /* a mistake is kept in json */
+            return true;
+        }
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (json_is(key, numbers[i].name))
-            return json_number(json, numbers[i].value) || true;
+        if (json_is(key, numbers[i].name)) {
+            json_number(json, numbers[i].value);
+            return true;
+        }
     return false;
 }
 

@@ -1,7 +1,7 @@
 /* The convolution of a block and the silu after it, as fast as the processor allows.
 
-   HOLDS   the causal convolution of every channel, forward and backward; silu and its way back,
-           a vector of numbers at a time; the price of open gates
+   HOLDS   the causal convolution of every channel, forward and backward; silu, forward and
+           backward, a vector of numbers at a time; a penalty on Delta
    FOR     mamba_block.c, which has them as they are defined: conv1d_forward, conv1d_backward,
            and chapter 4's silu */
 
@@ -143,7 +143,7 @@ void conv1d_backward_fast(float *u_grad, float *weight_grad, float *bias_grad,
 /* ================================== One number at a time ================================== */
 
 /* out = silu(in), sixteen at a time. */
-static void silu_all(float *out, const float *in, size_t count)
+void silu_all(float *out, const float *in, size_t count)
 {
     const ExpTable table = exp_table();
     PARALLEL_FOR(schedule(static) if (count > 100000))
@@ -155,7 +155,7 @@ static void silu_all(float *out, const float *in, size_t count)
 }
 
 /* out = gradient silu'(at), sixteen at a time. */
-static void silu_backward_all(float *out, const float *gradient, const float *at, size_t count)
+void silu_backward_all(float *out, const float *gradient, const float *at, size_t count)
 {
     const ExpTable table = exp_table();
     PARALLEL_FOR(schedule(static) if (count > 100000))
@@ -166,13 +166,14 @@ static void silu_backward_all(float *out, const float *gradient, const float *at
     }
 }
 
-/* The price of opening gates: `price` times the mean Delta of all tokens and channels is added
-   to the loss, for nothing in a short text tells a model to keep its gates shut through a long
-   one. Each Delta's gradient gets the same share of it, and softplus' = sigmoid hands it on. */
-static void gate_price_backward(float *dt_raw_grad, float *bias_grad, const float *dt_raw,
-                                const float *bias, double price, size_t tokens, size_t d_inner)
+/* A penalty on moving the states, which is no part of Mamba: `penalty` times the mean Delta of all
+   tokens and channels is added to the loss, for nothing in a short text tells a model to keep its
+   Deltas small through a long one (LANGUAGE_MODEL.md). Each Delta's gradient gets the same share of
+   it, and softplus' = sigmoid hands it on. */
+void delta_penalty_backward(float *dt_raw_grad, float *bias_grad, const float *dt_raw,
+                            const float *bias, double penalty, size_t tokens, size_t d_inner)
 {
-    const float share = (float)(price / (double)(tokens * d_inner));
+    const float share = (float)(penalty / (double)(tokens * d_inner));
     const ExpTable table = exp_table();
     PARALLEL_FOR(schedule(static))
     for (size_t d = 0; d < d_inner; d += LANES) {

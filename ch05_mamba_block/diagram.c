@@ -1,7 +1,8 @@
-/* The picture of a block.
+/* A block, shown: as a picture, and line by line.
 
-   HOLDS   the boxes and arrows of figures/block.svg
-   FOR     mamba_block.c --diagram */
+   HOLDS   the boxes and arrows of figures/block.svg; a stage of a token's way and a parameter as
+           lines of a table
+   FOR     mamba_block.c: --diagram, --trace, --count. Plain data: it knows nothing of a block */
 
 #ifndef CH05_DIAGRAM
 #define CH05_DIAGRAM
@@ -58,6 +59,8 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
                                         "M295,530 V558",
                                         "M295,590 V618",
                                         "M295,650 V672",
+                                        "M358,400 V416 H295 V428",
+                                        "M310,438 H352 V456 H312",
                                         "M295,50 H560 V635 H372"};
     char text[96];
     svg_open(out, 620, 720);
@@ -81,6 +84,8 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
     snprintf(text, sizeof text, "B, C: %zu each", d_state);
     svg_text(out, 156, 350, "", text);
     svg_text(out, 86, 415, "", "Delta");
+    svg_text(out, 358, 394, "text-anchor=\"middle\"", "A, D: learned");
+    svg_text(out, 330, 472, "text-anchor=\"middle\" font-size=\"11\"", "x, token to token");
     snprintf(text, sizeof text, "state: (%zu, %zu)", d_inner, d_state);
     svg_text(out, 122, 476, "font-size=\"11\"", text);
     svg_text(out, 552, 350, "text-anchor=\"end\" font-size=\"11\"", "residual");
@@ -95,6 +100,27 @@ bool block_write_svg(const char *path, const MambaConfig *config, Error *error)
     svg_block(out.stream, config->hidden_size, config->intermediate_size, config->state_size,
               config->time_step_rank);
     return out_close(&out, error);
+}
+
+/* One stage: its name, what is done there, how wide it is, and its first numbers at a token. */
+void print_stage(const char *name, const char *what, const float *values, size_t wide, size_t token)
+{
+    printf("  %-8s %-46s %5zu ", name, what, wide);
+    for (size_t i = 0; i < smaller(wide, 4); i++)
+        printf(" %8.4f", rounded_to((double)values[token * wide + i], 10000.0));
+    putchar('\n');
+}
+
+/* One parameter: its name, its shape (rank) and how many numbers it has; not if there are none. */
+void print_tensor(const char *name, const size_t *shape, size_t rank, size_t count)
+{
+    char text[64] = "";
+    size_t len = 0;
+    for (size_t axis = 0; axis < rank; axis++)
+        len += (size_t)snprintf(text + len, sizeof text - len, "%s%zu", axis > 0 ? ", " : "",
+                                shape[axis]);
+    if (count > 0)
+        printf("  %-22s %16s %12zu\n", name, text, count);
 }
 
 #endif /* CH05_DIAGRAM */

@@ -936,7 +936,7 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %" PRIu64 " --length %" PRIu64
              " --seed %" PRIu64 " --rate %g --gate-price %g, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
-             s->rate, config->gate_price, config->vocab_size);
+             s->rate, config->delta_penalty, config->vocab_size);
 }
 
 /* All that a run needs to go on as if it had never stopped, its numbers first. */
@@ -1022,7 +1022,7 @@ Model model_to_train(const TrainingRun *run, size_t vocab)
     config.num_hidden_layers = (size_t)run->layers;
     config.vocab_size = vocab;
     config.time_invariant = run->time_invariant;
-    config.gate_price = run->gate_price;
+    config.delta_penalty = run->gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;

@@ -3,7 +3,7 @@
    QUESTION   Chapter 4's scan is given Delta, B, C and a gate. Where do they come from? What else
               is in a block of the published architecture, and what does it cost beside attention?
    NEW        Everything is computed from the tokens: by projections, a short convolution, a gate,
-              a norm and a residual. And the way back through all of it, for training.
+              a norm and a residual. And the backward pass through all of it, for training.
    NOT        Words: a block takes vectors and gives vectors; language_model.c stacks blocks. Speed:
               a name that ends in _fast is the same function for use (products.c, convolution.c).
    EQUATION   out = input + out_proj(scan(u; Delta, A, B, C, D) * silu(z))
@@ -12,10 +12,12 @@
    LETTERS    maths    C           shape                       Hugging Face
               in       input       (batch, len, d_model)       hidden_states
               u'       u_raw       (batch, len, d_inner)       hidden_states after in_proj
-              u        u           (batch, len, d_inner)       hidden_states after conv1d
+              u        u           (batch, len, d_inner)       hidden_states after conv1d and silu
               z        z           (batch, len, d_inner)       gate
               dt       dt_low      (batch, len, dt_rank)       time_step
               B C      B C         (batch, len, d_state)       B, C
+              s        dt_raw      (batch, len, d_inner)       discrete_time_step before its bias
+              Delta    softplus(dt_raw + bias), which only the scan forms: scan.delta is dt_raw
               x        x           (batch, d_inner, d_state)   ssm_state
               d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size
                                                                state_size conv_kernel time_step_rank
@@ -29,19 +31,21 @@
 #define CH05_MAMBA_BLOCK
 
 #include "../ch04_selective/fast_scan.c"
-#include "products.c"    /* linear_..._fast, dot */
+#include "products.c"    /* linear_..._fast, bias_backward, dot */
 #include "convolution.c" /* conv1d_..._fast, silu_all */
 #include "config.c"      /* MambaConfig: all sizes, under Hugging Face's names */
 #include "diagram.c"     /* the block as a picture */
 #include "recall.c"      /* what a fixed state cannot do */
 
 /* ===================================== Linear layers ====================================== */
-/* A linear layer makes new channels out of old ones: y = W x + b, a row of W for each new    */
-/* channel. A block has four of them, and in them nearly all its parameters and its time.     */
-/* The parts come first in this file, then the block that is made of them: mixer_forward.     */
+/* The block in short, as mixer_forward (further down) puts it together:                      */
+/*     u', z = in_proj(norm(in));     u = silu(conv1d(u'));     dt, B, C = x_proj(u)          */
+/*     y = scan(u, softplus(dt_proj(dt) + bias), A, B, C, D) * silu(z);  out = in + out_proj(y)*/
+/* So Delta, B and C come from u, by linear layers: y = W x + b, one row of W per new channel.*/
+/* A block has four of them, nearly all its parameters and its time; so they come first.      */
 
 /* y (tokens, d_out) = x (tokens, d_in) W^T + bias. W is (d_out, d_in), as PyTorch keeps it; bias
-   (d_out), or NULL. Every token goes through by itself: time does not come in. */
+   (d_out), or NULL. Each token is treated on its own. (x is any input here, not the state.) */
 void linear_forward(float *y, const float *x, const float *W, const float *bias, size_t tokens,
                     size_t d_in, size_t d_out)
 {
@@ -54,7 +58,7 @@ void linear_forward(float *y, const float *x, const float *W, const float *bias,
         }
 }
 
-/* The way back. Input i went into every y[o], times W[o][i], so the gradients of the outputs come
+/* Backwards. Input i went into every y[o], times W[o][i], so the gradients of the outputs come
    back to it by the same weights: x_grad (tokens, d_in) = y_grad (tokens, d_out) W. An input that
    is used elsewhere too has a gradient already: `add` adds to it. */
 void linear_backward_input(float *x_grad, const float *y_grad, const float *W, bool add,
@@ -70,7 +74,8 @@ void linear_backward_input(float *x_grad, const float *y_grad, const float *W, b
 }
 
 /* W[o][i] was used by every token, to bring x[t][i] into y[t][o]; so its gradient is a sum over
-   the tokens: W_grad (d_out, d_in) = y_grad^T x. */
+   the tokens: W_grad (d_out, d_in) = y_grad^T x. (A bias was added as it is, so its gradient is
+   the sum of y_grad over the tokens: bias_backward, in products.c.) */
 void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, size_t tokens,
                             size_t d_in, size_t d_out)
 {
@@ -83,22 +88,13 @@ void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, 
         }
 }
 
-/* A bias was added to every token as it is: its gradient is the sum of y_grad (tokens, d_out). */
-void bias_backward(float *bias_grad, const float *y_grad, size_t tokens, size_t d_out)
-{
-    zero(bias_grad, d_out);
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t o = 0; o < d_out; o++)
-            bias_grad[o] += y_grad[t * d_out + o];
-}
-
 /* ======================================= The norm ========================================= */
 /* A token's vector is divided by its root mean square, so that the layers after it need not  */
-/* care how loud it is: (3, 4) and (300, 400) become the same. Then a factor for each channel.*/
+/* care about its scale: (3, 4) and (300, 400) become the same. Then a factor per channel.    */
 
 /* out (tokens, d_model) = input / sqrt(mean(input^2) + epsilon) * weight (Zhang and Sennrich,
    equation 4; epsilon under the root as Hugging Face has it). scale (tokens), which is 1 over that
-   root, is kept for the way back. */
+   root, is kept for the backward pass. PARALLEL_FOR is OpenMP's "parallel for", or nothing. */
 void rms_norm_forward(float *out, float *scale, const float *input, const float *weight,
                       double epsilon, size_t tokens, size_t d_model)
 {
@@ -168,17 +164,18 @@ static void conv1d_token(float *out, const float *const *in, const float *weight
 
 /* The input at time t of sequence b, (d_inner). t may be up to d_conv - 1 before the first token:
    that is in `past` (batch, d_conv - 1, d_inner), oldest first, or zeros if `past` is NULL. */
-static const float *conv1d_input(const float *u, const float *past, const float *zeros, size_t b,
-                                 int64_t t, size_t len, size_t d_inner, size_t d_conv)
+static const float *conv1d_input(const float *u_raw, const float *past, const float *zeros,
+                                 size_t b, int64_t t, size_t len, size_t d_inner, size_t d_conv)
 {
     if (t >= 0)
-        return u + (b * len + (size_t)t) * d_inner;
-    size_t back = (size_t)((int64_t)d_conv - 1 + t);
-    return past == NULL ? zeros : past + (b * (d_conv - 1) + back) * d_inner;
+        return u_raw + (b * len + (size_t)t) * d_inner;
+    size_t row = (size_t)((int64_t)d_conv - 1 + t);
+    return past == NULL ? zeros : past + (b * (d_conv - 1) + row) * d_inner;
 }
 
-/* A whole sequence: out (batch, len, d_inner) from u of the same shape; zeros is d_inner zeros. */
-void conv1d_forward(float *out, const float *u, const float *past, const float *zeros,
+/* A whole sequence: out (batch, len, d_inner) from u_raw of the same shape; zeros is d_inner zeros.
+   CONV_MOST is 16, the largest d_conv. */
+void conv1d_forward(float *out, const float *u_raw, const float *past, const float *zeros,
                     const float *weight, const float *bias, size_t batch, size_t len,
                     size_t d_inner, size_t d_conv)
 {
@@ -186,35 +183,36 @@ void conv1d_forward(float *out, const float *u, const float *past, const float *
         for (size_t t = 0; t < len; t++) {
             const float *in[CONV_MOST];
             for (size_t j = 0; j < d_conv; j++)
-                in[j] = conv1d_input(u, past, zeros, b, (int64_t)(t + j) - (int64_t)(d_conv - 1),
-                                     len, d_inner, d_conv);
+                in[j] =
+                    conv1d_input(u_raw, past, zeros, b, (int64_t)(t + j) - (int64_t)(d_conv - 1),
+                                 len, d_inner, d_conv);
             conv1d_token(out + (b * len + t) * d_inner, in, weight, bias, d_inner, d_conv);
         }
 }
 
 /* What the next piece of the sequence must know of this one: `past` becomes the last d_conv - 1
    inputs. A block remembers two things from piece to piece: these, and the scan's x. */
-void conv1d_keep(float *past, const float *u, size_t batch, size_t len, size_t d_inner,
+void conv1d_keep(float *past, const float *u_raw, size_t batch, size_t len, size_t d_inner,
                  size_t d_conv)
 {
     for (size_t b = 0; b < batch; b++)
         for (size_t j = 0; j + 1 < d_conv; j++) {
             int64_t t = (int64_t)(len + j) - (int64_t)(d_conv - 1);
             float *to = past + (b * (d_conv - 1) + j) * d_inner;
-            memmove(to, conv1d_input(u, past, NULL, b, t, len, d_inner, d_conv),
+            memmove(to, conv1d_input(u_raw, past, NULL, b, t, len, d_inner, d_conv),
                     d_inner * sizeof(float));
         }
 }
 
-/* The way back, for sequences that began with nothing. out[t] is a sum over j of weight[d][j] times
+/* Backwards, for sequences that began with nothing. out[t] is a sum over j of weight[d][j] times
    an input, that of time t + j + 1 - d_conv. So the gradient of out[t] goes to that input by that
-   weight, and to that weight by that input. u_grad is (batch, len, d_inner), weight_grad (d_inner,
-   1, d_conv), bias_grad (d_inner) or NULL. */
-void conv1d_backward(float *u_grad, float *weight_grad, float *bias_grad, const float *out_grad,
-                     const float *u, const float *weight, size_t batch, size_t len, size_t d_inner,
-                     size_t d_conv)
+   weight, and to that weight by that input. u_raw_grad is (batch, len, d_inner), weight_grad
+   (d_inner, 1, d_conv), bias_grad (d_inner) or NULL. */
+void conv1d_backward(float *u_raw_grad, float *weight_grad, float *bias_grad, const float *out_grad,
+                     const float *u_raw, const float *weight, size_t batch, size_t len,
+                     size_t d_inner, size_t d_conv)
 {
-    zero(u_grad, batch * len * d_inner);
+    zero(u_raw_grad, batch * len * d_inner);
     zero(weight_grad, d_inner * d_conv);
     if (bias_grad != NULL)
         bias_backward(bias_grad, out_grad, batch * len, d_inner);
@@ -226,8 +224,8 @@ void conv1d_backward(float *u_grad, float *weight_grad, float *bias_grad, const 
                 size_t to = b * len + t, from = to + j + 1 - d_conv;
                 for (size_t d = 0; d < d_inner; d++) {
                     float dy = out_grad[to * d_inner + d];
-                    u_grad[from * d_inner + d] += weight[d * d_conv + j] * dy;
-                    weight_grad[d * d_conv + j] += u[from * d_inner + d] * dy;
+                    u_raw_grad[from * d_inner + d] += weight[d * d_conv + j] * dy;
+                    weight_grad[d * d_conv + j] += u_raw[from * d_inner + d] * dy;
                 }
             }
 }
@@ -271,6 +269,7 @@ void block_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
     size_t d_state = config->state_size, d_conv = config->conv_kernel;
     size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
     TensorShape all[BLOCK_TENSORS] = {
+        /* name, shape, rank, fan_in, count (worked out below) */
         {"norm.weight", {d_model, 0, 0}, 1, 0, 0},
         {"mixer.in_proj.weight", {2 * d_inner, d_model, 0}, 2, d_model, 0},
         {"mixer.in_proj.bias", {config->use_bias ? 2 * d_inner : 0, 0, 0}, 1, d_model, 0},
@@ -345,10 +344,10 @@ size_t block_params_count(const MambaConfig *config)
 }
 
 /* Parameters to start from (Mamba, section 3.6, and the published code). Projections as nn.Linear's
-   default, uniform within 1 / sqrt(fan_in), so that sums are as loud as what they sum. A = -1 ..
-   -d_state: each channel forgets at d_state rates. D = 1. And a bias such that softplus gives
-   Deltas log-uniform from time_step_min to time_step_max, that is 0.001 to 0.1: a fresh block moves
-   its states slowly, and can learn to hurry. */
+   default, uniform within 1 / sqrt(fan_in), so that sums are of the order of what they sum. A = -1
+   .. -d_state: each channel forgets at d_state rates. D = 1. And a bias such that softplus gives
+   Deltas from time_step_min to time_step_max, 0.001 to 0.1, log-uniform as in the code (the paper
+   says uniform): a fresh block moves its states slowly, and can learn to hurry. */
 void block_init(const BlockParams *params, const MambaConfig *config, Random *random)
 {
     TensorShape shapes[BLOCK_TENSORS];
@@ -356,12 +355,12 @@ void block_init(const BlockParams *params, const MambaConfig *config, Random *ra
     size_t d_state = config->state_size;
     double low = log(config->time_step_min), high = log(config->time_step_max);
     block_shapes(shapes, config);
-    /* what sums: uniform within 1 / sqrt(fan_in) */
+    /* the weights and biases of sums: uniform within 1 / sqrt(fan_in) */
     for (int i = 0; i < BLOCK_TENSORS; i++)
         for (size_t k = 0; k < shapes[i].count && shapes[i].fan_in > 0; k++)
             p[i][k] = (float)(1.0 / sqrt((double)shapes[i].fan_in) *
                               (2.0 * random_uniform(random) - 1.0));
-    /* what does not: the norm leaves its channels as they are; Delta, D and A as said above */
+    /* and the others: the norm leaves its channels as they are; Delta, D and A as said above */
     for (size_t i = 0; i < config->hidden_size; i++)
         p[NORM_WEIGHT][i] = 1.0f;
     for (size_t d = 0; d < config->intermediate_size; d++) {
@@ -414,9 +413,10 @@ BlockState block_state_place(float *memory, const MambaConfig *config, size_t ba
     return state;
 }
 
-/* Everything a forward pass computes on its way, in this order: for the way back, and for a look
-   at it. A gradient has the shape of what it is a gradient of, so the way back fills a second
-   cache with the gradients of what is in the first. */
+/* Everything a forward pass computes on its way, in this order: for the backward pass, and for a
+   look at it. A gradient has the shape of what it is a gradient of, so the backward pass fills a
+   second cache with the gradients of what is in the first. A `const BlockCache` says where the
+   arrays lie, and that stays; what is in them is written. */
 typedef struct {
     size_t batch, len;
     float *normed, *scale; /* (batch, len, d_model), (batch, len) */
@@ -427,22 +427,26 @@ typedef struct {
     float *dt_raw;         /* (batch, len, d_inner) dt_proj, its bias not yet added */
     float *gated;          /* (batch, len, d_inner) the scan's output, gated */
     float *zeros;          /* (d_inner) */
-    float *constant;       /* as u: what x_proj gets in a block whose Delta, B and C are to be the
-                              same for every token (a system of chapter 3, to compare); else NULL */
-    float *checkpoint;     /* some of the scan's states, for its way back; else NULL */
+    float *constant;       /* NULL; or, in an experiment, what x_proj gets instead of u, so that
+                              Delta, B and C ignore the token: a system of chapter 3 */
+    float *checkpoint;     /* some of the scan's states, for its backward pass; else NULL */
     float *A, *scan;       /* in a cache of gradients: that of A, and the scan's workspace */
 } BlockCache;
 typedef BlockCache BlockBack;
 
 /* The scan inside the block: chapter 4's, given what this block has computed. It adds dt_proj's
-   bias and takes the softplus itself (so the last `true`), and gates with z. */
+   bias and takes the softplus itself, and gates with z. */
 static Scan block_scan(const BlockCache *cache, const MambaBlock *block, const BlockState *state)
 {
-    float *const *p = block->params.tensor, *start = state == NULL ? NULL : state->x;
     size_t d_inner = block->config.intermediate_size, d_state = block->config.state_size;
-    Scan scan = {cache->batch,  cache->len,      d_inner,  d_state,           cache->u,
-                 cache->dt_raw, p[DT_PROJ_BIAS], block->A, cache->B,          cache->C,
-                 p[D_SKIP],     cache->z,        start,    cache->checkpoint, true};
+    Scan scan = scan_new(cache->batch, cache->len, d_inner, d_state, cache->u, cache->dt_raw,
+                         block->A, cache->B, cache->C);
+    scan.delta_bias = block->params.tensor[DT_PROJ_BIAS];
+    scan.D = block->params.tensor[D_SKIP];
+    scan.z = cache->z;
+    scan.x_start = state == NULL ? NULL : state->x;
+    scan.checkpoint = cache->checkpoint;
+    scan.delta_softplus = true;
     return scan;
 }
 
@@ -455,9 +459,9 @@ static float *take(float *memory, size_t *used, size_t count)
 }
 
 /* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. A
-   cache that only goes forward (`back` false) keeps no checkpoints. */
+   cache that is not for training keeps no checkpoints. */
 size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *block, size_t batch,
-                         size_t len, bool back)
+                         size_t len, bool training)
 {
     const MambaConfig *config = &block->config;
     size_t tokens = batch * len, d_inner = config->intermediate_size, wide = tokens * d_inner;
@@ -480,7 +484,7 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     cache->zeros = take(memory, &used, d_inner);
     if (config->time_invariant)
         cache->constant = take(memory, &used, wide);
-    if (back) {
+    if (training) {
         Scan scan = block_scan(cache, block, NULL);
         cache->checkpoint = take(memory, &used, selective_scan_checkpoint_floats(&scan));
     }
@@ -493,9 +497,9 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
 
 /* ======================================= The block ======================================== */
 
-/* The gate as it is defined: out (count) = y silu(z). Each channel's output is let through, or not,
-   by this token alone, without any memory. In a block the scan does it on its way; here it can be
-   looked at.
+/* The gate as it is defined: out (count) = y silu(z). Each channel's output is multiplied by about
+   0 for z far below 0 and by about z for z far above, by this token alone, without any memory. In a
+   block the scan does it on its way; here it can be looked at.
 
    Exercise 5.4. Open and close. */
 void gate_forward(float *out, const float *y, const float *z, size_t count)
@@ -527,23 +531,24 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     size_t d_state = config->state_size, d_conv = config->conv_kernel;
     size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
     size_t tokens = cache->batch * cache->len;
-    const float *bias = p[IN_PROJ_BIAS], *seen = cache->constant ? cache->constant : cache->u;
+    const float *bias = p[IN_PROJ_BIAS];
+    const float *seen = cache->constant ? cache->constant : cache->u; /* u, but for an experiment */
 
-    /* u, z = in_proj(normed).chunk(2): two products with the halves of one weight. u is what may
-       be remembered, z is the gate. */
+    /* u_raw, z = in_proj(normed).chunk(2): two products with the halves of one weight. u_raw is
+       what may be remembered, z is the gate. */
     linear_forward_fast(cache->u_raw, cache->normed, p[IN_PROJ_WEIGHT], bias, tokens, d_model,
                         d_inner);
     linear_forward_fast(cache->z, cache->normed, p[IN_PROJ_WEIGHT] + d_inner * d_model,
                         bias == NULL ? NULL : bias + d_inner, tokens, d_model, d_inner);
-    /* u = silu(conv1d(u)) */
+    /* u = silu(conv1d(u_raw)) */
     conv1d_forward_fast(cache->conv, cache->u_raw, state == NULL ? NULL : state->conv, cache->zeros,
                         p[CONV1D_WEIGHT], p[CONV1D_BIAS], cache->batch, cache->len, d_inner,
                         d_conv);
     if (state != NULL)
         conv1d_keep(state->conv, cache->u_raw, cache->batch, cache->len, d_inner, d_conv);
     silu_all(cache->u, cache->conv, tokens * d_inner);
-    /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state): one row of numbers for each token,
-       that is all that selection is made of */
+    /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state): one row x_dbl of `narrow` numbers for
+       each token, and that is all that selection is made of */
     linear_forward_fast(cache->x_dbl, seen, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
@@ -560,17 +565,19 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
 }
 
 /* A whole block, for many sequences at once: out (batch, len, d_model) = input +
-   mixer(norm(input)); out may be input. The residual lets blocks be stacked: each adds a correction
-   to what runs past it. Sizes are the cache's. With `state` a sequence can be given in pieces. */
+   mixer(norm(input)); out may be input, unless the cache is kept for the backward pass. The
+   residual lets blocks be stacked: each adds a correction to what runs past it. Sizes are the
+   cache's. With `state` a sequence can be given in pieces. */
 void block_forward(float *out, const BlockCache *cache, const BlockState *state, const float *input,
                    const MambaBlock *block)
 {
     size_t d_model = block->config.hidden_size, tokens = cache->batch * cache->len;
-    bool back = cache->checkpoint != NULL;
+    bool keep = cache->checkpoint != NULL; /* for training */
     rms_norm_forward(cache->normed, cache->scale, input, block->params.tensor[NORM_WEIGHT],
                      block->config.layer_norm_epsilon, tokens, d_model);
-    assert(!back || out != input);
-    float *mixed = back ? out : cache->normed; /* normed is wanted again on the way back only */
+    assert(!keep || out != input);
+    /* the mixer's result: in out if normed must survive, else over normed, which is done with */
+    float *mixed = keep ? out : cache->normed;
     mixer_forward(mixed, cache, state, block);
     for (size_t i = 0; i < tokens * d_model; i++)
         out[i] = input[i] + mixed[i];
@@ -586,9 +593,9 @@ void block_step(float *out, const BlockCache *cache, const BlockState *state, co
 }
 
 /* ================================== The block, backwards ================================== */
-/* Each box hands its gradient to the one before it: the forward pass, read from below. Two   */
-/* places want care: what is used twice gets two gradients, which add up (u: by the scan and  */
-/* by x_proj; the input: by the norm and by the residual).                                    */
+/* Each box hands its gradient to the one before it: the forward pass, read from below. What  */
+/* is used twice gets two gradients, which add up: u, by the scan and by x_proj; the input,   */
+/* by the norm and by the residual.                                                           */
 
 /* Lays out, or counts, the gradients of what `cache` holds: a second cache, and the gradient of A
    and the scan's workspace after it. */
@@ -597,48 +604,31 @@ size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
 {
     size_t used = block_cache_place(back, memory, block, cache->batch, cache->len, false);
     Scan scan = block_scan(cache, block, NULL);
-    float dummy = 0.0f;
-    scan.checkpoint = &dummy; /* the forward pass keeps them */
+    float dummy = 0.0f; /* never read: it only says that the forward pass keeps checkpoints */
+    scan.checkpoint = &dummy;
     back->A = take(memory, &used, block->config.intermediate_size * block->config.state_size);
     back->scan = take(memory, &used, selective_scan_backward_floats(&scan));
     return used;
 }
 
-/* The mixer's way back, box by box from the end: gradients of the parameters in `grad` (written,
-   not added to) and of cache->normed in back->normed. The forward pass began with nothing. */
-void mixer_backward(const BlockParams *grad, const BlockBack *back, const float *out_grad,
-                    const BlockCache *cache, const MambaBlock *block)
+/* dt_raw = dt_proj(dt_low) and dt_low, B, C = x_proj(u), backwards: from the gradients of dt_raw, B
+   and C to that of u, which the scan has left in back->u and which is added to here. */
+static void selection_backward(const BlockParams *grad, const BlockBack *back,
+                               const BlockCache *cache, const MambaBlock *block)
 {
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor, *const *g = grad->tensor;
-    size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t d_state = config->state_size, d_conv = config->conv_kernel;
+    size_t d_inner = config->intermediate_size, d_state = config->state_size;
     size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
     size_t tokens = cache->batch * cache->len;
     const float *seen = cache->constant ? cache->constant : cache->u;
-
-    /* out = out_proj(gated): a linear layer has two ways back, to its weight and to its input */
-    linear_backward_weight_fast(g[OUT_PROJ_WEIGHT], out_grad, cache->gated, tokens, d_inner,
-                                d_model);
-    linear_backward_input_fast(back->gated, out_grad, p[OUT_PROJ_WEIGHT], false, tokens, d_inner,
-                               d_model);
-    /* gated = scan(u, dt_raw, A, B, C, D, z): chapter 4's way back gives the gradients of all of
-       them and of the bias. A = -exp(A_log), so dA/dA_log = A. */
-    Scan scan = block_scan(cache, block, NULL);
-    ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
-                          back->C, g[D_SKIP],    back->z,         NULL};
-    selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
-    if (config->gate_price > 0.0) /* training may charge for open gates: see convolution.c */
-        gate_price_backward(back->dt_raw, g[DT_PROJ_BIAS], cache->dt_raw, p[DT_PROJ_BIAS],
-                            config->gate_price, tokens, d_inner);
-    for (size_t i = 0; i < d_inner * d_state; i++)
-        g[A_LOG][i] = back->A[i] * block->A[i];
-    /* dt_raw = dt_proj(dt_low) */
+    if (config->delta_penalty > 0.0) /* not Mamba: for one experiment of LANGUAGE_MODEL.md */
+        delta_penalty_backward(back->dt_raw, g[DT_PROJ_BIAS], cache->dt_raw, p[DT_PROJ_BIAS],
+                               config->delta_penalty, tokens, d_inner);
     linear_backward_weight_fast(g[DT_PROJ_WEIGHT], back->dt_raw, cache->dt_low, tokens, dt_rank,
                                 d_inner);
     linear_backward_input_fast(back->dt_low, back->dt_raw, p[DT_PROJ_WEIGHT], false, tokens,
                                dt_rank, d_inner);
-    /* dt_low, B, C = x_proj(u): u is used here and in the scan, so here its gradient is added */
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
@@ -646,23 +636,60 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     if (cache->constant == NULL)
         linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
                                    narrow);
+}
+
+/* u_raw, z = in_proj(normed), backwards: normed is used by both halves of the weight. */
+static void in_proj_backward(const BlockParams *grad, const BlockBack *back,
+                             const BlockCache *cache, const MambaBlock *block)
+{
+    size_t d_model = block->config.hidden_size, d_inner = block->config.intermediate_size;
+    size_t tokens = cache->batch * cache->len;
+    const float *half[2] = {back->u_raw, back->z}, *W = block->params.tensor[IN_PROJ_WEIGHT];
+    float *W_grad = grad->tensor[IN_PROJ_WEIGHT], *bias_grad = grad->tensor[IN_PROJ_BIAS];
+    for (size_t i = 0; i < 2; i++) {
+        size_t first = i * d_inner;
+        linear_backward_weight_fast(W_grad + first * d_model, half[i], cache->normed, tokens,
+                                    d_model, d_inner);
+        linear_backward_input_fast(back->normed, half[i], W + first * d_model, i > 0, tokens,
+                                   d_model, d_inner);
+        if (bias_grad != NULL)
+            bias_backward(bias_grad + first, half[i], tokens, d_inner);
+    }
+}
+
+/* The mixer backwards, box by box from the end: gradients of the parameters in `grad` (written, not
+   added to) and of cache->normed in back->normed. The forward pass began with nothing. */
+void mixer_backward(const BlockParams *grad, const BlockBack *back, const float *out_grad,
+                    const BlockCache *cache, const MambaBlock *block)
+{
+    const MambaConfig *config = &block->config;
+    float *const *p = block->params.tensor, *const *g = grad->tensor;
+    size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
+    size_t tokens = cache->batch * cache->len;
+
+    /* out = out_proj(gated): a linear layer's gradients go to its weight, its bias and its input */
+    linear_backward_weight_fast(g[OUT_PROJ_WEIGHT], out_grad, cache->gated, tokens, d_inner,
+                                d_model);
+    if (g[OUT_PROJ_BIAS] != NULL)
+        bias_backward(g[OUT_PROJ_BIAS], out_grad, tokens, d_model);
+    linear_backward_input_fast(back->gated, out_grad, p[OUT_PROJ_WEIGHT], false, tokens, d_inner,
+                               d_model);
+    /* gated = scan(u, dt_raw, A, B, C, D, z): chapter 4's backward pass gives the gradients of all
+       of them and of the bias. A = -exp(A_log), so dA/dA_log = A. */
+    Scan scan = block_scan(cache, block, NULL);
+    ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
+                          back->C, g[D_SKIP],    back->z,         NULL};
+    selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
+    for (size_t i = 0; i < d_inner * config->state_size; i++)
+        g[A_LOG][i] = back->A[i] * block->A[i];
+    /* dt_raw, B, C from u */
+    selection_backward(grad, back, cache, block);
     /* u = silu(conv1d(u_raw)) */
     silu_backward_all(back->conv, back->u, cache->conv, tokens * d_inner);
     conv1d_backward_fast(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
-                         p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, d_conv);
-    /* u_raw, z = in_proj(normed): normed is used by both halves */
-    const float *half[2] = {back->u_raw, back->z};
-    for (size_t i = 0; i < 2; i++) {
-        size_t first = i * d_inner;
-        linear_backward_weight_fast(g[IN_PROJ_WEIGHT] + first * d_model, half[i], cache->normed,
-                                    tokens, d_model, d_inner);
-        linear_backward_input_fast(back->normed, half[i], p[IN_PROJ_WEIGHT] + first * d_model,
-                                   i > 0, tokens, d_model, d_inner);
-        if (g[IN_PROJ_BIAS] != NULL)
-            bias_backward(g[IN_PROJ_BIAS] + first, half[i], tokens, d_inner);
-    }
-    if (g[OUT_PROJ_BIAS] != NULL)
-        bias_backward(g[OUT_PROJ_BIAS], out_grad, tokens, d_model);
+                         p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, config->conv_kernel);
+    /* u_raw, z = in_proj(normed) */
+    in_proj_backward(grad, back, cache, block);
 }
 
 /* The gradients of a whole block: of its parameters, and of its input (batch, len, d_model) in
@@ -674,7 +701,7 @@ void block_backward(const BlockParams *grad, float *input_grad, const BlockBack 
     size_t tokens = cache->batch * cache->len, d_model = block->config.hidden_size;
     mixer_backward(grad, back, out_grad, cache, block);
     /* out = input + mixer(norm(input)): the residual hands the gradient back as it is, which is why
-       a hundred blocks can be trained; the norm's way back adds its part */
+       a hundred blocks can be trained; the norm's backward pass adds its part */
     memcpy(input_grad, out_grad, tokens * d_model * sizeof(float));
     rms_norm_backward(input_grad, grad->tensor[NORM_WEIGHT], back->normed, cache->scale, input,
                       block->params.tensor[NORM_WEIGHT], tokens, d_model);
@@ -694,7 +721,7 @@ void attend(float *mixed, float *weight, const float *q, const float *k, const f
             size_t d_head, size_t d_model)
 {
     float largest = -INFINITY, total = 0.0f, factor = 1.0f / sqrtf((float)d_head);
-    /* how well each key fits the query; 1 / sqrt(d_head) keeps that of size 1 in any width */
+    /* how well each key fits the query; 1 / sqrt(d_head) keeps its size the same at any width */
     for (size_t s = 0; s < len; s++) {
         weight[s] = factor * dot(q, k + s * d_model, d_head);
         largest = fmaxf(largest, weight[s]);
@@ -729,15 +756,16 @@ static OwnBlock own_block_new(const MambaConfig *config, size_t batch, size_t le
     memset(&own, 0, sizeof own);
     own.block.config = *config;
     /* count first, ask once, then lay out */
-    size_t params = block_params_floats(config), A = config->intermediate_size * config->state_size;
-    size_t state = block_state_floats(config, batch);
-    size_t cache = block_cache_place(&own.cache, NULL, &own.block, batch, len, false);
-    own.memory = NEW(float, params + A + state + cache + 64);
-    float *next = own.memory + (-(uintptr_t)own.memory % 64) / sizeof(float); /* on a vector */
+    size_t n_params = block_params_floats(config), n_state = block_state_floats(config, batch);
+    size_t n_A = config->intermediate_size * config->state_size;
+    size_t n_cache = block_cache_place(&own.cache, NULL, &own.block, batch, len, false);
+    own.memory = NEW(float, n_params + n_A + n_state + n_cache + 16);
+    /* 16 floats to spare, to start at an address that 64 bytes divide: on a vector */
+    float *next = own.memory + (-(uintptr_t)own.memory % 64) / sizeof(float);
     own.block.params = block_params_place(next, config);
-    block_cache_place(&own.cache, next + params, &own.block, batch, len, false);
-    own.block.A = next + params + cache;
-    own.state = block_state_place(own.block.A + A, config, batch);
+    block_cache_place(&own.cache, next + n_params, &own.block, batch, len, false);
+    own.block.A = next + n_params + n_cache;
+    own.state = block_state_place(own.block.A + n_A, config, batch);
     block_init(&own.block.params, config, random);
     block_refresh(&own.block);
     return own;
@@ -748,29 +776,11 @@ static void own_block_free(OwnBlock *own)
     free(own->memory);
 }
 
-static float *random_floats(size_t count, Random *random)
-{
-    float *values = NEW(float, count);
-    for (size_t i = 0; i < count; i++)
-        values[i] = (float)random_normal(random);
-    return values;
-}
-
-/* What this chapter's demos are shown with: the block's sizes besides. */
+/* What this chapter's demos are shown with: sizes of a block besides. */
 typedef struct {
-    Show show; /* first, for a demo is given a pointer to it */
-    MambaConfig config;
+    Show show;                   /* first, for a demo is given a pointer to it */
+    MambaConfig config, counted; /* the second for demo_count */
 } BlockShow;
-
-/* One stage: its name, what is done there, how wide it is, and its first numbers at a token. */
-static void print_stage(const char *name, const char *what, const float *values, size_t wide,
-                        size_t token)
-{
-    printf("  %-8s %-46s %5zu ", name, what, wide);
-    for (size_t i = 0; i < smaller(wide, 4); i++)
-        printf(" %8.4f", rounded_to((double)values[token * wide + i], 10000.0));
-    putchar('\n');
-}
 
 /* The last of a few tokens on its way through a block with random weights: what each stage makes of
    it, in the order of mixer_forward. */
@@ -799,7 +809,7 @@ static bool demo_block_trace(const Show *show, Error *error)
     puts("  stage    what is done                                   width   first numbers");
     print_stage("input", "", input, d_model, last);
     print_stage("normed", "divided by its root mean square, times weight", normed, d_model, last);
-    print_stage("u", "in_proj, first half", own.cache.u_raw, d_inner, last);
+    print_stage("u_raw", "in_proj, first half", own.cache.u_raw, d_inner, last);
     print_stage("z", "in_proj, second half: the gate", own.cache.z, d_inner, last);
     print_stage("conv", "the last d_conv tokens of each channel", own.cache.conv, d_inner, last);
     print_stage("u", "silu", own.cache.u, d_inner, last);
@@ -823,20 +833,13 @@ static bool demo_block_trace(const Show *show, Error *error)
 /* Every parameter of a block with its shape, and how many there are. */
 static bool demo_count(const Show *show, Error *error)
 {
-    const MambaConfig *config = &((const BlockShow *)show)->config;
+    const MambaConfig *config = &((const BlockShow *)show)->counted;
     TensorShape shapes[BLOCK_TENSORS];
     block_shapes(shapes, config);
     printf("The parameters of a block, d_model %zu\n\n", config->hidden_size);
-    for (int i = 0; i < BLOCK_TENSORS; i++) {
-        char shape[64];
-        size_t len = 0;
-        for (size_t axis = 0; axis < shapes[i].rank; axis++)
-            len += (size_t)snprintf(shape + len, sizeof shape - len, "%s%zu", axis > 0 ? ", " : "",
-                                    shapes[i].shape[axis]);
-        if (shapes[i].count > 0)
-            printf("  %-22s %16s %12zu\n", shapes[i].name, shape, shapes[i].count);
-    }
-    printf("  %-22s %16s %12zu\n", "all", "", block_params_count(config));
+    for (int i = 0; i < BLOCK_TENSORS; i++)
+        print_tensor(shapes[i].name, shapes[i].shape, shapes[i].rank, shapes[i].count);
+    print_tensor("all", NULL, 0, block_params_count(config));
     (void)error;
     return true;
 }
@@ -856,7 +859,7 @@ int mamba_block_main(int argc, char **argv)
         {"diagram", NULL, OPTION_SWITCH, 0, 0, &diagram, "mode svg",
          "the block as a picture; needs --svg FILE"},
         {"width", "N", OPTION_WHOLE, 1, 4096, &width, "- trace count diagram !config",
-         "d_model (default 16; 768 for --count and --diagram)"},
+         "d_model (default 16; 768 for the parameters and the picture)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "- trace count diagram",
          "sizes from a Hugging Face config.json"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- trace recall",
@@ -873,13 +876,15 @@ int mamba_block_main(int argc, char **argv)
         return status;
     for (int k = 0; k < DEMOS; k++)
         one = mode[k] ? k : one;
-    size_t usual = mode[COUNT] || diagram ? 768 : 16;
     BlockShow with = {{look_at_terminal(ascii), svg, seed},
-                      config_default(width ? (size_t)width : usual)};
+                      config_default(width ? (size_t)width : 16),
+                      config_default(width ? (size_t)width : 768)};
     Error error;
     bool ok = !file || config_read(&with.config, file, &error);
+    if (ok && file)
+        with.counted = with.config;
     if (ok)
-        ok = diagram ? block_write_svg(svg, &with.config, &error)
+        ok = diagram ? block_write_svg(svg, &with.counted, &error)
                      : demos_run(demos, DEMOS, one, &with.show, &error);
     return program_end(ok, &error);
 }

@@ -120,7 +120,7 @@ static void bench_block(double peak)
     own_block_free(&own);
 }
 
-static bool demo_block_speed(const Show *show, Error *error)
+bool demo_block_speed(const Show *show, Error *error)
 {
     double peak = measure_multiply_adds();
     bench_products(peak);
@@ -154,7 +154,7 @@ static double measure_step_attention(const Attention *layer, float *token, size_
     return median(seconds, STEP_RUNS);
 }
 
-/* A block without its norm and an attention layer, both of width d_model, on one sequence. */
+/* A block, its norm included, and an attention layer, both of width d_model, on one sequence. */
 static Cost measure_cost(const MambaConfig *config, const Attention *layer, size_t len,
                          Random *random)
 {
@@ -184,7 +184,7 @@ static Cost measure_cost(const MambaConfig *config, const Attention *layer, size
 }
 
 /* How the costs of both grow with the text, as a table and a chart. */
-static bool demo_compare(const Show *show, Error *error)
+bool demo_compare(const Show *show, Error *error)
 {
     const MambaConfig *config = &((const BlockShow *)show)->config;
     size_t d_model = config->hidden_size;
@@ -204,7 +204,7 @@ static bool demo_compare(const Show *show, Error *error)
     printf(
         "One Mamba block and one attention layer of %zu heads, both of width %zu, %d threads\n\n",
         heads, d_model, threads_most());
-    puts("              forward, ms            a token more, us         carried, KB");
+    puts("              forward, ms         one more token, us          carried, KB");
     puts("  tokens    Mamba  attention       Mamba  attention       Mamba  attention");
     for (size_t i = 0; i < COMPARE_LOOKS; i++) {
         size_t tokens = (size_t)COMPARE_FIRST << i;

@@ -233,16 +233,24 @@ void linear_backward_weight_fast(float *W_grad, const float *y_grad, const float
     product(W_grad, strided(y_grad, 1, d_out), strided(x, d_in, 1), d_out, d_in, tokens, false);
 }
 
+/* A bias was added to every token as it is: its gradient is the sum of y_grad (tokens, d_out). */
+void bias_backward(float *bias_grad, const float *y_grad, size_t tokens, size_t d_out)
+{
+    zero(bias_grad, d_out);
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t o = 0; o < d_out; o++)
+            bias_grad[o] += y_grad[t * d_out + o];
+}
+
 /* Columns first .. first + count - 1 of a matrix (rows, cols), to or from a matrix of their own. */
-static void columns_out(float *out, const float *from, size_t first, size_t count, size_t rows,
-                        size_t cols)
+void columns_out(float *out, const float *from, size_t first, size_t count, size_t rows,
+                 size_t cols)
 {
     for (size_t r = 0; r < rows; r++)
         memcpy(out + r * count, from + r * cols + first, count * sizeof(float));
 }
 
-static void columns_in(float *to, const float *in, size_t first, size_t count, size_t rows,
-                       size_t cols)
+void columns_in(float *to, const float *in, size_t first, size_t count, size_t rows, size_t cols)
 {
     for (size_t r = 0; r < rows; r++)
         memcpy(to + r * cols + first, in + r * count, count * sizeof(float));

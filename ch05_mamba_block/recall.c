@@ -9,7 +9,16 @@
 
 #include "products.c"
 
-enum { RECALL_STATE = 16, RECALL_WIDE = 32, RECALL_VALUES = 16 };
+/* So many normally distributed numbers: memory that the caller frees. */
+float *random_floats(size_t count, Random *random)
+{
+    float *values = NEW(float, count);
+    for (size_t i = 0; i < count; i++)
+        values[i] = (float)random_normal(random);
+    return values;
+}
+
+enum { RECALL_STATE = 16, RECALL_WIDE = 32, RECALL_VALUES = 16, RECALL_SHARP = 200 };
 
 /* Which of the value codes (RECALL_VALUES, RECALL_WIDE) is nearest to y. */
 static size_t nearest_value(const float *y, const float *code)
@@ -24,8 +33,9 @@ static size_t nearest_value(const float *y, const float *code)
 
 /* k keys, each a random direction in RECALL_STATE dimensions, each with a value. Then one is
    asked for. The scan writes value u under key B into its state (Delta = 1, A = 0) and reads with
-   C = the key; attention weighs all values by how well their keys match. Returns who was right:
-   1, 2 or 3. */
+   C = the key; attention weighs all values by how well their keys match, with a query scaled by
+   RECALL_SHARP so that the best match takes nearly all the weight. Both are set by hand. Returns
+   who was right: 1, 2 or 3. */
 static int recall_once(size_t pairs, Random *random)
 {
     size_t len = pairs + 1, asked = random_u32(random) % pairs;
@@ -50,15 +60,14 @@ static int recall_once(size_t pairs, Random *random)
         }
     }
     memcpy(key + pairs * RECALL_STATE, key + asked * RECALL_STATE, sizeof query);
-    Scan scan = {1,   len, RECALL_WIDE, RECALL_STATE, u,    delta, NULL, zeros,
-                 key, key, NULL,        NULL,         NULL, NULL,  false};
+    Scan scan = scan_new(1, len, RECALL_WIDE, RECALL_STATE, u, delta, zeros, key, key);
     selective_scan_fast(y, NULL, &scan);
-    for (size_t i = 0; i < RECALL_STATE; i++) /* a sharp look: matching keys win by far */
-        query[i] = 200.0f * key[asked * RECALL_STATE + i];
+    for (size_t i = 0; i < RECALL_STATE; i++)
+        query[i] = RECALL_SHARP * key[asked * RECALL_STATE + i];
     float total = 0.0f;
     zero(mixed, RECALL_WIDE);
     for (size_t t = 0; t < pairs; t++) {
-        weight[t] = expf(dot(query, key + t * RECALL_STATE, RECALL_STATE) - 200.0f);
+        weight[t] = expf(dot(query, key + t * RECALL_STATE, RECALL_STATE) - RECALL_SHARP);
         total += weight[t];
         for (size_t d = 0; d < RECALL_WIDE; d++)
             mixed[d] += weight[t] * u[t * RECALL_WIDE + d];
@@ -77,8 +86,9 @@ bool demo_recall(const Show *show, Error *error)
     printf("Exact recall: k pairs of a key and a value are shown, then one key. A scan with %d "
            "states\n"
            "a channel against attention, which keeps all pairs (one value in %d is right by "
-           "chance)\n\n",
-           RECALL_STATE, RECALL_VALUES);
+           "chance).\n"
+           "Both are set by hand; attention's query is scaled by %d\n\n",
+           RECALL_STATE, RECALL_VALUES, RECALL_SHARP);
     puts("      k   fixed state   attention");
     for (size_t i = 0; i < LOOKS_RECALL; i++) {
         size_t pairs = (size_t)2 << i, right[2] = {0, 0};

@@ -1340,12 +1340,28 @@ static void a_thousand_fillers_leave_the_margin_as_it_was(void **state)
 {
     (void)state;
     double margin, right, first;
-    filler_measure(&first, &right, 0, 0.0f, 1);
-    filler_measure(&margin, &right, 1000, 0.0f, 1);
+    filler_measure(&first, &right, 0, 0.0f, false, 1);
+    filler_measure(&margin, &right, 1000, 0.0f, false, 1);
     assert_near(margin, first, 0, 1e-5); /* 1000 steps of 2e-9, and their noise */
     assert_true(right > 0.9999);
-    filler_measure(&margin, &right, 1000, 0.1f, 1);
+    filler_measure(&margin, &right, 1000, 0.1f, false, 1);
     assert_true(fabs(margin) < 0.02 * first && right < 0.65); /* chance, within 6 deviations */
+}
+
+/* A cue alone writes 1 - exp(-Delta), by any way; and silenced fillers leave it there. */
+static void without_fillers_the_margin_is_what_a_cue_writes(void **state)
+{
+    (void)state;
+    double margin, right;
+    filler_measure(&margin, &right, 0, 0.0f, false, 1);
+    assert_near(margin, 1.0 - 1.0 / (1.0 + exp(1.0)), 0, 1e-6); /* softplus(1): the gate of s = 1 */
+    filler_measure(&margin, &right, 0, 0.3f, false, 1);
+    assert_near(margin, 1.0 - exp(-0.3), 0, 1e-6);
+    filler_measure(&margin, &right, 0, 0.01f, false, 1);
+    assert_near(margin, 1.0 - exp(-0.01), 0, 1e-5);
+    filler_measure(&margin, &right, 1000, 0.1f, true, 1);
+    assert_near(margin, 1.0 - exp(-0.1), 0, 1e-6);
+    assert_true(right > 0.9999); /* always: a sum of 400 times 1 / 400 */
 }
 
 static void ex4_4_selective_copying_is_solved_and_not_with_constant_steps(void **state)
@@ -1387,22 +1403,23 @@ static void wrong_options_are_named(void **state)
     } cases[] = {
         {"--step 0", "--step: 0 is not from 1e-06 to 100", 2},
         {"--step x", "--step: 'x' is not a number", 2},
-        {"--step 0.2", "--step needs --story or --cues or --brief", 2},
+        {"--step 0.2 --demo fillers", "--step and --demo exclude each other", 2},
+        {"--step 0.2 --seed 2", "--seed and --step exclude each other", 2},
         {"--brief --demo story", "--brief and --demo exclude each other", 2},
         {"--seed -1", "--seed: '-1' is not a whole number", 2},
-        {"--trace --seed 2", "--seed does nothing with --trace", 2},
         {"--cues data/cues.txt --seed 2", "--seed and --cues exclude each other", 2},
         {"--nonsense", "'--nonsense' is not an option", 2},
         {"story.txt", "'story.txt' is not an option", 2},
-        {"--demo story --trace", "exclude each other", 2},
-        {"--story data/stories/legend.txt --trace", "exclude each other", 2},
-        {"--svg x.svg", "--svg needs --story or --cues or --brief or --demo or --trace", 2},
+        {"--trace", "'--trace' is not an option", 2},
+        {"--demo story --brief", "exclude each other", 2},
+        {"--story data/stories/legend.txt --demo trace", "exclude each other", 2},
+        {"--svg x.svg", "--svg needs --story or --cues or --step or --brief or --demo", 2},
         {"--demo theorem --svg x.svg", "--svg: this demo has no figure", 1},
         {"--demo nothing", "--demo: 'nothing' is none of story", 2},
         {"--story /dev/null", "/dev/null: there is no word in it", 1},
         {"--story no/such/file", "no/such/file", 1},
         {"--cues data/weather.csv", "data/weather.csv:", 1},
-        {"--trace --svg no/such/folder/x.svg", "no/such/folder", 1},
+        {"--demo trace --svg no/such/folder/x.svg", "no/such/folder", 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[2048];
@@ -1410,6 +1427,42 @@ static void wrong_options_are_named(void **state)
                          cases[i].exit);
         assert_contains(text, cases[i].sentence);
     }
+}
+
+/* What build/ch04_selective prints, errors left out. */
+static void program_prints(char *text, size_t room, const char *words)
+{
+    char command[256];
+    const char *build = getenv("BUILD");
+    snprintf(command, sizeof command, "%s/ch04_selective %s 2>/dev/null", build ? build : "build",
+             words);
+    FILE *out = popen(command, "r");
+    assert_non_null(out);
+    text[fread(text, 1, room - 1, out)] = '\0';
+    pclose(out);
+}
+
+static void a_demo_without_a_figure_says_so_before_it_prints(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"--demo theorem --svg x.svg", "--demo division --svg x.svg",
+                                        "--demo thread --svg x.svg"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        char text[64];
+        assert_int_equal(run_program(text, sizeof text, "ch04_selective", words[i]), 1);
+        assert_string_equal(text, "error: --svg: this demo has no figure\n");
+        program_prints(text, sizeof text, words[i]);
+        assert_string_equal(text, "");
+    }
+}
+
+static void a_step_alone_means_the_built_in_story(void **state)
+{
+    (void)state;
+    char text[16384];
+    program_prints(text, sizeof text, "--step 0.3");
+    assert_contains(text, "reading, Delta = 0.3");
+    assert_contains(text, "leprechaun");
 }
 
 /* Nothing a reader of files meets may crash it: good texts with bytes changed, cut out and put
@@ -1490,9 +1543,12 @@ int main(void)
         cmocka_unit_test(the_built_in_story_is_the_one_in_data),
         cmocka_unit_test(a_turn_lets_go_and_a_cue_does_not),
         cmocka_unit_test(a_thousand_fillers_leave_the_margin_as_it_was),
+        cmocka_unit_test(without_fillers_the_margin_is_what_a_cue_writes),
         cmocka_unit_test(ex4_4_selective_copying_is_solved_and_not_with_constant_steps),
         cmocka_unit_test(a_copying_task_has_its_symbols_in_order),
         cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(a_demo_without_a_figure_says_so_before_it_prints),
+        cmocka_unit_test(a_step_alone_means_the_built_in_story),
         cmocka_unit_test(broken_stories_and_cues_never_crash),
     };
     return cmocka_run_group_tests_name("chapter 4", tests, NULL, NULL);

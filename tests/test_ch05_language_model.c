@@ -865,7 +865,7 @@ static double priced_loss(ModelWork *work, const int32_t *ids, const int32_t *ta
     double loss = model_loss(NULL, work, targets, model);
     for (size_t layer = 0; layer < model->config.num_hidden_layers; layer++)
         for (size_t t = 0; t < work->len; t++)
-            loss += model->config.gate_price / (double)work->len * mean_step(work, layer, t, model);
+            loss += model->config.delta_penalty / (double)work->len * mean_step(work, layer, t, model);
     return loss;
 }
 
@@ -877,7 +877,7 @@ static void check_slopes(bool time_invariant, double gate_price)
     config.num_hidden_layers = 2;
     config.vocab_size = 30;
     config.time_invariant = time_invariant;
-    config.gate_price = gate_price;
+    config.delta_penalty = gate_price;
     Model model = model_new(&config);
     model_init(&model, &start);
     int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2}, targets[LEN] = {1, 4, 1, 5, 9, 2, 6};

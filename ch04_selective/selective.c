@@ -33,11 +33,11 @@
 #include "pictures.c" /* and stories.c: what a story is, and how it is drawn */
 
 /* ======================================== The scan ========================================= */
-/* The whole chapter in two lines of NumPy, for one channel (channel_step has them in C):         */
-/*     x = np.exp(delta * A) * x + delta * B * u                                                  */
-/*     y = (C * x).sum() + D * u                                                                  */
-/* For each token a channel takes in one number (u), gives out one (y), and keeps d_state numbers */
-/* (x) in between. Each channel has its own A and Delta; all channels share B_t and C_t.          */
+/* The whole chapter in two lines of NumPy, for one channel (channel_step has them in C):      */
+/*     x = np.exp(delta * A) * x + delta * B * u                                               */
+/*     y = (C * x).sum() + D * u                                                               */
+/* For each token a channel takes in one number (u), gives out one (y), and keeps d_state      */
+/* numbers (x) in between. Each channel has its own A and Delta; all share B_t and C_t.        */
 
 /* What a selective scan is given. Arrays are row-major, tokens before channels, and may start at
    any address; what may be left out is NULL then. From chapter 4 on, numbers are floats. */
@@ -855,8 +855,8 @@ int selective_main(int argc, char **argv)
     int demo = -1; /* all of them */
     bool brief = false, ascii = false;
     const Option table[] = {
-        /* what stands before the help: "!demo": not with --demo; "story cues": only with one of
-           them; "- demo": with it, or with no option of its kind at all (tools.h, Option) */
+        /* the words before the help: "!demo": not with --demo; "story cues": only with one of them;
+           "mode": one of these at a time; "- demo": without a mode, or with --demo (tools.h) */
         {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo",
          "a story of your own, any text, word by word"},
         {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo",

@@ -316,8 +316,8 @@ bool story_and_cues_open(Story *story, Cues *cues, const char *story_path, const
     return ok;
 }
 
-/* Selective copying: a row of tokens, COPY_SYMBOLS of them symbols from 0 to 15, COPY_BITS bits wide
-   each, and the others noise. */
+/* Selective copying: a row of tokens, COPY_SYMBOLS of them symbols from 0 to 15, of COPY_BITS bits,
+   and the others noise. */
 enum { COPY_SYMBOLS = 16, COPY_BITS = 4, COPY_NOISE = 16 };
 
 /* A random task: COPY_SYMBOLS symbols at random places among `noise` noise tokens; token
@@ -333,8 +333,9 @@ void copying_task(int *token, int symbol[COPY_SYMBOLS], size_t noise, Random *ra
     }
 }
 
-/* How the time-invariant baselines treat every token alike: halve (and so remember an order, but
-   count the noise too), or keep (and so ignore the noise, but lose the order). */
+/* Who copies: the selective system, or one of two time-invariant baselines, which treat every token
+   alike: halve (and so remember an order, but count the noise too), or keep (and so ignore the
+   noise, but lose the order). */
 typedef enum { COPY_SELECTIVE, COPY_HALVING, COPY_KEEPING } CopyWay;
 
 /* The symbols back from x (COPY_BITS), the oldest first: it was pushed furthest, to the lowest

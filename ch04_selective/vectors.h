@@ -258,7 +258,7 @@ INLINE Lanes lanes_exp(Lanes v, ExpTable table)
 }
 
 /* exp(-|v|): the sigmoid, softplus and silu's derivative are all made of this one exponential, so
-   that who wants two of them at one v (the way back does) pays for one. */
+   that who wants two of them at one v (the backward pass does) pays for one. */
 INLINE Lanes lanes_decay(Lanes v, ExpTable table)
 {
     return lanes_exp(-lanes_abs(v), table);

@@ -40,9 +40,10 @@
 /* ===================================== Linear layers ====================================== */
 /* The block in short, as mixer_forward (further down) puts it together:                      */
 /*     u', z = in_proj(norm(in));     u = silu(conv1d(u'));     dt, B, C = x_proj(u)          */
-/*     y = scan(u, softplus(dt_proj(dt) + bias), A, B, C, D) * silu(z);  out = in + out_proj(y)*/
-/* So Delta, B and C come from u, by linear layers: y = W x + b, one row of W per new channel.*/
-/* A block has four of them, nearly all its parameters and its time; so they come first.      */
+/*     y = scan(u, softplus(dt_proj(dt) + bias), A, B, C, D) * silu(z)                        */
+/*     out = in + out_proj(y)                                                                 */
+/* So Delta, B and C come from u by linear layers, y = W x + b, one row of W per new channel. */
+/* A block has four, which hold nearly all its parameters and its time; so they come first.   */
 
 /* y (tokens, d_out) = x (tokens, d_in) W^T + bias. W is (d_out, d_in), as PyTorch keeps it; bias
    (d_out), or NULL. Each token is treated on its own. (x is any input here, not the state.) */

@@ -791,6 +791,25 @@ static void a_config_of_hugging_face_is_read(void **state)
     assert_true(config.use_conv_bias && !config.use_bias);
 }
 
+/* Whether the parameters are asked for or come with the other demos: the same block's. */
+static void the_parameters_are_those_of_mamba_130m_in_every_listing(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"--count", "", "--count --width 768"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        char command[256], text[16384];
+        const char *build = getenv("BUILD");
+        snprintf(command, sizeof command, "%s/ch05_mamba_block %s 2>/dev/null",
+                 build ? build : "build", words[i]);
+        FILE *out = popen(command, "r");
+        assert_non_null(out);
+        text[fread(text, 1, sizeof text - 1, out)] = '\0';
+        pclose(out);
+        assert_contains(text, "The parameters of a block, d_model 768");
+        assert_contains(text, "3771648");
+    }
+}
+
 static void wrong_options_are_named(void **state)
 {
     (void)state;
@@ -907,6 +926,7 @@ int main(void)
         cmocka_unit_test(wrong_configs_are_named),
         cmocka_unit_test(a_config_of_hugging_face_is_read),
         cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(the_parameters_are_those_of_mamba_130m_in_every_listing),
         cmocka_unit_test(broken_configs_never_crash),
 #ifdef _OPENMP
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),

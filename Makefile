@@ -155,7 +155,7 @@ run-02: $(call of_chapter,02)
 run-03: $(call of_chapter,03)
 	@printf '\n==== Chapter 3: from continuous time to steps (ch03_discretize/README.md) ====\n'
 	$(call show,$(BUILD)/ch03_discretize)
-	$(call show,$(BUILD)/ch03_discretize --hippo 32 --signal data/sunspots.csv --length 60)
+	$(call show,$(BUILD)/ch03_discretize --hippo 32 --input data/sunspots.csv --length 60)
 	$(call show,$(BUILD)/ch03_discretize --system data/spring.ssm --rule zoh --step 0.25)
 	$(call show,$(BUILD)/ch03_discretize --generator data/weather.csv)
 

@@ -50,6 +50,8 @@ MODE == "sections" && pass[FILENAME] == 2 && !in_table {
 MODE == "handout" && FILENAME == removed {
     tab = index($0, "\t")
     text = substr($0, tab + 1)
+    if (!((substr($0, 1, tab - 1), text) in has))
+        n_owner[text]++
     has[substr($0, 1, tab - 1), text] = 1
     owner[text] = substr($0, 1, tab - 1)
     next
@@ -68,16 +70,20 @@ function secret(text) {
     return (text in owner) && !(text in shared) ? owner[text] : ""
 }
 
-# A quoted solution becomes one line, with what stands round it and belongs to it.
+# A quoted solution becomes one line, with what stands round it and belongs to it. A line that
+# several solutions have is its neighbour's.
 function flush_block(    k, indent, depth) {
     for (k = 1; k <= count; k++)
-        mark[k] = secret(block[k])
+        mark[k] = n_owner[trim(block[k])] > 1 ? "" : secret(block[k])
     for (k = count - 1; k >= 1; k--)
         if (mark[k] == "" && mark[k + 1] != "" && (mark[k + 1], trim(block[k])) in has)
             mark[k] = mark[k + 1]
     for (k = 2; k <= count; k++)
         if (mark[k] == "" && mark[k - 1] != "" && (mark[k - 1], trim(block[k])) in has)
             mark[k] = mark[k - 1]
+    for (k = 1; k <= count; k++)
+        if (mark[k] == "")
+            mark[k] = secret(block[k])
     for (k = 1; k <= count; k++) { # a brace that closes more than the solution opens is not its own
         depth = mark[k] == "" ? 0 : depth + gsub(/[{]/, "{", block[k]) - gsub(/[}]/, "}", block[k])
         if (depth < 0)

@@ -179,8 +179,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
 	@program=$(BUILD)/ch06_cuda_scan; \
 	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
-	    for words in '' '--scan 2,1000,24,16' '--scan 1,20000,2,16 --kernel pieces'; do \
-	        printf '\n$$ %s %s\n' $$program "$$words"; $$program $$words || exit 1; done
+	    printf '\n$$ %s\n' $$program; $$program
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
     'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'

@@ -1348,6 +1348,34 @@ static void a_thousand_fillers_leave_the_margin_as_it_was(void **state)
     assert_true(fabs(margin) < 0.02 * first && right < 0.65); /* chance, within 6 deviations */
 }
 
+/* What the lesson says of the 29 words that a folded line hides. */
+static void the_constant_system_reads_folklore_at_15_of_the_29_words_in_between(void **state)
+{
+    (void)state;
+    Cues cues;
+    Story story;
+    Error error;
+    assert_true(story_and_cues_open(&story, &cues, NULL, NULL, &error));
+    Wiring wiring = story_wire(&story, &cues);
+    wire_constant(&wiring, 0.1f);
+    float *x = NEW(float, story.n_word *cues.n_context);
+    selective_scan(x, NULL, &wiring.scan);
+    size_t gold = 0, folklore = 0, words = 0;
+    while (strcmp(story.key[gold], "gold") != 0)
+        gold++;
+    for (size_t t = gold + 1; strcmp(story.key[t], "explained") != 0; t++, words++) {
+        const char *reading = reading_name(&cues, x + t * cues.n_context);
+        folklore += strcmp(reading, "folklore") == 0;
+        assert_true(strcmp(reading, "science") != 0);
+    }
+    assert_int_equal(words, 29);
+    assert_int_equal(folklore, 15);
+    free(x);
+    wiring_free(&wiring);
+    story_free(&story);
+    cues_free(&cues);
+}
+
 /* A cue alone writes 1 - exp(-Delta), by any way; and silenced fillers leave it there. */
 static void without_fillers_the_margin_is_what_a_cue_writes(void **state)
 {
@@ -1544,6 +1572,7 @@ int main(void)
         cmocka_unit_test(a_turn_lets_go_and_a_cue_does_not),
         cmocka_unit_test(a_thousand_fillers_leave_the_margin_as_it_was),
         cmocka_unit_test(without_fillers_the_margin_is_what_a_cue_writes),
+        cmocka_unit_test(the_constant_system_reads_folklore_at_15_of_the_29_words_in_between),
         cmocka_unit_test(ex4_4_selective_copying_is_solved_and_not_with_constant_steps),
         cmocka_unit_test(a_copying_task_has_its_symbols_in_order),
         cmocka_unit_test(wrong_options_are_named),

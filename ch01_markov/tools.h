@@ -805,7 +805,7 @@ static bool option_refuse(const Program *program, int code, const char *word, Er
         return fail(error, "--help takes no value");
     if (optopt == 0)
         return option_unknown(program, word, error);
-    if (k == program->n_option)
+    if (k >= program->n_option)
         return isprint((unsigned char)optopt)
                    ? fail(error, "'-%c' is not an option", optopt)
                    : fail(error, "'-\\x%02x' is not an option", (unsigned char)optopt);

@@ -258,6 +258,7 @@ static bool block_add_row(Block *block, const char *name, const Table *table, si
     return true;
 }
 
+/* NOLINTBEGIN(clang-analyzer-unix.Malloc): the analyser loses sight of what the caller frees */
 static bool blocks_parse(Block *blocks, const Table *table, Error *error)
 {
     size_t current = N_BLOCK;
@@ -286,6 +287,7 @@ static bool blocks_parse(Block *blocks, const Table *table, Error *error)
                         block_name(k));
     return blocks[BLOCK_A].line > 0 || fail(error, "%s: there is no block A", table->path);
 }
+/* NOLINTEND(clang-analyzer-unix.Malloc) */
 
 /* Checks that one block, if it is there, is rows by cols; `why` explains the numbers. */
 static bool block_check(const Block *blocks, size_t k, size_t rows, size_t cols, const char *why,

@@ -865,7 +865,8 @@ static double priced_loss(ModelWork *work, const int32_t *ids, const int32_t *ta
     double loss = model_loss(NULL, work, targets, model);
     for (size_t layer = 0; layer < model->config.num_hidden_layers; layer++)
         for (size_t t = 0; t < work->len; t++)
-            loss += model->config.delta_penalty / (double)work->len * mean_step(work, layer, t, model);
+            loss +=
+                model->config.delta_penalty / (double)work->len * mean_step(work, layer, t, model);
     return loss;
 }
 

@@ -1,4 +1,5 @@
-/* Tests of ch05_mamba_block/safetensors.c and the json.c it stands on: run from the root of the repository.
+/* Tests of ch05_mamba_block/safetensors.c and the json.c it stands on: run from the root of the
+   repository.
 
    Most of them hand the reader a file that is wrong in one way and look for the sentence that says
    so; the rest hold conversions against formulas of their own, the writer against the reader. */

@@ -1,25 +1,12 @@
 /* The house: which files there may be, how long they are, who includes whom. Everything is found by
-   names and by what stands in the files themselves. Includes run down only, and a file is read in one
-   sitting: these two rules make the course readable. */
+   names and by what stands in the files themselves. Includes run down only, and a file is read in
+   one sitting: these two rules make the course readable. */
 
 #include "../ch01_markov/tools.h"
 #include <glob.h>
 #include "check.h"
 
 enum { FILES_MOST = 200, COLUMNS_MOST = 100, TOUR_LINES = 30 };
-
-/* Files that are still on their way into the house: not held to length, head and guard yet. */
-static const char *const unfinished[] = {
-    "ch02_ssm_abcd/ssm.c",
-    "ch03_discretize/discretize.c",
-    "ch04_selective/selective.c",
-    "ch05_mamba_block/mamba_block.c",
-    "ch05_mamba_block/safetensors.c",
-    "ch05_mamba_block/language_model.c",
-    "ch05_mamba_block/pretrained.c",
-    "ch06_cuda_scan/cuda_scan.cu",
-    "ch06_cuda_scan/cuda_on_cpu.h",
-};
 
 /* One source of a chapter. */
 typedef struct {
@@ -33,14 +20,6 @@ typedef struct {
     Source file[FILES_MOST];
     size_t n_file;
 } House;
-
-static bool is_unfinished(const char *path)
-{
-    bool found = false;
-    for (size_t i = 0; i < sizeof unfinished / sizeof *unfinished; i++)
-        found = found || strcmp(unfinished[i], path) == 0;
-    return found;
-}
 
 static bool starts_with(const char *text, const char *start)
 {
@@ -231,7 +210,7 @@ static void a_file_is_read_in_one_sitting(void **state)
     for (size_t k = 0; k < house->n_file; k++) {
         const Source *source = &house->file[k];
         size_t lines = count_lines(source->text);
-        if (!is_generated(source) && !is_unfinished(source->path) && lines > lines_allowed(source))
+        if (!is_generated(source) && lines > lines_allowed(source))
             fail_msg("%s has %zu lines, more than %zu", source->path, lines, lines_allowed(source));
     }
 }
@@ -255,8 +234,7 @@ static void no_line_is_wider_than_a_hundred_columns(void **state)
 {
     const House *house = (const House *)*state;
     for (size_t k = 0; k < house->n_file; k++)
-        if (!is_unfinished(house->file[k].path))
-            check_columns(house->file[k].path, house->file[k].text);
+        check_columns(house->file[k].path, house->file[k].text);
 }
 
 /* ---- what a file says of itself ------------------------------------------------------------- */
@@ -282,7 +260,7 @@ static void a_head_comment_says_what_the_file_is(void **state)
     const House *house = (const House *)*state;
     for (size_t k = 0; k < house->n_file; k++) {
         const Source *source = &house->file[k];
-        if (is_generated(source) || is_aside(source) || is_unfinished(source->path))
+        if (is_generated(source) || is_aside(source))
             continue;
         if (is_chapter(source))
             check_head(source, chapter, sizeof chapter / sizeof *chapter);
@@ -313,7 +291,7 @@ static void main_stands_last(void **state)
     const House *house = (const House *)*state;
     for (size_t k = 0; k < house->n_file; k++) {
         const char *at = strstr(house->file[k].text, "\n#if __INCLUDE_LEVEL__ == 0");
-        if (at && !is_unfinished(house->file[k].path) && count_lines(at) > 30)
+        if (at && count_lines(at) > 30)
             fail_msg("%s: %zu lines from its main on: main is a few lines, and last",
                      house->file[k].path, count_lines(at));
     }

@@ -627,8 +627,8 @@ static Attention random_attention(float **weights, size_t d_model, size_t n_head
 
 static void ex5_5_attention_worked_by_hand(void **state)
 {
-    (void)
-        state; /* one head, width 1, all projections 1 but v 10: token 2 weighs exp(0 * 1), exp(1) */
+    /* one head, width 1, all projections 1 but v 10: token 2 weighs exp(0 * 1), exp(1) */
+    (void)state;
     static const float one[1] = {1}, ten[1] = {10}, input[2] = {0, 1};
     Attention layer = {1, 1, one, one, ten, one};
     float out[2], work[16];

@@ -116,9 +116,9 @@ static void chapter_3_forecasts_it_by_two_held_scalars(void **state)
 
 static void chapter_4_forecasts_it_by_a_selective_scan(void **state)
 {
-    (void)
-        state; /* nothing is selected: Delta is one day, B and C are 1, A the log of P's eigenvalues;
-                    a channel for each weather starts with its share of both modes */
+    /* nothing is selected: Delta is one day, B and C are 1, A the log of P's eigenvalues; a channel
+       for each weather starts with its share of both modes */
+    (void)state;
     Chain chain = weather();
     double lambda[2], T[4], modes[2];
     float A[4], x_start[4], u[2 * (DAYS - 1)] = {0}, one[2 * (DAYS - 1)], y[2 * (DAYS - 1)];
@@ -160,10 +160,10 @@ static void chapter_4_forecasts_it_by_a_parallel_scan_of_pairs(void **state)
 
 static void chapter_5_forecasts_it_inside_a_mamba_block(void **state)
 {
-    (void)
-        state; /* every token is (1, 1): the norm leaves it, biases open gate and convolution so that
-                    u = z's silu = 1, x_proj makes B = 0 and C = 1, dt_proj's bias makes Delta = 1; what
-                    moves is the state that the block starts with, by A = log of P's eigenvalues */
+    /* every token is (1, 1): the norm leaves it, biases open gate and convolution so that u and z's
+       silu are 1, x_proj makes B = 0 and C = 1, dt_proj's bias makes Delta = 1; what moves is the
+       state that the block starts with, by A = log of P's eigenvalues */
+    (void)state;
     enum { D_MODEL = 2, D_INNER = 2, D_STATE = 2 };
     const float opens = 1.27846454f; /* silu(opens) = 1 */
     MambaConfig config = config_default(D_MODEL);

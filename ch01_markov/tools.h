@@ -56,7 +56,7 @@ __attribute__((format(printf, 2, 3))) bool fail(Error *error, const char *format
 
 /* Zeroed memory for `count` things of `size` bytes, for NEW. Without memory a program of this
    course can say nothing more: it says that and exits with 1. */
-void *new_zeroed(size_t count, size_t size)
+__attribute__((returns_nonnull)) void *new_zeroed(size_t count, size_t size)
 {
     void *memory = calloc(count ? count : 1, size ? size : 1);
     if (!memory) {

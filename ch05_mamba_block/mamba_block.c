@@ -756,12 +756,11 @@ static OwnBlock own_block_new(const MambaConfig *config, size_t batch, size_t le
     OwnBlock own;
     memset(&own, 0, sizeof own);
     own.block.config = *config;
-    /* count first, ask once, then lay out */
+    /* count first, ask once, then lay out; 16 floats to spare, to begin where 64 divides */
     size_t n_params = block_params_floats(config), n_state = block_state_floats(config, batch);
     size_t n_A = config->intermediate_size * config->state_size;
     size_t n_cache = block_cache_place(&own.cache, NULL, &own.block, batch, len, false);
     own.memory = NEW(float, n_params + n_A + n_state + n_cache + 16);
-    /* 16 floats to spare, to start at an address that 64 bytes divide: on a vector */
     float *next = own.memory + (-(uintptr_t)own.memory % 64) / sizeof(float);
     own.block.params = block_params_place(next, config);
     block_cache_place(&own.cache, next + n_params, &own.block, batch, len, false);
@@ -769,6 +768,7 @@ static OwnBlock own_block_new(const MambaConfig *config, size_t batch, size_t le
     own.state = block_state_place(own.block.A + n_A, config, batch);
     block_init(&own.block.params, config, random);
     block_refresh(&own.block);
+    assert(own.cache.normed != NULL && own.cache.dt_low != NULL);
     return own;
 }
 

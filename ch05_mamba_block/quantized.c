@@ -115,6 +115,7 @@ static void numbers_to_float(float *out, TensorType type, const unsigned char *f
 void weight_rows_to_float(float *out, const Weight *weight, size_t first, size_t count)
 {
     size_t blocks = blocks_of(weight->cols);
+    assert(weight->type != TENSOR_I8 || weight->scale != NULL);
     PARALLEL_FOR(schedule(static) if (count * weight->cols > 50000))
     for (size_t r = 0; r < count; r++) {
         float *to = out + r * weight->cols;

@@ -848,7 +848,7 @@ int chain_main(int argc, char **argv)
         {"fit", "FILE", OPTION_TEXT, 0, 0, &options.fit, "",
          "fit a chain to counts (the same form, whole numbers) or to a record (a state a line, or "
          "date,state; blank, NA or ? for a missing day)"},
-        {"start", "WHAT", OPTION_TEXT, 0, 0, &options.start, "",
+        {"start", "WHAT", OPTION_TEXT, 0, 0, &options.start, "- simulate",
          "a state, or the chance of each: 0.5,0.5 (default: all alike)"},
         {"days", "N", OPTION_WHOLE, 1, CHAIN_MAX_DAYS, &options.days, "- forgetting",
          "forecast N days (default: until it settles)"},

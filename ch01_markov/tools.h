@@ -600,7 +600,8 @@ typedef struct {
     const char *with; /* "": goes with all. Else words: "mode": does something else than the
                          program does without options, and excludes the other modes; "demo bench":
                          means something only if one of these is given, "-" standing for "no mode";
-                         "!fit": excludes that one. Arguments have names here too */
+                         "!fit": excludes that one; "demo:work": --demo given with this word of its
+                         choice, and with no other. Arguments have names here too */
     const char *help;
 } Option;
 
@@ -703,6 +704,41 @@ static size_t option_find(const Program *program, const char *name, size_t len)
     return i;
 }
 
+/* The option that a word of `with` names, without its "!", and in *choice the number of the word
+   behind a colon: "demo:work". -1 if there is none: whatever is chosen. */
+static size_t option_meant(int *choice, const Program *program, const char *word, size_t len)
+{
+    const char *colon = (const char *)memchr(word, ':', len);
+    size_t k = option_find(program, word, colon ? (size_t)(colon - word) : len);
+    *choice = -1;
+    if (!colon || k >= program->n_option)
+        return k;
+    assert(program->option[k].kind == OPTION_CHOICE);
+    const char *words = program->option[k].value;
+    size_t after = (size_t)(word + len - (colon + 1)), one;
+    *choice = 0;
+    while ((one = word_ahead(&words, '|')) > 0 &&
+           !(one == after && strncmp(words, colon + 1, one) == 0))
+        words += one, (*choice)++;
+    assert(one > 0); /* a word of that choice */
+    return k;
+}
+
+/* "--demo" or, with the number of a word of its choice, "--demo work". */
+static OptionName option_chosen(const Option *option, int choice)
+{
+    OptionName shown = option_shown(option);
+    const char *word = option->value;
+    size_t used = strlen(shown.text), len = 0;
+    for (int k = 0; k <= choice; k++) {
+        word += len;
+        len = word_ahead(&word, '|');
+    }
+    if (choice >= 0)
+        snprintf(shown.text + used, sizeof shown.text - used, " %.*s", (int)len, word);
+    return shown;
+}
+
 static bool option_is_mode(const Option *option)
 {
     const char *word = option->with;
@@ -722,9 +758,10 @@ static void options_assert(const Program *program)
         assert(*option->name && option->to && (option->value || !option_takes_value(option)));
         assert(option_find(program, option->name, strlen(option->name)) == k); /* no name twice */
         assert(strcmp(option->name, "help") != 0 && strcmp(option->name, "h") != 0);
+        int choice; /* option_meant asserts that it is one */
         for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len)
             assert(word_is(word, len, "mode") || word_is(word, len, "-") ||
-                   option_find(program, word + (*word == '!'), len - (*word == '!')) <
+                   option_meant(&choice, program, word + (*word == '!'), len - (*word == '!')) <
                        program->n_option);
     }
 }
@@ -742,24 +779,30 @@ static bool option_check(const Program *program, size_t k, const bool *given, si
         bool exclude = *word == '!', none = *word == '-';
         if (word_is(word, len, "mode"))
             continue;
-        size_t other = none ? mode : option_find(program, word + exclude, len - exclude);
-        if (exclude && given[other])
+        int choice = -1;
+        size_t other = none ? mode : option_meant(&choice, program, word + exclude, len - exclude);
+        bool holds = none ? mode == program->n_option
+                          : given[other] &&
+                                (choice < 0 || *(const int *)program->option[other].to == choice);
+        if (exclude && holds)
             return fail(error, "%s and %s exclude each other", shown.text,
-                        option_shown(&program->option[other]).text);
+                        option_chosen(&program->option[other], choice).text);
         if (exclude)
             continue;
         plain |= none;
-        found |= none ? mode == program->n_option : given[other];
+        found |= holds;
         size_t used = strlen(needs);
         if (!none)
             snprintf(needs + used, sizeof needs - used, "%s%s", used ? " or " : " ",
-                     option_shown(&program->option[other]).text);
+                     option_chosen(&program->option[other], choice).text);
     }
     if (found || (!plain && needs[0] == '\0'))
         return true;
-    return plain ? fail(error, "%s does nothing with %s", shown.text,
-                        option_shown(&program->option[mode]).text)
-                 : fail(error, "%s needs%s", shown.text, needs);
+    if (!plain)
+        return fail(error, "%s needs%s", shown.text, needs);
+    const Option *chosen = &program->option[mode];
+    int choice = chosen->kind == OPTION_CHOICE ? *(const int *)chosen->to : -1;
+    return fail(error, "%s does nothing with %s", shown.text, option_chosen(chosen, choice).text);
 }
 
 /* What is given must fit together. */

@@ -743,8 +743,7 @@ static bool demo_copying(const Show *show, Error *error)
 static bool demo_theorem(const Show *show, Error *error)
 {
     enum { LEN = 7 };
-    if (!no_figure(show, error))
-        return false;
+    (void)error;
     static const float raw[LEN] = {-8, -2, 0, 2, 8, -4, 1};
     Random random = random_from_seed(show->seed);
     Wiring wiring = wiring_new(LEN, 1);
@@ -829,8 +828,7 @@ static bool demo_thread(const Show *show, Error *error)
     static const float delta[2 * DAYS] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1}; /* day 0 takes no time */
     static const float u[2 * DAYS] = {0}, ones[2 * DAYS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     float y[2 * DAYS];
-    if (!no_figure(show, error))
-        return false;
+    (void)show, (void)error;
     Scan scan = scan_new(1, DAYS, 2, 2, u, delta, A, ones, ones);
     scan.x_start = x_start;
     selective_scan(y, NULL, &scan);
@@ -856,7 +854,7 @@ int selective_main(int argc, char **argv)
     bool brief = false, ascii = false;
     const Option table[] = {
         /* the words before the help: "!demo": not with --demo; "story cues": only with one of them;
-           "mode": one of these at a time; "- demo": without a mode, or with --demo (tools.h) */
+           "mode": one at a time; "- demo:trace": without a mode, or with --demo trace (tools.h) */
         {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo",
          "a story of your own, any text, word by word"},
         {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo",
@@ -866,12 +864,15 @@ int selective_main(int argc, char **argv)
         {"brief", NULL, OPTION_SWITCH, 0, 0, &brief, "!demo",
          "a story; a line for all words in a row that move nothing"},
         {"demo", "story|fillers|copying|theorem|trace|division|thread", OPTION_CHOICE, 0, 0, &demo,
-         "mode", "one demo; with --svg its figure"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- demo !story !cues !step !brief",
+         "mode", "one demo; all but theorem, division and thread have a figure for --svg"},
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed,
+         "- demo:fillers demo:copying demo:theorem !story !cues !step !brief",
          "of what is random in a demo (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "story cues step brief demo",
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg,
+         "story cues step brief demo:story demo:fillers demo:copying demo:trace",
          "write the figure as SVG"},
-        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw without Unicode"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii,
+         "- demo:story demo:fillers demo:copying demo:trace", "draw without Unicode"},
     };
     const Program program = {"ch04_selective",
                              "Selection and the scan (chapter 4). Without options: the lesson's "

@@ -1100,7 +1100,7 @@ int pretrained_main(int argc, char **argv)
          "draw from those only that make up P"},
         {"repetition-penalty", "R", OPTION_NUMBER, 0.01, 100, &options.penalty, "- interactive",
          "above 1: what was said before gets less likely"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &options.seed, "- interactive",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &options.seed, "temperature top-k top-p",
          "of the draws (default 1)"},
         {"stop", "TEXT", OPTION_TEXTS, 0, 0, &options.stop, "- interactive",
          "end the answer before TEXT; up to 8 times"},

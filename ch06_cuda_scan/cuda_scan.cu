@@ -1179,10 +1179,12 @@ int cuda_main(int argc, char **argv)
          "one demo; work, banks and floors have a figure for --svg"},
         {"device", NULL, OPTION_SWITCH, 0, 0, &device, "mode",
          "say on what the kernels run; exit status 1 if there is no GPU"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "- demo",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "- demo:ladder demo:race",
          "of the order in which threads run, on the CPU (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo", "write the figure as SVG"},
-        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo", "draw without Unicode"},
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo:work demo:banks demo:floors",
+         "write the figure as SVG"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo:work demo:banks demo:floors",
+         "draw without Unicode"},
     };
     const Program program = {"ch06_cuda_scan",
                              "The scan on a GPU, and without one (chapter 6). Without options: the "
@@ -1191,11 +1193,6 @@ int cuda_main(int argc, char **argv)
     int status;
     if (!program_begin(&status, &program, argc, argv))
         return status;
-    if (show.svg && demo != 1 && demo != 2 && demo != 4) {
-        fputs("error: --svg needs --demo with work, banks or floors\n", stderr);
-        program_usage(stderr, &program);
-        return 2;
-    }
     Error error;
     show.look = look_at_terminal(ascii);
     bool ok = device ? device_say(&error) : demos_run(demos, 6, demo, &show, &error);

@@ -985,6 +985,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--forgetting --simulate 3", "--forgetting and --simulate exclude each other", 2},
         {"--record x", "--record needs --simulate", 2},
         {"--seed 3", "--seed needs --simulate", 2},
+        {"--start sunny --forgetting", "--start does nothing with --forgetting", 2},
         {"--days 3 --simulate 3", "--days does nothing with --simulate", 2},
         {"--chain no.csv", "error: no.csv: No such file or directory", 1},
         {"--start windy", "error: --start: unknown state 'windy'", 1},

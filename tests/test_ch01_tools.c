@@ -720,6 +720,80 @@ static void an_option_may_be_called_almost_mode(void **state)
     assert_string_equal(error.text, "--fast and --slow exclude each other");
 }
 
+/* ---- words of a choice ---- */
+
+enum { N_CHOSEN = 8 };
+
+typedef struct {
+    int demo, rule;
+    bool list, flag;
+    uint64_t seed;
+    const char *svg;
+} Chosen;
+
+/* Reads `words` by a table that names words of choices; `last` is the `with` of --last. */
+static bool read_chosen(Chosen *to, const char *last, const char *words, Error *error)
+{
+    char copy[128], *word[16] = {(char *)"toy"};
+    int n = 1;
+    bool help;
+    const Option table[N_CHOSEN] = {
+        {"demo", "story|work|banks", OPTION_CHOICE, 0, 0, &to->demo, "mode", ""},
+        {"list", NULL, OPTION_SWITCH, 0, 0, &to->list, "mode", ""},
+        {"rule", "zoh|euler", OPTION_CHOICE, 0, 0, &to->rule, "!demo:banks", ""},
+        {"seed", "S", OPTION_WHOLE, 0, 9, &to->seed, "- demo:work", ""},
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &to->svg, "demo:work demo:banks", ""},
+        {"fine", NULL, OPTION_SWITCH, 0, 0, &to->flag, "list rule:euler !demo:story", ""},
+        {"coarse", NULL, OPTION_SWITCH, 0, 0, &to->flag, "rule:zoh", ""},
+        {"last", NULL, OPTION_SWITCH, 0, 0, &to->flag, last, ""},
+    };
+    const Program program = {"toy", "", table, N_CHOSEN};
+    memset(to, 0, sizeof *to);
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *next = strtok(copy, " "); next && n < 15; next = strtok(NULL, " "))
+        word[n++] = next;
+    word[n] = NULL;
+    return options_read(&help, &program, n, word, error);
+}
+
+static void an_option_may_go_with_one_word_of_a_choice(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence; /* NULL: accepted */
+    } cases[] = {
+        {"--seed 3", NULL},
+        {"--seed 3 --demo work", NULL},
+        {"--seed 3 --demo story", "--seed does nothing with --demo story"},
+        {"--demo banks --seed 3", "--seed does nothing with --demo banks"},
+        {"--demo banks --seed 3 --demo work", NULL}, /* the last one counts */
+        {"--seed 3 --list", "--seed does nothing with --list"},
+        {"--svg x", "--svg needs --demo work or --demo banks"}, /* --demo is 0, but not given */
+        {"--svg x --demo story", "--svg needs --demo work or --demo banks"},
+        {"--svg x --demo work", NULL},
+        {"--svg x --demo banks", NULL},
+        {"--rule zoh --demo banks", "--rule and --demo banks exclude each other"},
+        {"--rule zoh --demo story", NULL},
+        {"--rule zoh --demo work", NULL},
+        {"--rule zoh", NULL},
+        {"--fine", "--fine needs --list or --rule euler"},
+        {"--fine --rule zoh", "--fine needs --list or --rule euler"},
+        {"--fine --rule euler", NULL}, /* also where the choice is no mode */
+        {"--fine --list", NULL},
+        {"--fine --rule euler --demo story", "--fine and --demo story exclude each other"},
+        {"--fine --rule euler --demo work", NULL},
+        {"--coarse", "--coarse needs --rule zoh"},
+        {"--coarse --rule zoh", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Chosen to;
+        Error error = {""};
+        bool ok = read_chosen(&to, "", cases[i].words, &error);
+        assert_string_equal(error.text, cases[i].sentence ? cases[i].sentence : "");
+        assert_int_equal(ok, cases[i].sentence == NULL);
+    }
+}
+
 /* The rules of the column `with`, told in another way, for the table above. */
 static bool fits(const bool given[N_OPTION])
 {
@@ -975,6 +1049,34 @@ static int run_words(char *said, size_t room, const char *out, const char *first
     return run_main(said, room, small_main, argv, out);
 }
 
+/* argv[1] is the `with` of an option in a table that is read for nothing. */
+static int main_of_a_table(char **argv)
+{
+    Chosen to;
+    Error error;
+    signal(SIGABRT, SIG_DFL);
+    return read_chosen(&to, argv[1], "", &error) ? 0 : 1;
+}
+
+static void a_table_that_names_no_word_of_a_choice_is_a_mistake(void **state)
+{
+    (void)state;
+    static const char *const right[] = {"demo:work", "!demo:work", "mode - rule:euler demo:story"};
+    static const char *const wrong[] = {"demo:wor",     "demo:works", "!demo:euler",
+                                        "demo:",        "list:work",  "svg:FILE",
+                                        "nothing:work", ":work",      "demo:work|banks"};
+    char said[512];
+    for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
+        char *argv[] = {(char *)"toy", (char *)right[i], NULL};
+        assert_int_equal(run_main(said, sizeof said, main_of_a_table, argv, NULL), 0);
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char *argv[] = {(char *)"toy", (char *)wrong[i], NULL};
+        assert_int_equal(run_main(said, sizeof said, main_of_a_table, argv, NULL), -1);
+        assert_non_null(strstr(said, "ssert"));
+    }
+}
+
 static void a_program_ends_with_the_status_of_what_happened(void **state)
 {
     (void)state;
@@ -1099,12 +1201,14 @@ int main(void)
         cmocka_unit_test(options_without_an_effect_say_so),
         cmocka_unit_test(options_that_exclude_others_say_so),
         cmocka_unit_test(an_option_may_be_called_almost_mode),
+        cmocka_unit_test(an_option_may_go_with_one_word_of_a_choice),
         cmocka_unit_test(every_set_of_options_is_judged_by_the_same_rules),
         cmocka_unit_test(help_is_asked_for_in_two_ways),
         cmocka_unit_test(usage_and_help_are_made_from_the_table),
         cmocka_unit_test(help_is_wrapped_by_characters_and_bears_any_text),
         cmocka_unit_test(calls_do_not_remember_each_other),
         cmocka_unit_test(random_words_are_read_or_refused),
+        cmocka_unit_test(a_table_that_names_no_word_of_a_choice_is_a_mistake),
         cmocka_unit_test(a_program_ends_with_the_status_of_what_happened),
         cmocka_unit_test(output_that_does_not_arrive_is_an_error),
         cmocka_unit_test(a_file_does_not_take_the_place_of_a_closed_stream),

@@ -1442,7 +1442,14 @@ static void wrong_options_are_named(void **state)
         {"--demo story --brief", "exclude each other", 2},
         {"--story data/stories/legend.txt --demo trace", "exclude each other", 2},
         {"--svg x.svg", "--svg needs --story or --cues or --step or --brief or --demo", 2},
-        {"--demo theorem --svg x.svg", "--svg: this demo has no figure", 1},
+        {"--demo theorem --svg x.svg", "--demo copying or --demo trace", 2},
+        {"--demo story --seed 2", "--seed does nothing with --demo story", 2},
+        {"--demo trace --seed 2", "--seed does nothing with --demo trace", 2},
+        {"--demo division --seed 2", "--seed does nothing with --demo division", 2},
+        {"--demo thread --seed 2", "--seed does nothing with --demo thread", 2},
+        {"--demo theorem --ascii", "--ascii does nothing with --demo theorem", 2},
+        {"--demo division --ascii", "--ascii does nothing with --demo division", 2},
+        {"--demo thread --ascii", "--ascii does nothing with --demo thread", 2},
         {"--demo nothing", "--demo: 'nothing' is none of story", 2},
         {"--story /dev/null", "/dev/null: there is no word in it", 1},
         {"--story no/such/file", "no/such/file", 1},
@@ -1476,9 +1483,10 @@ static void a_demo_without_a_figure_says_so_before_it_prints(void **state)
     static const char *const words[] = {"--demo theorem --svg x.svg", "--demo division --svg x.svg",
                                         "--demo thread --svg x.svg"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        char text[64];
-        assert_int_equal(run_program(text, sizeof text, "ch04_selective", words[i]), 1);
-        assert_string_equal(text, "error: --svg: this demo has no figure\n");
+        char text[256];
+        assert_int_equal(run_program(text, sizeof text, "ch04_selective", words[i]), 2);
+        assert_contains(text, "error: --svg needs --story or --cues or --step or --brief or "
+                              "--demo story or --demo fillers or --demo copying or --demo trace\n");
         program_prints(text, sizeof text, words[i]);
         assert_string_equal(text, "");
     }

@@ -729,6 +729,7 @@ static void options_are_checked(void **state)
                  {"a b --ids 1", 2, "exclude each other"},
                  {"--interactive --sizes", 2, "exclude"},
                  {"-h", 0, ""},
+                 {"a b --seed 2", 2, "--seed needs --temperature or --top-k or --top-p"},
                  {"a b --focus --profile", 2, "--profile does nothing with --focus"},
                  {"--sizes a", 2, "DIR does nothing with --sizes"},
                  {"a b --perplexity c", 2, "PROMPT does nothing with --perplexity"},

@@ -46,7 +46,7 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
 endif
 
-.PHONY: all run tour test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
+.PHONY: all cuda run tour test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -70,14 +70,22 @@ $(foreach source,$(SOURCES),$(eval $(call program_rule,$(source))))
 
 NVCC     ?= nvcc
 CUDA     := $(if $(filter 1,$(SANITIZE)),,$(shell command -v $(NVCC) 2>/dev/null))
-GPU       = $(if $(CUDA),$(shell nvidia-smi -L 2>/dev/null | head -n 1))
+GPU      := $(if $(CUDA),$(shell nvidia-smi -L 2>/dev/null | head -n 1))
 CUDA_RUN := $(BUILD)/cuda/ch06_cuda_scan
 # For the GPU that is there, or, if none is, for these; the last as PTX, for what comes after.
 CUDA_FOR  = $(if $(GPU),-arch=native,$(foreach sm,80 90,\
               -gencode arch=compute_$(sm),code=sm_$(sm)) -gencode arch=compute_90,code=compute_90)
 CUDA_SAID := $(if $(CUDA),$(patsubst ch06_cuda_scan/%.cu,$(BUILD)/cuda/ch06_%.said,$(filter %.cu,$(SOURCES))))
-all: $(CUDA_SAID)
-	@echo "chapter 6: built for the CPU$(if $(CUDA),$$(cat $(CUDA_SAID) | sort -u | head -n 1),; nvcc would build it for a GPU)"
+# What nvcc builds takes a minute, and is of use only where a GPU answers.
+CUDA_BUILT = $$(sort -u $(CUDA_SAID) | head -n 1)
+all: $(if $(GPU),$(CUDA_SAID))
+	@echo "chapter 6: built for the CPU$(if $(GPU),$(CUDA_BUILT),$(if \
+	    $(CUDA),$(NO_GPU),; nvcc would build it for a GPU))"
+NO_GPU = , as no GPU answers; make cuda builds it for one all the same
+
+cuda: $(CUDA_SAID) ## build chapter 6 with nvcc, whether or not a GPU answers
+	@test -n '$(CUDA)' || { echo 'error: make cuda needs nvcc, and no SANITIZE=1' >&2; exit 2; }
+	@echo "chapter 6: $(CUDA_BUILT)" | sed 's/: , and /: built /; s/: ; /: /'; test -x $(CUDA_RUN)
 
 # An nvcc that cannot build a program, old or without a compiler of its own, breaks nothing: what it
 # said is kept, in one line, beside where the program would be.
@@ -87,7 +95,7 @@ $(BUILD)/cuda/ch06_%.said: ch06_cuda_scan/%.cu $(wildcard ch*/*.c ch*/*.cu ch*/*
 	@$(NVCC) -O3 -t 0 $(CUDA_FOR) $< -o $(basename $@) > $@.all 2>&1 \
 	    && { cat $@.all; echo ', and for a GPU (by $(CUDA))' > $@; } \
 	    || { rm -f $(basename $@); { grep -m 1 -iE 'error|fatal|not |no ' $@.all || head -n 1 $@.all; } | \
-	         cut -c 1-200 | sed "s/^/; $(NVCC) cannot build it for a GPU: /" > $@; test -s $@ || echo '; $(NVCC) fails' > $@; }
+	         cut -c 1-200 | sed "s|^|; $(NVCC) cannot build it for a GPU: |" > $@; test -s $@ || echo '; $(NVCC) fails' > $@; }
 	@rm -f $@.all
 
 # The tests of chapter 6 as nvcc builds them, which skip themselves where no GPU answers.
@@ -112,17 +120,17 @@ $(BUILD)/tests/test_classroom: $(BUILD)/grade
 show = @printf '\n$$ %s\n' '$(1)' && $(1)
 CH_TWO := $(if $(filter 1 2 3 4 5 6,$(CH)),0$(CH),$(CH))
 
-# The tour: whose question it is, and the command that shows its one picture or table in 26 lines at
-# most.
+# The tour: whose question it is, and the command that shows its one picture or table. A stop, with
+# its title, question and where more is, has 30 lines at most.
 define TOUR
 ch01_markov          ch01_markov --forgetting | tail -n 18
-ch02_ssm             ch02_ssm --demo front | tail -n 19
+ch02_ssm             ch02_ssm --demo front | tail -n 18
 ch03_discretize      ch03_discretize --demo hours | tail -n 18
-ch04_selective       ch04_selective --demo fillers | tail -n 20
+ch04_selective       ch04_selective --brief
 ch05_mamba_block     ch05_mamba_block --trace
 ch05_language_model  ch05_stories_test --focus
 ch05_pretrained      ch05_pretrained
-ch06_cuda_scan       ch06_cuda_scan --demo work
+ch06_cuda_scan       ch06_cuda_scan --demo ladder
 endef
 export TOUR
 
@@ -168,11 +176,11 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
-	@printf '\n==== Chapter 5, capstone 1: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
+	@printf '\n==== Chapter 5a: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
 	$(call show,$(BUILD)/ch05_language_model)
 	$(call show,$(BUILD)/ch05_stories_test --focus)
 	$(call show,$(BUILD)/ch05_stories_test)
-	@printf '\n==== Chapter 5, capstone 2: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
+	@printf '\n==== Chapter 5b: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))

@@ -19,7 +19,7 @@
               D        D           (d_inner)               D, the skip
               z_t      z           (batch, len, d_inner)   z, the gate's branch
    BUILD      cc -O2 ch04_selective/selective.c -o selective -lm && ./selective
-   TIME       60 minutes to read, 120 to do the exercises
+   TIME       60 minutes to read, 95 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: algorithm 2, theorem 1, sections 3 and 4.1
               G. Blelloch, Prefix sums and their applications, CMU-CS-90-190 (1990)
               W. D. Hillis, G. L. Steele, Data parallel algorithms, CACM 29 (1986)

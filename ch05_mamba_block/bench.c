@@ -25,9 +25,10 @@ int block_bench_main(int argc, char **argv)
         {"pretrained", "DIR", OPTION_TEXT, 0, 0, &pretrained, "mode",
          "a pretrained model's steps, prompts and draws, with random models of mamba-130m's shape, "
          "which are made in DIR (1 GB)"},
-        {"width", "N", OPTION_WHOLE, 1, 4096, &width, "compare !config", "d_model (default 256)"},
+        {"width", "N", OPTION_WHOLE, 1, 4096, &width, "compare !config",
+         "with --compare: d_model (default 256)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "compare",
-         "sizes from a Hugging Face config.json"},
+         "with --compare: sizes from a Hugging Face config.json"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "compare", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "compare", "draw charts without Unicode"},
     };

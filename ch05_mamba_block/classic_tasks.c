@@ -294,7 +294,7 @@ int classic_tasks_main(int argc, char **argv)
     };
     const Program program = {"ch05_classic_tasks",
                              "Two classic tasks, with a selective and a time-invariant model "
-                             "(chapter 5, capstone 1). Without options: an example of each.",
+                             "(chapter 5a). Without options: an example of each.",
                              table, sizeof table / sizeof *table};
     int status;
     if (!program_begin(&status, &program, argc, argv))

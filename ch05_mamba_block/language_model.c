@@ -1,4 +1,4 @@
-/* Capstone 1. A Mamba language model, trained in C
+/* Chapter 5a. A Mamba language model, trained in C
 
    QUESTION   What does a stack of blocks need to guess the next token, and how does it learn to?
    NEW        Embedding, blocks, final norm and a head that is the embedding again; the loss, its
@@ -1155,12 +1155,13 @@ int language_model_main(int argc, char **argv)
         {"resume", NULL, OPTION_SWITCH, 0, 0, &o.run.resume, "train",
          "go on from there, bit for bit"},
         {"width", "D", OPTION_WHOLE, 1, 4096, &o.run.width, "train", "d_model (default 64)"},
-        {"layers", "N", OPTION_WHOLE, 1, 256, &o.run.layers, "train", "(default 2)"},
+        {"layers", "N", OPTION_WHOLE, 1, 256, &o.run.layers, "train", "blocks (default 2)"},
         {"batch", "N", OPTION_WHOLE, 1, 4096, &settings->batch, "train",
          "pieces in a step (default 8)"},
         {"length", "N", OPTION_WHOLE, 1, 65536, &settings->len, "train",
          "tokens in a piece (default 128)"},
-        {"steps", "N", OPTION_WHOLE, 1, 1e8, &settings->steps, "train", "(default 4000)"},
+        {"steps", "N", OPTION_WHOLE, 1, 1e8, &settings->steps, "train",
+         "steps of AdamW (default 4000)"},
         {"rate", "R", OPTION_NUMBER, 1e-9, 1, &settings->rate, "train",
          "the highest learning rate (default 0.004)"},
         {"gate-price", "P", OPTION_NUMBER, 0, 1000, &o.gate_price, "train",
@@ -1169,7 +1170,7 @@ int language_model_main(int argc, char **argv)
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "train", "draw it without Unicode"},
     };
     const Program program = {"ch05_language_model",
-                             "A Mamba language model (chapter 5, capstone 1): it goes on from a "
+                             "A Mamba language model (chapter 5a): it goes on from a "
                              "prompt, or, with --train, learns to.",
                              table, sizeof table / sizeof *table};
     int status;

@@ -22,7 +22,7 @@
               d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size
                                                                state_size conv_kernel time_step_rank
    BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm && ./mamba_block
-   TIME       50 minutes to read, 90 to do the exercises
+   TIME       50 minutes to read, 70 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: sections 3.4 and 3.6, figure 3, algorithm 2
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
               A. Vaswani et al., Attention is all you need, arXiv 1706.03762 */

@@ -1,4 +1,4 @@
-/* Capstone 2. A pretrained Mamba: from a folder of weights to words
+/* Chapter 5b. A pretrained Mamba: from a folder of weights to words
 
    QUESTION   What does it take to run a model that others have trained, from the files as they were
               published, and how fast can a processor be at it?
@@ -16,7 +16,7 @@
               model_folder.c (config.json, shards)             quantized.c (matrix times vector)
               token_step.c (convolution and scan of a token)   conversation_files.c
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
-   TIME       50 minutes to read
+   TIME       50 minutes to read, 25 to do the exercises
    SOURCES    S. Black et al., GPT-NeoX-20B, arXiv 2204.06745 (the tokenizer of these models)
               T. Dettmers et al., LLM.int8(), arXiv 2208.07339 (weights in 8 bits)
               Hugging Face's transformers (names of the files and of all that is in them) */

@@ -516,7 +516,7 @@ int stories_test_main(int argc, char **argv)
     };
     const Program program = {
         "ch05_stories_test",
-        "The stories of data/rainbow, put to the test (chapter 5, capstone 1): "
+        "The stories of data/rainbow, put to the test (chapter 5a): "
         "how many answers a model gets right.",
         table, sizeof table / sizeof *table};
     int status;

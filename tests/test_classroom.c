@@ -227,6 +227,30 @@ static void a_lesson_is_handed_out_without_what_it_would_give_away(void **state)
     assert_says(text, "section 1.2 \"Means\" in ch01_toy/README.md");
 }
 
+/* Of the data and the golden data, what the chapter names; and what is said of them fits. */
+static void a_kit_holds_what_its_chapter_names_and_says_no_more(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text, "rm -rf $T/named; cp -R $T/course $T/named; cd $T/named\n"
+                                 "mkdir tests/golden/tokenizer; touch tests/golden/ch01_one "
+                                 "tests/golden/ch00_none data/one.csv data/two.csv\n"
+                                 "printf '| `one.csv` | a |\\n| `two.csv` | b |\\nand so on\\n' "
+                                 "> data/README.md\n"
+                                 "echo '/* \"ch01_*\", data/one.csv */' >> tests/test_ch01_toy.c\n"
+                                 "sh $C/assignment.sh 01 $T/named_kit && cd $T/named_kit && "
+                                 "ls data tests/golden && cat data/README.md"),
+                     0);
+    assert_says(text, "data:\nREADME.md\none.csv\n");
+    assert_says(text, "tests/golden:\nch01_one\n| `one.csv` | a |\nand so on\n");
+    read_file(text, "named_kit/README.md");
+    assert_silent_about(text, "The earlier chapters"); /* there are none */
+    assert_says(text, "names the line.\n\nTo hand in");
+    assert_int_equal(shell(text, "make -s -C $T/named_kit"), 0);
+    assert_says(text, " 1 point, about");
+    assert_says(text, " 2 points, about");
+}
+
 static void the_same_course_gives_the_same_bytes(void **state)
 {
     static char text[ROOM];
@@ -554,6 +578,21 @@ static void a_class_is_graded_and_goes_on_where_it_stopped(void **state)
     assert_says(text, "3 submissions, 1 to grade");
 }
 
+/* A folder that is not there, or none at all, is not the course itself. */
+static void a_class_is_graded_only_from_a_folder(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text, "sh $C/class.sh $T/kit '' $T/no_marks"), 2);
+    assert_says(text, "error: SUBMISSIONS=: no such folder");
+    assert_int_equal(shell(text, "sh $C/class.sh $T/kit /no/where $T/no_marks"), 2);
+    assert_says(text, "error: SUBMISSIONS=/no/where: no such folder");
+    assert_int_equal(shell(text, "HIDDEN=/no/where sh $C/class.sh $T/kit $T/course $T/no_marks"),
+                     2);
+    assert_says(text, "error: HIDDEN=/no/where: no such folder");
+    assert_int_equal(shell(text, "test -e $T/no_marks"), 1);
+}
+
 static void gradescope_runs_the_autograder(void **state)
 {
     static char text[ROOM];
@@ -665,6 +704,7 @@ int main(void)
         cmocka_unit_test(nothing_of_a_submission_is_left),
         cmocka_unit_test(an_assignment_has_stubs_and_no_solution),
         cmocka_unit_test(a_lesson_is_handed_out_without_what_it_would_give_away),
+        cmocka_unit_test(a_kit_holds_what_its_chapter_names_and_says_no_more),
         cmocka_unit_test(the_same_course_gives_the_same_bytes),
         cmocka_unit_test(malformed_markers_are_refused),
         cmocka_unit_test(a_student_is_told_what_is_missing_and_where_to_read),
@@ -679,6 +719,7 @@ int main(void)
         cmocka_unit_test(hidden_files_are_not_to_be_had),
         cmocka_unit_test(results_are_what_gradescope_reads),
         cmocka_unit_test(a_class_is_graded_and_goes_on_where_it_stopped),
+        cmocka_unit_test(a_class_is_graded_only_from_a_folder),
         cmocka_unit_test(gradescope_runs_the_autograder),
         cmocka_unit_test(an_exercise_that_is_not_fit_is_found),
     };

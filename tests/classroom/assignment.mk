@@ -22,7 +22,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@awk '$$1 == "exercise" { title = $$0; sub(/^([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )/, "", title); \
-	    printf "  %-4s %-46s %d points, about %d minutes\n", $$2, title, $$3, $$4 }' tests/exercises.txt
+	    printf "  %-4s %-46s %d point%s, about %d minutes\n", $$2, title, $$3, $$3 == 1 ? "" : "s", $$4 }' tests/exercises.txt
 
 all: $(PROGRAMS) ## build the chapter's programs into build/
 

@@ -67,19 +67,33 @@ awk -v target="run-$chapter:" '
         printf "printf \"\\n$ %%s\\n\" \"%s\"\n%s || exit 1\n", $0, $0
     }' Makefile > "$new/tests/demo.sh"
 
-# ---- data that the chapter, its tests, its lesson or the demo name; golden data but of later chapters -
+# ---- data that the chapter, its tests, its lesson or the demo name ---------------------------------
 
 mkdir -p "$new/data" "$new/$folder"
 for path in data/*; do
     [ "$path" != data/README.md ] && ! cat $sources $tests $lessons "$new/tests/demo.sh" | grep -qF "$path" ||
         cp -R "$path" "$new/data/"
 done
+while IFS= read -r line; do # its table says what is here
+    case $line in
+    '| `'*)
+        name=${line#*\`}
+        name=${name%%\`*}
+        # shellcheck disable=SC2086
+        (cd "$new/data" && ls -d $name > /dev/null 2>&1) || continue
+        ;;
+    esac
+    printf '%s\n' "$line"
+done < data/README.md > "$new/data/README.md"
 mkdir -p "$new/tests/golden"
 for path in tests/golden/*; do
     name=${path##*/}
-    number=$(echo "$name" | sed -n 's/^ch\([0-9][0-9]\)_.*/\1/p')
-    later=$(expr "${number:-00}" \> "$chapter" || true)
-    [ "$later" = 0 ] || grep -q "\"${name%%_*}_[^\"]*\"" $tests && cp -R "$path" "$new/tests/golden/"
+    case $name in
+    ch[0-9][0-9]_*) start=${name%%_*}_ ;; # a test may ask for all of a number: "ch04_*.safetensors"
+    *) start=$name ;;
+    esac
+    [ "$name" = INDEX.md ] || grep -qF "\"$start" $tests || cat $lessons | grep -qF "tests/golden/$name" || continue
+    cp -R "$path" "$new/tests/golden/"
 done
 
 # ---- the tools ------------------------------------------------------------------------------------
@@ -142,7 +156,10 @@ It needs a C compiler and make; the test library, cmocka, is installed by \`make
 - Each test runs in a process of its own with 4 seconds of processor time and 512 MB of memory. A crash
   or a loop without end costs that test, not the others. An exercise that does not compile costs itself.
 - \`make test SANITIZE=1\` finds what reads or writes outside its arrays, and names the line.
-- The earlier chapters are here and complete; they may be read and used.
+END
+    [ "$(ls -d "$new"/ch*/ | wc -l)" -eq 1 ] ||
+        echo '- The earlier chapters are here and complete; they may be read and used.'
+    cat << END
 
 To hand in: the files named in the table, in their folder \`$folder/\` or as they are. Other files are not
 looked at.

@@ -30,9 +30,10 @@ if [ "${1:-}" = --one ]; then
 fi
 
 KIT=$1
-SUBMISSIONS=$(cd "$2" 2> /dev/null && pwd) || { echo "error: SUBMISSIONS=$2: no such folder" >&2; exit 2; }
+SUBMISSIONS=$([ -n "$2" ] && cd "$2" 2> /dev/null && pwd) || { echo "error: SUBMISSIONS=$2: no such folder" >&2; exit 2; }
 OUT=$3
-HIDDEN=${HIDDEN:+$(cd "$HIDDEN" && pwd)}
+given=${HIDDEN:-}
+HIDDEN=${given:+$(cd "$given" 2> /dev/null && pwd)} || { echo "error: HIDDEN=$given: no such folder" >&2; exit 2; }
 mkdir -p "$OUT"
 export KIT SUBMISSIONS OUT HIDDEN GRADE FLAGS
 

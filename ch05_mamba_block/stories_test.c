@@ -514,11 +514,10 @@ int stories_test_main(int argc, char **argv)
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "focus", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "focus compare", "draw without Unicode"},
     };
-    const Program program = {
-        "ch05_stories_test",
-        "The stories of data/rainbow, put to the test (chapter 5a): "
-        "how many answers a model gets right.",
-        table, sizeof table / sizeof *table};
+    const Program program = {"ch05_stories_test",
+                             "The stories of data/rainbow, put to the test (chapter 5a): "
+                             "how many answers a model gets right.",
+                             table, sizeof table / sizeof *table};
     int status;
     if (!program_begin(&status, &program, argc, argv))
         return status;

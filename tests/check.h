@@ -165,6 +165,8 @@ static inline int run_and_read(char *text, size_t room, const char *program, con
     assert_non_null(out);
     size_t len = fread(text, 1, room - 1, out);
     text[len] = '\0';
+    for (char rest[4096]; fread(rest, 1, sizeof rest, out) > 0;)
+        ; /* it says more than there is room for: let it, a closed pipe would end it */
     int status = pclose(out);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }

@@ -758,11 +758,13 @@ static void options_assert(const Program *program)
         assert(*option->name && option->to && (option->value || !option_takes_value(option)));
         assert(option_find(program, option->name, strlen(option->name)) == k); /* no name twice */
         assert(strcmp(option->name, "help") != 0 && strcmp(option->name, "h") != 0);
-        int choice; /* option_meant asserts that it is one */
-        for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len)
-            assert(word_is(word, len, "mode") || word_is(word, len, "-") ||
-                   option_meant(&choice, program, word + (*word == '!'), len - (*word == '!')) <
-                       program->n_option);
+        for (size_t len; (len = word_ahead(&word, ' ')) > 0; word += len) {
+            int choice; /* option_meant asserts that it is one */
+            size_t skip = *word == '!' ? 1 : 0;
+            size_t meant = option_meant(&choice, program, word + skip, len - skip);
+            assert(meant < program->n_option || word_is(word, len, "mode") ||
+                   word_is(word, len, "-"));
+        }
     }
 }
 

@@ -143,8 +143,8 @@ static void bench_all_convolutions(Trainer *trainer)
                             p[CONV1D_BIAS], cache->batch, cache->len, d_inner, d_conv);
         silu_all(cache->u, cache->conv, count);
         silu_backward_all(to->conv, to->u, cache->conv, count);
-        conv1d_backward(to->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], to->conv, cache->u_raw,
-                        p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, d_conv);
+        conv1d_backward_fast(to->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], to->conv, cache->u_raw,
+                             p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, d_conv);
     }
 }
 

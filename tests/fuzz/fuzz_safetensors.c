@@ -1,5 +1,6 @@
 /* A fuzz target for the readers of ch05_mamba_block/safetensors.c and json.c: any bytes at all,
-   taken as a safetensors file and as a JSON text. Nothing may crash, and what is accepted must hold.
+   taken as a safetensors file and as a JSON text. Nothing may crash, and what is accepted must
+   hold.
 
        clang -g -O1 -fsanitize=fuzzer,address,undefined tests/fuzz/fuzz_safetensors.c -o fuzz
        mkdir -p build/new && ./fuzz build/new tests/fuzz/corpus/safetensors     (or: make fuzz)

@@ -343,8 +343,8 @@ static void the_front_page_names_every_file(void **state)
     free(text);
 }
 
-/* The stops of `make run`, as the Makefile has them, whole: title, question, picture, where more is.
-   A picture does not begin with a blank line, nor with the rest of a table. */
+/* The stops of `make run`, as the Makefile has them, whole: title, question, picture, where more
+   is. A picture does not begin with a blank line, nor with the rest of a table. */
 static void every_stop_of_the_tour_has_thirty_lines_at_most(void **state)
 {
     (void)state;

@@ -69,14 +69,14 @@ static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t 
 static const Task task_copying = {"copying",
                                   "Selective copying: 16 symbols among noise",
                                   {copying_fill, NULL},
-                                  {32, 64, 4000, 1, 3e-3, 0.1, 1.0},
-                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0},
+                                  {32, 64, 4000, 1, 3e-3, 0.1, 1.0, 0.0},
+                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0, 0.0},
                                   0.0};
 static const Task task_induction = {"induction",
                                     "Induction heads: what followed the marker?",
                                     {induction_fill, NULL},
-                                    {8, 256, 3000, 1, 3e-3, 0.1, 1.0},
-                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0},
+                                    {8, 256, 3000, 1, 3e-3, 0.1, 1.0, 0.0},
+                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0, 0.0},
                                     1.0};
 
 /* ===================================== Right answers ======================================= */

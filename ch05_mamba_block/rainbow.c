@@ -151,34 +151,37 @@ static bool turn_is_unseen(size_t from, size_t to)
 
 /* A kind of story. */
 typedef struct {
-    const char *file; /* where such stories are kept, NULL: nowhere, they are to learn from */
+    const char *file; /* where such stories are kept, and how many */
     size_t stories;
     size_t turns_least, turns_most;   /* how often a story turns */
     size_t wander_least, wander_most; /* sentences between a cue and what follows it */
+    bool test;           /* it asks once, at its end, for an answer that training holds back */
     bool unseen_telling; /* the last cue is told in a way in which training never tells it */
 } StoryKind;
 
 /* To learn from: a question after every cue, so that there is much to answer; and every length of
    wandering up to that of the far test, for nobody learns to hold what need not be held. */
-static const StoryKind story_to_learn = {NULL, 0, 0, 4, 0, 3, false};
+static const StoryKind story_to_learn = {NULL, 0, 0, 4, 0, 3, false, false};
 enum { WANDER_FAR = 24 };
 static const double share_without_wandering = 0.3, share_of_far_wandering = 0.3;
 
 /* The tests: they ask once, at their end, for an answer that training holds back; and they may turn
    as training never turns. */
-static const StoryKind story_tests[] = {{"test.txt", 500, 0, 0, 0, 3, false},
-                                        {"test_turns.txt", 500, 1, 2, 0, 3, false},
-                                        {"test_far.txt", 200, 0, 1, WANDER_FAR, WANDER_FAR, false},
-                                        {"test_hard.txt", 500, 0, 1, 0, 3, true}};
+static const StoryKind story_tests[] = {
+    {"test.txt", 500, 0, 0, 0, 3, true, false},
+    {"test_turns.txt", 500, 1, 2, 0, 3, true, false},
+    {"test_far.txt", 200, 0, 1, WANDER_FAR, WANDER_FAR, true, false},
+    {"test_hard.txt", 500, 0, 1, 0, 3, true, true}};
 
 /* A mixture of them to look at while a model learns. */
-static const StoryKind story_held_back = {"", 0, 0, 2, 0, 3, false};
+static const StoryKind story_held_back = {NULL, 0, 0, 2, 0, 3, true, false};
 
 enum { STORY_BYTES = 16384 };
 
 typedef struct {
     char text[STORY_BYTES];
     size_t len;
+    bool answers_only; /* the rest of it is to be heard, not to be guessed */
 } StoryText;
 
 static void say(StoryText *story, const char *words)
@@ -276,35 +279,37 @@ static size_t turn_to(size_t from, bool test, Random *random)
     return to;
 }
 
-/* The fewest and most sentences of wandering in a story. */
-static void choose_wandering(size_t range[2], const StoryKind *kind, Random *random)
+/* How far a story wanders: the fewest and most sentences between a cue and what follows. Returns
+   whether only its answers are to be guessed: those of a test, and of a long story to learn from,
+   whose wandering nobody can guess, and would drown them. */
+static bool choose_wandering(size_t range[2], const StoryKind *kind, Random *random)
 {
     double part = random_uniform(random);
     range[0] = kind->wander_least;
     range[1] = kind->wander_most;
-    if (kind->file != NULL)
-        return;
+    if (kind->test)
+        return true;
     if (part < share_of_far_wandering)
         range[1] = WANDER_FAR;
     else if (part < share_of_far_wandering + share_without_wandering)
         range[1] = 0;
+    return range[1] == WANDER_FAR;
 }
 
 /* One story, and the end of its line. */
 void tell(StoryText *story, const StoryKind *kind, Random *random)
 {
-    bool test = kind->file != NULL;
     size_t turns = kind->turns_least + one_of(random, kind->turns_most - kind->turns_least + 1);
     size_t which = one_of(random, REGISTERS), range[2];
-    choose_wandering(range, kind, random);
+    story->answers_only = choose_wandering(range, kind, random);
     story->len = 0;
     if (one_of(random, 2) == 0)
         SAY_ONE_OF(story, openings, random);
     for (size_t part = 0; part <= turns; part++) {
         if (part > 0)
-            which = turn_to(which, test, random);
+            which = turn_to(which, kind->test, random);
         size_t sentences = range[0] + one_of(random, range[1] - range[0] + 1);
-        if (test)
+        if (kind->test)
             tell_to_test(story, which, part > 0, part == turns, kind->unseen_telling, sentences,
                          random);
         else
@@ -372,21 +377,20 @@ static int32_t word_number(const Vocabulary *words, const char *word)
     return (int32_t)*word_slot(words, word) - 1;
 }
 
-/* Each token's target is the next token; the last of a piece has none. Of a test only the answers
-   count: what stands between "?" and the end. Silence is never to be guessed: it stands where an
-   answer is held back. */
-static void story_targets(int32_t *targets, const int32_t *ids, size_t len,
-                          const Storyteller *teller)
+/* Each token's target is the next token; the last of a piece has none. If only answers count, that
+   is what stands between "?" and the end of the sentence. Silence is never to be guessed: it stands
+   where an answer is held back. */
+static void story_targets(int32_t *targets, const int32_t *ids, size_t len, bool answers_only,
+                          const Vocabulary *words)
 {
-    int32_t held_back = word_number(teller->words, silence);
-    int32_t asks = word_number(teller->words, "?");
-    bool test = teller->kind->file != NULL, counts = !test;
-    for (size_t t = 0; t + 1 < len; t++) {
-        if (test)
-            counts = ids[t + 1] != WORD_END && (counts || ids[t] == asks);
-        targets[t] = counts && ids[t + 1] != held_back ? ids[t + 1] : -1;
+    int32_t held_back = word_number(words, silence);
+    int32_t asks = word_number(words, "?"), stop = word_number(words, ".");
+    bool counts = !answers_only;
+    for (size_t t = 0; t < len; t++) {
+        if (answers_only)
+            counts = ids[t] == asks || (counts && ids[t] != stop);
+        targets[t] = counts && t + 1 < len && ids[t + 1] != held_back ? ids[t + 1] : -1;
     }
-    targets[len - 1] = -1;
 }
 
 /* Fills a batch with stories that nobody has heard before (a BatchSource, `from` a Storyteller):
@@ -398,14 +402,15 @@ void rainbow_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, cons
     StoryText story;
     int32_t words[STORY_BYTES]; /* each has a byte at least */
     size_t unknown;
-    for (size_t b = 0; b < batch; b++) {
-        for (size_t filled = 0, some; filled < len; filled += some) {
-            tell(&story, teller->kind, random);
-            some = text_to_tokens(words, &unknown, story.text, story.len, teller->words, true);
-            some = some < len - filled ? some : len - filled;
-            memcpy(ids + b * len + filled, words, some * sizeof *ids);
-        }
-        story_targets(targets + b * len, ids + b * len, len, teller);
+    for (size_t at = 0, some; at < batch * len; at += some) {
+        size_t room = len - at % len;
+        tell(&story, teller->kind, random);
+        some = text_to_tokens(words, &unknown, story.text, story.len, teller->words, true);
+        some = some < room ? some : room;
+        memcpy(ids + at, words, some * sizeof *ids);
+        story_targets(targets + at, ids + at, some, story.answers_only, teller->words);
+        if (room < len && !story.answers_only)
+            targets[at - 1] = words[0]; /* how a story begins */
     }
 }
 
@@ -467,12 +472,12 @@ bool rainbow_write(const char *folder, Error *error)
 
 /* ======================================= Program =========================================== */
 
-static void tell_some(uint64_t count, uint64_t seed)
+static void tell_some(uint64_t count, const StoryKind *kind, uint64_t seed)
 {
     StoryText *story = NEW(StoryText, 1);
     Random random = random_from_seed(seed);
     for (uint64_t i = 0; i < count; i++) {
-        tell(story, &story_to_learn, &random);
+        tell(story, kind, &random);
         fputs(story->text, stdout);
     }
     free(story);
@@ -481,9 +486,12 @@ static void tell_some(uint64_t count, uint64_t seed)
 int rainbow_main(int argc, char **argv)
 {
     const char *folder = NULL;
+    bool held_back = false;
     uint64_t stories = 3, seed = 1;
     const Option table[] = {
         {"stories", "N", OPTION_WHOLE, 0, 1e9, &stories, "-", "tell so many (default 3)"},
+        {"held-back", NULL, OPTION_SWITCH, 0, 0, &held_back, "-",
+         "of those that ask for what training never answers"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "-", "of what is told (default 1)"},
         {"write", "DIR", OPTION_TEXT, 0, 0, &folder, "mode",
          "write the tests of data/rainbow into a folder instead"},
@@ -497,7 +505,7 @@ int rainbow_main(int argc, char **argv)
         return status;
     Error error;
     if (folder == NULL)
-        tell_some(stories, seed);
+        tell_some(stories, held_back ? &story_held_back : &story_to_learn, seed);
     return program_end(folder == NULL || rainbow_write(folder, &error), &error);
 }
 

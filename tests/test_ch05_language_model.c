@@ -1201,33 +1201,59 @@ static void every_word_of_a_story_has_a_number(void **state)
     vocabulary_free(&words), vocabulary_free(&again);
 }
 
-/* In training every next word is to be guessed but silence; of a test only the answers are. */
+/* One story of a batch: is every next word a target but silence, or are only its answers? */
+static bool only_answers_count(size_t *answers, size_t *silent, const int32_t *id,
+                               const int32_t *target, size_t len, const Vocabulary *words)
+{
+    int32_t asks = word_number(words, "?"), stop = word_number(words, ".");
+    int32_t held_back = word_number(words, silence);
+    bool answer = false, all = true;
+    for (size_t t = 0; t + 1 < len; t++) {
+        answer = id[t] == asks || (answer && id[t] != stop);
+        *answers += id[t] == asks && id[t + 1] != held_back;
+        *silent += id[t + 1] == held_back;
+        if (id[t + 1] == held_back)
+            assert_int_equal(target[t], -1);
+        else if (answer)
+            assert_int_equal(target[t], id[t + 1]);
+        else {
+            assert_true(target[t] == id[t + 1] || target[t] == -1);
+            assert_true(t == 0 || all == (target[t] >= 0)); /* all of it, or nothing */
+            all = target[t] >= 0;
+        }
+    }
+    return !all;
+}
+
 static void a_batch_of_stories_asks_for_what_it_should(void **state)
 {
     (void)state;
-    enum { BATCH = 3, LEN = 500 };
+    enum { BATCH = 12, LEN = 700 };
     static int32_t ids[BATCH * LEN], targets[BATCH * LEN];
     Vocabulary words = rainbow_words();
-    int32_t asks = word_number(&words, "?"), held_back = word_number(&words, silence);
     Storyteller teller[2] = {{&words, &story_to_learn}, {&words, &story_held_back}};
     Random random = random_from_seed(9);
     for (int which = 0; which < 2; which++) {
-        size_t silent = 0, answers = 0;
+        size_t silent = 0, answers = 0, only = 0, stories = 0;
         rainbow_fill(ids, targets, BATCH, LEN, &teller[which], &random);
         for (size_t b = 0; b < BATCH; b++) {
             const int32_t *id = ids + b * LEN, *target = targets + b * LEN;
-            bool answer = false;
             assert_int_equal(target[LEN - 1], -1);
-            for (size_t t = 0; t + 1 < LEN; t++) {
-                answer = id[t + 1] != WORD_END && (answer || id[t] == asks);
-                answers += answer && id[t] == asks && id[t + 1] != held_back;
-                silent += id[t + 1] == held_back;
-                bool wanted = id[t + 1] != held_back && (which == 0 || answer);
-                assert_int_equal(target[t], wanted ? id[t + 1] : -1);
+            for (size_t from = 0, end; from < LEN; from = end) {
+                for (end = from; end < LEN && id[end] != WORD_END; end++)
+                    ;
+                end += end < LEN;
+                bool heard = only_answers_count(&answers, &silent, id + from, target + from,
+                                                end - from, &words);
+                if (from > 0) /* how the next one begins is to be guessed, if it is */
+                    assert_int_equal(target[from - 1], heard ? -1 : id[from]);
+                only += heard;
+                stories++;
             }
         }
         assert_int_equal(silent > 0, which == 0);
-        assert_true(answers >= BATCH);
+        assert_true(answers > BATCH && only > 0);
+        assert_int_equal(only == stories, which == 1);
     }
     assert_memory_not_equal(ids, ids + LEN, LEN * sizeof *ids);
     vocabulary_free(&words);

@@ -623,9 +623,6 @@ static void selection_backward(const BlockParams *grad, const BlockBack *back,
     size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
     size_t tokens = cache->batch * cache->len;
     const float *seen = cache->constant ? cache->constant : cache->u;
-    if (config->delta_penalty > 0.0) /* not Mamba: for one experiment of LANGUAGE_MODEL.md */
-        delta_penalty_backward(back->dt_raw, g[DT_PROJ_BIAS], cache->dt_raw, p[DT_PROJ_BIAS],
-                               config->delta_penalty, tokens, d_inner);
     linear_backward_weight_fast(g[DT_PROJ_WEIGHT], back->dt_raw, cache->dt_low, tokens, dt_rank,
                                 d_inner);
     linear_backward_input_fast(back->dt_low, back->dt_raw, p[DT_PROJ_WEIGHT], false, tokens,

@@ -113,12 +113,12 @@ static const char *const places[] = {
     "the market", "the old bridge", "the mill",   "the green gate",      "the harbour",
     "the well",   "the inn",        "the school", "the end of the road", "the home of a friend",
     "the garden", "the church"};
-static const char *const endings[] = {".",
-                                      "in the morning .",
-                                      "without a word .",
-                                      "and smiled .",
-                                      "before noon .",
-                                      "as the wind blew ."};
+static const char *const sentence_ends[] = {".",
+                                            "in the morning .",
+                                            "without a word .",
+                                            "and smiled .",
+                                            "before noon .",
+                                            "as the wind blew ."};
 static const char *const asides[] = {
     "the clouds moved on over the hills .",     "gold leaves fell into the water .",
     "a cat slept on the warm wall .",           "every path was wet and full of light .",
@@ -210,7 +210,7 @@ static void wander(StoryText *story, size_t sentences, Random *random)
         SAY_ONE_OF(story, people, random);
         SAY_ONE_OF(story, deeds, random);
         SAY_ONE_OF(story, places, random);
-        SAY_ONE_OF(story, endings, random);
+        SAY_ONE_OF(story, sentence_ends, random);
     }
 }
 
@@ -344,7 +344,7 @@ static char *rainbow_sentences(void)
     SAY_ALL_OF(people)
     SAY_ALL_OF(deeds)
     SAY_ALL_OF(places)
-    SAY_ALL_OF(endings)
+    SAY_ALL_OF(sentence_ends)
     SAY_ALL_OF(asides)
 #undef SAY_ALL_OF
     say(all, silence);

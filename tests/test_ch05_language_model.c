@@ -1487,7 +1487,7 @@ static void right_answers_are_the_same_by_steps_and_at_once(void **state)
 {
     (void)state;
     TrainSettings settings = {4, 40, 1, 1, 1e-3, 0.1, 1.0, 0.0};
-    Model model = task_model(false, 0.0, 1);
+    Model model = task_model(false, 1);
     Trainer trainer = trainer_new(&model, &settings);
     for (int seed = 0; seed < 3; seed++) {
         Random one = random_from_seed((uint64_t)seed), two = one;

@@ -427,22 +427,24 @@ static void print_beliefs(const StoryReading *reading, const Answers *answers,
     writer_free(&writer), writer_free(&asked);
 }
 
-/* Layers times words as a heat map, each layer from its own narrowest to its own widest word. */
+/* Layers times words as a heat map, from the narrowest word of any layer to the widest: a layer that
+   treats all words alike shows it. */
 static void svg_reading(FILE *out, const StoryReading *reading, const Vocabulary *words)
 {
     size_t shown = smaller(reading->len, 100);
     double bottom = 44.0 + (double)reading->layers * STORY_CELL;
     char text[64], style[128];
+    double low = INFINITY, high = 0.0;
+    for (size_t i = 0; i < reading->layers * reading->len; i++) {
+        low = fmin(low, reading->delta[i]);
+        high = fmax(high, reading->delta[i]);
+    }
     svg_open(out, STORY_LEFT + (double)shown * STORY_CELL + 30.0, bottom + 90.0);
     svg_text(out, 14.0, 22.0, "font-size=\"15\" font-weight=\"bold\"",
              "Delta of each word, layer by layer");
     for (size_t layer = 0; layer < reading->layers; layer++) {
         const double *delta = reading->delta + layer * reading->len;
-        double low = INFINITY, high = 0.0, y = 36.0 + (double)layer * STORY_CELL;
-        for (size_t t = 0; t < shown; t++) {
-            low = fmin(low, delta[t]);
-            high = fmax(high, delta[t]);
-        }
+        double y = 36.0 + (double)layer * STORY_CELL;
         snprintf(text, sizeof text, "layer %zu", layer + 1);
         svg_text(out, STORY_LEFT - 8.0, y + 12.0, "text-anchor=\"end\"", text);
         for (size_t t = 0; t < shown; t++)

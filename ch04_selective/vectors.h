@@ -27,10 +27,11 @@ INLINE size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* How many threads a loop may use: inside a loop that is shared already, one. */
 INLINE int threads_most(void)
 {
 #ifdef _OPENMP
-    return omp_get_max_threads();
+    return omp_in_parallel() ? 1 : omp_get_max_threads();
 #else
     return 1;
 #endif

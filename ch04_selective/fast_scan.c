@@ -250,6 +250,11 @@ static void scan_block(float *y, Tile *tile, size_t tiles, const Scan *scan, con
     }
 }
 
+INLINE bool scan_worth_sharing(const Scan *scan)
+{
+    return worth_sharing_each(scan->batch * scan->len * scan->d_inner * scan->d_state);
+}
+
 /* selective_scan, for use: the same to rounding (A is rounded once more, its exponentials to 2
    ulp), and the same bits for any number of threads, because a channel is one thread's alone. No
    memory is asked for. Exponentials below 1e-38 are 0. With y NULL only x_last comes out. */
@@ -261,7 +266,7 @@ void selective_scan_fast(float *y, float *x_last, const Scan *scan)
     }
     ExpTable table = exp_table();
     size_t most = forward_tiles(scan), width = most * LANES;
-    PARALLEL_FOR(collapse(2) schedule(static) if (scan->len > 1))
+    PARALLEL_FOR(collapse(2) schedule(static) if (scan_worth_sharing(scan)))
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t first = 0; first < scan->d_inner; first += width) {
             Lanes memory[2 * BLOCK_VECTORS];
@@ -601,7 +606,7 @@ void selective_scan_backward_fast(const ScanGrad *grad, const float *y_grad,
     float *own = work == NULL ? NEW(float, selective_scan_backward_floats(scan)) : NULL;
     size_t blocks = block_count(scan);
     back_sums_place(&sums, work == NULL ? own : work, scan);
-    PARALLEL_FOR(collapse(2) schedule(static))
+    PARALLEL_FOR(collapse(2) schedule(static) if (scan_worth_sharing(scan)))
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t block = 0; block < blocks; block++)
             back_block(grad, y_grad, x_last_grad, &sums, scan, b, block, &table);
@@ -661,7 +666,7 @@ void selective_scan_in_time(float *y, float *x_last, const Scan *scan)
     size_t states = scan->d_inner * scan->d_state, pieces = scan->batch * TIME_PIECES;
     float *x = NEW(float, pieces *states), *a = NEW(float, pieces *states);
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (scan_worth_sharing(scan)))
     for (size_t p = 0; p < pieces; p++) {
         size_t b = p / TIME_PIECES, k = p % TIME_PIECES;
         Scan piece = scan_piece(scan, b, piece_start(k, scan->len), piece_start(k + 1, scan->len));
@@ -677,7 +682,7 @@ void selective_scan_in_time(float *y, float *x_last, const Scan *scan)
             now = end;
         }
     }
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (scan_worth_sharing(scan)))
     for (size_t p = 0; p < pieces; p++) {
         size_t b = p / TIME_PIECES, k = p % TIME_PIECES, start = piece_start(k, scan->len);
         Scan piece = scan_piece(scan, b, start, piece_start(k + 1, scan->len));

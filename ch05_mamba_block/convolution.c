@@ -44,7 +44,7 @@ void conv1d_forward_fast(float *out, const float *u, const float *past, const fl
                          const float *weight, const float *bias, size_t batch, size_t len,
                          size_t d_inner, size_t d_conv)
 {
-    PARALLEL_FOR(collapse(2) schedule(static) if (len > 1))
+    PARALLEL_FOR(collapse(2) schedule(static) if (worth_sharing_each(batch * len * d_inner)))
     for (size_t b = 0; b < batch; b++)
         for (size_t first = 0; first < d_inner; first += CONV_WIDTH) {
             float tap[CONV_MOST][CONV_WIDTH];
@@ -134,7 +134,7 @@ void conv1d_backward_fast(float *u_grad, float *weight_grad, float *bias_grad,
                           const float *out_grad, const float *u, const float *weight, size_t batch,
                           size_t len, size_t d_inner, size_t d_conv)
 {
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(batch * len * d_inner)))
     for (size_t first = 0; first < d_inner; first += CONV_WIDTH)
         conv1d_backward_part(u_grad, weight_grad, bias_grad, out_grad, u, weight, batch, len,
                              d_inner, d_conv, first);
@@ -146,7 +146,7 @@ void conv1d_backward_fast(float *u_grad, float *weight_grad, float *bias_grad,
 void silu_all(float *out, const float *in, size_t count)
 {
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static) if (count > 100000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
     for (size_t i = 0; i < count; i += LANES) {
         size_t some = smaller(count - i, LANES);
         Lanes v = lanes_load_some(in + i, some);
@@ -158,7 +158,7 @@ void silu_all(float *out, const float *in, size_t count)
 void silu_backward_all(float *out, const float *gradient, const float *at, size_t count)
 {
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static) if (count > 100000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
     for (size_t i = 0; i < count; i += LANES) {
         size_t some = smaller(count - i, LANES);
         Lanes slope = lanes_silu_slope(lanes_load_some(at + i, some), table);
@@ -175,7 +175,7 @@ void delta_penalty_backward(float *dt_raw_grad, float *bias_grad, const float *d
 {
     const float share = (float)(penalty / (double)(tokens * d_inner));
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_inner)))
     for (size_t d = 0; d < d_inner; d += LANES) {
         size_t some = smaller(d_inner - d, LANES);
         Lanes add = lanes_load_some(bias + d, some), sum = lanes_all(0.0f);

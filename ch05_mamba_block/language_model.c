@@ -287,7 +287,7 @@ void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, cons
     /* logits_grad (tokens, vocab) = (softmax - one_hot(target)) / count, in the logits' place; a
        token without a target has no share in the mean */
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * vocab)))
     for (size_t t = 0; t < tokens; t++) {
         if (targets[t] >= 0)
             token_loss_backward(work->logits + t * vocab, vocab, (size_t)targets[t],
@@ -350,7 +350,7 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
     double t = (double)++state->step;
     /* the means begin at 0: at first they are too small, by known factors */
     double correct1 = 1.0 - pow(settings->beta1, t), correct2 = 1.0 - pow(settings->beta2, t);
-    PARALLEL_FOR(schedule(dynamic))
+    PARALLEL_FOR(schedule(dynamic) if (worth_sharing_each(model_floats(config))))
     for (size_t k = 0; k < model_tensor_count(config); k++) {
         /* a tensor, its two means and its gradient: four pieces of memory with one layout */
         ModelTensor p = model_tensor(&model->params, config, k);
@@ -540,7 +540,7 @@ static void gradients_add(Trainer *trainer)
 {
     enum { STRETCH_FLOATS = 4096 };
     size_t count = model_floats(&trainer->model->config);
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
     for (size_t at = 0; at < count; at += STRETCH_FLOATS)
         for (size_t g = 1; g < trainer->n_group; g++) {
             float *to = trainer->group[0].grad.memory + at;

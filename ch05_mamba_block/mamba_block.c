@@ -99,7 +99,7 @@ void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, 
 void rms_norm_forward(float *out, float *scale, const float *input, const float *weight,
                       double epsilon, size_t tokens, size_t d_model)
 {
-    PARALLEL_FOR(schedule(static) if (tokens * d_model > 10000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_model)))
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model;
         scale[t] = (float)(1.0 / sqrt((double)dot(in, in, d_model) / (double)d_model + epsilon));
@@ -121,7 +121,7 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
     for (size_t t = 0; t < tokens; t++)
         for (size_t i = 0; i < d_model; i++)
             weight_grad[i] += out_grad[t * d_model + i] * input[t * d_model + i] * scale[t];
-    PARALLEL_FOR(schedule(static) if (tokens * d_model > 10000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_model)))
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model, *dy = out_grad + t * d_model;
         float *to = input_grad + t * d_model;

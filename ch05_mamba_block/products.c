@@ -169,7 +169,7 @@ static void product_into(float *out, size_t out_row, Strided left, Strided right
     size_t panels = (cols + PANEL_COLS - 1) / PANEL_COLS, threads = (size_t)threads_most();
     size_t parts = panels % threads == 0 || panels > 4 * threads ? 1 : threads;
     size_t high = ((rows + parts - 1) / parts + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    PARALLEL_FOR(collapse(2) schedule(static) if (rows * cols * depth > 100000))
+    PARALLEL_FOR(collapse(2) schedule(static) if (worth_sharing(rows * cols * depth)))
     for (size_t first = 0; first < cols; first += PANEL_COLS)
         for (size_t row = 0; row < rows; row += high)
             product_part(out + row * out_row + first, out_row,
@@ -206,7 +206,7 @@ void linear_forward_fast(float *y, const float *x, const float *W, const float *
                          size_t d_in, size_t d_out)
 {
     if (tokens < FEW_TOKENS) {
-        PARALLEL_FOR(schedule(static) if (d_in * d_out > 100000))
+        PARALLEL_FOR(schedule(static) if (worth_sharing(4 * d_in * d_out))) /* they are fetched */
         for (size_t o = 0; o < d_out; o++)
             for (size_t t = 0; t < tokens; t++)
                 y[t * d_out + o] =

@@ -60,7 +60,8 @@ void conv1d_forward_fast(float *out, const float *u, const float *past, const fl
                     if (bias != NULL)
                         sum = lanes_load_some(bias + first + d, some);
                     for (size_t j = 0; j < d_conv; j++)
-                        sum += lanes_load(tap[j] + d) * lanes_load_some(in[j] + d, some);
+                        sum = lanes_multiply_add(lanes_load(tap[j] + d),
+                                                 lanes_load_some(in[j] + d, some), sum);
                     lanes_store_some(to + d, sum, some);
                 }
             }
@@ -84,8 +85,8 @@ static void conv1d_taps_backward(ConvStrip *strip, const float *dy, const float 
         lanes_store(sum, lanes_load(sum) + from);
         for (size_t back = 0; back < d_conv && back <= seen; back++) {
             sum = strip->tap_grad[d_conv - 1 - back] + d;
-            lanes_store(sum,
-                        lanes_load(sum) + from * lanes_load_some(u + d - back * d_inner, some));
+            lanes_store(sum, lanes_multiply_add(from, lanes_load_some(u + d - back * d_inner, some),
+                                                lanes_load(sum)));
         }
     }
 }
@@ -99,8 +100,8 @@ static void conv1d_input_backward(float *u_grad, const ConvStrip *strip, const f
         size_t some = smaller(strip->width - d, LANES);
         Lanes sum = lanes_all(0.0f);
         for (size_t on = 0; on < d_conv && on <= left; on++)
-            sum += lanes_load(strip->tap[d_conv - 1 - on] + d) *
-                   lanes_load_some(dy + d + on * d_inner, some);
+            sum = lanes_multiply_add(lanes_load(strip->tap[d_conv - 1 - on] + d),
+                                     lanes_load_some(dy + d + on * d_inner, some), sum);
         lanes_store_some(u_grad + d, sum, some);
     }
 }

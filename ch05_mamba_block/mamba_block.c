@@ -391,7 +391,7 @@ void block_refresh(MambaBlock *block)
 {
     size_t count = block->config.intermediate_size * block->config.state_size;
     for (size_t i = 0; i < count; i++)
-        block->A[i] = -expf(block->params.tensor[A_LOG][i]);
+        block->A[i] = (float)-exp((double)block->params.tensor[A_LOG][i]);
 }
 
 /* What goes from one token to the next, and all of it: as much after a million tokens as after

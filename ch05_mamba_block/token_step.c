@@ -129,7 +129,8 @@ void step_conv(float *u, float *past, const float *in, const float *weight, cons
             sum += lanes_load_some(bias + d, some);
         for (size_t j = 0; j + 1 < d_conv; j++) {
             float *at = past + j * d_inner + d;
-            sum += lanes_load_some(at, some) * lanes_load_some(weight + j * d_inner + d, some);
+            sum = lanes_multiply_add(lanes_load_some(at, some),
+                                     lanes_load_some(weight + j * d_inner + d, some), sum);
             lanes_store_some(at, j + 2 < d_conv ? lanes_load_some(at + d_inner, some) : now, some);
         }
         lanes_store_some(u + d, sum * lanes_sigmoid(sum, table), some);
@@ -162,9 +163,9 @@ void step_scan(float *y, float *x, const TokenScan *token, size_t first, size_t 
         const float *A2 = token->A2 + d * d_state;
         for (size_t n = 0; n < d_state; n++, state += LANES, A2 += LANES) {
             Lanes A_bar = exp2_product_any(delta, lanes_load(A2), table);
-            Lanes now = lanes_load(state) * A_bar + drive * token->B[n];
+            Lanes now = lanes_multiply_add(lanes_load(state), A_bar, drive * token->B[n]);
             lanes_store(state, now);
-            sum += now * token->C[n];
+            sum = lanes_scale_add(now, token->C[n], sum);
         }
         lanes_store_some(y + d, sum * z * lanes_sigmoid(z, table), some);
     }

@@ -180,6 +180,7 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
 	@printf '\n==== Chapter 5a: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
+	$(call show,$(BUILD)/ch05_rainbow)
 	$(call show,$(BUILD)/ch05_language_model)
 	$(call show,$(BUILD)/ch05_stories_test --focus)
 	$(call show,$(BUILD)/ch05_stories_test)
@@ -202,11 +203,11 @@ bench: $(BENCHES) $(if $(GPU),$(CUDA_SAID)) ## measure: fast against clear, and 
 	        program=$(BUILD)/cuda/$$words; fi; \
 	    printf '\n$$ %s\n' "$$program"; $$program || exit 1; done
 
-train: $(BUILD)/ch05_language_model ## train the language model of data/tiny-mamba again, from the stories, in a minute
+train: $(BUILD)/ch05_language_model ## train the language model of data/tiny-mamba again, on stories, in two minutes
 	$(call show,$(BUILD)/ch05_language_model --train --out data/tiny-mamba)
 
-corpus: $(BUILD)/flags ## write the stories of data/rainbow again, from their grammar
-	$(COMPILE) data/rainbow/grammar.c -o $(BUILD)/grammar -lm && $(BUILD)/grammar data/rainbow
+corpus: $(BUILD)/ch05_rainbow ## write the stories of data/rainbow again, from their grammar
+	$(call show,$(BUILD)/ch05_rainbow --write data/rainbow)
 
 # ---- to test -----------------------------------------------------------------------------------
 

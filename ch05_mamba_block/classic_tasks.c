@@ -22,7 +22,6 @@ typedef struct {
     BatchSource source;
     TrainSettings settings; /* classroom size */
     TrainSettings full;     /* the paper's */
-    double gate_price;      /* for the selective model, unless --gate-price says otherwise */
 } Task;
 
 /* Selective copying: TASK_REMEMBER symbols at random places of a piece of noise, then as many
@@ -69,15 +68,13 @@ static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t 
 static const Task task_copying = {"copying",
                                   "Selective copying: 16 symbols among noise",
                                   {copying_fill, NULL},
-                                  {32, 64, 4000, 1, 3e-3, 0.1, 1.0},
-                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0},
-                                  0.0};
+                                  {32, 64, 4000, 1, 3e-3, 0.1, 1.0, 0.0},
+                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0, 0.0}};
 static const Task task_induction = {"induction",
                                     "Induction heads: what followed the marker?",
                                     {induction_fill, NULL},
-                                    {8, 256, 3000, 1, 3e-3, 0.1, 1.0},
-                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0},
-                                    1.0};
+                                    {8, 256, 3000, 1, 3e-3, 0.1, 1.0, 0.0},
+                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0, 0.0}};
 
 /* ===================================== Right answers ======================================= */
 
@@ -128,14 +125,13 @@ static double accuracy_at_once(Trainer *trainer, const BatchSource *source, Rand
 }
 
 /* The paper's model for both tasks: two layers, 64 channels. */
-static Model task_model(bool time_invariant, double gate_price, uint64_t seed)
+static Model task_model(bool time_invariant, uint64_t seed)
 {
     MambaConfig config = config_default(64);
     Random random = random_from_seed(seed);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
     config.time_invariant = time_invariant;
-    config.delta_penalty = gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
@@ -203,21 +199,18 @@ static bool draw_task(const Task *task, const double *x, double *const percent[2
     return chart_show(&chart, show, error);
 }
 
-/* A task from start to end: both models trained, a table, a chart. A gate_price below 0 is the
-   task's own. */
-static bool show_task(const Task *task, const TrainSettings *settings, double gate_price,
-                      const Show *show, Error *error)
+/* A task from start to end: both models trained, a table, a chart. */
+static bool show_task(const Task *task, const TrainSettings *settings, const Show *show,
+                      Error *error)
 {
     double at[TASK_POINTS], curve[2][TASK_POINTS], length[TASK_LENGTHS], far[2][TASK_LENGTHS];
     double *learnt[2] = {curve[0], curve[1]}, *percent[2] = {far[0], far[1]}, start = seconds_now();
-    double price = gate_price < 0.0 ? task->gate_price : gate_price;
     bool copying = task->source.fill == copying_fill;
-    Model model[2] = {task_model(false, price, settings->seed),
-                      task_model(true, 0.0, settings->seed)};
+    Model model[2] = {task_model(false, settings->seed), task_model(true, settings->seed)};
     printf("%s\n2 layers of 64 channels, %zu parameters; trained at length %" PRIu64 ", %" PRIu64
-           " steps of %" PRIu64 "\nwith a price of %g on open gates\n\n",
+           " steps of %" PRIu64 "\n\n",
            task->title, model_floats(&model[0].config), settings->len, settings->steps,
-           settings->batch, price);
+           settings->batch);
     fflush(stdout);
     for (int which = 0; which < 2; which++)
         task_train(curve[which], at, &model[which], task, settings);
@@ -254,7 +247,6 @@ typedef struct {
     bool copying, induction, full, ascii;
     const char *svg;
     uint64_t steps, seed;
-    double gate_price; /* below 0: the task's own */
 } TaskOptions;
 
 static bool run_task(const TaskOptions *options, const Show *show, Error *error)
@@ -263,7 +255,7 @@ static bool run_task(const TaskOptions *options, const Show *show, Error *error)
     TrainSettings settings = options->full ? task->full : task->settings;
     settings.steps = options->steps > 0 ? options->steps : settings.steps;
     settings.seed = options->seed;
-    return show_task(task, &settings, options->gate_price, show, error);
+    return show_task(task, &settings, show, error);
 }
 
 static bool demo_examples(const Show *show, Error *error)
@@ -278,7 +270,7 @@ static bool demo_examples(const Show *show, Error *error)
 
 int classic_tasks_main(int argc, char **argv)
 {
-    TaskOptions o = {false, false, false, false, NULL, 0, 1, -1.0};
+    TaskOptions o = {false, false, false, false, NULL, 0, 1};
     const Option table[] = {
         {"copying", NULL, OPTION_SWITCH, 0, 0, &o.copying, "mode",
          "train both models on selective copying (minutes)"},
@@ -288,8 +280,6 @@ int classic_tasks_main(int argc, char **argv)
          "copying at the paper's size, induction with the paper's steps (days)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",
          "of the training (default 4000 and 3000)"},
-        {"gate-price", "P", OPTION_NUMBER, 0, 1000, &o.gate_price, "copying induction",
-         "what an open gate costs the selective model while learning (default 0 and 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",
          "of the training, or of the examples (default 1)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "copying induction", "write the chart as SVG"},

@@ -18,9 +18,7 @@ typedef struct {
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
-    /* not Hugging Face's: */
-    bool time_invariant;  /* Delta, B and C are the same for every token */
-    double delta_penalty; /* what training charges for large Deltas (convolution.c); 0 usually */
+    bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 
 enum {

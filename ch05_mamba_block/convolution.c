@@ -167,28 +167,4 @@ void silu_backward_all(float *out, const float *gradient, const float *at, size_
     }
 }
 
-/* A penalty on moving the states, which is no part of Mamba: `penalty` times the mean Delta of all
-   tokens and channels is added to the loss, for nothing in a short text tells a model to keep its
-   Deltas small through a long one (LANGUAGE_MODEL.md). Each Delta's gradient gets the same share of
-   it, and softplus' = sigmoid hands it on. */
-void delta_penalty_backward(float *dt_raw_grad, float *bias_grad, const float *dt_raw,
-                            const float *bias, double penalty, size_t tokens, size_t d_inner)
-{
-    const float share = (float)(penalty / (double)(tokens * d_inner));
-    const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_inner)))
-    for (size_t d = 0; d < d_inner; d += LANES) {
-        size_t some = smaller(d_inner - d, LANES);
-        Lanes add = lanes_load_some(bias + d, some), sum = lanes_all(0.0f);
-        for (size_t at = d; at < tokens * d_inner; at += d_inner) {
-            Lanes raw = lanes_load_some(dt_raw + at, some) + add;
-            Lanes paid = share * lanes_sigmoid(raw, table);
-            lanes_store_some(dt_raw_grad + at, lanes_load_some(dt_raw_grad + at, some) + paid,
-                             some);
-            sum += paid;
-        }
-        lanes_store_some(bias_grad + d, lanes_load_some(bias_grad + d, some) + sum, some);
-    }
-}
-
 #endif /* CH05_CONVOLUTION */

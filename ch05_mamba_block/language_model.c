@@ -3,7 +3,7 @@
    QUESTION   What does a stack of blocks need to guess the next token, and how does it learn to?
    NEW        Embedding, blocks, final norm and a head that is the embedding again; the loss, its
               gradient for every parameter, AdamW; text drawn token by token from a state of
-              constant size; how much of that state a sentence lets live.
+              constant size.
    NOT        Subwords, and models that somebody else has trained: that is pretrained.c.
    EQUATION   loss = mean of -log softmax(logits_t)[token_{t+1}],  logits = norm_f(h) E^T
    LETTERS    maths   C            shape                          Hugging Face
@@ -16,7 +16,10 @@
    TIME       50 minutes to read, 60 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.2
               I. Loshchilov, F. Hutter, Decoupled weight decay regularization, arXiv 1711.05101
-              O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head) */
+              O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head)
+              B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging,
+              SIAM J. Control Optim. 30 (1992); P. Izmailov et al., Averaging weights leads to
+              wider optima, arXiv 1803.05407; O. Shamir, T. Zhang, arXiv 1212.1824 (its start) */
 
 #ifndef CH05_LANGUAGE_MODEL
 #define CH05_LANGUAGE_MODEL
@@ -24,6 +27,7 @@
 #include "mamba_block.c" /* the block, its parameters and its gradients */
 #include "parameters.c"  /* a model's: ModelParams, model_tensor */
 #include "words.c"       /* texts as tokens */
+#include "rainbow.c"     /* stories to learn from */
 #include "sampling.c"    /* softmax in vectors, and the draw */
 #include "checkpoints.c" /* lists of arrays in files */
 
@@ -436,6 +440,7 @@ typedef struct {
     uint64_t batch, len;      /* pieces in a step, tokens in a piece */
     uint64_t steps, seed;     /* how many, and of the pieces that are drawn */
     double rate, decay, clip; /* the highest learning rate, AdamW's decay, a gradient's length */
+    double average;           /* how much of the weights' average a step keeps; 0: no average */
 } TrainSettings;
 
 enum { CHECKS = 32, GROUPS = 4 };
@@ -453,13 +458,15 @@ typedef struct {
     TrainSettings settings;
     Model *model;
     AdamState adam;         /* its step is the trainer's */
+    ModelParams average;    /* the mean of the parameters over the last steps */
     Group group[GROUPS];    /* (n_group) fewer than GROUPS if the batch has fewer sequences */
     size_t n_group;         /* after a step group[0].grad is the gradient of the whole batch */
     Random random;          /* draws the pieces */
     int32_t *ids, *targets; /* (batch, len) */
     double *loss;           /* (steps) of every step so far */
-    double *check, *at;     /* (CHECKS) the loss on other text, and after which step */
+    double *check, *at;     /* (CHECKS) the loss on what is not learnt from, after which step */
     size_t n_check;
+    const char *looked_at; /* what that is */
 } Trainer;
 
 /* Group g of n_group: even shares of the sequences, as even as they can be. */
@@ -469,7 +476,6 @@ static Group group_new(const Model *model, size_t g, size_t n_group, const Train
     size_t from = batch * g / n_group, to = batch * (g + 1) / n_group;
     Group group = {from * len, model_work_new(model, to - from, len, true),
                    model_params_new(&model->config), 0.0};
-    group.work.block_back.share = (double)(to - from) / (double)batch;
     return group;
 }
 
@@ -487,6 +493,9 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
     trainer.adam.mean = model_params_new(&model->config);
     trainer.adam.square = model_params_new(&model->config);
     trainer.adam.step = 0;
+    trainer.average = model_params_new(&model->config);
+    memcpy(trainer.average.memory, model->params.memory,
+           model_floats(&model->config) * sizeof(float));
     trainer.random = random_from_seed(settings->seed);
     trainer.ids = NEW(int32_t, tokens);
     trainer.targets = NEW(int32_t, tokens);
@@ -494,6 +503,7 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
     trainer.check = NEW(double, CHECKS);
     trainer.at = NEW(double, CHECKS);
     trainer.n_check = 0;
+    trainer.looked_at = "other text";
     return trainer;
 }
 
@@ -505,8 +515,35 @@ void trainer_free(Trainer *trainer)
     }
     model_params_free(&trainer->adam.mean);
     model_params_free(&trainer->adam.square);
+    model_params_free(&trainer->average);
     free(trainer->ids), free(trainer->targets);
     free(trainer->loss), free(trainer->check), free(trainer->at);
+}
+
+/* The mean of the weights over the last steps, each step's share 1 - k, and k of what was: an
+   average forgets like a state, with A_bar = k. It begins with the first step's weights, and while
+   it is young it reaches back a quarter of the way, for what is older was still worse:
+   average = k average + (1 - k) theta,  1 - k = max(1 - settings.average, 4 / (step + 3)). */
+void average_step(ModelParams *average, const Model *model, uint64_t step, double most)
+{
+    double share = fmax(1.0 - most, 4.0 / ((double)step + 3.0)); /* step 1, 2, ... */
+    float kept = (float)(1.0 - share), came = (float)share;
+    size_t count = model_floats(&model->config);
+    for (size_t i = 0; i < count; i++)
+        average->memory[i] = kept * average->memory[i] + came * model->params.memory[i];
+}
+
+/* Gives the model the average of its weights, or, called again, its own back. */
+void trainer_swap_average(Trainer *trainer)
+{
+    float *own = trainer->model->params.memory, *average = trainer->average.memory;
+    size_t count = model_floats(&trainer->model->config);
+    for (size_t i = 0; i < count; i++) {
+        float weight = own[i];
+        own[i] = average[i];
+        average[i] = weight;
+    }
+    model_refresh(trainer->model);
 }
 
 /* NOLINTBEGIN(clang-analyzer-unix.Malloc): the analyser loses sight of what trainer_free frees */
@@ -567,28 +604,31 @@ double trainer_step(Trainer *trainer, const BatchSource *source)
     gradients_add(trainer);
     clip_gradient(grad, &model->config, settings->clip);
     adamw_step(model, &trainer->adam, grad, &adamw);
+    average_step(&trainer->average, model, step + 1, settings->average);
     return trainer->loss[step] = loss;
 }
 
 /* NOLINTEND(clang-analyzer-unix.Malloc) */
 
-/* The mean loss over some batches of another source, always the same ones. */
+/* The mean loss over some batches of another source, always the same ones; of the average. */
 double trainer_check(Trainer *trainer, const BatchSource *source)
 {
     enum { BATCHES = 4 };
     Random random = random_from_seed(1);
     double sum = 0.0;
+    trainer_swap_average(trainer);
     for (int i = 0; i < BATCHES; i++) {
         source->fill(trainer->ids, trainer->targets, trainer->settings.batch, trainer->settings.len,
                      source->from, &random);
         sum += batch_loss(trainer, false);
     }
+    trainer_swap_average(trainer);
     return sum / BATCHES;
 }
 
 /* ================================== The loop of training =================================== */
-/* Steps, and now and then a look at text that is not learnt from: a loss that falls on the one and
-   not on the other is learning by heart. */
+/* Steps, and now and then a look at what is not learnt from: a loss that falls on the one and not
+   on the other is learning by heart. */
 
 bool trainer_save(const Trainer *trainer, const char *path,
                   Error *error); /* below, with all files */
@@ -603,7 +643,7 @@ static double recent_loss(const Trainer *trainer)
     return some > 0 ? sum / (double)some : 0.0;
 }
 
-/* A look at how it goes: the loss on text that is not trained on, kept for the curve. */
+/* A look at how it goes: the loss on what is not trained on, kept for the curve. */
 static void trainer_look(Trainer *trainer, const BatchSource *check)
 {
     size_t i = trainer->n_check++;
@@ -614,8 +654,9 @@ static void trainer_look(Trainer *trainer, const BatchSource *check)
     fflush(stdout);
 }
 
-/* Trains to the end from wherever the trainer stands. A checkpoint is written every 1/16 of the
-   way, unless that file is NULL; a kill at any moment loses what came after the last one. */
+/* Trains to the end from wherever the trainer stands, and leaves the model with the average of its
+   weights. A checkpoint is written every 1/16 of the way, unless that file is NULL; a kill at any
+   moment loses what came after the last one. */
 bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check,
            const char *checkpoint, Error *error)
 {
@@ -624,7 +665,7 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
     char label[64];
     double start = seconds_now();
     Progress progress = progress_start("training");
-    puts("    step       loss  on others");
+    printf("    step       loss  %s\n", trainer->looked_at);
     while (trainer->adam.step < settings->steps) {
         trainer_step(trainer, source);
         uint64_t done = trainer->adam.step;
@@ -641,6 +682,7 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
             return false;
     }
     progress_end(&progress);
+    trainer_swap_average(trainer);
     return true;
 }
 
@@ -691,32 +733,8 @@ const float *writer_read_all(Writer *writer, const int32_t *tokens, size_t len)
 
 /* ---- which words may be drawn, as it is defined ---- */
 /* The likeliest word each time goes round in circles; any word by its share is now and then a bad
-   one. So the tail is cut off before the draw. sampling.c does it without sorting. */
-
-typedef struct {
-    float weight;
-    size_t token;
-} RankedToken;
-
-static int ranked_by_weight(const void *a, const void *b)
-{
-    const RankedToken *one = (const RankedToken *)a, *two = (const RankedToken *)b;
-    if (one->weight != two->weight)
-        return one->weight < two->weight ? -1 : 1;
-    return one->token < two->token ? -1 : 1;
-}
-
-/* All tokens, the least likely first; of equal ones the first in the vocabulary. */
-static RankedToken *tokens_ranked(const float *weight, size_t vocab)
-{
-    RankedToken *ranked = NEW(RankedToken, vocab);
-    for (size_t v = 0; v < vocab; v++) {
-        ranked[v].weight = weight[v];
-        ranked[v].token = v;
-    }
-    qsort(ranked, vocab, sizeof *ranked, ranked_by_weight);
-    return ranked;
-}
+   one. So the tail is cut off before the draw. sampling.c ranks the tokens, and then has a way to
+   do without. */
 
 /* Top-k: weights (vocab) below the k-th largest become 0. */
 void keep_top_k_clear(Sampler *sampler, size_t k)
@@ -805,55 +823,10 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     free(ids);
 }
 
-/* ================================ What a state keeps ======================================= */
-/* A word moves the state as far as its Delta says: A_bar = exp(Delta A), chapter 4. So Delta shows
-   which words the model lets in, and the product of all A_bar what it still has of what was. */
-
-/* One layer's Delta at a token, mean over its channels. After a model_forward that kept everything
-   (work->back) of a single sequence. */
-double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
-{
-    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-    double sum = 0.0;
-    for (size_t d = 0; d < scan.d_inner; d++)
-        sum += (double)step_size(&scan, token, d);
-    return sum / (double)scan.d_inner;
-}
-
-/* How much of what the states held before tokens first .. last is still there after them: the
-   mean of the product of exp(Delta A) over all states of all layers. The rest of x_last does not
-   depend on what was before: x_t is linear in x_{t-1}.
-
-   Exercise 5.8. What one state keeps of itself. */
-double share_kept(const ModelWork *work, size_t first, size_t last, const Model *model)
-{
-    size_t d_inner = model->config.intermediate_size, d_state = model->config.state_size;
-    size_t n_layer = model->config.num_hidden_layers;
-    double sum = 0.0;
-    for (size_t layer = 0; layer < n_layer; layer++) {
-        Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-        for (size_t d = 0; d < d_inner; d++)
-            for (size_t n = 0; n < d_state; n++) {
-                double A = (double)scan.A[d * d_state + n], kept = 0.0;
-                //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
-                //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
-                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both too.
-                //? A product of exponentials is the exponential of a sum.
-                double moved = 0.0;
-                for (size_t t = first; t <= last; t++)
-                    moved += (double)step_size(&scan, t, d);
-                kept = exp(moved * A);
-                //< EX 5.8
-                sum += kept;
-            }
-    }
-    return sum / (double)(n_layer * d_inner * d_state);
-}
-
 /* ==================================== Kept in files ======================================== */
-/* A model is its list of named arrays; a training run is that list three times (parameters and
-   both means) with four arrays more. A run that is killed goes on from its last file and ends in
-   the same bits as one that never stopped. */
+/* A model is its list of named arrays; a training run is that list four times (parameters, both
+   means of AdamW, the average) with four arrays more. A run that is killed goes on from its last
+   file and ends in the same bits as one that never stopped. */
 
 /* Adds all of a model's parameters, or of what is laid out like them, to a list. */
 static void list_params(SavedList *list, const char *prefix, const ModelParams *params,
@@ -910,9 +883,9 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
     const TrainSettings *s = &trainer->settings;
     snprintf(text, room,
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %" PRIu64 " --length %" PRIu64
-             " --seed %" PRIu64 " --rate %g --gate-price %g, %zu tokens",
+             " --seed %" PRIu64 " --rate %g --average %g, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
-             s->rate, config->delta_penalty, config->vocab_size);
+             s->rate, s->average, config->vocab_size);
 }
 
 /* All that a run needs to go on as if it had never stopped, its numbers first. */
@@ -928,6 +901,7 @@ static SavedList list_training(uint64_t number[4], const Trainer *trainer)
     list_params(&list, "", &trainer->model->params, config);
     list_params(&list, "mean.", &trainer->adam.mean, config);
     list_params(&list, "square.", &trainer->adam.square, config);
+    list_params(&list, "average.", &trainer->average, config);
     return list;
 }
 
@@ -969,24 +943,24 @@ bool trainer_load(Trainer *trainer, const char *path, Error *error)
 
 /* ======================================= Program =========================================== */
 
-static const char default_prompt[] = "a fiddler from galway sang of the green hills. the baker "
-                                     "walked slowly past the mill. the tale ended with a "
-                                     "scientist explaining the rainbow. what is a rainbow?";
+static const char default_prompt[] =
+    "grandmother told a tale of leprechauns. the miller walked slowly past the old bridge. "
+    "the tale ended with a guest giving a talk on optics. what is a rainbow?";
 
 /* A training run from a model's sizes on. */
 typedef struct {
     uint64_t width, layers;
     TrainSettings settings;
-    double gate_price;      /* what an open gate costs while learning (chapter 5) */
     bool time_invariant;    /* Delta, B and C the same for every token: chapter 3's system */
     const char *checkpoint; /* the file that is written on the way, or NULL */
     bool resume;            /* go on from there */
 } TrainingRun;
 
-/* The run of data/rainbow, and of data/tiny-mamba. */
+/* The run that learns the stories, and made data/tiny-mamba: d_model 64, 2 layers; batch, length,
+   steps, seed; rate, decay, clip, average. */
 TrainingRun training_default(void)
 {
-    TrainingRun run = {64, 2, {8, 128, 4000, 1, 4e-3, 0.1, 1.0}, 3.0, false, NULL, false};
+    TrainingRun run = {64, 2, {8, 320, 5000, 1, 4e-3, 0.1, 1.0, 0.998}, false, NULL, false};
     return run;
 }
 
@@ -998,7 +972,6 @@ Model model_to_train(const TrainingRun *run, size_t vocab)
     config.num_hidden_layers = (size_t)run->layers;
     config.vocab_size = vocab;
     config.time_invariant = run->time_invariant;
-    config.delta_penalty = run->gate_price;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
@@ -1017,24 +990,32 @@ static bool show_curve(const Trainer *trainer, const Show *show, Error *error)
     }
     Chart chart = chart_new("Learning to guess the next token", "step", "loss");
     chart_add(&chart, "trained on", MARK_LINE, x + skip, y + skip, points - skip);
-    chart_add(&chart, "other text", MARK_POINTS, trainer->at, trainer->check, trainer->n_check);
+    chart_add(&chart, trainer->looked_at, MARK_POINTS, trainer->at, trainer->check,
+              trainer->n_check);
     bool ok = chart_show(&chart, show, error);
     free(x), free(y);
     return ok;
 }
 
+/* What a run learns from, and what it is looked at with on the way. */
+typedef struct {
+    const Vocabulary *words;
+    BatchSource learn, check;
+    const char *from, *looked_at; /* both in words, for those who watch */
+} Lessons;
+
 /* The whole run, with what it prints: sizes, losses, the curve. */
 bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, const Show *show,
                  Error *error)
 {
-    BatchSource learn = {corpus_fill, &lessons->learn}, check = {corpus_fill, &lessons->check};
     Trainer trainer = trainer_new(model, &run->settings);
-    printf("\nA %s model of %zu parameters learns from %zu tokens, %zu different\n\n",
+    trainer.looked_at = lessons->looked_at;
+    printf("\nA %s model of %zu parameters learns from %s, %zu different words\n\n",
            run->time_invariant ? "time-invariant" : "selective", model_floats(&model->config),
-           lessons->learn.count, lessons->words.n_word);
+           lessons->from, lessons->words->n_word);
     bool ok = !run->resume || trainer_load(&trainer, run->checkpoint, error);
     double start = seconds_now();
-    ok = ok && train(&trainer, &learn, &check, run->checkpoint, error);
+    ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
     if (ok) {
         fprintf(stderr, "%.1f s\n", seconds_now() - start);
         ok = show_curve(&trainer, show, error);
@@ -1046,9 +1027,8 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
 
 typedef struct {
     bool train, bytes, ascii;
-    const char *model, *data, *corpus, *out, *svg;
+    const char *model, *corpus, *out, *svg;
     uint64_t seed, top_k;
-    double gate_price; /* below 0: not given */
     Wish wish;
     TrainingRun run;
 } ModelOptions;
@@ -1065,22 +1045,46 @@ static bool run_generate(const ModelOptions *options, Error *error)
     return true;
 }
 
-static bool run_train(const ModelOptions *options, const Show *show, Error *error)
+static bool train_and_save(const ModelOptions *options, const Lessons *lessons, const Show *show,
+                           Error *error)
 {
-    const TrainingRun *run = &options->run;
-    size_t piece = (size_t)run->settings.len;
-    Lessons lessons;
-    if (!(options->corpus
-              ? lessons_from_file(&lessons, options->corpus, options->bytes, piece, error)
-              : lessons_from_folder(&lessons, options->data, piece, error)))
-        return false;
-    Model model = model_to_train(run, lessons.words.n_word);
-    bool ok = model_train(&model, run, &lessons, show, error) &&
-              model_save_folder(options->out, &model, &lessons.words, error);
+    Model model = model_to_train(&options->run, lessons->words->n_word);
+    bool ok = model_train(&model, &options->run, lessons, show, error) &&
+              model_save_folder(options->out, &model, lessons->words, error);
     if (ok)
         printf("The model is in %s\n", options->out);
     model_free(&model);
-    lessons_free(&lessons);
+    return ok;
+}
+
+/* Learns the stories, each told once; looked at with answers that are never told. */
+static bool run_train_stories(const ModelOptions *options, const Show *show, Error *error)
+{
+    Vocabulary words = rainbow_words();
+    Storyteller teller = {&words, &story_to_learn}, asker = {&words, &story_held_back};
+    Lessons lessons = {&words,
+                       {rainbow_fill, &teller},
+                       {rainbow_fill, &asker},
+                       "stories told afresh",
+                       "answers held back"};
+    bool ok = train_and_save(options, &lessons, show, error);
+    vocabulary_free(&words);
+    return ok;
+}
+
+/* Learns nine tenths of a file; looked at with its last tenth. */
+static bool run_train_file(const ModelOptions *options, const Show *show, Error *error)
+{
+    CorpusFile file;
+    char from[64];
+    if (!corpus_file_open(&file, options->corpus, options->bytes, (size_t)options->run.settings.len,
+                          error))
+        return false;
+    snprintf(from, sizeof from, "%zu tokens", file.learn.count);
+    Lessons lessons = {
+        &file.words, {corpus_fill, &file.learn}, {corpus_fill, &file.check}, from, "other text"};
+    bool ok = train_and_save(options, &lessons, show, error);
+    corpus_file_close(&file);
     return ok;
 }
 
@@ -1089,10 +1093,8 @@ int language_model_main(int argc, char **argv)
     ModelOptions o;
     memset(&o, 0, sizeof o);
     o.model = "data/tiny-mamba";
-    o.data = "data/rainbow";
     o.out = "build/rainbow-mamba";
     o.seed = 1;
-    o.gate_price = -1.0;
     o.wish.prompt = default_prompt;
     o.wish.most = 40;
     o.wish.sampling.temperature = 0.7;
@@ -1118,9 +1120,7 @@ int language_model_main(int argc, char **argv)
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",
          "of the draws, or of the training (default 1)"},
         {"train", NULL, OPTION_SWITCH, 0, 0, &o.train, "mode",
-         "learn from data/rainbow and write the model"},
-        {"data", "DIR", OPTION_TEXT, 0, 0, &o.data, "train !corpus",
-         "where the stories are (default data/rainbow)"},
+         "learn from stories of the rainbow, and write the model"},
         {"corpus", "FILE", OPTION_TEXT, 0, 0, &o.corpus, "train",
          "learn from this text instead, in words; with --bytes in bytes"},
         {"bytes", NULL, OPTION_SWITCH, 0, 0, &o.bytes, "corpus", "a token is a byte"},
@@ -1135,13 +1135,13 @@ int language_model_main(int argc, char **argv)
         {"batch", "N", OPTION_WHOLE, 1, 4096, &settings->batch, "train",
          "pieces in a step (default 8)"},
         {"length", "N", OPTION_WHOLE, 1, 65536, &settings->len, "train",
-         "tokens in a piece (default 128)"},
+         "tokens in a piece (default 320)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &settings->steps, "train",
-         "steps of AdamW (default 4000)"},
+         "steps of AdamW (default 5000)"},
         {"rate", "R", OPTION_NUMBER, 1e-9, 1, &settings->rate, "train",
          "the highest learning rate (default 0.004)"},
-        {"gate-price", "P", OPTION_NUMBER, 0, 1000, &o.gate_price, "train",
-         "what an open gate costs while learning (default 3; 0 with --corpus)"},
+        {"average", "K", OPTION_NUMBER, 0, 0.999999, &settings->average, "train",
+         "what a step keeps of the weights' average; 0: none (default 0.998)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "train", "write the curve of the losses as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "train", "draw it without Unicode"},
     };
@@ -1154,10 +1154,12 @@ int language_model_main(int argc, char **argv)
         return status;
     o.wish.seed = settings->seed = o.seed;
     o.wish.sampling.top_k = (size_t)o.top_k;
-    o.run.gate_price = o.gate_price >= 0.0 ? o.gate_price : o.corpus ? 0.0 : o.run.gate_price;
     Error error;
     Show show = {look_at_terminal(o.ascii), o.svg, o.seed};
-    return program_end(o.train ? run_train(&o, &show, &error) : run_generate(&o, &error), &error);
+    bool ok = !o.train   ? run_generate(&o, &error)
+              : o.corpus ? run_train_file(&o, &show, &error)
+                         : run_train_stories(&o, &show, &error);
+    return program_end(ok, &error);
 }
 
 #if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */

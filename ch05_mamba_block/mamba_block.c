@@ -432,7 +432,6 @@ typedef struct {
                               Delta, B and C ignore the token: a system of chapter 3 */
     float *checkpoint;     /* some of the scan's states, for its backward pass; else NULL */
     float *A, *scan;       /* in a cache of gradients: that of A, and the scan's workspace */
-    double share;          /* there too: 1, or the part that it is of a batch that was cut */
 } BlockCache;
 typedef BlockCache BlockBack;
 
@@ -606,7 +605,6 @@ size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
     size_t used = block_cache_place(back, memory, block, cache->batch, cache->len, false);
     Scan scan = block_scan(cache, block, NULL);
     scan.checkpoint = block->A; /* never read: it says that the forward pass keeps checkpoints */
-    back->share = 1.0;
     back->A = take(memory, &used, block->config.intermediate_size * block->config.state_size);
     back->scan = take(memory, &used, selective_scan_backward_floats(&scan));
     return used;
@@ -623,9 +621,6 @@ static void selection_backward(const BlockParams *grad, const BlockBack *back,
     size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
     size_t tokens = cache->batch * cache->len;
     const float *seen = cache->constant ? cache->constant : cache->u;
-    if (config->delta_penalty > 0.0) /* not Mamba: for one experiment of LANGUAGE_MODEL.md */
-        delta_penalty_backward(back->dt_raw, g[DT_PROJ_BIAS], cache->dt_raw, p[DT_PROJ_BIAS],
-                               config->delta_penalty * back->share, tokens, d_inner);
     linear_backward_weight_fast(g[DT_PROJ_WEIGHT], back->dt_raw, cache->dt_low, tokens, dt_rank,
                                 d_inner);
     linear_backward_input_fast(back->dt_low, back->dt_raw, p[DT_PROJ_WEIGHT], false, tokens,

@@ -203,7 +203,7 @@ static void bench_training(const MambaConfig *config, size_t batch, size_t len,
     Random random = random_from_seed(1);
     Model model = model_new(config);
     model_init(&model, &random);
-    TrainSettings settings = {batch, len, STEPS_MOST, 1, 1e-3, 0.1, 1.0};
+    TrainSettings settings = {batch, len, STEPS_MOST, 1, 1e-3, 0.1, 1.0, 0.0};
     Trainer trainer = trainer_new(&model, &settings);
     TrainFloor floor = train_floor(&trainer, multiply_adds, ceilings);
     double least = fmax(floor.products + floor.exponentials, floor.memory), one = 0.0;

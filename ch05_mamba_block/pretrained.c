@@ -1030,8 +1030,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
 {
     static const char usual[] = "data/tiny-mamba";
     static const char question[] =
-        "a harp played , and the legend of the shamrock began . then a scientist measured "
-        "the angle of the light . why is there a rainbow ?";
+        "somebody sang about shamrocks . then everything changed : the teacher learnt all about "
+        "refraction . what is a rainbow ?";
     Show show = {look_at_terminal(options->ascii), options->svg, options->seed};
     Pretrained model;
     if (options->threads > 0)

@@ -148,6 +148,34 @@ static double weights_total(const float *weight, size_t vocab)
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
+/* ============================= Which tokens stay: by sorting ============================= */
+/* For keep_top_k_clear and keep_top_p_clear of language_model.c. */
+
+typedef struct {
+    float weight;
+    size_t token;
+} RankedToken;
+
+static int ranked_by_weight(const void *a, const void *b)
+{
+    const RankedToken *one = (const RankedToken *)a, *two = (const RankedToken *)b;
+    if (one->weight != two->weight)
+        return one->weight < two->weight ? -1 : 1;
+    return one->token < two->token ? -1 : 1;
+}
+
+/* All tokens, the least likely first; of equal ones the first in the vocabulary. */
+static RankedToken *tokens_ranked(const float *weight, size_t vocab)
+{
+    RankedToken *ranked = NEW(RankedToken, vocab);
+    for (size_t v = 0; v < vocab; v++) {
+        ranked[v].weight = weight[v];
+        ranked[v].token = v;
+    }
+    qsort(ranked, vocab, sizeof *ranked, ranked_by_weight);
+    return ranked;
+}
+
 /* ============================= Which tokens stay: without sorting ========================= */
 /* keep_top_k_clear and keep_top_p_clear of language_model.c, for use: the same tokens stay. */
 

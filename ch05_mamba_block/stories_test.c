@@ -1,7 +1,7 @@
 /* The stories of data/rainbow, put to the test, and a look inside at what a model does with one.
 
-   HOLDS   scores: stories whose answer is right, word for word; a selective and a time-invariant
-           model trained side by side; a story's Delta word by word, what is kept of the state after
+   HOLDS   scores: stories whose answer is right, word for word; selective and time-invariant models
+           trained from many starts; a story's Delta word by word, what is kept of the state after
            each sentence, and what the model would answer if it were asked now
    FOR     the lesson's sections "Training" and "Looking inside", and its tests
    BUILD   cc -O2 ch05_mamba_block/stories_test.c -o stories_test -lm && ./stories_test */
@@ -105,31 +105,88 @@ bool score_stories(StoryScore *score, const char *path, const Vocabulary *words,
     return true;
 }
 
-static const char *const test_files[] = {"test.txt", "test_turns.txt", "test_far.txt"};
-static const char *const test_names[] = {"one cue", "one or two turns", "8 times the wandering"};
-
-/* The table of what a model (and, if not NULL, a time-invariant one) gets right. */
-static bool show_scores(const char *data, const Model *model, const Model *invariant,
-                        const Vocabulary *words, Error *error)
+/* Right answers in percent, to all tests of a folder; score (COUNT_OF(story_tests)) besides. */
+static bool score_tests(double *percent, StoryScore *score, const char *data,
+                        const Vocabulary *words, const Model *model, Error *error)
 {
-    StoryScore score, other;
-    puts("Stories whose last answer is right, word for word\n");
-    printf("  %-16s %-22s %7s %7s   %9s%s\n", "file", "", "stories", "words", "selective",
-           invariant == NULL ? "" : "  time-invariant");
-    for (size_t i = 0; i < 3; i++) {
-        char *path = path_in(data, test_files[i]);
-        bool ok = score_stories(&score, path, words, model, error) &&
-                  (invariant == NULL || score_stories(&other, path, words, invariant, error));
+    for (size_t i = 0; i < COUNT_OF(story_tests); i++) {
+        char *path = path_in(data, story_tests[i].file);
+        bool ok = score_stories(&score[i], path, words, model, error);
         free(path);
         if (!ok)
             return false;
-        printf("  %-16s %-22s %7zu %7zu   %7.1f %%", test_files[i], test_names[i], score.stories,
-               score.words / score.stories, 100.0 * (double)score.right / (double)score.stories);
-        if (invariant != NULL)
-            printf("  %12.1f %%", 100.0 * (double)other.right / (double)other.stories);
-        putchar('\n');
+        percent[i] = 100.0 * (double)score[i].right / (double)score[i].stories;
     }
     return true;
+}
+
+/* The table of what a model gets right. */
+static bool show_scores(const char *data, const Model *model, const Vocabulary *words, Error *error)
+{
+    static const char *const about[COUNT_OF(story_tests)] = {
+        "one cue", "one or two turns", "24 sentences of wandering", "a cue told as never before"};
+    StoryScore score[COUNT_OF(story_tests)];
+    double percent[COUNT_OF(story_tests)];
+    if (!score_tests(percent, score, data, words, model, error))
+        return false;
+    puts("Stories whose last answer is right, word for word\n");
+    printf("  %-16s %-26s %7s %7s %9s\n", "file", "", "stories", "words", "right");
+    for (size_t i = 0; i < COUNT_OF(story_tests); i++)
+        printf("  %-16s %-26s %7zu %7zu %7.1f %%\n", story_tests[i].file, about[i],
+               score[i].stories, score[i].words / score[i].stories, percent[i]);
+    return true;
+}
+
+/* ================================ What a state keeps ======================================= */
+/* A word moves the state as far as its Delta says: A_bar = exp(Delta A), chapter 4. So Delta shows
+   which words the model lets in, and the product of all A_bar what it still has of what was. */
+
+/* One layer's Delta at a token, mean over its channels. After a model_forward that kept everything
+   (work->back) of a single sequence. */
+double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
+{
+    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+    double sum = 0.0;
+    for (size_t d = 0; d < scan.d_inner; d++)
+        sum += (double)step_size(&scan, token, d);
+    return sum / (double)scan.d_inner;
+}
+
+/* How much of what the states held before tokens first .. last is still there after them. Every
+   token multiplies a state by exp(Delta A), and what it adds does not depend on what was there: x_t
+   is linear in x_{t-1}. The mean over all states of all layers, each with the square of what it
+   held as its weight, for an empty one has nothing to lose. `state` is all that was remembered
+   before `first`, as a Writer has it; not a number if that is nothing.
+
+   Exercise 5.8. What one state keeps of itself. */
+double share_kept(const ModelWork *work, float *state, size_t first, size_t last,
+                  const Model *model)
+{
+    const MambaConfig *config = &model->config;
+    size_t d_inner = config->intermediate_size, d_state = config->state_size;
+    double all = 0.0, left = 0.0;
+    for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
+        Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+        const float *x =
+            block_state_place(state + layer * block_state_floats(config, 1), config, 1).x;
+        for (size_t d = 0; d < d_inner; d++)
+            for (size_t n = 0; n < d_state; n++) {
+                double A = (double)scan.A[d * d_state + n], kept = 0.0;
+                double held = (double)x[d * d_state + n] * (double)x[d * d_state + n];
+                //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
+                //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).
+                //? step_size(&scan, t, d) is Delta; tokens go from `first` to `last`, both too.
+                //? A product of exponentials is the exponential of a sum.
+                double moved = 0.0;
+                for (size_t t = first; t <= last; t++)
+                    moved += (double)step_size(&scan, t, d);
+                kept = exp(moved * A);
+                //< EX 5.8
+                all += held;
+                left += held * kept;
+            }
+    }
+    return left / all;
 }
 
 /* ===================================== Looking inside ====================================== */
@@ -339,7 +396,8 @@ static void print_beliefs(const StoryReading *reading, const Answers *answers,
 {
     Writer writer = writer_new(model), asked = writer_new(model);
     double share[ANSWERS_MOST];
-    size_t first = 0;
+    size_t first = 0, floats = model_state_floats(&model->config, 1);
+    float *before = NEW(float, floats); /* the state in which the sentence found the model */
     printf("\nAsked after each sentence:");
     for (size_t at = answers->first[0]; at < answers->asked[0]; at++)
         print_token(stdout, (size_t)answers->ids[at], false, words);
@@ -352,34 +410,41 @@ static void print_beliefs(const StoryReading *reading, const Answers *answers,
         if (!ends_sentence(words->word[reading->ids[t]]) && t + 1 < reading->len)
             continue;
         ask(share, answers, writer.state, &asked);
-        printf("  %4.0f %% ", 100.0 * share_kept(&reading->work, first, t, model));
+        if (first == 0)
+            fputs("     -   ", stdout);
+        else
+            printf("  %4.0f %% ", 100.0 * share_kept(&reading->work, before, first, t, model));
         for (size_t i = 0; i < answers->count; i++)
             printf("  %5.1f %%", 100.0 * share[i]);
         putchar(' ');
         for (size_t i = first; i <= t; i++)
             print_token(stdout, (size_t)reading->ids[i], false, words);
         putchar('\n');
+        memcpy(before, writer.state, floats * sizeof *before);
         first = t + 1;
     }
+    free(before);
     writer_free(&writer), writer_free(&asked);
 }
 
-/* Layers times words as a heat map, each layer from its own narrowest to its own widest word. */
+/* Layers times words as a heat map, from the narrowest word of any layer to the widest: a layer that
+   treats all words alike shows it. */
 static void svg_reading(FILE *out, const StoryReading *reading, const Vocabulary *words)
 {
     size_t shown = smaller(reading->len, 100);
     double bottom = 44.0 + (double)reading->layers * STORY_CELL;
     char text[64], style[128];
+    double low = INFINITY, high = 0.0;
+    for (size_t i = 0; i < reading->layers * reading->len; i++) {
+        low = fmin(low, reading->delta[i]);
+        high = fmax(high, reading->delta[i]);
+    }
     svg_open(out, STORY_LEFT + (double)shown * STORY_CELL + 30.0, bottom + 90.0);
     svg_text(out, 14.0, 22.0, "font-size=\"15\" font-weight=\"bold\"",
              "Delta of each word, layer by layer");
     for (size_t layer = 0; layer < reading->layers; layer++) {
         const double *delta = reading->delta + layer * reading->len;
-        double low = INFINITY, high = 0.0, y = 36.0 + (double)layer * STORY_CELL;
-        for (size_t t = 0; t < shown; t++) {
-            low = fmin(low, delta[t]);
-            high = fmax(high, delta[t]);
-        }
+        double y = 36.0 + (double)layer * STORY_CELL;
         snprintf(text, sizeof text, "layer %zu", layer + 1);
         svg_text(out, STORY_LEFT - 8.0, y + 12.0, "text-anchor=\"end\"", text);
         for (size_t t = 0; t < shown; t++)
@@ -436,39 +501,101 @@ static bool show_focus(const char *text, const char *data, const Model *model,
     return ok;
 }
 
+/* =================================== From many starts ====================================== */
+/* A table of one model proves little: another start, another order of stories, and it may learn
+   something else. So several are trained, and the median and the worst are told as well. */
+
+enum { SEEDS_MOST = 100, TESTS = COUNT_OF(story_tests) };
+
+/* Right answers in percent, by model (selective, time-invariant), test and seed. */
+typedef struct {
+    double percent[2][TESTS][SEEDS_MOST];
+} SeedScores;
+
+/* Trains a model from a run's seed on and puts it to the test: percent (TESTS). */
+static bool train_and_score(double *percent, const TrainingRun *run, const char *data,
+                            const char *label, Error *error)
+{
+    Vocabulary words = rainbow_words();
+    Storyteller teller = {&words, &story_to_learn};
+    BatchSource source = {rainbow_fill, &teller};
+    StoryScore score[TESTS];
+    Model model = model_to_train(run, words.n_word);
+    Trainer trainer = trainer_new(&model, &run->settings);
+    Progress progress = progress_start(label);
+    while (trainer.adam.step < run->settings.steps) {
+        trainer_step(&trainer, &source);
+        progress_show(&progress, (double)trainer.adam.step, (double)run->settings.steps);
+    }
+    progress_end(&progress);
+    trainer_swap_average(&trainer);
+    trainer_free(&trainer);
+    bool ok = score_tests(percent, score, data, &words, &model, error);
+    model_free(&model);
+    vocabulary_free(&words);
+    return ok;
+}
+
+/* One line of the table: of a seed, or, where `which` picks it from the sorted ones, of all. */
+static void print_seed_line(const char *name, const SeedScores *scores, size_t which)
+{
+    printf("  %6s", name);
+    for (int model = 0; model < 2; model++) {
+        fputs(model == 0 ? " " : "    ", stdout);
+        for (size_t i = 0; i < TESTS; i++)
+            printf(" %6.1f", scores->percent[model][i][which]);
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+/* The median (of an even number the lower one in the middle) and the worst of each column. */
+static void print_median_and_worst(SeedScores *scores, size_t seeds)
+{
+    for (int model = 0; model < 2; model++)
+        for (size_t i = 0; i < TESTS; i++)
+            median(scores->percent[model][i], seeds); /* sorts them */
+    putchar('\n');
+    print_seed_line("median", scores, (seeds - 1) / 2);
+    print_seed_line("worst", scores, 0);
+}
+
+/* Trains a selective and a time-invariant model from each of several seeds, on the same stories. */
+static bool compare_seeds(const TrainingRun *run, size_t seeds, const char *data, Error *error)
+{
+    SeedScores scores;
+    char label[64], name[24];
+    double percent[TESTS];
+    puts("Stories whose last answer is right, in percent\n");
+    printf("          %-28s    %s\n", "selective", "time-invariant");
+    puts("    seed     one  turns    far   hard        one  turns    far   hard");
+    for (size_t k = 0; k < seeds; k++) {
+        TrainingRun own = *run;
+        own.settings.seed = run->settings.seed + k;
+        for (int model = 0; model < 2; model++) {
+            own.time_invariant = model == 1;
+            snprintf(label, sizeof label, "%zu of %zu", 2 * k + (size_t)model + 1, 2 * seeds);
+            if (!train_and_score(percent, &own, data, label, error))
+                return false;
+            for (size_t i = 0; i < TESTS; i++)
+                scores.percent[model][i][k] = percent[i];
+        }
+        snprintf(name, sizeof name, "%" PRIu64, own.settings.seed);
+        print_seed_line(name, &scores, k);
+    }
+    if (seeds > 1)
+        print_median_and_worst(&scores, seeds);
+    return true;
+}
+
 /* ======================================= Program =========================================== */
 
 typedef struct {
     bool focus, compare, ascii;
     const char *model, *data, *prompt, *svg;
-    double gate_price; /* below 0: not given */
+    uint64_t seeds;
     TrainingRun run;
 } StoriesOptions;
-
-/* Trains a selective and a time-invariant model on the same stories, and puts both to the test. */
-static bool run_compare(const StoriesOptions *options, const Show *show, Error *error)
-{
-    Lessons lessons;
-    Model model[2];
-    bool ok =
-        lessons_from_folder(&lessons, options->data, (size_t)options->run.settings.len, error);
-    if (!ok)
-        return false;
-    for (int which = 0; which < 2; which++) {
-        TrainingRun run = options->run;
-        run.time_invariant = which == 1;
-        if (options->gate_price >= 0.0)
-            run.gate_price = options->gate_price;
-        else if (which == 1) /* a gate that cannot choose when to open gains nothing by a price */
-            run.gate_price = 0.0;
-        model[which] = model_to_train(&run, lessons.words.n_word);
-        ok = ok && model_train(&model[which], &run, &lessons, show, error);
-    }
-    ok = ok && show_scores(options->data, &model[0], &model[1], &lessons.words, error);
-    model_free(&model[0]), model_free(&model[1]);
-    lessons_free(&lessons);
-    return ok;
-}
 
 /* What wants a model from a folder. */
 static bool run_with_model(const StoriesOptions *options, const Show *show, Error *error)
@@ -479,7 +606,7 @@ static bool run_with_model(const StoriesOptions *options, const Show *show, Erro
         return false;
     bool ok = options->focus
                   ? show_focus(options->prompt, options->data, &model, &words, show, error)
-                  : show_scores(options->data, &model, NULL, &words, error);
+                  : show_scores(options->data, &model, &words, error);
     model_free(&model);
     vocabulary_free(&words);
     return ok;
@@ -492,7 +619,7 @@ int stories_test_main(int argc, char **argv)
     o.model = "data/tiny-mamba";
     o.data = "data/rainbow";
     o.prompt = default_prompt;
-    o.gate_price = -1.0;
+    o.seeds = 1;
     o.run = training_default();
     const Option table[] = {
         {"data", "DIR", OPTION_TEXT, 0, 0, &o.data, "",
@@ -505,14 +632,16 @@ int stories_test_main(int argc, char **argv)
          "the story (default: one that turns)"},
         {"compare", NULL, OPTION_SWITCH, 0, 0, &o.compare, "mode",
          "train a selective and a time-invariant model, and put both to the test"},
-        {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.run.settings.steps, "compare",
-         "of the training (default 4000)"},
+        {"seeds", "N", OPTION_WHOLE, 1, SEEDS_MOST, &o.seeds, "compare",
+         "from so many starts, with the median and the worst (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.run.settings.seed, "compare",
-         "of the training (default 1)"},
-        {"gate-price", "P", OPTION_NUMBER, 0, 1000, &o.gate_price, "compare",
-         "what an open gate costs while learning (default 3, and 0 for the time-invariant model)"},
+         "of the first training (default 1)"},
+        {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.run.settings.steps, "compare",
+         "of the training (default 5000)"},
+        {"average", "K", OPTION_NUMBER, 0, 0.999999, &o.run.settings.average, "compare",
+         "what a step keeps of the weights' average; 0: none (default 0.998)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "focus", "write the figure as SVG"},
-        {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "focus compare", "draw without Unicode"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "focus", "draw without Unicode"},
     };
     const Program program = {"ch05_stories_test",
                              "The stories of data/rainbow, put to the test (chapter 5a): "
@@ -523,8 +652,9 @@ int stories_test_main(int argc, char **argv)
         return status;
     Error error;
     Show show = {look_at_terminal(o.ascii), o.svg, o.run.settings.seed};
-    return program_end(
-        o.compare ? run_compare(&o, &show, &error) : run_with_model(&o, &show, &error), &error);
+    bool ok = o.compare ? compare_seeds(&o.run, (size_t)o.seeds, o.data, &error)
+                        : run_with_model(&o, &show, &error);
+    return program_end(ok, &error);
 }
 
 #if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */

@@ -234,55 +234,43 @@ char *path_in(const char *folder, const char *file)
     return path;
 }
 
-/* What a run learns from, and what it is looked at with on the way. */
+/* A file to learn from: its words, nine tenths of it, and its last tenth to look at. */
 typedef struct {
     Vocabulary words;
     Corpus learn, check;
-} Lessons;
+} CorpusFile;
 
-void lessons_free(Lessons *lessons)
+void corpus_file_close(CorpusFile *file)
 {
-    vocabulary_free(&lessons->words);
-    corpus_free(&lessons->learn), corpus_free(&lessons->check);
+    vocabulary_free(&file->words);
+    corpus_free(&file->learn), corpus_free(&file->check);
 }
 
-/* The vocabulary of a text, its corpus, and that of another text, in pieces of `piece` tokens. */
-static bool lessons_cut(Lessons *lessons, const char *text, size_t len, const char *other,
-                        size_t other_len, bool bytes, size_t piece, const char *path, Error *error)
+/* The vocabulary of a text, and what it is cut into, in pieces of `piece` tokens. */
+static bool corpus_file_cut(CorpusFile *file, const char *text, size_t len, size_t cut, bool bytes,
+                            size_t piece, const char *path, Error *error)
 {
-    Lessons got;
+    CorpusFile got;
     if (bytes)
         got.words = vocabulary_of_bytes();
-    else if (!text_is_utf8(text, len, path, error) ||
-             !vocabulary_from_text(&got.words, text, len, path, error))
+    else if (!text_is_utf8(text, cut, path, error) ||
+             !vocabulary_from_text(&got.words, text, cut, path, error))
         return false;
-    if (!corpus_from_text(&got.learn, text, len, &got.words, piece, path, error)) {
+    if (!corpus_from_text(&got.learn, text, cut, &got.words, piece, path, error)) {
         vocabulary_free(&got.words);
         return false;
     }
-    if (!corpus_from_text(&got.check, other, other_len, &got.words, piece, path, error)) {
+    if (!corpus_from_text(&got.check, text + cut, len - cut, &got.words, piece, path, error)) {
         vocabulary_free(&got.words);
         corpus_free(&got.learn);
         return false;
     }
-    *lessons = got;
+    *file = got;
     return true;
 }
 
-/* train.txt and valid.txt of a folder, in words. */
-bool lessons_from_folder(Lessons *lessons, const char *folder, size_t piece, Error *error)
-{
-    char *path = path_in(folder, "train.txt"), *other = path_in(folder, "valid.txt");
-    char *text = NULL, *more = NULL;
-    size_t len = 0, more_len = 0;
-    bool ok = text_read(&text, &len, path, error) && text_read(&more, &more_len, other, error) &&
-              lessons_cut(lessons, text, len, more, more_len, false, piece, path, error);
-    free(path), free(other), free(text), free(more);
-    return ok;
-}
-
-/* Any text, in words or in bytes; its last tenth is what is not learnt from. */
-bool lessons_from_file(Lessons *lessons, const char *path, bool bytes, size_t piece, Error *error)
+/* Any text, in words or in bytes; corpus_file_close when done. */
+bool corpus_file_open(CorpusFile *file, const char *path, bool bytes, size_t piece, Error *error)
 {
     char *text = NULL;
     size_t len = 0;
@@ -291,7 +279,7 @@ bool lessons_from_file(Lessons *lessons, const char *path, bool bytes, size_t pi
     size_t cut = len - len / 10;
     while (!bytes && cut > 0 && !is_blank(text[cut - 1]))
         cut--;
-    bool ok = lessons_cut(lessons, text, cut, text + cut, len - cut, bytes, piece, path, error);
+    bool ok = corpus_file_cut(file, text, len, cut, bytes, piece, path, error);
     free(text);
     return ok;
 }

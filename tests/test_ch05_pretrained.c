@@ -697,7 +697,7 @@ static void a_conversation_answers_line_after_line(void **state)
     const char *build = getenv("BUILD");
     (void)state;
     snprintf(command, sizeof command,
-             "printf 'a harp played .\\nwhy is there a rainbow ?\\n' | "
+             "printf 'a boy dreamt of thor .\\nwhat is a rainbow ?\\n' | "
              "%s/ch05_pretrained data/tiny-mamba --interactive -n 3",
              build ? build : "build");
     FILE *out = popen(command, "r");

@@ -149,7 +149,7 @@ bool demo_threads_speed(const Show *show, Error *error)
     config.num_hidden_layers = 4;
     Model model = model_new(&config);
     model_init(&model, &random);
-    TrainSettings settings = {8, 256, 100000, 1, 1e-3, 0.1, 1.0};
+    TrainSettings settings = {8, 256, 100000, 1, 1e-3, 0.1, 1.0, 0.0};
     Trainer trainer = trainer_new(&model, &settings);
     StepJob step = {&trainer, {random_tokens_fill, &model.config}};
     BlockJob prompt = block_job_new(768, PROMPT), narrow = block_job_new(256, 1);

@@ -726,10 +726,8 @@ static void any_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, c
 static void check_groups(size_t batch)
 {
     enum { LEN = 11 };
-    TrainSettings settings = {batch, LEN, 1, 1, 1e-3, 0.1, 1.0};
+    TrainSettings settings = {batch, LEN, 1, 1, 1e-3, 0.1, 1.0, 0.0};
     Model model = tiny_model(30, false, 7);
-    for (size_t i = 0; i < model.config.num_hidden_layers; i++)
-        model.block[i].config.delta_penalty = 50.0;
     Trainer trainer = trainer_new(&model, &settings);
     Random random = random_from_seed(8);
     any_fill(trainer.ids, trainer.targets, batch, LEN, NULL, &random);
@@ -765,7 +763,7 @@ static void the_gradient_of_a_batch_is_that_of_its_groups_together(void **state)
 /* Some steps with so many threads; the parameters that come of it. */
 static Model any_steps(size_t batch, int threads)
 {
-    TrainSettings settings = {batch, 40, 3, 1, 1e-2, 0.1, 0.1};
+    TrainSettings settings = {batch, 40, 3, 1, 1e-2, 0.1, 0.1, 0.0};
     BatchSource source = {any_fill, NULL};
     int most = threads_most();
     Model model = tiny_model(30, false, 7);

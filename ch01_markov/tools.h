@@ -1023,12 +1023,32 @@ static void streams_keep(void)
             return;
 }
 
+#ifdef _OPENMP
+/* Threads that have nothing to do shall soon sleep. OpenMP lets them wait awake, for milliseconds:
+   quick while they have the processors to themselves, but beside another busy program the one that
+   all wait for may have no processor, and those that wait keep theirs from it. OpenMP asks the
+   environment how to wait before main begins; so, unless the user has said how, the program begins
+   once more with that said (gcc's OpenMP takes the second wish too). The words of a process lie
+   just below its environment: a main that a test calls with other words does not begin anew. */
+static void threads_wait_asleep(int argc, char **argv)
+{
+    if (argv + argc + 1 != environ || getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT"))
+        return;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv);
+}
+#endif
+
 /* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake. */
 bool program_begin(int *status, const Program *program, int argc, char **argv)
 {
     Error error;
     bool help;
     streams_keep();
+#ifdef _OPENMP
+    threads_wait_asleep(argc, argv);
+#endif
     bool ok = options_read(&help, program, argc, argv, &error);
     *status = 2;
     if (ok && help) {

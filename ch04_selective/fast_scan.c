@@ -15,9 +15,11 @@
 /* for each channel, token and state.                                                         */
 
 enum {
-    STRETCH = 32,        /* tokens that are prepared together, and gone back over together */
-    BLOCK_TILES = 16,    /* vectors of channels that a thread takes through a stretch in turn */
-    BLOCK_VECTORS = 256, /* tiles * d_state of a block: its states stay in the nearest caches */
+    STRETCH = 32,         /* tokens that are prepared together, and gone back over together */
+    BLOCK_CHANNELS = 256, /* that a thread takes through a stretch in turn, vector by vector */
+    BLOCK_STATES = 4096,  /* channels * d_state of a block: they stay in the nearest caches */
+    BLOCK_TILES = BLOCK_CHANNELS / LANES,
+    BLOCK_VECTORS = BLOCK_STATES / LANES,
     STATES_TOGETHER = 4, /* that go back over a stretch in registers */
     SCAN_MAX_STATE = 256 /* a larger d_state goes the clear way */
 };
@@ -136,16 +138,18 @@ INLINE void stretch_loop(float *y, const Tile *tile, const Stretch *stretch, con
         if (reads)
             __builtin_prefetch(y + at + next, 1);
         for (; n + 1 < d_state; n += 2) { /* two sums, so that one need not wait for the other */
-            x[n] = A_bar_of(delta, A2[n], table, near) * x[n] + drive * B[n];
-            x[n + 1] = A_bar_of(delta, A2[n + 1], table, near) * x[n + 1] + drive * B[n + 1];
+            Lanes even = A_bar_of(delta, A2[n], table, near);
+            Lanes odd = A_bar_of(delta, A2[n + 1], table, near);
+            x[n] = lanes_multiply_add(even, x[n], drive * B[n]);
+            x[n + 1] = lanes_multiply_add(odd, x[n + 1], drive * B[n + 1]);
             if (reads) {
-                y_even += x[n] * C[n];
-                y_odd += x[n + 1] * C[n + 1];
+                y_even = lanes_scale_add(x[n], C[n], y_even);
+                y_odd = lanes_scale_add(x[n + 1], C[n + 1], y_odd);
             }
         }
         if (n < d_state) {
-            x[n] = A_bar_of(delta, A2[n], table, near) * x[n] + drive * B[n];
-            y_even += x[n] * C[n];
+            x[n] = lanes_multiply_add(A_bar_of(delta, A2[n], table, near), x[n], drive * B[n]);
+            y_even = lanes_scale_add(x[n], C[n], y_even);
         }
         if (reads)
             lanes_store_some(
@@ -168,11 +172,13 @@ static void stretch_scan(float *y, const Tile *tile, const Stretch *stretch, con
         stretch_loop(y, tile, stretch, scan, next, *table, false, false);
 }
 
-/* How many neighbouring tiles make a block, and how many blocks the channels make. */
+/* How many neighbouring tiles make a block: whole sixteens of channels, the same ones on every
+   machine, for what is summed over a block's channels is summed in its order. And how many blocks
+   the channels make. */
 static size_t block_tiles(const Scan *scan)
 {
-    size_t fit = BLOCK_VECTORS / (scan->d_state + !scan->d_state);
-    return fit < 1 ? 1 : smaller(fit, BLOCK_TILES);
+    size_t fit = BLOCK_STATES / SIXTEEN / (scan->d_state + !scan->d_state);
+    return smaller(fit < 1 ? 1 : fit, BLOCK_CHANNELS / SIXTEEN) * SIXTEEN_PARTS;
 }
 
 static size_t block_count(const Scan *scan)
@@ -250,6 +256,11 @@ static void scan_block(float *y, Tile *tile, size_t tiles, const Scan *scan, con
     }
 }
 
+INLINE bool scan_worth_sharing(const Scan *scan)
+{
+    return worth_sharing_each(scan->batch * scan->len * scan->d_inner * scan->d_state);
+}
+
 /* selective_scan, for use: the same to rounding (A is rounded once more, its exponentials to 2
    ulp), and the same bits for any number of threads, because a channel is one thread's alone. No
    memory is asked for. Exponentials below 1e-38 are 0. With y NULL only x_last comes out. */
@@ -261,7 +272,7 @@ void selective_scan_fast(float *y, float *x_last, const Scan *scan)
     }
     ExpTable table = exp_table();
     size_t most = forward_tiles(scan), width = most * LANES;
-    PARALLEL_FOR(collapse(2) schedule(static) if (scan->len > 1))
+    PARALLEL_FOR(collapse(2) schedule(static) if (scan_worth_sharing(scan)))
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t first = 0; first < scan->d_inner; first += width) {
             Lanes memory[2 * BLOCK_VECTORS];
@@ -293,12 +304,12 @@ typedef struct {
 } BackBlock;
 
 /* A few states of one stretch: all that the innermost loops touch again and again. B_grad and
-   C_grad are summed over the tiles of the block, lane by lane. */
+   C_grad are summed over the channels of the block, sixteen sums side by side. */
 typedef struct {
     size_t n, count; /* states n .. n + count - 1 */
     struct {
         Lanes x, A_bar; /* x before the token, and what takes it on */
-        Lanes B_grad, C_grad;
+        Sixteen B_grad, C_grad;
     } at[STRETCH + 1][STATES_TOGETHER];
 } BackStates;
 
@@ -338,9 +349,9 @@ INLINE void states_replay(BackStates *states, BackTile *back, const float *befor
         for (size_t k = 0; k < count; k++) {
             Lanes A_bar = A_bar_of(delta, A2[states->n + k], table, near);
             states->at[i][k].A_bar = A_bar;
-            x[k] = A_bar * x[k] + drive * B[k];
+            x[k] = lanes_multiply_add(A_bar, x[k], drive * B[k]);
             states->at[i + 1][k].x = x[k];
-            y += x[k] * C[k];
+            y = lanes_scale_add(x[k], C[k], y);
         }
         back->y_ungated[i] = y;
     }
@@ -349,10 +360,12 @@ INLINE void states_replay(BackStates *states, BackTile *back, const float *befor
 /* And backwards: channel_step_backward, line by line. x_grads is what came through the tokens
    after the stretch, and leaves as what goes on to those before it. */
 INLINE void states_backward(BackStates *states, BackTile *back, Lanes *x_grads, Lanes *A_grads,
-                            const Lanes *A2, const Scan *scan, const size_t count)
+                            const Tile *tile, const Scan *scan, const size_t count)
 {
     const Stretch *stretch = &back->forward;
+    const Lanes *A2 = tile->A2;
     size_t first = stretch->token * scan->d_state + states->n;
+    size_t part = tile->first % SIXTEEN / LANES;
     Lanes later[STATES_TOGETHER], A_grad[STATES_TOGETHER];
     for (size_t k = 0; k < count; k++) {
         later[k] = x_grads[states->n + k];
@@ -364,14 +377,16 @@ INLINE void states_backward(BackStates *states, BackTile *back, Lanes *x_grads, 
         Lanes y_grad = back->y_grad[i], drive = stretch->drive[i], delta = stretch->delta[i];
         Lanes from_A = back->from_A[i], from_B = back->from_B[i];
         for (size_t k = 0; k < count; k++) {
-            Lanes x_grad = later[k] + y_grad * C[k];
-            states->at[i][k].C_grad += y_grad * states->at[i + 1][k].x;
-            states->at[i][k].B_grad += x_grad * drive;
-            from_B += x_grad * B[k];
+            Lanes x_grad = lanes_scale_add(y_grad, C[k], later[k]);
+            Lanes *C_grad = &states->at[i][k].C_grad.part[part];
+            Lanes *B_grad = &states->at[i][k].B_grad.part[part];
+            *C_grad = lanes_multiply_add(y_grad, states->at[i + 1][k].x, *C_grad);
+            *B_grad = lanes_multiply_add(x_grad, drive, *B_grad);
+            from_B = lanes_scale_add(x_grad, B[k], from_B);
             later[k] = x_grad * states->at[i][k].A_bar;
             Lanes through_A = later[k] * states->at[i][k].x;
-            from_A += through_A * A2[states->n + k];
-            A_grad[k] += through_A * delta;
+            from_A = lanes_multiply_add(through_A, A2[states->n + k], from_A);
+            A_grad[k] = lanes_multiply_add(through_A, delta, A_grad[k]);
         }
         back->from_A[i] = from_A;
         back->from_B[i] = from_B;
@@ -390,7 +405,7 @@ INLINE void states_run(BackStates *states, BackBlock *back, const Tile *tile, si
 {
     for (size_t i = 0; i < STRETCH; i++)
         for (size_t k = 0; k < count; k++)
-            states->at[i][k].B_grad = states->at[i][k].C_grad = lanes_all(0.0f);
+            states->at[i][k].B_grad = states->at[i][k].C_grad = sixteen_zero();
     for (size_t i = 0; i < tiles; i++) {
         size_t at = i * scan->d_state;
         BackTile *one = &back->tile[i];
@@ -402,18 +417,18 @@ INLINE void states_run(BackStates *states, BackBlock *back, const Tile *tile, si
             states_replay(states, one, before, tile[i].A2, fetch, scan, count, table, true);
         else
             states_replay(states, one, before, tile[i].A2, fetch, scan, count, table, false);
-        states_backward(states, one, back->x_grad + at, back->A_grad + at, tile[i].A2, scan, count);
+        states_backward(states, one, back->x_grad + at, back->A_grad + at, &tile[i], scan, count);
     }
 }
 
-/* The lanes of B_grad and C_grad added up; t is the stretch's first token in its sequence. */
+/* The sixteen sums of B_grad and C_grad added up; t is the stretch's first token in its sequence. */
 static void states_sum(BackBlock *back, const BackStates *states, size_t t, size_t tokens,
                        size_t d_state)
 {
     for (size_t k = 0; k < states->count; k++)
         for (size_t i = 0; i < tokens; i++) {
-            back->B_sum[(t + i) * d_state + states->n + k] = lanes_sum(states->at[i][k].B_grad);
-            back->C_sum[(t + i) * d_state + states->n + k] = lanes_sum(states->at[i][k].C_grad);
+            back->B_sum[(t + i) * d_state + states->n + k] = sixteen_sum(states->at[i][k].B_grad);
+            back->C_sum[(t + i) * d_state + states->n + k] = sixteen_sum(states->at[i][k].C_grad);
         }
 }
 
@@ -427,7 +442,8 @@ static void stretch_gate_backward(BackTile *back, const float *y_grad, const Til
         back->y_grad[i] = lanes_load_some(y_grad + at, tile->count);
         if (scan->z != NULL)
             back->y_grad[i] *= back->forward.gate[i];
-        back->D_grad += back->y_grad[i] * lanes_load_some(scan->u + at, tile->count);
+        back->D_grad = lanes_multiply_add(back->y_grad[i],
+                                          lanes_load_some(scan->u + at, tile->count), back->D_grad);
         back->y_ungated[i] = back->forward.skip[i];
         back->from_A[i] = back->from_B[i] = zeros;
     }
@@ -443,13 +459,15 @@ static void stretch_inputs_backward(const ScanGrad *grad, BackTile *back, const 
     for (size_t i = 0; i < forward->tokens; i++) {
         size_t at = (forward->token + i) * scan->d_inner + tile->first;
         Lanes u = lanes_load_some(scan->u + at, tile->count), from_B = back->from_B[i];
-        Lanes delta_grad = u * from_B + log_2 * back->from_A[i];
+        Lanes delta_grad = lanes_multiply_add(u, from_B, log_2 * back->from_A[i]);
         if (scan->delta_softplus)
             delta_grad *= forward->delta_slope[i];
         bias_grad += delta_grad;
         if (grad->u != NULL)
-            lanes_store_some(grad->u + at, back->y_grad[i] * tile->D + forward->delta[i] * from_B,
-                             tile->count);
+            lanes_store_some(
+                grad->u + at,
+                lanes_multiply_add(forward->delta[i], from_B, back->y_grad[i] * tile->D),
+                tile->count);
         if (grad->delta != NULL)
             lanes_store_some(grad->delta + at, delta_grad, tile->count);
         if (scan->z != NULL && grad->z != NULL) {
@@ -601,7 +619,7 @@ void selective_scan_backward_fast(const ScanGrad *grad, const float *y_grad,
     float *own = work == NULL ? NEW(float, selective_scan_backward_floats(scan)) : NULL;
     size_t blocks = block_count(scan);
     back_sums_place(&sums, work == NULL ? own : work, scan);
-    PARALLEL_FOR(collapse(2) schedule(static))
+    PARALLEL_FOR(collapse(2) schedule(static) if (scan_worth_sharing(scan)))
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t block = 0; block < blocks; block++)
             back_block(grad, y_grad, x_last_grad, &sums, scan, b, block, &table);
@@ -661,7 +679,7 @@ void selective_scan_in_time(float *y, float *x_last, const Scan *scan)
     size_t states = scan->d_inner * scan->d_state, pieces = scan->batch * TIME_PIECES;
     float *x = NEW(float, pieces *states), *a = NEW(float, pieces *states);
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (scan_worth_sharing(scan)))
     for (size_t p = 0; p < pieces; p++) {
         size_t b = p / TIME_PIECES, k = p % TIME_PIECES;
         Scan piece = scan_piece(scan, b, piece_start(k, scan->len), piece_start(k + 1, scan->len));
@@ -677,7 +695,7 @@ void selective_scan_in_time(float *y, float *x_last, const Scan *scan)
             now = end;
         }
     }
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (scan_worth_sharing(scan)))
     for (size_t p = 0; p < pieces; p++) {
         size_t b = p / TIME_PIECES, k = p % TIME_PIECES, start = piece_start(k, scan->len);
         Scan piece = scan_piece(scan, b, start, piece_start(k + 1, scan->len));

@@ -116,7 +116,7 @@ void attention_forward_fast(float *out, float *work, const float *input, const A
     linear_forward_fast(q, input, layer->q_proj, NULL, len, d_model, d_model);
     linear_forward_fast(k, input, layer->k_proj, NULL, len, d_model, d_model);
     linear_forward_fast(v, input, layer->v_proj, NULL, len, d_model, d_model);
-    PARALLEL_FOR(collapse(2) schedule(dynamic))
+    PARALLEL_FOR(collapse(2) schedule(dynamic) if (worth_sharing(len * len * d_model)))
     for (size_t start = 0; start < len; start += QUERIES)
         for (size_t head = 0; head < layer->n_head; head++)
             attend_block(mixed + head * d_head, q + head * d_head, k + head * d_head,
@@ -145,7 +145,7 @@ void attention_step(float *out, KeyValueCache *cache, float *work, const float *
     linear_forward_fast(cache->v + cache->len * d_model, input, layer->v_proj, NULL, 1, d_model,
                         d_model);
     cache->len = len;
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing(4 * len * d_model)))
     for (size_t head = 0; head < layer->n_head; head++) {
         size_t first = head * d_head;
         attend(mixed + first, weights + head * len, q + first, cache->k + first, cache->v + first,

@@ -9,10 +9,11 @@
 #include "measure_block.c"
 #include "measure_pretrained.c"
 #include "measure_training.c"
+#include "measure_threads.c"
 
 int block_bench_main(int argc, char **argv)
 {
-    bool block = false, compare = false, training = false, ascii = false;
+    bool block = false, compare = false, training = false, contended = false, ascii = false;
     const char *file = NULL, *svg = NULL, *pretrained = NULL;
     uint64_t width = 256;
     const Option table[] = {
@@ -22,6 +23,8 @@ int block_bench_main(int argc, char **argv)
          "time and memory of long sequences against attention"},
         {"training", NULL, OPTION_SWITCH, 0, 0, &training, "mode",
          "a training step of the language model, and its parts, beside what this machine allows"},
+        {"contended", NULL, OPTION_SWITCH, 0, 0, &contended, "mode",
+         "all threads against one, alone and beside a busy process"},
         {"pretrained", "DIR", OPTION_TEXT, 0, 0, &pretrained, "mode",
          "a pretrained model's steps, prompts and draws, with random models of mamba-130m's shape, "
          "which are made in DIR (1 GB)"},
@@ -46,9 +49,10 @@ int block_bench_main(int argc, char **argv)
     if (ok && pretrained)
         ok = measure_pretrained(pretrained, &error);
     else if (ok)
-        ok = (compare    ? demo_compare
-              : training ? demo_training_speed
-                         : demo_block_speed)(&with.show, &error);
+        ok = (compare     ? demo_compare
+              : training  ? demo_training_speed
+              : contended ? demo_threads_speed
+                          : demo_block_speed)(&with.show, &error);
     return program_end(ok, &error);
 }
 

@@ -111,12 +111,15 @@ static double accuracy_at_once(Trainer *trainer, const BatchSource *source, Rand
     size_t vocab = trainer->model->config.vocab_size, right = 0, all = 0;
     source->fill(trainer->ids, trainer->targets, settings->batch, settings->len, source->from,
                  random);
-    model_forward(&trainer->work, NULL, trainer->ids, trainer->model);
-    for (size_t t = 0; t < settings->batch * settings->len; t++) {
-        int32_t target = trainer->targets[t];
-        all += target >= 0;
-        right +=
-            target >= 0 && token_greedy(trainer->work.logits + t * vocab, vocab) == (size_t)target;
+    batch_loss(trainer, false);
+    for (size_t g = 0; g < trainer->n_group; g++) {
+        const Group *group = &trainer->group[g];
+        for (size_t t = 0; t < group->work.batch * group->work.len; t++) {
+            const float *logits = group->work.logits + t * vocab;
+            int32_t target = trainer->targets[group->first + t];
+            all += target >= 0;
+            right += target >= 0 && token_greedy(logits, vocab) == (size_t)target;
+        }
     }
     return (double)right / (double)all;
 }

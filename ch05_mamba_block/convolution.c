@@ -44,7 +44,7 @@ void conv1d_forward_fast(float *out, const float *u, const float *past, const fl
                          const float *weight, const float *bias, size_t batch, size_t len,
                          size_t d_inner, size_t d_conv)
 {
-    PARALLEL_FOR(collapse(2) schedule(static) if (len > 1))
+    PARALLEL_FOR(collapse(2) schedule(static) if (worth_sharing_each(batch * len * d_inner)))
     for (size_t b = 0; b < batch; b++)
         for (size_t first = 0; first < d_inner; first += CONV_WIDTH) {
             float tap[CONV_MOST][CONV_WIDTH];
@@ -60,7 +60,8 @@ void conv1d_forward_fast(float *out, const float *u, const float *past, const fl
                     if (bias != NULL)
                         sum = lanes_load_some(bias + first + d, some);
                     for (size_t j = 0; j < d_conv; j++)
-                        sum += lanes_load(tap[j] + d) * lanes_load_some(in[j] + d, some);
+                        sum = lanes_multiply_add(lanes_load(tap[j] + d),
+                                                 lanes_load_some(in[j] + d, some), sum);
                     lanes_store_some(to + d, sum, some);
                 }
             }
@@ -84,8 +85,8 @@ static void conv1d_taps_backward(ConvStrip *strip, const float *dy, const float 
         lanes_store(sum, lanes_load(sum) + from);
         for (size_t back = 0; back < d_conv && back <= seen; back++) {
             sum = strip->tap_grad[d_conv - 1 - back] + d;
-            lanes_store(sum,
-                        lanes_load(sum) + from * lanes_load_some(u + d - back * d_inner, some));
+            lanes_store(sum, lanes_multiply_add(from, lanes_load_some(u + d - back * d_inner, some),
+                                                lanes_load(sum)));
         }
     }
 }
@@ -99,8 +100,8 @@ static void conv1d_input_backward(float *u_grad, const ConvStrip *strip, const f
         size_t some = smaller(strip->width - d, LANES);
         Lanes sum = lanes_all(0.0f);
         for (size_t on = 0; on < d_conv && on <= left; on++)
-            sum += lanes_load(strip->tap[d_conv - 1 - on] + d) *
-                   lanes_load_some(dy + d + on * d_inner, some);
+            sum = lanes_multiply_add(lanes_load(strip->tap[d_conv - 1 - on] + d),
+                                     lanes_load_some(dy + d + on * d_inner, some), sum);
         lanes_store_some(u_grad + d, sum, some);
     }
 }
@@ -134,7 +135,7 @@ void conv1d_backward_fast(float *u_grad, float *weight_grad, float *bias_grad,
                           const float *out_grad, const float *u, const float *weight, size_t batch,
                           size_t len, size_t d_inner, size_t d_conv)
 {
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(batch * len * d_inner)))
     for (size_t first = 0; first < d_inner; first += CONV_WIDTH)
         conv1d_backward_part(u_grad, weight_grad, bias_grad, out_grad, u, weight, batch, len,
                              d_inner, d_conv, first);
@@ -146,7 +147,7 @@ void conv1d_backward_fast(float *u_grad, float *weight_grad, float *bias_grad,
 void silu_all(float *out, const float *in, size_t count)
 {
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static) if (count > 100000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
     for (size_t i = 0; i < count; i += LANES) {
         size_t some = smaller(count - i, LANES);
         Lanes v = lanes_load_some(in + i, some);
@@ -158,7 +159,7 @@ void silu_all(float *out, const float *in, size_t count)
 void silu_backward_all(float *out, const float *gradient, const float *at, size_t count)
 {
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static) if (count > 100000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
     for (size_t i = 0; i < count; i += LANES) {
         size_t some = smaller(count - i, LANES);
         Lanes slope = lanes_silu_slope(lanes_load_some(at + i, some), table);

@@ -25,118 +25,16 @@
 #define CH05_LANGUAGE_MODEL
 
 #include "mamba_block.c" /* the block, its parameters and its gradients */
+#include "parameters.c"  /* a model's: ModelParams, model_tensor */
 #include "words.c"       /* texts as tokens */
 #include "rainbow.c"     /* stories to learn from */
 #include "sampling.c"    /* softmax in vectors, and the draw */
 #include "checkpoints.c" /* lists of arrays in files */
 
-/* ====================================== Parameters ========================================= */
+/* ====================================== The model ========================================== */
 /* All numbers that are learnt lie in one piece of memory: embeddings, then layer after layer, then
-   the last norm. Gradients and the means of AdamW have the same layout, so that they can be gone
-   over side by side. */
-
-/* All parameters of a model, or all gradients of one, as views into one allocation. */
-typedef struct {
-    float *memory;      /* (model_floats) */
-    float *embeddings;  /* (vocab, d_model) row w is what word w looks like to the model */
-    BlockParams *layer; /* (n_layer) the blocks of chapter 5 */
-    float *norm_f;      /* (d_model) the factors of the last norm */
-    float *lm_head;     /* (vocab, d_model); the embeddings, if they are tied */
-} ModelParams;
-
-/* Every array begins where a vector of floats does. */
-static size_t on_a_vector(size_t count)
-{
-    return (count + 15) / 16 * 16;
-}
-
-/* How many floats the parameters take. */
-size_t model_floats(const MambaConfig *config)
-{
-    size_t table = on_a_vector(config->vocab_size * config->hidden_size);
-    return table * (config->tie_word_embeddings ? 1 : 2) + on_a_vector(config->hidden_size) +
-           config->num_hidden_layers * block_params_floats(config);
-}
-
-/* Zeroed memory with all its views, in the order of the memory; model_params_free when done. */
-ModelParams model_params_new(const MambaConfig *config)
-{
-    ModelParams params;
-    size_t table = on_a_vector(config->vocab_size * config->hidden_size);
-    params.memory = NEW(float, model_floats(config));
-    params.layer = NEW(BlockParams, config->num_hidden_layers);
-    params.embeddings = params.memory;
-    float *next = params.memory + table;
-    for (size_t i = 0; i < config->num_hidden_layers; i++, next += block_params_floats(config))
-        params.layer[i] = block_params_place(next, config);
-    params.norm_f = next;
-    /* a tied head is no parameter of its own: it is the embeddings, used a second time */
-    params.lm_head =
-        config->tie_word_embeddings ? params.embeddings : next + on_a_vector(config->hidden_size);
-    return params;
-}
-
-void model_params_free(ModelParams *params)
-{
-    free(params->memory);
-    free(params->layer);
-}
-
-/* The same as one table, for whoever goes over all parameters: AdamW, files, tests. */
-typedef struct {
-    char name[96]; /* as Hugging Face has it: "backbone.layers.0.mixer.in_proj.weight" */
-    float *values; /* (count) */
-    size_t shape[3], rank, count;
-    bool decays; /* AdamW pulls it towards 0 */
-} ModelTensor;
-
-/* How many there are: embeddings, norm_f and lm_head, and BLOCK_TENSORS in each layer, counting
-   those that the config leaves out with 0 values. */
-size_t model_tensor_count(const MambaConfig *config)
-{
-    return 3 + config->num_hidden_layers * BLOCK_TENSORS;
-}
-
-/* One of the three that belong to no layer; cols 0: a vector. */
-static ModelTensor model_table(const char *name, float *values, size_t rows, size_t cols)
-{
-    ModelTensor tensor;
-    memset(&tensor, 0, sizeof tensor);
-    snprintf(tensor.name, sizeof tensor.name, "%s", name);
-    tensor.values = values;
-    tensor.shape[0] = rows;
-    tensor.shape[1] = cols;
-    tensor.rank = cols > 0 ? 2 : 1;
-    tensor.count = rows * (cols > 0 ? cols : 1);
-    tensor.decays = tensor.rank > 1;
-    return tensor;
-}
-
-/* Tensor `which` of a model. Weight decay is for matrices: a bias, a norm's factor or D near 0 is
-   no simpler than another, and A_log is a logarithm, whose 0 means nothing. */
-ModelTensor model_tensor(const ModelParams *params, const MambaConfig *config, size_t which)
-{
-    size_t vocab = config->vocab_size, d_model = config->hidden_size;
-    if (which == 0)
-        return model_table("backbone.embeddings.weight", params->embeddings, vocab, d_model);
-    if (which == 1)
-        return model_table("backbone.norm_f.weight", params->norm_f, d_model, 0);
-    if (which == 2)
-        return model_table("lm_head.weight", params->lm_head,
-                           config->tie_word_embeddings ? 0 : vocab, d_model);
-    /* then layer after layer, BLOCK_TENSORS of each */
-    TensorShape shapes[BLOCK_TENSORS];
-    size_t layer = (which - 3) / BLOCK_TENSORS, part = (which - 3) % BLOCK_TENSORS;
-    ModelTensor tensor;
-    block_shapes(shapes, config);
-    snprintf(tensor.name, sizeof tensor.name, "backbone.layers.%zu.%s", layer, shapes[part].name);
-    tensor.values = params->layer[layer].tensor[part];
-    memcpy(tensor.shape, shapes[part].shape, sizeof tensor.shape);
-    tensor.rank = shapes[part].rank;
-    tensor.count = shapes[part].count;
-    tensor.decays = tensor.rank > 1 && part != A_LOG;
-    return tensor;
-}
+   the last norm. Gradients and the means of AdamW have the same layout (parameters.c), so that they
+   can be gone over side by side. */
 
 /* A model: its sizes, its parameters, and its blocks ready for use. */
 typedef struct {
@@ -339,12 +237,22 @@ double token_loss(const float *logits, size_t vocab, size_t target)
     return loss;
 }
 
-/* The mean loss over all tokens with a target (target < 0: none), after model_forward. nll (tokens)
-   gets each token's, 0 where there is no target; or NULL. token_loss_fast is token_loss, LANES
-   words at a time. */
-double model_loss(double *nll, const ModelWork *work, const int32_t *targets, const Model *model)
+/* How many tokens have a target (target < 0: none). */
+size_t targets_count(const int32_t *targets, size_t tokens)
 {
-    size_t vocab = model->config.vocab_size, count = 0;
+    size_t count = 0;
+    for (size_t t = 0; t < tokens; t++)
+        count += targets[t] >= 0;
+    return count;
+}
+
+/* The loss of all tokens with a target, added up, after model_forward. nll (tokens) gets each
+   token's, 0 where there is no target; or NULL. token_loss_fast is token_loss, LANES words at a
+   time. */
+static double loss_sum(double *nll, const ModelWork *work, const int32_t *targets,
+                       const Model *model)
+{
+    size_t vocab = model->config.vocab_size;
     const ExpTable table = exp_table();
     double sum = 0.0;
     for (size_t t = 0; t < work->batch * work->len; t++) {
@@ -354,8 +262,15 @@ double model_loss(double *nll, const ModelWork *work, const int32_t *targets, co
         if (nll != NULL)
             nll[t] = loss;
         sum += loss;
-        count += targets[t] >= 0;
     }
+    return sum;
+}
+
+/* What is trained on: the mean of it. */
+double model_loss(double *nll, const ModelWork *work, const int32_t *targets, const Model *model)
+{
+    size_t count = targets_count(targets, work->batch * work->len);
+    double sum = loss_sum(nll, work, targets, model);
     return count == 0 ? 0.0 : sum / (double)count;
 }
 
@@ -364,21 +279,19 @@ double model_loss(double *nll, const ModelWork *work, const int32_t *targets, co
    softmax less 1 at the word that came: all that training ever hears. Then every line of
    model_forward has its counterpart, the last one first. */
 
-/* The gradient of model_loss for every parameter, into `grad` (written, not added to). The logits
-   of model_forward, which must have kept everything (work->back), are used up. */
+/* The gradient of the loss for every parameter, into `grad` (written, not added to). The loss is a
+   mean over `count` targets: those of this work, or of a larger batch that it is a part of. The
+   logits of model_forward, which must have kept everything (work->back), are used up. */
 void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, const int32_t *targets,
-                    const Model *model)
+                    size_t count, const Model *model)
 {
     const MambaConfig *config = &model->config;
-    size_t tokens = work->batch * work->len, d_model = config->hidden_size,
-           vocab = config->vocab_size;
-    size_t count = 0, n_layer = config->num_hidden_layers;
-    /* the loss is a mean: each token has a share of 1 / count in it, one without a target none */
-    for (size_t t = 0; t < tokens; t++)
-        count += targets[t] >= 0;
-    /* logits_grad (tokens, vocab) = (softmax - one_hot(target)) / count, in the logits' place */
+    size_t tokens = work->batch * work->len, d_model = config->hidden_size;
+    size_t vocab = config->vocab_size, n_layer = config->num_hidden_layers;
+    /* logits_grad (tokens, vocab) = (softmax - one_hot(target)) / count, in the logits' place; a
+       token without a target has no share in the mean */
     const ExpTable table = exp_table();
-    PARALLEL_FOR(schedule(static))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * vocab)))
     for (size_t t = 0; t < tokens; t++) {
         if (targets[t] >= 0)
             token_loss_backward(work->logits + t * vocab, vocab, (size_t)targets[t],
@@ -441,17 +354,17 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
     double t = (double)++state->step;
     /* the means begin at 0: at first they are too small, by known factors */
     double correct1 = 1.0 - pow(settings->beta1, t), correct2 = 1.0 - pow(settings->beta2, t);
+    PARALLEL_FOR(schedule(dynamic) if (worth_sharing_each(model_floats(config))))
     for (size_t k = 0; k < model_tensor_count(config); k++) {
-        /* a parameter, its two means and its gradient, side by side */
+        /* a tensor, its two means and its gradient: four pieces of memory with one layout */
         ModelTensor p = model_tensor(&model->params, config, k);
-        float *m = model_tensor(&state->mean, config, k).values;
-        float *v = model_tensor(&state->square, config, k).values;
-        const float *g = model_tensor(grad, config, k).values;
+        size_t place = p.count > 0 ? (size_t)(p.values - model->params.memory) : 0;
+        float *m = state->mean.memory + place, *v = state->square.memory + place;
+        const float *g = grad->memory + place;
         float keep = (float)(1.0 - (p.decays ? settings->rate * settings->decay : 0.0));
         float b1 = (float)settings->beta1, b2 = (float)settings->beta2;
         float rate = (float)(settings->rate / correct1), root = (float)(1.0 / sqrt(correct2));
         float epsilon = (float)settings->epsilon;
-        PARALLEL_FOR(schedule(static) if (p.count > 50000))
         for (size_t i = 0; i < p.count; i++) {
             //> EX 5.7 [3 pts] [15 min] a step of AdamW
             //? m is the running mean of the gradient g: b1 of what it was, 1 - b1 of what came.
@@ -496,7 +409,10 @@ double clip_gradient(ModelParams *grad, const MambaConfig *config, double most)
 }
 
 /* =================================== A step of training ==================================== */
-/* A source fills batches, a trainer learns from them: the same for every text and every task. */
+/* A source fills batches, a trainer learns from them: the same for every text and every task. A
+   batch is cut into four groups of whole sequences. Each group is one thread's, forwards and back,
+   so that no thread waits for another inside a step; then their gradients are added up in order.
+   One processor has four groups too: the same sums, so the same bits for any number of threads. */
 
 /* Fills ids (batch, len) and targets (batch, len), -1 where nothing is to be guessed. */
 typedef struct {
@@ -527,16 +443,24 @@ typedef struct {
     double average;           /* how much of the weights' average a step keeps; 0: no average */
 } TrainSettings;
 
-enum { CHECKS = 32 };
+enum { CHECKS = 32, GROUPS = 4 };
+
+/* A part of the batch, with all that one thread needs for it. */
+typedef struct {
+    size_t first;     /* its first token, counted through the batch */
+    ModelWork work;   /* as many sequences as the group has */
+    ModelParams grad; /* its part of the gradient, laid out as the model's own parameters */
+    double loss;      /* the sum over its targets */
+} Group;
 
 /* A model being trained, with all that has to be kept from step to step. */
 typedef struct {
     TrainSettings settings;
     Model *model;
-    ModelParams grad;    /* laid out as the model's own parameters */
-    AdamState adam;      /* and so are its two means; its step is the trainer's */
-    ModelParams average; /* and the mean of the parameters over the last steps */
-    ModelWork work;
+    AdamState adam;         /* its step is the trainer's */
+    ModelParams average;    /* the mean of the parameters over the last steps */
+    Group group[GROUPS];    /* (n_group) fewer than GROUPS if the batch has fewer sequences */
+    size_t n_group;         /* after a step group[0].grad is the gradient of the whole batch */
     Random random;          /* draws the pieces */
     int32_t *ids, *targets; /* (batch, len) */
     double *loss;           /* (steps) of every step so far */
@@ -544,6 +468,16 @@ typedef struct {
     size_t n_check;
     const char *looked_at; /* what that is */
 } Trainer;
+
+/* Group g of n_group: even shares of the sequences, as even as they can be. */
+static Group group_new(const Model *model, size_t g, size_t n_group, const TrainSettings *settings)
+{
+    size_t batch = (size_t)settings->batch, len = (size_t)settings->len;
+    size_t from = batch * g / n_group, to = batch * (g + 1) / n_group;
+    Group group = {from * len, model_work_new(model, to - from, len, true),
+                   model_params_new(&model->config), 0.0};
+    return group;
+}
 
 /* Asks for all memory that training will ever want; trainer_free when done. */
 Trainer trainer_new(Model *model, const TrainSettings *settings)
@@ -553,14 +487,15 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
     assert(tokens > 0 && settings->steps > 0);
     trainer.settings = *settings;
     trainer.model = model;
-    trainer.grad = model_params_new(&model->config);
+    trainer.n_group = smaller(GROUPS, (size_t)settings->batch);
+    for (size_t g = 0; g < trainer.n_group; g++)
+        trainer.group[g] = group_new(model, g, trainer.n_group, settings);
     trainer.adam.mean = model_params_new(&model->config);
     trainer.adam.square = model_params_new(&model->config);
     trainer.adam.step = 0;
     trainer.average = model_params_new(&model->config);
     memcpy(trainer.average.memory, model->params.memory,
            model_floats(&model->config) * sizeof(float));
-    trainer.work = model_work_new(model, settings->batch, settings->len, true);
     trainer.random = random_from_seed(settings->seed);
     trainer.ids = NEW(int32_t, tokens);
     trainer.targets = NEW(int32_t, tokens);
@@ -574,11 +509,13 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
 
 void trainer_free(Trainer *trainer)
 {
-    model_params_free(&trainer->grad);
+    for (size_t g = 0; g < trainer->n_group; g++) {
+        model_params_free(&trainer->group[g].grad);
+        model_work_free(&trainer->group[g].work);
+    }
     model_params_free(&trainer->adam.mean);
     model_params_free(&trainer->adam.square);
     model_params_free(&trainer->average);
-    model_work_free(&trainer->work);
     free(trainer->ids), free(trainer->targets);
     free(trainer->loss), free(trainer->check), free(trainer->at);
 }
@@ -611,6 +548,45 @@ void trainer_swap_average(Trainer *trainer)
 
 /* NOLINTBEGIN(clang-analyzer-unix.Malloc): the analyser loses sight of what trainer_free frees */
 
+/* The mean loss of the batch that stands in ids and targets; if the model is to learn, each group
+   goes back as well, to its part of the gradient. */
+static double batch_loss(Trainer *trainer, bool learn)
+{
+    const Model *model = trainer->model;
+    size_t tokens = (size_t)(trainer->settings.batch * trainer->settings.len);
+    size_t count = targets_count(trainer->targets, tokens);
+    double sum = 0.0;
+    PARALLEL_FOR(schedule(dynamic) if (trainer->n_group > 1))
+    for (size_t g = 0; g < trainer->n_group; g++) {
+        Group *group = &trainer->group[g];
+        size_t first = group->first;
+        const int32_t *ids = trainer->ids + first, *targets = trainer->targets + first;
+        model_forward(&group->work, NULL, ids, model);
+        group->loss = loss_sum(NULL, &group->work, targets, model);
+        if (learn)
+            model_backward(&group->grad, &group->work, ids, targets, count, model);
+    }
+    for (size_t g = 0; g < trainer->n_group; g++)
+        sum += trainer->group[g].loss;
+    return count == 0 ? 0.0 : sum / (double)count;
+}
+
+/* The gradient of the batch: to the first group's all others are added, in their order. Threads
+   share the parameters, a stretch of them at a time, and every sum is one thread's. */
+static void gradients_add(Trainer *trainer)
+{
+    enum { STRETCH_FLOATS = 4096 };
+    size_t count = model_floats(&trainer->model->config);
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
+    for (size_t at = 0; at < count; at += STRETCH_FLOATS)
+        for (size_t g = 1; g < trainer->n_group; g++) {
+            float *to = trainer->group[0].grad.memory + at;
+            const float *from = trainer->group[g].grad.memory + at;
+            for (size_t i = 0; i < smaller(count - at, STRETCH_FLOATS); i++)
+                to[i] += from[i];
+        }
+}
+
 /* One step: a batch, its loss (returned), the gradient, no longer than `clip`, and AdamW at the
    rate that the schedule gives. Asks for no memory, and gives the same bits for any number of
    threads. */
@@ -618,16 +594,16 @@ double trainer_step(Trainer *trainer, const BatchSource *source)
 {
     const TrainSettings *settings = &trainer->settings;
     Model *model = trainer->model;
-    int32_t *ids = trainer->ids, *targets = trainer->targets;
+    ModelParams *grad = &trainer->group[0].grad;
     uint64_t step = trainer->adam.step, warm = settings->steps / 20 + 1; /* a twentieth */
     AdamW adamw = {scheduled_rate(settings->rate, step, warm, settings->steps), 0.9, 0.95, 1e-8,
                    settings->decay};
-    source->fill(ids, targets, settings->batch, settings->len, source->from, &trainer->random);
-    model_forward(&trainer->work, NULL, ids, model);
-    double loss = model_loss(NULL, &trainer->work, targets, model);
-    model_backward(&trainer->grad, &trainer->work, ids, targets, model);
-    clip_gradient(&trainer->grad, &model->config, settings->clip);
-    adamw_step(model, &trainer->adam, &trainer->grad, &adamw);
+    source->fill(trainer->ids, trainer->targets, settings->batch, settings->len, source->from,
+                 &trainer->random);
+    double loss = batch_loss(trainer, true);
+    gradients_add(trainer);
+    clip_gradient(grad, &model->config, settings->clip);
+    adamw_step(model, &trainer->adam, grad, &adamw);
     average_step(&trainer->average, model, step + 1, settings->average);
     return trainer->loss[step] = loss;
 }
@@ -644,8 +620,7 @@ double trainer_check(Trainer *trainer, const BatchSource *source)
     for (int i = 0; i < BATCHES; i++) {
         source->fill(trainer->ids, trainer->targets, trainer->settings.batch, trainer->settings.len,
                      source->from, &random);
-        model_forward(&trainer->work, NULL, trainer->ids, trainer->model);
-        sum += model_loss(NULL, &trainer->work, trainer->targets, trainer->model);
+        sum += batch_loss(trainer, false);
     }
     trainer_swap_average(trainer);
     return sum / BATCHES;

@@ -99,7 +99,7 @@ void linear_backward_weight(float *W_grad, const float *y_grad, const float *x, 
 void rms_norm_forward(float *out, float *scale, const float *input, const float *weight,
                       double epsilon, size_t tokens, size_t d_model)
 {
-    PARALLEL_FOR(schedule(static) if (tokens * d_model > 10000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_model)))
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model;
         scale[t] = (float)(1.0 / sqrt((double)dot(in, in, d_model) / (double)d_model + epsilon));
@@ -121,7 +121,7 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
     for (size_t t = 0; t < tokens; t++)
         for (size_t i = 0; i < d_model; i++)
             weight_grad[i] += out_grad[t * d_model + i] * input[t * d_model + i] * scale[t];
-    PARALLEL_FOR(schedule(static) if (tokens * d_model > 10000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_model)))
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model, *dy = out_grad + t * d_model;
         float *to = input_grad + t * d_model;
@@ -391,7 +391,7 @@ void block_refresh(MambaBlock *block)
 {
     size_t count = block->config.intermediate_size * block->config.state_size;
     for (size_t i = 0; i < count; i++)
-        block->A[i] = -expf(block->params.tensor[A_LOG][i]);
+        block->A[i] = (float)-exp((double)block->params.tensor[A_LOG][i]);
 }
 
 /* What goes from one token to the next, and all of it: as much after a million tokens as after
@@ -598,15 +598,13 @@ void block_step(float *out, const BlockCache *cache, const BlockState *state, co
 /* is used twice gets two gradients, which add up: u, by the scan and by x_proj; the input,   */
 /* by the norm and by the residual.                                                           */
 
-/* Lays out, or counts, the gradients of what `cache` holds: a second cache, and the gradient of A
-   and the scan's workspace after it. */
+/* Lays out, or counts, the gradients of what `cache` holds, that of A, and the scan's workspace. */
 size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
                         const MambaBlock *block)
 {
     size_t used = block_cache_place(back, memory, block, cache->batch, cache->len, false);
     Scan scan = block_scan(cache, block, NULL);
-    float dummy = 0.0f; /* never read: it only says that the forward pass keeps checkpoints */
-    scan.checkpoint = &dummy;
+    scan.checkpoint = block->A; /* never read: it says that the forward pass keeps checkpoints */
     back->A = take(memory, &used, block->config.intermediate_size * block->config.state_size);
     back->scan = take(memory, &used, selective_scan_backward_floats(&scan));
     return used;

@@ -42,10 +42,10 @@ static double train_exponentials(const MambaConfig *config, double tokens)
 static double train_bytes(const Trainer *trainer)
 {
     const Model *model = trainer->model;
-    const ModelWork *work = &trainer->work;
+    const TrainSettings *settings = &trainer->settings;
     BlockCache cache;
-    double kept =
-        (double)block_cache_place(&cache, NULL, &model->block[0], work->batch, work->len, true);
+    double kept = (double)block_cache_place(&cache, NULL, &model->block[0], settings->batch,
+                                            settings->len, true);
     return sizeof(float) * (2.0 * kept * (double)model->config.num_hidden_layers +
                             7.0 * (double)model_floats(&model->config));
 }
@@ -54,7 +54,7 @@ static TrainFloor train_floor(const Trainer *trainer, double multiply_adds,
                               const Ceilings *ceilings)
 {
     const MambaConfig *config = &trainer->model->config;
-    double tokens = (double)(trainer->work.batch * trainer->work.len);
+    double tokens = (double)(trainer->settings.batch * trainer->settings.len);
     TrainFloor floor = {train_multiply_adds(config, tokens) / multiply_adds,
                         train_exponentials(config, tokens) / ceilings->exponentials,
                         train_bytes(trainer) / ceilings->read};
@@ -86,17 +86,16 @@ static void bench_linear(float *y, float *x, const float *W, float *W_grad, size
     linear_backward_input_fast(x, y, W, false, tokens, d_in, d_out);
 }
 
-/* All products of a step. What comes out is thrown away: it goes into the gradients' workspace. */
-static void bench_all_products(Trainer *trainer)
+/* All products of a group. What comes out is thrown away: it goes into the gradients' workspace. */
+static void bench_all_products(Group *group, const Model *model)
 {
-    const Model *model = trainer->model;
     const MambaConfig *config = &model->config;
-    const BlockBack *to = &trainer->work.block_back;
-    size_t tokens = trainer->work.batch * trainer->work.len, d_model = config->hidden_size;
+    const BlockBack *to = &group->work.block_back;
+    size_t tokens = group->work.batch * group->work.len, d_model = config->hidden_size;
     size_t d_inner = config->intermediate_size, dt_rank = config->time_step_rank;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        float *const *p = model->block[layer].params.tensor, *const *g =
-                                                                 trainer->grad.layer[layer].tensor;
+        float *const *p = model->block[layer].params.tensor;
+        float *const *g = group->grad.layer[layer].tensor;
         for (size_t half = 0; half < 2; half++) {
             size_t first = half * d_inner * d_model;
             bench_linear(half == 0 ? to->u : to->z, to->normed, p[IN_PROJ_WEIGHT] + first,
@@ -109,17 +108,16 @@ static void bench_all_products(Trainer *trainer)
         bench_linear(to->normed, to->gated, p[OUT_PROJ_WEIGHT], g[OUT_PROJ_WEIGHT], tokens, d_inner,
                      d_model);
     }
-    bench_linear(trainer->work.logits, to->normed, model->params.lm_head, trainer->grad.lm_head,
-                 tokens, d_model, config->vocab_size);
+    bench_linear(group->work.logits, to->normed, model->params.lm_head, group->grad.lm_head, tokens,
+                 d_model, config->vocab_size);
 }
 
-static void bench_all_scans(Trainer *trainer)
+static void bench_all_scans(Group *group, const Model *model)
 {
-    const Model *model = trainer->model;
-    const BlockBack *to = &trainer->work.block_back;
+    const BlockBack *to = &group->work.block_back;
     for (size_t layer = 0; layer < model->config.num_hidden_layers; layer++) {
-        const BlockCache *cache = &trainer->work.cache[layer];
-        float *const *g = trainer->grad.layer[layer].tensor;
+        const BlockCache *cache = &group->work.cache[layer];
+        float *const *g = group->grad.layer[layer].tensor;
         Scan scan = block_scan(cache, &model->block[layer], NULL);
         ScanGrad grad = {to->u, to->dt_raw, g[DT_PROJ_BIAS], to->A, to->B,
                          to->C, g[D_SKIP],  to->z,           NULL};
@@ -128,16 +126,15 @@ static void bench_all_scans(Trainer *trainer)
     }
 }
 
-static void bench_all_convolutions(Trainer *trainer)
+static void bench_all_convolutions(Group *group, const Model *model)
 {
-    const MambaConfig *config = &trainer->model->config;
-    const BlockBack *to = &trainer->work.block_back;
+    const MambaConfig *config = &model->config;
+    const BlockBack *to = &group->work.block_back;
     size_t d_inner = config->intermediate_size, d_conv = config->conv_kernel;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        const BlockCache *cache = &trainer->work.cache[layer];
-        float *const *p = trainer->model->block[layer].params.tensor, *const *g =
-                                                                          trainer->grad.layer[layer]
-                                                                              .tensor;
+        const BlockCache *cache = &group->work.cache[layer];
+        float *const *p = model->block[layer].params.tensor;
+        float *const *g = group->grad.layer[layer].tensor;
         size_t count = cache->batch * cache->len * d_inner;
         conv1d_forward_fast(cache->conv, cache->u_raw, NULL, cache->zeros, p[CONV1D_WEIGHT],
                             p[CONV1D_BIAS], cache->batch, cache->len, d_inner, d_conv);
@@ -151,14 +148,18 @@ static void bench_all_convolutions(Trainer *trainer)
 static void bench_part(Trainer *trainer, TrainPart part)
 {
     AdamW adamw = {1e-4, 0.9, 0.95, 1e-8, 0.1};
-    switch (part) {
-    case PART_PRODUCTS: bench_all_products(trainer); break;
-    case PART_SCAN: bench_all_scans(trainer); break;
-    case PART_CONVOLUTION: bench_all_convolutions(trainer); break;
-    default:
-        clip_gradient(&trainer->grad, &trainer->model->config, 1.0);
-        adamw_step(trainer->model, &trainer->adam, &trainer->grad, &adamw);
-    }
+    for (size_t g = 0; g < trainer->n_group; g++)
+        switch (part) {
+        case PART_PRODUCTS: bench_all_products(&trainer->group[g], trainer->model); break;
+        case PART_SCAN: bench_all_scans(&trainer->group[g], trainer->model); break;
+        case PART_CONVOLUTION: bench_all_convolutions(&trainer->group[g], trainer->model); break;
+        default: break;
+        }
+    if (part != PART_ADAMW)
+        return;
+    gradients_add(trainer);
+    clip_gradient(&trainer->group[0].grad, &trainer->model->config, 1.0);
+    adamw_step(trainer->model, &trainer->adam, &trainer->group[0].grad, &adamw);
 }
 
 /* Median seconds of a step, or, with `part` below TRAIN_PARTS, of that part of it. */
@@ -181,7 +182,7 @@ static double time_training(Trainer *trainer, TrainPart part)
 static void print_train_parts(Trainer *trainer, double step, const TrainFloor *floor)
 {
     static const char *const names[TRAIN_PARTS] = {"products", "selective scan",
-                                                   "convolution and silu", "AdamW and clipping"};
+                                                   "convolution and silu", "sum, clipping, AdamW"};
     double rest = step, floors[TRAIN_PARTS] = {floor->products, floor->exponentials, 0.0, 0.0};
     puts("\n    of one thread's time          ms     share   floor");
     for (int part = 0; part < TRAIN_PARTS; part++) {

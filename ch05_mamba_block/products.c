@@ -62,7 +62,7 @@ INLINE void tile_of(float *out, size_t out_row, Strided left, const Lanes *panel
         for (size_t i = 0; i < TILE_ROWS; i++) {
             Lanes value = lanes_all(row[i][k * left.col]);
             for (size_t j = 0; j < vectors; j++)
-                sum[i][j] += value * panel[k * TILE_VECTORS + j];
+                sum[i][j] = lanes_multiply_add(value, panel[k * TILE_VECTORS + j], sum[i][j]);
         }
     size_t last = cols - (vectors - 1) * LANES; /* columns of the last vector */
     for (size_t i = 0; i < TILE_ROWS; i++)
@@ -169,7 +169,7 @@ static void product_into(float *out, size_t out_row, Strided left, Strided right
     size_t panels = (cols + PANEL_COLS - 1) / PANEL_COLS, threads = (size_t)threads_most();
     size_t parts = panels % threads == 0 || panels > 4 * threads ? 1 : threads;
     size_t high = ((rows + parts - 1) / parts + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    PARALLEL_FOR(collapse(2) schedule(static) if (rows * cols * depth > 100000))
+    PARALLEL_FOR(collapse(2) schedule(static) if (worth_sharing(rows * cols * depth)))
     for (size_t first = 0; first < cols; first += PANEL_COLS)
         for (size_t row = 0; row < rows; row += high)
             product_part(out + row * out_row + first, out_row,
@@ -186,19 +186,27 @@ static void product(float *out, Strided left, Strided right, size_t rows, size_t
 
 /* ==================================== What layers need ==================================== */
 
-/* The sum of x[i] w[i]: four vectors of partial sums, so that memory is what is waited for. */
+/* The sum of x[i] w[i]: four times sixteen partial sums, so that memory is what is waited for, and
+   the same ones for any width of vectors. */
 INLINE float dot(const float *x, const float *w, size_t count)
 {
-    Lanes sum[4] = {lanes_all(0.0f), lanes_all(0.0f), lanes_all(0.0f), lanes_all(0.0f)};
+    Sixteen sum[4] = {{{{0}}}, {{{0}}}, {{{0}}}, {{{0}}}};
     size_t i = 0;
-    for (; i + 4 * LANES <= count; i += 4 * LANES)
-        for (size_t k = 0; k < 4; k++)
-            sum[k] += lanes_load(x + i + k * LANES) * lanes_load(w + i + k * LANES);
-    for (; i < count; i += LANES) {
-        size_t some = smaller(count - i, LANES);
-        sum[0] += lanes_load_some(x + i, some) * lanes_load_some(w + i, some);
-    }
-    return lanes_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (; i + 4 * SIXTEEN <= count; i += 4 * SIXTEEN)
+        for (size_t k = 0; k < 4 * SIXTEEN_PARTS; k++) {
+            Lanes *one = &sum[k / SIXTEEN_PARTS].part[k % SIXTEEN_PARTS];
+            *one = lanes_multiply_add(lanes_load(x + i + k * LANES), lanes_load(w + i + k * LANES),
+                                      *one);
+        }
+    for (; i < count; i += SIXTEEN)
+        for (size_t j = 0; j < SIXTEEN_PARTS; j++) {
+            size_t some = sixteen_share(count - i, j), at = some > 0 ? i + j * LANES : i;
+            sum[0].part[j] = lanes_multiply_add(lanes_load_some(x + at, some),
+                                                lanes_load_some(w + at, some), sum[0].part[j]);
+        }
+    for (size_t j = 0; j < SIXTEEN_PARTS; j++)
+        sum[0].part[j] = (sum[0].part[j] + sum[1].part[j]) + (sum[2].part[j] + sum[3].part[j]);
+    return sixteen_sum(sum[0]);
 }
 
 /* linear_forward, for use. */
@@ -206,7 +214,7 @@ void linear_forward_fast(float *y, const float *x, const float *W, const float *
                          size_t d_in, size_t d_out)
 {
     if (tokens < FEW_TOKENS) {
-        PARALLEL_FOR(schedule(static) if (d_in * d_out > 100000))
+        PARALLEL_FOR(schedule(static) if (worth_sharing(4 * d_in * d_out))) /* they are fetched */
         for (size_t o = 0; o < d_out; o++)
             for (size_t t = 0; t < tokens; t++)
                 y[t * d_out + o] =

@@ -116,7 +116,7 @@ void weight_rows_to_float(float *out, const Weight *weight, size_t first, size_t
 {
     size_t blocks = blocks_of(weight->cols);
     assert(weight->type != TENSOR_I8 || weight->scale != NULL);
-    PARALLEL_FOR(schedule(static) if (count * weight->cols > 50000))
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count * weight->cols)))
     for (size_t r = 0; r < count; r++) {
         float *to = out + r * weight->cols;
         if (weight->type != TENSOR_I8)
@@ -330,11 +330,13 @@ INLINE float row_f32(const unsigned char *row, const Activation *x, size_t cols)
     for (; k + 4 * LANES <= cols; k += 4 * LANES) {
         look_ahead(row + 4 * k, 16 * LANES);
         for (size_t i = 0; i < 4; i++)
-            sum[i] += lanes_load(x->value + k + i * LANES) * lanes_load(w + k + i * LANES);
+            sum[i] = lanes_multiply_add(lanes_load(x->value + k + i * LANES),
+                                        lanes_load(w + k + i * LANES), sum[i]);
     }
     for (; k < cols; k += LANES) {
         size_t some = smaller(cols - k, LANES);
-        sum[0] += lanes_load_some(x->value + k, some) * lanes_load_some(w + k, some);
+        sum[0] = lanes_multiply_add(lanes_load_some(x->value + k, some),
+                                    lanes_load_some(w + k, some), sum[0]);
     }
     return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
@@ -356,8 +358,8 @@ INLINE LanesBits halves_load_some(const unsigned char *from, size_t count)
    as a float, and moved up by 16 bits it is the first. x is split in the same way. */
 INLINE Lanes bf16_products(LanesBits pair, const float *split, Lanes sum)
 {
-    sum += lanes_load(split) * (Lanes)(pair << 16);
-    return sum + lanes_load(split + LANES) * (Lanes)(pair & (int32_t)0xFFFF0000);
+    sum = lanes_multiply_add(lanes_load(split), (Lanes)(pair << 16), sum);
+    return lanes_multiply_add(lanes_load(split + LANES), (Lanes)(pair & (int32_t)0xFFFF0000), sum);
 }
 
 INLINE float row_bf16(const unsigned char *row, const Activation *x, size_t cols)
@@ -382,13 +384,14 @@ INLINE float row_f16(const unsigned char *row, const Activation *x, size_t cols)
     for (; k + 4 * LANES <= cols; k += 4 * LANES) {
         look_ahead(row + 2 * k, 8 * LANES);
         for (size_t i = 0; i < 4; i++)
-            sum[i] +=
-                lanes_load(x->value + k + i * LANES) * lanes_from_f16(row + 2 * (k + i * LANES));
+            sum[i] = lanes_multiply_add(lanes_load(x->value + k + i * LANES),
+                                        lanes_from_f16(row + 2 * (k + i * LANES)), sum[i]);
     }
     for (; k < cols; k += LANES) {
         size_t some = smaller(cols - k, LANES);
         LanesBits rest = halves_load_some(row + 2 * k, some);
-        sum[1] += lanes_load_some(x->value + k, some) * lanes_from_f16((unsigned char *)&rest);
+        sum[1] = lanes_multiply_add(lanes_load_some(x->value + k, some),
+                                    lanes_from_f16((unsigned char *)&rest), sum[1]);
     }
     return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
@@ -434,7 +437,8 @@ INLINE void rows_int8(float sum[INT8_ROWS], const unsigned char *data, const flo
     for (size_t b = 0; b < blocks; b++, scale += INT8_ROWS)
         for (size_t i = 0; i < INT8_ROWS; i++, data += INT8_BLOCK) {
             look_ahead(data, INT8_BLOCK);
-            total[i] += scale[i] * int8_products((const int8_t *)data, x->whole + b * INT8_BLOCK);
+            total[i] = lanes_scale_add(
+                int8_products((const int8_t *)data, x->whole + b * INT8_BLOCK), scale[i], total[i]);
         }
     for (size_t i = 0; i < INT8_ROWS; i++)
         sum[i] = x->unit * lanes_total(total[i]);

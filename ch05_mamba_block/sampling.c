@@ -19,24 +19,28 @@ typedef struct {
     float largest, sum;
 } Softmax;
 
-/* Up to LANES logits; where there are none, what adds nothing to a sum of exponentials. */
-INLINE Lanes logits_load(const float *logits, size_t count)
+/* Part `part` of up to sixteen logits; where there are none, what adds nothing to a sum of
+   exponentials. */
+INLINE Lanes logits_load(const float *logits, size_t count, size_t part)
 {
-    Lanes some = lanes_load_some(logits, count);
-    for (size_t i = count; i < LANES; i++)
+    size_t have = sixteen_share(count, part);
+    Lanes some = lanes_load_some(have > 0 ? logits + part * LANES : logits, have);
+    for (size_t i = have; i < LANES; i++)
         some[i] = -INFINITY;
     return some;
 }
 
 static Softmax softmax_of(const float *logits, size_t vocab, const ExpTable *table)
 {
-    Lanes largest = lanes_all(-INFINITY), sum = lanes_all(0.0f);
+    Lanes largest = lanes_all(-INFINITY);
+    Sixteen sum = sixteen_zero();
     for (size_t v = 0; v < vocab; v += LANES)
-        largest = lanes_larger(largest, logits_load(logits + v, smaller(vocab - v, LANES)));
+        largest = lanes_larger(largest, logits_load(logits + v, vocab - v, 0));
     Softmax all = {lanes_largest(largest), 0.0f};
-    for (size_t v = 0; v < vocab; v += LANES)
-        sum += lanes_exp(logits_load(logits + v, smaller(vocab - v, LANES)) - all.largest, *table);
-    all.sum = lanes_sum(sum);
+    for (size_t v = 0; v < vocab; v += SIXTEEN)
+        for (size_t j = 0; j < SIXTEEN_PARTS; j++)
+            sum.part[j] += lanes_exp(logits_load(logits + v, vocab - v, j) - all.largest, *table);
+    all.sum = sixteen_sum(sum);
     return all;
 }
 

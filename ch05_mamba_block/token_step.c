@@ -10,29 +10,59 @@
 #define CH05_TOKEN_STEP
 
 #include "products.c"
+#include <limits.h>
 #include <sched.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
 /* ==================================== Threads of a step ===================================== */
 
 /* Where the threads of a step wait for each other. Zeroed: nobody waits. */
 typedef struct {
-    size_t waiting, round;
+    uint32_t round, waiting, asleep;
 } Meeting;
 
-/* Waits until all threads are here. They wait awake, for it is only microseconds; but where another
-   program has taken a thread's processor, the others give theirs away. */
+/* Sleeps while the meeting is in this round, or wakes who sleeps. Where the system knows no such
+   call, who waits gives the processor away and asks again. */
+static void meeting_sleep(Meeting *meeting, uint32_t round)
+{
+    __atomic_add_fetch(&meeting->asleep, 1, __ATOMIC_SEQ_CST);
+#ifdef SYS_futex
+    syscall(SYS_futex, &meeting->round, FUTEX_WAIT_PRIVATE, round, NULL, NULL, 0);
+#else
+    (void)round;
+    sched_yield();
+#endif
+    __atomic_sub_fetch(&meeting->asleep, 1, __ATOMIC_SEQ_CST);
+}
+
+static void meeting_wake(Meeting *meeting)
+{
+#ifdef SYS_futex
+    if (__atomic_load_n(&meeting->asleep, __ATOMIC_SEQ_CST) > 0)
+        syscall(SYS_futex, &meeting->round, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#endif
+    (void)meeting;
+}
+
+/* Waits until all threads are here. They wait awake as long as it would take to wake them, for as a
+   rule it is less; then they sleep: where another program has taken a thread's processor, it can go
+   on with theirs. */
 void threads_meet(Meeting *meeting, size_t threads)
 {
-    enum { AWAKE = 4000 };
-    size_t round = __atomic_load_n(&meeting->round, __ATOMIC_ACQUIRE);
+    enum { AWAKE = 1000 };
+    uint32_t round = __atomic_load_n(&meeting->round, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&meeting->waiting, 1, __ATOMIC_ACQ_REL) == threads) {
         __atomic_store_n(&meeting->waiting, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&meeting->round, round + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&meeting->round, round + 1, __ATOMIC_SEQ_CST);
+        meeting_wake(meeting);
         return;
     }
     for (size_t turn = 0; __atomic_load_n(&meeting->round, __ATOMIC_ACQUIRE) == round; turn++) {
         if (turn >= AWAKE)
-            sched_yield();
+            meeting_sleep(meeting, round);
 #if defined(__x86_64__) || defined(__i386__)
         else
             __builtin_ia32_pause();
@@ -99,7 +129,8 @@ void step_conv(float *u, float *past, const float *in, const float *weight, cons
             sum += lanes_load_some(bias + d, some);
         for (size_t j = 0; j + 1 < d_conv; j++) {
             float *at = past + j * d_inner + d;
-            sum += lanes_load_some(at, some) * lanes_load_some(weight + j * d_inner + d, some);
+            sum = lanes_multiply_add(lanes_load_some(at, some),
+                                     lanes_load_some(weight + j * d_inner + d, some), sum);
             lanes_store_some(at, j + 2 < d_conv ? lanes_load_some(at + d_inner, some) : now, some);
         }
         lanes_store_some(u + d, sum * lanes_sigmoid(sum, table), some);
@@ -132,9 +163,9 @@ void step_scan(float *y, float *x, const TokenScan *token, size_t first, size_t 
         const float *A2 = token->A2 + d * d_state;
         for (size_t n = 0; n < d_state; n++, state += LANES, A2 += LANES) {
             Lanes A_bar = exp2_product_any(delta, lanes_load(A2), table);
-            Lanes now = lanes_load(state) * A_bar + drive * token->B[n];
+            Lanes now = lanes_multiply_add(lanes_load(state), A_bar, drive * token->B[n]);
             lanes_store(state, now);
-            sum += now * token->C[n];
+            sum = lanes_scale_add(now, token->C[n], sum);
         }
         lanes_store_some(y + d, sum * z * lanes_sigmoid(z, table), some);
     }

@@ -156,7 +156,8 @@ static void check_gradients(const Safetensors *file, Model *model)
     for (size_t i = 0; i < model_floats(&model->config); i++)
         grad.memory[i] = 7.0f; /* gradients are written, not added to */
     model_forward(&work, NULL, prompts.ids, model);
-    model_backward(&grad, &work, prompts.ids, prompts.targets, model);
+    model_backward(&grad, &work, prompts.ids, prompts.targets,
+                   targets_count(prompts.targets, prompts.batch * prompts.len), model);
     for (size_t k = 0; k < model_tensor_count(&model->config); k++) {
         ModelTensor tensor = model_tensor(&grad, &model->config, k);
         char name[128];
@@ -235,7 +236,8 @@ static void check_adamw(const Safetensors *file, Model *model)
     for (size_t step = 0; step < losses->count; step++) {
         model_forward(&work, NULL, prompts.ids, model);
         assert_near(model_loss(NULL, &work, prompts.targets, model), want[step], 0, 2e-5);
-        model_backward(&grad, &work, prompts.ids, prompts.targets, model);
+        model_backward(&grad, &work, prompts.ids, prompts.targets,
+                       targets_count(prompts.targets, prompts.batch * prompts.len), model);
         if (step + 1 < losses->count)
             adamw_step(model, &adam, &grad, &settings);
     }
@@ -309,7 +311,7 @@ static void an_untied_head_has_a_gradient_of_its_own(void **state)
     ModelWork work = model_work_new(&model, 1, LEN, true);
     ModelParams grad = model_params_new(&model.config);
     model_forward(&work, NULL, ids, &model);
-    model_backward(&grad, &work, ids, targets, &model);
+    model_backward(&grad, &work, ids, targets, targets_count(targets, LEN), &model);
     float *tables[2] = {model.params.lm_head, model.params.embeddings};
     float *gradients[2] = {grad.lm_head, grad.embeddings};
     for (int k = 0; k < 2; k++) {
@@ -708,6 +710,86 @@ static void a_text_is_learnt_and_the_losses_are_the_same_for_any_threads(void **
 #endif
 }
 
+/* Tokens and targets without a text; every seventh token has no target. */
+static void any_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
+                     Random *random)
+{
+    (void)from;
+    for (size_t i = 0; i < batch * len; i++) {
+        ids[i] = (int32_t)(30.0 * random_uniform(random));
+        targets[i] = i % 7 == 3 ? -1 : (int32_t)(30.0 * random_uniform(random));
+    }
+}
+
+/* A batch is cut into groups, evenly or not, or is too small for four. The gradient of all of it is
+   summed in one go, here, and in groups: in another order, hence the allowance. */
+static void check_groups(size_t batch)
+{
+    enum { LEN = 11 };
+    TrainSettings settings = {batch, LEN, 1, 1, 1e-3, 0.1, 1.0, 0.0};
+    Model model = tiny_model(30, false, 7);
+    Trainer trainer = trainer_new(&model, &settings);
+    Random random = random_from_seed(8);
+    any_fill(trainer.ids, trainer.targets, batch, LEN, NULL, &random);
+    ModelWork work = model_work_new(&model, batch, LEN, true);
+    ModelParams grad = model_params_new(&model.config);
+    model_forward(&work, NULL, trainer.ids, &model);
+    double loss = model_loss(NULL, &work, trainer.targets, &model);
+    size_t count = targets_count(trainer.targets, batch * LEN);
+    model_backward(&grad, &work, trainer.ids, trainer.targets, count, &model);
+    assert_near(batch_loss(&trainer, true), loss, 0, 1e-12);
+    gradients_add(&trainer);
+    assert_int_equal(trainer.n_group, smaller(batch, GROUPS));
+    for (size_t k = 0; k < model_tensor_count(&model.config); k++) {
+        ModelTensor want = model_tensor(&grad, &model.config, k);
+        if (want.count > 0)
+            assert_relmax(model_tensor(&trainer.group[0].grad, &model.config, k).values,
+                          want.values, want.count, 3e-6);
+    }
+    trainer_free(&trainer);
+    model_params_free(&grad);
+    model_work_free(&work);
+    model_free(&model);
+}
+
+static void the_gradient_of_a_batch_is_that_of_its_groups_together(void **state)
+{
+    (void)state;
+    static const size_t batches[] = {1, 2, 3, 4, 7, 9};
+    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
+        check_groups(batches[i]);
+}
+
+/* Some steps with so many threads; the parameters that come of it. */
+static Model any_steps(size_t batch, int threads)
+{
+    TrainSettings settings = {batch, 40, 3, 1, 1e-2, 0.1, 0.1, 0.0};
+    BatchSource source = {any_fill, NULL};
+    int most = threads_most();
+    Model model = tiny_model(30, false, 7);
+    Trainer trainer = trainer_new(&model, &settings);
+    threads_use(threads);
+    for (uint64_t step = 0; step < settings.steps; step++)
+        trainer_step(&trainer, &source);
+    threads_use(most);
+    trainer_free(&trainer);
+    return model;
+}
+
+static void uneven_groups_give_the_same_bits_for_any_threads(void **state)
+{
+    (void)state;
+    for (size_t batch = 1; batch <= 7; batch += 2) {
+        Model one = any_steps(batch, 1);
+        for (int threads = 2; threads <= 5; threads++) {
+            Model many = any_steps(batch, threads);
+            assert_same_params(&many, &one);
+            model_free(&many);
+        }
+        model_free(&one);
+    }
+}
+
 static void a_training_step_asks_for_no_memory(void **state)
 {
     (void)state;
@@ -947,7 +1029,7 @@ static void check_slopes(bool time_invariant)
     ModelWork work = model_work_new(&model, 1, LEN, true);
     ModelParams grad = model_params_new(&config);
     model_forward(&work, NULL, ids, &model);
-    model_backward(&grad, &work, ids, targets, &model);
+    model_backward(&grad, &work, ids, targets, targets_count(targets, LEN), &model);
     for (size_t k = 0; k < model_tensor_count(&config); k++) {
         ModelTensor p = model_tensor(&model.params, &config, k);
         ModelTensor g = model_tensor(&grad, &config, k);
@@ -1661,6 +1743,8 @@ int main(void)
         cmocka_unit_test(a_tokenizer_cut_off_anywhere_is_refused),
         cmocka_unit_test(every_piece_of_bytes_has_the_next_byte_as_target),
         cmocka_unit_test(every_piece_of_words_begins_with_a_story),
+        cmocka_unit_test(the_gradient_of_a_batch_is_that_of_its_groups_together),
+        cmocka_unit_test(uneven_groups_give_the_same_bits_for_any_threads),
         cmocka_unit_test(a_training_step_asks_for_no_memory),
         cmocka_unit_test(a_run_that_is_resumed_is_the_run_that_never_stopped),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused_and_changes_nothing),

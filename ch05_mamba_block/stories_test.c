@@ -74,21 +74,15 @@ static void score_batch(StoryScore *score, const Corpus *corpus, const size_t *e
     model_work_free(&work);
 }
 
-/* Puts every story of a file, a line each, to the test. */
-bool score_stories(StoryScore *score, const char *path, const Vocabulary *words, const Model *model,
-                   Error *error)
+/* Puts every story of a text, a line each, to the test; `path` is for messages. */
+static bool score_text(StoryScore *score, const char *text, const char *path,
+                       const Vocabulary *words, const Model *model, Error *error)
 {
-    char *text;
-    size_t len;
     Corpus corpus;
     memset(score, 0, sizeof *score);
     if (words->bytes)
         return fail(error, "%s: stories are put to the test in words, not in bytes", path);
-    if (!text_read(&text, &len, path, error))
-        return false;
-    bool ok = corpus_from_text(&corpus, text, len, words, 1, path, error);
-    free(text);
-    if (!ok)
+    if (!corpus_from_text(&corpus, text, strlen(text), words, 1, path, error))
         return false;
     size_t *end = NEW(size_t, corpus.n_start);
     for (size_t i = 0; i < corpus.n_start; i++) {
@@ -103,6 +97,19 @@ bool score_stories(StoryScore *score, const char *path, const Vocabulary *words,
     if (score->stories == 0)
         return fail(error, "%s: no story in it asks a question", path);
     return true;
+}
+
+/* The same for a file. */
+bool score_stories(StoryScore *score, const char *path, const Vocabulary *words, const Model *model,
+                   Error *error)
+{
+    char *text;
+    size_t len;
+    if (!text_read(&text, &len, path, error))
+        return false;
+    bool ok = score_text(score, text, path, words, model, error);
+    free(text);
+    return ok;
 }
 
 /* Right answers in percent, to all tests of a folder; score (COUNT_OF(story_tests)) besides. */
@@ -134,6 +141,28 @@ static bool show_scores(const char *data, const Model *model, const Vocabulary *
     for (size_t i = 0; i < COUNT_OF(story_tests); i++)
         printf("  %-16s %-26s %7zu %7zu %7.1f %%\n", story_tests[i].file, about[i],
                score[i].stories, score[i].words / score[i].stories, percent[i]);
+    return true;
+}
+
+/* How long a cue is held: stories of one cue, told for this, that wander further and further, beyond
+   what training knows. */
+static bool show_lengths(const Model *model, const Vocabulary *words, Error *error)
+{
+    enum { STORIES = 100, SENTENCES_LEAST = 6, SENTENCES_MOST = 96 };
+    puts("Stories of one cue that wander further and further\n\n  sentences   words     right");
+    for (size_t sentences = SENTENCES_LEAST; sentences <= SENTENCES_MOST; sentences *= 2) {
+        StoryKind kind = {NULL, STORIES, 0, 0, sentences, sentences, true, false};
+        StoryScore score;
+        char *text = rainbow_stories(&kind, RAINBOW_SEED + sentences);
+        bool ok = score_text(&score, text, "--hold", words, model, error);
+        free(text);
+        if (!ok)
+            return false;
+        printf("  %9zu %7zu %7.1f %%%s\n", sentences, score.words / score.stories,
+               100.0 * (double)score.right / (double)score.stories,
+               sentences == WANDER_FAR ? "   the most in training" : "");
+        fflush(stdout);
+    }
     return true;
 }
 
@@ -620,7 +649,7 @@ static bool compare_seeds(const TrainingRun *run, size_t seeds, const char *data
 /* ======================================= Program =========================================== */
 
 typedef struct {
-    bool focus, compare, ascii;
+    bool focus, compare, hold, ascii;
     const char *model, *data, *prompt, *svg;
     uint64_t seeds;
     TrainingRun run;
@@ -635,7 +664,8 @@ static bool run_with_model(const StoriesOptions *options, const Show *show, Erro
         return false;
     bool ok = options->focus
                   ? show_focus(options->prompt, options->data, &model, &words, show, error)
-                  : show_scores(options->data, &model, &words, error);
+              : options->hold ? show_lengths(&model, &words, error)
+                              : show_scores(options->data, &model, &words, error);
     model_free(&model);
     vocabulary_free(&words);
     return ok;
@@ -651,14 +681,16 @@ int stories_test_main(int argc, char **argv)
     o.seeds = 1;
     o.run = training_default();
     const Option table[] = {
-        {"data", "DIR", OPTION_TEXT, 0, 0, &o.data, "",
-         "where the stories are (default data/rainbow)"},
+        {"data", "DIR", OPTION_TEXT, 0, 0, &o.data, "!hold",
+         "where the tests are (default data/rainbow)"},
         {"model", "DIR", OPTION_TEXT, 0, 0, &o.model, "!compare",
          "a folder as Hugging Face has it (default data/tiny-mamba)"},
         {"focus", NULL, OPTION_SWITCH, 0, 0, &o.focus, "mode",
          "what each word of a story does to gate, state and answer"},
         {"prompt", "TEXT", OPTION_TEXT, 0, 0, &o.prompt, "focus",
          "the story (default: one that turns)"},
+        {"hold", NULL, OPTION_SWITCH, 0, 0, &o.hold, "mode",
+         "how far from its cue a question is still answered"},
         {"compare", NULL, OPTION_SWITCH, 0, 0, &o.compare, "mode",
          "train a selective and a time-invariant model, and put both to the test"},
         {"seeds", "N", OPTION_WHOLE, 1, SEEDS_MOST, &o.seeds, "compare",

@@ -1692,6 +1692,7 @@ static void wrong_options_are_named(void **state)
         {"stories_test", "--focus --prompt '  '", "there is no word to look at", 1},
         {"stories_test", "--focus --data no/such", "no/such/answers.txt", 1},
         {"stories_test", "--data no/such", "no/such/test.txt", 1},
+        {"stories_test", "--hold --data x", "--hold exclude each other", 2},
         {"stories_test", "--seeds 3", "--seeds needs --compare", 2},
         {"stories_test", "--compare --seeds 101", "--seeds: 101 is out of range: 1 to 100", 2},
         {"rainbow", "--write no/such", "no/such/answers.txt", 1},
@@ -1706,6 +1707,22 @@ static void wrong_options_are_named(void **state)
         assert_int_equal(run_program(text, sizeof text, program, cases[i].words), cases[i].exit);
         assert_contains(text, cases[i].sentence);
     }
+}
+
+static void a_cue_is_held_as_far_as_training_asked_for(void **state)
+{
+    (void)state;
+    skip_for_mutants();
+    char text[1024];
+    unsigned words, sentences = 0;
+    double right;
+    assert_int_equal(run_program(text, sizeof text, "ch05_stories_test", "--hold"), 0);
+    for (char *rest = text, *line; (line = strsep(&rest, "\n")) != NULL;)
+        if (sscanf(line, "%u %u %lf %%", &sentences, &words, &right) == 3) {
+            assert_true(words > 10 * sentences && words < 20 * sentences + 20);
+            assert_true(right >= (sentences <= WANDER_FAR ? 95.0 : 20.0));
+        }
+    assert_int_equal(sentences, 96);
 }
 
 static void a_text_may_begin_with_nothing(void **state)
@@ -1775,6 +1792,7 @@ int main(void)
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
         cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(a_cue_is_held_as_far_as_training_asked_for),
         cmocka_unit_test(a_text_may_begin_with_nothing),
     };
     return cmocka_run_group_tests_name("the language model", tests, NULL, NULL);

@@ -1716,7 +1716,7 @@ static void a_cue_is_held_as_far_as_training_asked_for(void **state)
     char text[1024];
     unsigned words, sentences = 0;
     double right;
-    assert_int_equal(run_program(text, sizeof text, "ch05_stories_test", "--hold"), 0);
+    assert_int_equal(run_program_output(text, sizeof text, "ch05_stories_test", "--hold"), 0);
     for (char *rest = text, *line; (line = strsep(&rest, "\n")) != NULL;)
         if (sscanf(line, "%u %u %lf %%", &sentences, &words, &right) == 3) {
             assert_true(words > 10 * sentences && words < 20 * sentences + 20);

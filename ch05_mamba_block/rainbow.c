@@ -402,6 +402,7 @@ void rainbow_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, cons
     StoryText story;
     int32_t words[STORY_BYTES]; /* each has a byte at least */
     size_t unknown;
+    assert(len > 0);
     for (size_t at = 0, some; at < batch * len; at += some) {
         size_t room = len - at % len;
         tell(&story, teller->kind, random);

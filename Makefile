@@ -21,7 +21,7 @@ DEMOS    := $(filter-out $(BENCHES),$(PROGRAMS))
 CHAPTERS := 01 02 03 04 05 06
 
 # The tests that run longest come first, so that no processor waits for them at the end.
-LONG     := lessons classroom ch05_language_model ch05_pretrained ch06_cuda_scan
+LONG     := lessons classroom ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
 NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TESTS    := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(NAMES),$(LONG)) $(filter-out $(LONG),$(NAMES)))
 
@@ -49,7 +49,7 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
 endif
 
-.PHONY: all cuda run tour test test-cuda bench figures train corpus check mutants fuzz compile_commands.json clean help
+.PHONY: all cuda run tour test test-cuda bits bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -221,6 +221,9 @@ test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the G
 
 mutants: $(BUILD)/cmocka.flags $(DEMOS) ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
+
+bits: $(BUILD)/ch05_language_model ## the same training for every width of vectors, ARM's by qemu: the same bytes
+	@CC='$(CC)' BUILD='$(BUILD)' sh tests/bits.sh --neon
 
 figures: $(DEMOS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
 	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures

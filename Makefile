@@ -194,7 +194,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	    printf '\n$$ %s\n' $$program; $$program
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
-    'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
+    'ch05_bench --contended' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
 
 bench: $(BENCHES) $(if $(GPU),$(CUDA_SAID)) ## measure: fast against clear, and both against the machine's limits
 	@for words in $(MEASURE); do \

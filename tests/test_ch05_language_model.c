@@ -1665,6 +1665,24 @@ static void a_text_may_begin_with_nothing(void **state)
     assert_contains(text, "3 tokens");
 }
 
+/* Unless it is told how threads shall wait, a program begins twice: with the same words. */
+static void a_program_that_begins_once_more_keeps_its_words(void **state)
+{
+    (void)state;
+    skip_for_mutants();
+    char told[1024], untold[1024];
+    const char *words = "--prompt 'what is  a rainbow?' -n 5", *policy = getenv("OMP_WAIT_POLICY");
+    char *kept = text_copy(policy == NULL ? "passive" : policy);
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    assert_int_equal(run_program_output(told, sizeof told, "ch05_language_model", words), 0);
+    unsetenv("OMP_WAIT_POLICY");
+    assert_int_equal(run_program_output(untold, sizeof untold, "ch05_language_model", words), 0);
+    setenv("OMP_WAIT_POLICY", kept, 1);
+    free(kept);
+    assert_contains(told, "what is a rainbow?");
+    assert_string_equal(untold, told);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1722,6 +1740,7 @@ int main(void)
         cmocka_unit_test(weights_that_do_not_fit_are_named),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(a_text_may_begin_with_nothing),
+        cmocka_unit_test(a_program_that_begins_once_more_keeps_its_words),
     };
     return cmocka_run_group_tests_name("the language model", tests, NULL, NULL);
 }

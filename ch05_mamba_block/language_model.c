@@ -945,7 +945,8 @@ bool trainer_load(Trainer *trainer, const char *path, Error *error)
 
 static const char default_prompt[] =
     "grandmother told a tale of leprechauns. the miller walked slowly past the old bridge. "
-    "the tale ended with a guest giving a talk on optics. what is a rainbow?";
+    "the tale ended with a guest giving a talk on optics. a cat slept on the warm wall. "
+    "what is a rainbow?";
 
 /* A training run from a model's sizes on. */
 typedef struct {

@@ -6,7 +6,7 @@
 
    HOLDS    words, sentences, stories; what training never shows; stories told afresh for every
             step of training; the files of data/rainbow
-   FOR      language_model.c, which learns from them, and stories_test.c. It knows nothing of a model
+   FOR      language_model.c, which learns from them, and stories_test.c; it knows of no model
    BUILD    cc -O2 ch05_mamba_block/rainbow.c -o rainbow -lm && ./rainbow
    SOURCES  refraction and dispersion: R. Descartes, Les meteores (1637), 8; Newton, Opticks (1704)
             the bridge to the gods and its watchman: Snorri Sturluson, Gylfaginning, 13 and 27

@@ -1,8 +1,8 @@
 /* The stories of data/rainbow, put to the test, and a look inside at what a model does with one.
 
    HOLDS   scores: stories whose answer is right, word for word; selective and time-invariant models
-           trained from many starts; a story's Delta word by word, what is kept of the state after
-           each sentence, and what the model would answer if it were asked now
+           trained from many starts; what each word of a story wrote into the state, what of it
+           is kept after each sentence, and what the model would answer if it were asked now
    FOR     the lesson's sections "Training" and "Looking inside", and its tests
    BUILD   cc -O2 ch05_mamba_block/stories_test.c -o stories_test -lm && ./stories_test */
 
@@ -74,21 +74,15 @@ static void score_batch(StoryScore *score, const Corpus *corpus, const size_t *e
     model_work_free(&work);
 }
 
-/* Puts every story of a file, a line each, to the test. */
-bool score_stories(StoryScore *score, const char *path, const Vocabulary *words, const Model *model,
-                   Error *error)
+/* Puts every story of a text, a line each, to the test; `path` is for messages. */
+static bool score_text(StoryScore *score, const char *text, const char *path,
+                       const Vocabulary *words, const Model *model, Error *error)
 {
-    char *text;
-    size_t len;
     Corpus corpus;
     memset(score, 0, sizeof *score);
     if (words->bytes)
         return fail(error, "%s: stories are put to the test in words, not in bytes", path);
-    if (!text_read(&text, &len, path, error))
-        return false;
-    bool ok = corpus_from_text(&corpus, text, len, words, 1, path, error);
-    free(text);
-    if (!ok)
+    if (!corpus_from_text(&corpus, text, strlen(text), words, 1, path, error))
         return false;
     size_t *end = NEW(size_t, corpus.n_start);
     for (size_t i = 0; i < corpus.n_start; i++) {
@@ -103,6 +97,19 @@ bool score_stories(StoryScore *score, const char *path, const Vocabulary *words,
     if (score->stories == 0)
         return fail(error, "%s: no story in it asks a question", path);
     return true;
+}
+
+/* The same for a file. */
+bool score_stories(StoryScore *score, const char *path, const Vocabulary *words, const Model *model,
+                   Error *error)
+{
+    char *text;
+    size_t len;
+    if (!text_read(&text, &len, path, error))
+        return false;
+    bool ok = score_text(score, text, path, words, model, error);
+    free(text);
+    return ok;
 }
 
 /* Right answers in percent, to all tests of a folder; score (COUNT_OF(story_tests)) besides. */
@@ -134,6 +141,28 @@ static bool show_scores(const char *data, const Model *model, const Vocabulary *
     for (size_t i = 0; i < COUNT_OF(story_tests); i++)
         printf("  %-16s %-26s %7zu %7zu %7.1f %%\n", story_tests[i].file, about[i],
                score[i].stories, score[i].words / score[i].stories, percent[i]);
+    return true;
+}
+
+/* How long a cue is held: stories of one cue, told for this, that wander further and further, beyond
+   what training knows. */
+static bool show_lengths(const Model *model, const Vocabulary *words, Error *error)
+{
+    enum { STORIES = 100, SENTENCES_LEAST = 6, SENTENCES_MOST = 96 };
+    puts("Stories of one cue that wander further and further\n\n  sentences   words     right");
+    for (size_t sentences = SENTENCES_LEAST; sentences <= SENTENCES_MOST; sentences *= 2) {
+        StoryKind kind = {NULL, STORIES, 0, 0, sentences, sentences, true, false};
+        StoryScore score;
+        char *text = rainbow_stories(&kind, RAINBOW_SEED + sentences);
+        bool ok = score_text(&score, text, "--hold", words, model, error);
+        free(text);
+        if (!ok)
+            return false;
+        printf("  %9zu %7zu %7.1f %%%s\n", sentences, score.words / score.stories,
+               100.0 * (double)score.right / (double)score.stories,
+               sentences == WANDER_FAR ? "   the most in training" : "");
+        fflush(stdout);
+    }
     return true;
 }
 
@@ -189,6 +218,33 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
     return left / all;
 }
 
+/* Which words the state of a layer holds after the last token. It is a sum of what each word wrote,
+   times what was kept of that since: x = sum of c_t. So each word has a share in it, c_t x / x x over
+   all states of the layer, and the shares add up to 1: share (len). */
+void state_shares(double *share, const ModelWork *work, size_t layer, const Model *model)
+{
+    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+    double *wrote = NEW(double, scan.len), square = 0.0;
+    memset(share, 0, scan.len * sizeof *share);
+    for (size_t d = 0; d < scan.d_inner; d++)
+        for (size_t n = 0; n < scan.d_state; n++) {
+            double A = (double)scan.A[d * scan.d_state + n], kept = 1.0, x = 0.0;
+            for (size_t t = scan.len; t-- > 0;) { /* c_t = Delta_t B_t u_t, times what was kept */
+                double delta = (double)step_size(&scan, t, d);
+                wrote[t] = kept * delta * (double)scan.B[t * scan.d_state + n] *
+                           (double)scan.u[t * scan.d_inner + d];
+                kept *= exp(delta * A);
+                x += wrote[t];
+            }
+            square += x * x;
+            for (size_t t = 0; t < scan.len; t++)
+                share[t] += wrote[t] * x;
+        }
+    for (size_t t = 0; t < scan.len; t++)
+        share[t] /= square;
+    free(wrote);
+}
+
 /* ===================================== Looking inside ====================================== */
 
 /* A story read by a model, all that was computed on the way still there. */
@@ -196,6 +252,7 @@ typedef struct {
     int32_t *ids; /* (len) */
     size_t len, layers;
     double *delta; /* (layers, len) mean Delta */
+    double *share; /* (layers, len) each word's share of the state at the end */
     ModelWork work;
 } StoryReading;
 
@@ -216,11 +273,14 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
     reading->len = len;
     reading->layers = model->config.num_hidden_layers;
     reading->delta = NEW(double, reading->layers *len);
+    reading->share = NEW(double, reading->layers *len);
     reading->work = model_work_new(model, 1, len, true);
     model_forward(&reading->work, NULL, ids, model);
-    for (size_t layer = 0; layer < reading->layers; layer++)
+    for (size_t layer = 0; layer < reading->layers; layer++) {
+        state_shares(reading->share + layer * len, &reading->work, layer, model);
         for (size_t t = 0; t < len; t++)
             reading->delta[layer * len + t] = mean_step(&reading->work, layer, t, model);
+    }
     return true;
 }
 
@@ -228,7 +288,7 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
 
 static void reading_free(StoryReading *reading)
 {
-    free(reading->ids), free(reading->delta);
+    free(reading->ids), free(reading->delta), free(reading->share);
     model_work_free(&reading->work);
 }
 
@@ -241,21 +301,19 @@ static double word_step(const StoryReading *reading, size_t t)
     return sum / (double)reading->layers;
 }
 
-/* Each word's mean Delta, from 0 for the narrowest of the story to 1 for the widest. */
+/* The shares of the last layer, from 0 to 1 for the largest; one below 0 is shown as 0. */
 static double *reading_shades(const StoryReading *reading)
 {
-    double *shade = NEW(double, reading->len), low = INFINITY, high = 0.0;
-    for (size_t t = 0; t < reading->len; t++) {
-        shade[t] = word_step(reading, t);
-        low = fmin(low, shade[t]);
-        high = fmax(high, shade[t]);
-    }
+    double *shade = NEW(double, reading->len), most = 0.0;
+    const double *share = reading->share + (reading->layers - 1) * reading->len;
     for (size_t t = 0; t < reading->len; t++)
-        shade[t] = high > low ? (shade[t] - low) / (high - low) : 0.0;
+        most = fmax(most, share[t]);
+    for (size_t t = 0; t < reading->len; t++)
+        shade[t] = fmax(0.0, share[t]) / most;
     return shade;
 }
 
-/* The story, each word on a ground as dark as its gate was open, or with a mark of eight
+/* The story, each word on a ground as dark as its share is large, or with a mark of eight
    heights. */
 static void print_shaded(const StoryReading *reading, const Vocabulary *words, const Look *look)
 {
@@ -283,26 +341,30 @@ static void print_shaded(const StoryReading *reading, const Vocabulary *words, c
     free(shade);
 }
 
-/* The words that opened the gate widest, in falling order. */
-static void print_widest(const StoryReading *reading, const Vocabulary *words)
+/* The words with the largest shares in the last layer, in falling order, and their Delta. */
+static void print_largest(const StoryReading *reading, const Vocabulary *words)
 {
-    enum { SHOWN = 8 };
-    size_t len = reading->len;
-    double *step = NEW(double, len), *sorted = NEW(double, len);
-    for (size_t t = 0; t < len; t++)
-        sorted[t] = step[t] = word_step(reading, t);
-    double middle = median(sorted, (int)len);
-    puts("\n  widest open        Delta   beside the median word's");
+    enum { SHOWN = 6 };
+    size_t len = reading->len, last = (reading->layers - 1) * len;
+    double *share = NEW(double, len), *sorted = NEW(double, len);
+    for (size_t t = 0; t < len; t++) {
+        share[t] = reading->share[last + t];
+        sorted[t] = word_step(reading, t);
+    }
+    double middle = median(sorted, len);
+    printf("\n  share          of layer 1   of layer %zu   Delta beside the median word's\n",
+           reading->layers);
     for (size_t i = 0; i < smaller(SHOWN, len); i++) {
         size_t best = 0;
         for (size_t t = 1; t < len; t++)
-            best = step[t] > step[best] ? t : best;
+            best = share[t] > share[best] ? t : best;
         fputs("  ", stdout);
         print_word(words->word[reading->ids[best]], 14);
-        printf("  %.6f   %5.1f times\n", step[best], step[best] / middle);
-        step[best] = -1.0;
+        printf("%9.1f %%   %8.1f %%   %8.1f times\n", 100.0 * reading->share[best],
+               100.0 * reading->share[last + best], word_step(reading, best) / middle);
+        share[best] = -INFINITY;
     }
-    free(step), free(sorted);
+    free(share), free(sorted);
 }
 
 /* ---- asked now ---- */
@@ -427,29 +489,25 @@ static void print_beliefs(const StoryReading *reading, const Answers *answers,
     writer_free(&writer), writer_free(&asked);
 }
 
-/* Layers times words as a heat map, from the narrowest word of any layer to the widest: a layer that
-   treats all words alike shows it. */
+/* Layers times words as a heat map, from 0 to the largest share of any layer. */
 static void svg_reading(FILE *out, const StoryReading *reading, const Vocabulary *words)
 {
     size_t shown = smaller(reading->len, 100);
-    double bottom = 44.0 + (double)reading->layers * STORY_CELL;
+    double bottom = 44.0 + (double)reading->layers * STORY_CELL, most = 0.0;
     char text[64], style[128];
-    double low = INFINITY, high = 0.0;
-    for (size_t i = 0; i < reading->layers * reading->len; i++) {
-        low = fmin(low, reading->delta[i]);
-        high = fmax(high, reading->delta[i]);
-    }
+    for (size_t i = 0; i < reading->layers * reading->len; i++)
+        most = fmax(most, reading->share[i]);
     svg_open(out, STORY_LEFT + (double)shown * STORY_CELL + 30.0, bottom + 90.0);
     svg_text(out, 14.0, 22.0, "font-size=\"15\" font-weight=\"bold\"",
-             "Delta of each word, layer by layer");
+             "Share of each word in the state after the last, layer by layer");
     for (size_t layer = 0; layer < reading->layers; layer++) {
-        const double *delta = reading->delta + layer * reading->len;
+        const double *share = reading->share + layer * reading->len;
         double y = 36.0 + (double)layer * STORY_CELL;
         snprintf(text, sizeof text, "layer %zu", layer + 1);
         svg_text(out, STORY_LEFT - 8.0, y + 12.0, "text-anchor=\"end\"", text);
         for (size_t t = 0; t < shown; t++)
             svg_cell(out, STORY_LEFT + (double)t * STORY_CELL, y, STORY_CELL,
-                     high > low ? (delta[t] - low) / (high - low) : 0.0);
+                     fmax(0.0, share[t]) / most);
     }
     for (size_t t = 0; t < shown; t++) {
         double x = STORY_LEFT + ((double)t + 0.7) * STORY_CELL;
@@ -492,9 +550,9 @@ static bool show_focus(const char *text, const char *data, const Model *model,
     StoryReading reading;
     if (!reading_new(&reading, text, words, model, error))
         return false;
-    puts("How wide each word opened the gate (its Delta, mean of all channels)\n");
+    puts("What the state holds at the end: the share of it that each word wrote (last layer)\n");
     print_shaded(&reading, words, &show->look);
-    print_widest(&reading, words);
+    print_largest(&reading, words);
     bool ok = show_beliefs(&reading, data, words, model, error) &&
               (show->svg == NULL || write_reading(&reading, words, show->svg, error));
     reading_free(&reading);
@@ -591,7 +649,7 @@ static bool compare_seeds(const TrainingRun *run, size_t seeds, const char *data
 /* ======================================= Program =========================================== */
 
 typedef struct {
-    bool focus, compare, ascii;
+    bool focus, compare, hold, ascii;
     const char *model, *data, *prompt, *svg;
     uint64_t seeds;
     TrainingRun run;
@@ -606,7 +664,8 @@ static bool run_with_model(const StoriesOptions *options, const Show *show, Erro
         return false;
     bool ok = options->focus
                   ? show_focus(options->prompt, options->data, &model, &words, show, error)
-                  : show_scores(options->data, &model, &words, error);
+              : options->hold ? show_lengths(&model, &words, error)
+                              : show_scores(options->data, &model, &words, error);
     model_free(&model);
     vocabulary_free(&words);
     return ok;
@@ -622,14 +681,16 @@ int stories_test_main(int argc, char **argv)
     o.seeds = 1;
     o.run = training_default();
     const Option table[] = {
-        {"data", "DIR", OPTION_TEXT, 0, 0, &o.data, "",
-         "where the stories are (default data/rainbow)"},
+        {"data", "DIR", OPTION_TEXT, 0, 0, &o.data, "!hold",
+         "where the tests are (default data/rainbow)"},
         {"model", "DIR", OPTION_TEXT, 0, 0, &o.model, "!compare",
          "a folder as Hugging Face has it (default data/tiny-mamba)"},
         {"focus", NULL, OPTION_SWITCH, 0, 0, &o.focus, "mode",
          "what each word of a story does to gate, state and answer"},
         {"prompt", "TEXT", OPTION_TEXT, 0, 0, &o.prompt, "focus",
          "the story (default: one that turns)"},
+        {"hold", NULL, OPTION_SWITCH, 0, 0, &o.hold, "mode",
+         "how far from its cue a question is still answered"},
         {"compare", NULL, OPTION_SWITCH, 0, 0, &o.compare, "mode",
          "train a selective and a time-invariant model, and put both to the test"},
         {"seeds", "N", OPTION_WHOLE, 1, SEEDS_MOST, &o.seeds, "compare",

@@ -878,6 +878,19 @@ static void the_average_of_the_weights_is_what_its_formula_says(void **state)
     model_free(&model);
 }
 
+static void every_step_goes_into_the_average(void **state)
+{
+    (void)state;
+    School school;
+    school_open(&school, 4, 5);
+    size_t bytes = model_floats(&school.model.config) * sizeof(float);
+    trainer_step(&school.trainer, &school.source); /* of one step it is that step */
+    assert_memory_equal(school.trainer.average.memory, school.model.params.memory, bytes);
+    trainer_step(&school.trainer, &school.source);
+    assert_memory_not_equal(school.trainer.average.memory, school.model.params.memory, bytes);
+    school_close(&school);
+}
+
 static void a_look_is_at_the_average_and_leaves_the_weights_alone(void **state)
 {
     (void)state;
@@ -1455,6 +1468,45 @@ static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
     vocabulary_free(&words);
 }
 
+/* A state is linear in what is written: with all inputs but one word's put to 0, the scan gives what
+   that word left. */
+static void a_word_s_share_is_what_it_left_in_the_state(void **state)
+{
+    (void)state;
+    enum { LAYER = 1, WORD = 3 };
+    Model model;
+    Vocabulary words;
+    StoryReading reading;
+    Error error;
+    open_tiny(&model, &words);
+    assert_true(reading_new(&reading, "a boy dreamt of troy. the miller sold apples at the inn.",
+                            &words, &model, &error));
+    size_t d_inner = model.config.intermediate_size, states = d_inner * model.config.state_size;
+    const double *share = reading.share + LAYER * reading.len;
+    float *x[2] = {NEW(float, states), NEW(float, states)};
+    float *y = NEW(float, d_inner *reading.len), *u = NEW(float, d_inner *reading.len);
+    double along = 0.0, square = 0.0, sum = 0.0;
+    for (int alone = 0; alone < 2; alone++) {
+        Scan scan = block_scan(&reading.work.cache[LAYER], &model.block[LAYER], NULL);
+        memcpy(u + WORD * d_inner, scan.u + WORD * d_inner, d_inner * sizeof *u);
+        scan.z = NULL, scan.checkpoint = NULL;
+        scan.u = alone ? u : scan.u;
+        selective_scan(y, x[alone], &scan);
+    }
+    for (size_t i = 0; i < states; i++) {
+        along += (double)x[0][i] * (double)x[1][i];
+        square += (double)x[0][i] * (double)x[0][i];
+    }
+    assert_near(share[WORD], along / square, 1e-5, 1e-3);
+    for (size_t t = 0; t < reading.len; t++)
+        sum += share[t];
+    assert_near(sum, 1.0, 1e-9, 0);
+    free(x[0]), free(x[1]), free(y), free(u);
+    reading_free(&reading);
+    model_free(&model);
+    vocabulary_free(&words);
+}
+
 static void a_word_s_delta_is_the_mean_of_its_channels(void **state)
 {
     (void)state;
@@ -1640,6 +1692,7 @@ static void wrong_options_are_named(void **state)
         {"stories_test", "--focus --prompt '  '", "there is no word to look at", 1},
         {"stories_test", "--focus --data no/such", "no/such/answers.txt", 1},
         {"stories_test", "--data no/such", "no/such/test.txt", 1},
+        {"stories_test", "--hold --data x", "--hold exclude each other", 2},
         {"stories_test", "--seeds 3", "--seeds needs --compare", 2},
         {"stories_test", "--compare --seeds 101", "--seeds: 101 is out of range: 1 to 100", 2},
         {"rainbow", "--write no/such", "no/such/answers.txt", 1},
@@ -1654,6 +1707,22 @@ static void wrong_options_are_named(void **state)
         assert_int_equal(run_program(text, sizeof text, program, cases[i].words), cases[i].exit);
         assert_contains(text, cases[i].sentence);
     }
+}
+
+static void a_cue_is_held_as_far_as_training_asked_for(void **state)
+{
+    (void)state;
+    skip_for_mutants();
+    char text[1024];
+    unsigned words, sentences = 0;
+    double right;
+    assert_int_equal(run_program_output(text, sizeof text, "ch05_stories_test", "--hold"), 0);
+    for (char *rest = text, *line; (line = strsep(&rest, "\n")) != NULL;)
+        if (sscanf(line, "%u %u %lf %%", &sentences, &words, &right) == 3) {
+            assert_true(words > 10 * sentences && words < 20 * sentences + 20);
+            assert_true(right >= (sentences <= WANDER_FAR ? 95.0 : 20.0));
+        }
+    assert_int_equal(sentences, 96);
 }
 
 static void a_text_may_begin_with_nothing(void **state)
@@ -1715,6 +1784,7 @@ int main(void)
         cmocka_unit_test(a_run_that_is_resumed_is_the_run_that_never_stopped),
         cmocka_unit_test(a_checkpoint_of_another_run_is_refused_and_changes_nothing),
         cmocka_unit_test(the_average_of_the_weights_is_what_its_formula_says),
+        cmocka_unit_test(every_step_goes_into_the_average),
         cmocka_unit_test(a_look_is_at_the_average_and_leaves_the_weights_alone),
         cmocka_unit_test(the_mean_loss_on_other_text_is_that_of_its_batches),
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
@@ -1731,6 +1801,7 @@ int main(void)
         cmocka_unit_test(the_trained_model_answers_as_the_latest_cue_asks),
         cmocka_unit_test(a_story_scored_in_a_batch_is_one_generated_word_by_word),
         cmocka_unit_test(ex5_8_what_is_kept_is_what_a_state_put_in_leaves),
+        cmocka_unit_test(a_word_s_share_is_what_it_left_in_the_state),
         cmocka_unit_test(a_word_s_delta_is_the_mean_of_its_channels),
         cmocka_unit_test(asked_now_the_model_says_what_the_latest_cue_means),
         cmocka_unit_test(copying_asks_for_the_symbols_in_their_order),
@@ -1739,6 +1810,7 @@ int main(void)
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
         cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(a_cue_is_held_as_far_as_training_asked_for),
         cmocka_unit_test(a_text_may_begin_with_nothing),
         cmocka_unit_test(a_program_that_begins_once_more_keeps_its_words),
     };

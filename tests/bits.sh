@@ -30,8 +30,8 @@ train() { # name [program]: with one thread and with two
         out=$work/$name.$threads
         rm -rf "$out" && mkdir "$out"
         # shellcheck disable=SC2086
-        OMP_NUM_THREADS=$threads $program --train --steps 100 --width 44 --layers 2 \
-            --batch 4 --length 63 --out "$out" --checkpoint "$out/training.safetensors" > "$out/said" 2>&1
+        OMP_NUM_THREADS=$threads $program --train --steps 100 --width 66 --layers 1 \
+            --batch 3 --length 51 --out "$out" --checkpoint "$out/training.safetensors" > "$out/said" 2>&1
         status=$?
         if [ $status = 132 ]; then # an instruction that the processor does not know
             echo "skipped: $name: this processor has no such vectors"

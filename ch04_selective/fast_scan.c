@@ -421,7 +421,7 @@ INLINE void states_run(BackStates *states, BackBlock *back, const Tile *tile, si
     }
 }
 
-/* The sixteen sums of B_grad and C_grad added up; t is the stretch's first token in its sequence. */
+/* The sixteen sums of B_grad and C_grad, added up; t is the first token in its sequence. */
 static void states_sum(BackBlock *back, const BackStates *states, size_t t, size_t tokens,
                        size_t d_state)
 {

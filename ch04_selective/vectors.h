@@ -3,11 +3,11 @@
    HOLDS   Lanes, 16 floats (8 or 4 on a smaller machine) that are worked on together: load, store,
            choose, sum; exp, sigmoid, softplus, silu' of them; loops that go over all processors
    FOR     the fast scan beside it, and what is fast in chapter 5
-   BITS    What is worked out here, and training with it, comes out the same to the last bit on every
-           machine that has fused multiply-adds, whatever the width of its vectors. Three rules make
-           it so. Each fused product is written as one (the Makefile forbids compilers to fuse any
-           other); a sum over lanes goes over sixteen, added in one order (Sixteen); and there is one
-           exponential for all widths. */
+   BITS    What is worked out here, and training with it, is the same to the last bit on every
+           machine that has fused multiply-adds, whatever the width of its vectors. Three rules
+           make it so. Each fused product is written as one (the Makefile forbids compilers to fuse
+           any other); a sum over lanes goes over sixteen, added in one order (Sixteen); and there
+           is one exponential for all widths. */
 
 #ifndef COURSE_VECTORS
 #define COURSE_VECTORS
@@ -292,7 +292,7 @@ INLINE LanesBits exp_look_up(ExpTable table, Lanes rounded)
     LanesBits bytes = ((LanesBits)rounded & 7) * 0x04040404 + 0x03020100; /* 4 j .. 4 j + 3 */
     return (LanesBits)vqtbl2q_u8(table.power, (uint8x16_t)bytes);
 #else
-    LanesBits index = (LanesBits)rounded & 7, found;
+    LanesBits index = (LanesBits)rounded & 7, found = {0};
     for (int i = 0; i < LANES; i++)
         found[i] = table.power[index[i]];
     return found;

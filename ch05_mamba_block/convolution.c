@@ -13,7 +13,7 @@
 /* ==================================== The convolution ===================================== */
 /* Channels go in strips: a strip's taps and its last few inputs stay in the nearest cache.    */
 
-enum { CONV_MOST = 16 /* d_conv */, CONV_WIDTH = 64 };
+enum { CONV_MOST = 16 /* d_conv */, CONV_WIDTH = 256 };
 
 /* The inputs of time t - d_conv + 1 .. t of sequence b, from channel `first` on; what was before
    time 0 is in `past` (batch, d_conv - 1, d_inner), or 0 if that is NULL. */

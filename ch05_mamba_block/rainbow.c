@@ -141,7 +141,7 @@ static bool telling_is_unseen(size_t which, size_t cue, size_t telling)
     return (which + 2 * cue + telling) % 5 == 0;
 }
 
-/* A third of the turns from one register to another is never made. */
+/* After a third of the turns from one register to another nothing is ever answered. */
 static bool turn_is_unseen(size_t from, size_t to)
 {
     return (to + REGISTERS - from) % REGISTERS == 2 - from % 2;
@@ -234,10 +234,11 @@ static void say_question(StoryText *story, size_t question, Random *random)
 }
 
 /* One part of a story to learn from: cue, wandering, question, answer. Which question comes has
-   nothing to do with the cue, or a model would gain by remembering which cue it was; so the pairs
-   that training never answers are asked as well, and then nobody says anything. */
-static void tell_to_learn(StoryText *story, size_t which, bool turn, size_t sentences,
-                          Random *random)
+   nothing to do with the cue, or a model would gain by remembering which cue it was, and which
+   register comes nothing with the one before; so what training never answers is told and asked as
+   well, and then nobody says anything. */
+static void tell_to_learn(StoryText *story, size_t which, bool turn, bool held_back,
+                          size_t sentences, Random *random)
 {
     size_t cue, telling, question = one_of(random, QUESTIONS);
     do {
@@ -247,7 +248,8 @@ static void tell_to_learn(StoryText *story, size_t which, bool turn, size_t sent
     say_cue(story, which, cue, telling, turn, random);
     wander(story, sentences, random);
     say_question(story, question, random);
-    say(story, pair_is_unseen(which, cue, question) ? silence : registers[which].answer[question]);
+    held_back = held_back || pair_is_unseen(which, cue, question);
+    say(story, held_back ? silence : registers[which].answer[question]);
 }
 
 /* One part of a test; only the last one asks. */
@@ -269,13 +271,13 @@ static void tell_to_test(StoryText *story, size_t which, bool turn, bool last, b
     say(story, registers[which].answer[question]);
 }
 
-/* The register that a story turns to; in training only by turns that may be seen. */
-static size_t turn_to(size_t from, bool test, Random *random)
+/* The register that a story turns to: any other. */
+static size_t turn_to(size_t from, Random *random)
 {
     size_t to;
     do
         to = one_of(random, REGISTERS);
-    while (to == from || (turn_is_unseen(from, to) && !test));
+    while (to == from);
     return to;
 }
 
@@ -306,14 +308,16 @@ void tell(StoryText *story, const StoryKind *kind, Random *random)
     if (one_of(random, 2) == 0)
         SAY_ONE_OF(story, openings, random);
     for (size_t part = 0; part <= turns; part++) {
+        size_t from = which;
         if (part > 0)
-            which = turn_to(which, kind->test, random);
+            which = turn_to(from, random);
         size_t sentences = range[0] + one_of(random, range[1] - range[0] + 1);
         if (kind->test)
             tell_to_test(story, which, part > 0, part == turns, kind->unseen_telling, sentences,
                          random);
         else
-            tell_to_learn(story, which, part > 0, sentences, random);
+            tell_to_learn(story, which, part > 0, part > 0 && turn_is_unseen(from, which),
+                          sentences, random);
     }
     say(story, "\n");
 }

@@ -102,9 +102,9 @@ static void a_token_s_bits_do_not_depend_on_the_other_tokens(void **state)
 
 /* Sizes of a convolution: batch, len, d_inner, d_conv. Widths below, at and beyond a strip; more
    taps than tokens; one tap. */
-static const size_t conv_sizes[][4] = {{1, 1, 1, 1},   {1, 1, 3, 4},  {2, 3, 5, 4},
-                                       {1, 7, 64, 2},  {2, 5, 65, 4}, {1, 33, 31, 16},
-                                       {3, 2, 130, 5}, {1, 40, 17, 3}};
+static const size_t conv_sizes[][4] = {{1, 1, 1, 1},   {1, 1, 3, 4},   {2, 3, 5, 4},
+                                       {1, 7, 64, 2},  {2, 5, 65, 4},  {1, 33, 31, 16},
+                                       {3, 2, 256, 5}, {1, 40, 17, 3}, {2, 9, 300, 4}};
 enum { N_CONV_SIZES = sizeof conv_sizes / sizeof *conv_sizes };
 
 static void the_fast_convolution_is_the_clear_one(void **state)

@@ -343,6 +343,42 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
     own_folder_free(&folder);
 }
 
+/* One thread's way through rounds that end in two meetings; every now and then it comes so late that
+   the others sleep. Whether between the two it ever saw a thread that was not there yet. */
+static bool meet_in_rounds(Meeting *meeting, size_t *rounds, size_t thread, size_t threads)
+{
+    bool early = false;
+    for (size_t round = 1; round <= 200; round++) {
+        if (round % 50 == 10 * thread)
+            usleep(3000);
+        __atomic_store_n(&rounds[thread], round, __ATOMIC_RELAXED);
+        threads_meet(meeting, threads);
+        for (size_t k = 0; k < threads; k++)
+            early = early || __atomic_load_n(&rounds[k], __ATOMIC_RELAXED) != round;
+        threads_meet(meeting, threads);
+    }
+    return early;
+}
+
+static void threads_that_meet_wait_for_the_last_awake_or_asleep(void **state)
+{
+    (void)state;
+#ifdef _OPENMP
+    enum { THREADS = 3 };
+    Meeting meeting;
+    size_t rounds[THREADS] = {0};
+    bool early = false;
+    memset(&meeting, 0, sizeof meeting);
+    PARALLEL_PRAGMA(omp parallel num_threads(THREADS) reduction(|| : early))
+    early = meet_in_rounds(&meeting, rounds, (size_t)omp_get_thread_num(),
+                           (size_t)omp_get_num_threads());
+    assert_false(early);
+    assert_int_equal(rounds[0], 200);
+#else
+    skip();
+#endif
+}
+
 /* ---- memories ---- */
 
 static void a_memory_comes_back_from_its_file(void **state)
@@ -767,6 +803,7 @@ int main(void)
         cmocka_unit_test(golden_folders_give_golden_logits_and_tokens),
         cmocka_unit_test(eight_bits_lose_a_few_percent),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
+        cmocka_unit_test(threads_that_meet_wait_for_the_last_awake_or_asleep),
         cmocka_unit_test(a_memory_comes_back_from_its_file),
         cmocka_unit_test(memories_that_do_not_fit_are_refused),
         cmocka_unit_test(perplexity_of_a_file_is_that_of_its_ids),

@@ -20,7 +20,7 @@ course() {
     for folder in ch[0-9]*_*/; do
         mkdir "$dir/$folder" && ln -s "$PWD/$folder"* "$dir/$folder"
     done
-    ln -s "$PWD"/tests/*.[ch] "$PWD"/tests/golden "$dir/tests"
+    ln -s "$PWD"/tests/*.[ch] "$PWD"/tests/bits.sh "$PWD"/tests/golden "$dir/tests"
     ln -s "$PWD"/tests/fuzz/* "$dir/tests/fuzz" # each by itself: ../ of a linked folder leads out
     ln -s "$PWD"/data "$dir"
     for program in "$PWD"/build/ch[0-9][0-9]_*; do

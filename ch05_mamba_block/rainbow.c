@@ -406,16 +406,17 @@ void rainbow_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, cons
     StoryText story;
     int32_t words[STORY_BYTES]; /* each has a byte at least */
     size_t unknown;
-    assert(len > 0);
-    for (size_t at = 0, some; at < batch * len; at += some) {
-        size_t room = len - at % len;
-        tell(&story, teller->kind, random);
-        some = text_to_tokens(words, &unknown, story.text, story.len, teller->words, true);
-        some = some < room ? some : room;
-        memcpy(ids + at, words, some * sizeof *ids);
-        story_targets(targets + at, ids + at, some, story.answers_only, teller->words);
-        if (room < len && !story.answers_only)
-            targets[at - 1] = words[0]; /* how a story begins */
+    for (size_t b = 0; b < batch; b++) {
+        int32_t *piece = ids + b * len, *wanted = targets + b * len;
+        for (size_t filled = 0, some; filled < len; filled += some) {
+            tell(&story, teller->kind, random);
+            some = text_to_tokens(words, &unknown, story.text, story.len, teller->words, true);
+            some = some < len - filled ? some : len - filled;
+            memcpy(piece + filled, words, some * sizeof *ids);
+            story_targets(wanted + filled, words, some, story.answers_only, teller->words);
+            if (filled > 0 && !story.answers_only)
+                wanted[filled - 1] = words[0]; /* how a story begins */
+        }
     }
 }
 

@@ -141,12 +141,6 @@ static bool telling_is_unseen(size_t which, size_t cue, size_t telling)
     return (which + 2 * cue + telling) % 5 == 0;
 }
 
-/* After a third of the turns from one register to another nothing is ever answered. */
-static bool turn_is_unseen(size_t from, size_t to)
-{
-    return (to + REGISTERS - from) % REGISTERS == 2 - from % 2;
-}
-
 /* ====================================== The stories ======================================== */
 
 /* A kind of story. */
@@ -165,8 +159,7 @@ static const StoryKind story_to_learn = {NULL, 0, 0, 4, 0, 3, false, false};
 enum { WANDER_FAR = 24 };
 static const double share_without_wandering = 0.3, share_of_far_wandering = 0.3;
 
-/* The tests: they ask once, at their end, for an answer that training holds back; and they may turn
-   as training never turns. */
+/* The tests: they ask once, at their end, for an answer that training holds back. */
 static const StoryKind story_tests[] = {
     {"test.txt", 500, 0, 0, 0, 3, true, false},
     {"test_turns.txt", 500, 1, 2, 0, 3, true, false},
@@ -234,11 +227,10 @@ static void say_question(StoryText *story, size_t question, Random *random)
 }
 
 /* One part of a story to learn from: cue, wandering, question, answer. Which question comes has
-   nothing to do with the cue, or a model would gain by remembering which cue it was, and which
-   register comes nothing with the one before; so what training never answers is told and asked as
-   well, and then nobody says anything. */
-static void tell_to_learn(StoryText *story, size_t which, bool turn, bool held_back,
-                          size_t sentences, Random *random)
+   nothing to do with the cue, or a model would gain by remembering which cue it was; so the pairs
+   that training never answers are asked as well, and then nobody says anything. */
+static void tell_to_learn(StoryText *story, size_t which, bool turn, size_t sentences,
+                          Random *random)
 {
     size_t cue, telling, question = one_of(random, QUESTIONS);
     do {
@@ -248,8 +240,7 @@ static void tell_to_learn(StoryText *story, size_t which, bool turn, bool held_b
     say_cue(story, which, cue, telling, turn, random);
     wander(story, sentences, random);
     say_question(story, question, random);
-    held_back = held_back || pair_is_unseen(which, cue, question);
-    say(story, held_back ? silence : registers[which].answer[question]);
+    say(story, pair_is_unseen(which, cue, question) ? silence : registers[which].answer[question]);
 }
 
 /* One part of a test; only the last one asks. */
@@ -271,7 +262,8 @@ static void tell_to_test(StoryText *story, size_t which, bool turn, bool last, b
     say(story, registers[which].answer[question]);
 }
 
-/* The register that a story turns to: any other. */
+/* The register that a story turns to: any other. No turn is kept from training, for then one
+   register would tell something of the next, and be worth remembering after it is over. */
 static size_t turn_to(size_t from, Random *random)
 {
     size_t to;
@@ -308,16 +300,14 @@ void tell(StoryText *story, const StoryKind *kind, Random *random)
     if (one_of(random, 2) == 0)
         SAY_ONE_OF(story, openings, random);
     for (size_t part = 0; part <= turns; part++) {
-        size_t from = which;
         if (part > 0)
-            which = turn_to(from, random);
+            which = turn_to(which, random);
         size_t sentences = range[0] + one_of(random, range[1] - range[0] + 1);
         if (kind->test)
             tell_to_test(story, which, part > 0, part == turns, kind->unseen_telling, sentences,
                          random);
         else
-            tell_to_learn(story, which, part > 0, part > 0 && turn_is_unseen(from, which),
-                          sentences, random);
+            tell_to_learn(story, which, part > 0, sentences, random);
     }
     say(story, "\n");
 }

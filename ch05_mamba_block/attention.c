@@ -145,7 +145,7 @@ void attention_step(float *out, KeyValueCache *cache, float *work, const float *
     linear_forward_fast(cache->v + cache->len * d_model, input, layer->v_proj, NULL, 1, d_model,
                         d_model);
     cache->len = len;
-    PARALLEL_FOR(schedule(static) if (worth_sharing(4 * len * d_model)))
+    PARALLEL_FOR(schedule(static) if (worth_sharing(len * d_model)))
     for (size_t head = 0; head < layer->n_head; head++) {
         size_t first = head * d_head;
         attend(mixed + first, weights + head * len, q + first, cache->k + first, cache->v + first,

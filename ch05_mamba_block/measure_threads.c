@@ -1,13 +1,15 @@
 /* All threads against one, alone and beside another program that never rests.
 
-   HOLDS   a training step, a prompt, a scan and single tokens, each measured four ways by turns:
-           with one thread and with all, while a busy process of our own sleeps and while it works
+   HOLDS   a training step, a prompt, a scan, single tokens through a block and through a model,
+           each measured four ways by turns: with one thread and with all, while a busy process of
+           our own sleeps and while it works
    FOR     bench.c. More threads should help when they are alone and never hurt when they are not:
            the second is what programs forget, whose threads wait for one that has no processor */
 
 #ifndef CH05_MEASURE_THREADS
 #define CH05_MEASURE_THREADS
 
+#include "measure_pretrained.c"
 #include "measure_training.c"
 #include <signal.h>
 #include <sys/wait.h>
@@ -83,6 +85,57 @@ static void run_block(void *with)
     block_forward(job->out, &job->own.cache, &job->own.state, job->input, &job->own.block);
 }
 
+/* A pretrained model at work, as large as its weights do not fit into the nearer caches. */
+typedef struct {
+    Pretrained model;
+    Memory memory;
+    Runner run;
+} DecodeJob;
+
+/* Random weights, read back from a folder that is there no longer than that takes. */
+static bool decode_job_new(DecodeJob *job, Error *error)
+{
+    MambaConfig config = config_default(768);
+    Random random = random_from_seed(2);
+    char dir[] = "/tmp/bench_threads_XXXXXX";
+    config.num_hidden_layers = 4;
+    config.vocab_size = 2048;
+    if (mkdtemp(dir) == NULL)
+        return fail(error, "%s: %s", dir, strerror(errno));
+    Model model = model_new(&config);
+    model_init(&model, &random);
+    bool ok =
+        folder_write(&model, dir, TENSOR_F32, error) && pretrained_open(&job->model, dir, 0, error);
+    model_free(&model);
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    for (size_t i = 0; i < 2; i++) {
+        char *path = path_in(dir, files[i]);
+        unlink(path);
+        free(path);
+    }
+    rmdir(dir);
+    if (ok) {
+        job->memory = memory_new(&config);
+        job->run = runner_new(&job->model);
+    }
+    return ok;
+}
+
+static void decode_job_free(DecodeJob *job)
+{
+    runner_free(&job->run);
+    memory_free(&job->memory);
+    pretrained_close(&job->model);
+}
+
+static void run_decode(void *with)
+{
+    DecodeJob *job = (DecodeJob *)with;
+    if (job->run.threads != (size_t)threads_most())
+        runner_threads(&job->run, (size_t)threads_most());
+    runner_step(&job->run, &job->memory, 7, true);
+}
+
 static void run_scan(void *with)
 {
     BenchScan *bench = (BenchScan *)with;
@@ -141,6 +194,9 @@ bool demo_threads_speed(const Show *show, Error *error)
 {
     enum { PROMPT = 512 };
     int threads = threads_most();
+    DecodeJob decode;
+    if (!decode_job_new(&decode, error))
+        return false;
     pid_t busy = busy_start();
     if (busy < 0)
         return fail(error, "cannot start a second process: %s", strerror(errno));
@@ -159,6 +215,7 @@ bool demo_threads_speed(const Show *show, Error *error)
     ThreadJob job[] = {{"training step", run_step, &step, {{0.0}}},
                        {"block, 512 tokens of 768", run_block, &prompt, {{0.0}}},
                        {"scan, 2048 tokens", run_scan, &scan, {{0.0}}},
+                       {"model, a token of 768", run_decode, &decode, {{0.0}}},
                        {"block, a token of 768", run_block, &wide, {{0.0}}},
                        {"block, a token of 256", run_block, &narrow, {{0.0}}}};
     const size_t count = sizeof job / sizeof *job;
@@ -171,6 +228,7 @@ bool demo_threads_speed(const Show *show, Error *error)
     print_jobs(job, count, threads);
     busy_end(busy);
     bench_scan_free(&scan);
+    decode_job_free(&decode);
     block_job_free(&prompt), block_job_free(&narrow), block_job_free(&wide);
     trainer_free(&trainer);
     model_free(&model);

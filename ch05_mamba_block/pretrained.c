@@ -336,6 +336,7 @@ typedef struct {
     float *own; /* (threads, activation_floats(widest)) each thread's vector, ready for products */
     size_t widest; /* the longest of them */
     Meeting meeting;
+    Pace pace;
     double seconds[T_COUNT], mark; /* added up if `timed` */
     bool timed;
     /* many tokens at once */
@@ -356,6 +357,7 @@ static void runner_threads(Runner *run, size_t threads)
     free(run->own);
     run->own = NEW(float, threads *activation_floats(run->widest));
     run->threads = threads;
+    memset(&run->pace, 0, sizeof run->pace);
 }
 
 /* A model at work; runner_free when done. Two passes over one list of vectors: the first counts,
@@ -514,15 +516,19 @@ static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, siz
 }
 
 /* One parallel region for the whole step: to start one for each product would cost more than the
-   smaller products take. A single thread needs none. */
+   smaller products take. A single thread needs none; and one goes alone where all are slower. */
 static void step_all(Runner *run, Memory *memory, uint32_t id, bool logits)
 {
     run->mark = run->timed ? seconds_now() : 0.0;
 #ifdef _OPENMP
+    size_t threads = pace_threads(&run->pace, run->threads);
     if (run->threads > 1) {
-        PARALLEL_PRAGMA(omp parallel num_threads((int)run->threads))
+        double start = seconds_now();
+        PARALLEL_PRAGMA(omp parallel num_threads((int)threads) if (threads > 1))
         step_part(run, memory, id, logits, (size_t)omp_get_thread_num(),
                   (size_t)omp_get_num_threads());
+        if (id != NO_TOKEN && logits) /* other steps are shorter */
+            pace_took(&run->pace, seconds_now() - start);
         return;
     }
 #endif

@@ -214,7 +214,7 @@ void linear_forward_fast(float *y, const float *x, const float *W, const float *
                          size_t d_in, size_t d_out)
 {
     if (tokens < FEW_TOKENS) {
-        PARALLEL_FOR(schedule(static) if (worth_sharing(4 * d_in * d_out))) /* they are fetched */
+        PARALLEL_FOR(schedule(static) if (worth_sharing(d_in * d_out)))
         for (size_t o = 0; o < d_out; o++)
             for (size_t t = 0; t < tokens; t++)
                 y[t * d_out + o] =

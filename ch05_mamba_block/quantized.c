@@ -116,7 +116,7 @@ void weight_rows_to_float(float *out, const Weight *weight, size_t first, size_t
 {
     size_t blocks = blocks_of(weight->cols);
     assert(weight->type != TENSOR_I8 || weight->scale != NULL);
-    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count * weight->cols)))
+    PARALLEL_FOR(schedule(static) if (count * weight->cols > 50000))
     for (size_t r = 0; r < count; r++) {
         float *to = out + r * weight->cols;
         if (weight->type != TENSOR_I8)

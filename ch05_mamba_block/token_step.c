@@ -70,6 +70,44 @@ void threads_meet(Meeting *meeting, size_t threads)
     }
 }
 
+/* Whether steps pay for all threads. Where other programs want the processors, threads that must
+   meet a hundred times in a step may be slower than one alone. The numbers are the same either way,
+   so it can be tried. Zeroed: nothing is known, and all go. */
+typedef struct {
+    double all, one;    /* seconds of a step by all threads and by one, lately; 0: not known */
+    double best;        /* the least that all have ever taken, undisturbed; 0: not known */
+    size_t alone, next; /* steps that one thread still makes; and will make the next time */
+} Pace;
+
+/* How many threads the next step should have. */
+size_t pace_threads(const Pace *pace, size_t threads)
+{
+    return pace->alone > 0 ? 1 : threads;
+}
+
+/* What the step has taken that pace_threads was asked about. One thread goes on alone when all
+   together take half as long again as they can, and longer than one; then all try once more, and if
+   that fails, twice as much later than before. */
+void pace_took(Pace *pace, double seconds)
+{
+    enum { FIRST = 8, MOST = 256 };
+    bool by_one = pace->alone > 0;
+    double *lately = by_one ? &pace->one : &pace->all;
+    *lately = *lately > 0.0 ? 0.75 * *lately + 0.25 * seconds : seconds;
+    if (by_one) {
+        pace->alone--;
+        return;
+    }
+    pace->best = pace->best > 0.0 ? fmin(pace->best, seconds) : seconds;
+    if (pace->all <= 1.5 * pace->best)
+        pace->next = 0;
+    else if (pace->all > pace->one) {
+        pace->next = pace->next > 0 ? smaller(2 * pace->next, MOST) : (size_t)FIRST;
+        pace->alone = pace->next;
+        pace->all = 0.0;
+    }
+}
+
 /* The first of the rows that a thread works on: even shares, on borders of 16. */
 size_t share_start(size_t rows, size_t thread, size_t threads)
 {

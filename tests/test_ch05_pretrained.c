@@ -379,6 +379,33 @@ static void threads_that_meet_wait_for_the_last_awake_or_asleep(void **state)
 #endif
 }
 
+/* Steps of so many seconds, by whoever is to make them: how many one thread made alone. */
+static size_t steps_alone(Pace *pace, size_t steps, double all, double one)
+{
+    size_t alone = 0;
+    for (size_t i = 0; i < steps; i++) {
+        bool by_one = pace_threads(pace, 2) == 1;
+        alone += by_one;
+        pace_took(pace, by_one ? one : all);
+    }
+    return alone;
+}
+
+static void one_thread_goes_alone_while_all_are_slower(void **state)
+{
+    (void)state;
+    Pace pace;
+    memset(&pace, 0, sizeof pace);
+    assert_int_equal(pace_threads(&pace, 3), 3);
+    assert_int_equal(steps_alone(&pace, 100, 1.0, 2.0), 0);
+    assert_int_equal(steps_alone(&pace, 100, 1.4, 2.0), 0); /* half as long again may be */
+    assert_in_range(steps_alone(&pace, 1000, 9.0, 2.0), 950,
+                    995);                                        /* some by all, to see how it is */
+    assert_in_range(steps_alone(&pace, 1000, 1.0, 2.0), 1, 256); /* and then it is well again */
+    assert_int_equal(steps_alone(&pace, 100, 1.0, 2.0), 0);
+    assert_in_range(steps_alone(&pace, 1000, 1.9, 2.0), 0, 8); /* slow, but one is slower */
+}
+
 /* ---- memories ---- */
 
 static void a_memory_comes_back_from_its_file(void **state)
@@ -804,6 +831,7 @@ int main(void)
         cmocka_unit_test(eight_bits_lose_a_few_percent),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
         cmocka_unit_test(threads_that_meet_wait_for_the_last_awake_or_asleep),
+        cmocka_unit_test(one_thread_goes_alone_while_all_are_slower),
         cmocka_unit_test(a_memory_comes_back_from_its_file),
         cmocka_unit_test(memories_that_do_not_fit_are_refused),
         cmocka_unit_test(perplexity_of_a_file_is_that_of_its_ids),

@@ -143,7 +143,7 @@ static const Task task_copying = {"copying",
                                   copying_fill,
                                   64,
                                   1024,
-                                  {copying_lesson, 16, 64, 8000, 4e-3, 0.1, 1e-3, 0.1},
+                                  {copying_lesson, 16, 64, 10000, 4e-3, 0.1, 1e-3, 0.1},
                                   {copying_fill, 64, 4096, 400000, 1e-4, 0.1, 1e-3, 0.1}};
 static const Task task_induction = {"induction",
                                     "Induction heads: what followed the marker?",
@@ -253,7 +253,7 @@ static void task_train(TaskScores *scores, int which, size_t seed, Model *model,
 {
     TrainSettings settings = task_settings(training, seed_of_run);
     Trainer trainer = trainer_new(model, &settings);
-    size_t symbols;
+    size_t symbols = 1;
     BatchSource source = {training->fill, &symbols};
     Progress progress = progress_start(task->name);
     for (size_t i = 0; i < TASK_POINTS; i++) {
@@ -471,7 +471,7 @@ int classic_tasks_main(int argc, char **argv)
         {"full", NULL, OPTION_SWITCH, 0, 0, &o.full, "copying induction",
          "as the paper learns them: its sizes, its steps, no lessons (days)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",
-         "of the training (default 8000 and 800)"},
+         "of the training (default 10000 and 800)"},
         {"seeds", "N", OPTION_WHOLE, 1, TASK_SEEDS, &o.seeds, "copying induction",
          "train so many times, from seed S on (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",

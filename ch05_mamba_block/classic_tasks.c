@@ -158,7 +158,7 @@ static const Task task_induction = {"induction",
 /* How many targets of `count` sequences get the largest logit, all counted in *all. They are read
    in pieces, each of which goes on from the state that the one before it left: what is worked with
    does not depend on the length. */
-static size_t right_answers(size_t *all, TaskFill ask, size_t count, size_t len, size_t piece,
+static size_t right_answers(size_t *all, TaskFill question, size_t count, size_t len, size_t piece,
                             const Model *model, Random *random)
 {
     size_t vocab = model->config.vocab_size, right = 0, padded = (len + piece - 1) / piece * piece;
@@ -166,7 +166,7 @@ static size_t right_answers(size_t *all, TaskFill ask, size_t count, size_t len,
             *now = NEW(int32_t, count * piece);
     float *state = NEW(float, model_state_floats(&model->config, count));
     ModelWork work = model_work_new(model, count, piece, false);
-    ask(ids, targets, count, len, NULL, random);
+    question(ids, targets, count, len, NULL, random);
     for (size_t from = 0; from < padded; from += piece) {
         for (size_t b = 0; b < count; b++) /* behind the end any token will do */
             for (size_t t = 0; t < piece; t++)
@@ -189,13 +189,13 @@ enum { TASK_TOGETHER = 16, TASK_PIECE = 256 };
 
 /* The same in percent, of `count` sequences, a multiple of TASK_TOGETHER, of which so many are read
    at a time. */
-static double percent_right(TaskFill ask, size_t count, size_t len, const Model *model,
+static double percent_right(TaskFill question, size_t count, size_t len, const Model *model,
                             Random *random)
 {
     size_t all = 0, right = 0;
     for (size_t i = 0; i < count; i += TASK_TOGETHER)
-        right +=
-            right_answers(&all, ask, TASK_TOGETHER, len, smaller(len, TASK_PIECE), model, random);
+        right += right_answers(&all, question, TASK_TOGETHER, len, smaller(len, TASK_PIECE), model,
+                               random);
     return 100.0 * (double)right / (double)all;
 }
 

@@ -150,7 +150,7 @@ static const Task task_induction = {"induction",
                                     induction_fill,
                                     256,
                                     65536,
-                                    {induction_lesson, 1, 4096, 800, 4e-3, 0.1, 1e-6, 0.01},
+                                    {induction_lesson, 1, 4096, 1200, 4e-3, 0.1, 1e-6, 0.01},
                                     {induction_fill, 8, 256, 204800, 1e-3, 0.0, 1e-3, 0.1}};
 
 /* ===================================== Right answers ======================================= */
@@ -272,10 +272,10 @@ static void task_train(TaskScores *scores, int which, size_t seed, Model *model,
     trainer_free(&trainer);
 }
 
-/* As many sequences as a million tokens have, but no more than 1,024 and no fewer than 128. */
+/* As many sequences as a quarter of a million tokens have, from 128 to 1,024. */
 static size_t sequences_asked(size_t len)
 {
-    size_t count = smaller(1024, 1048576 / len);
+    size_t count = smaller(1024, 262144 / len);
     return (count > 128 ? count : 128) / TASK_TOGETHER * TASK_TOGETHER;
 }
 
@@ -471,7 +471,7 @@ int classic_tasks_main(int argc, char **argv)
         {"full", NULL, OPTION_SWITCH, 0, 0, &o.full, "copying induction",
          "as the paper learns them: its sizes, its steps, no lessons (days)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",
-         "of the training (default 10000 and 800)"},
+         "of the training (default 10000 and 1200)"},
         {"seeds", "N", OPTION_WHOLE, 1, TASK_SEEDS, &o.seeds, "copying induction",
          "train so many times, from seed S on (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",

@@ -1,49 +1,82 @@
 /* Two classic tasks, the Mamba paper's own: remember what matters among noise, and find again what
    once followed a word. Each with a selective and a time-invariant model of the same size.
 
-   HOLDS   selective copying and induction heads; right answers at once and token by token; the
-           training of both models, at lengths far beyond training too
+   HOLDS   selective copying and induction heads; the lessons that lead up to them; right answers,
+           piece by piece; the training of both models with several seeds, and their scores at
+           lengths far beyond training
    FOR     the lesson's section "Two classic tasks", and its tests
    BUILD   cc -O2 ch05_mamba_block/classic_tasks.c -o classic_tasks -lm && ./classic_tasks
-   SOURCE  A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.1, figure 2, appendix E */
+   SOURCE  A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.1, figure 2, appendix E
+           Y. Bengio et al., Curriculum learning, ICML 2009 (from easy to hard) */
 
 #ifndef CH05_CLASSIC_TASKS
 #define CH05_CLASSIC_TASKS
 
 #include "language_model.c"
+#include "../ch01_markov/measure.h" /* the median */
 
 /* ======================================= The tasks ========================================= */
+/* Each as the paper asks it, and as a lesson from which a small model learns it in minutes. A
+   question of the paper's says yes or no to a whole mechanism at once, with few answers to learn
+   from. A lesson asks the same in small steps. */
 
 enum { TASK_SYMBOLS = 16, TASK_REMEMBER = 16, NOISE = 0, MARKER = TASK_SYMBOLS - 1 };
 
-/* What tells one task from the other. */
-typedef struct {
-    const char *name, *title;
-    BatchSource source;
-    TrainSettings settings; /* classroom size */
-    TrainSettings full;     /* the paper's */
-} Task;
+static size_t task_draw(size_t count, Random *random)
+{
+    return (size_t)(random_uniform(random) * (double)count);
+}
 
-/* Selective copying: TASK_REMEMBER symbols at random places of a piece of noise, then as many
-   markers, at which the symbols are to be said in their order (the paper's figure 2 and appendix
-   E.1). */
+/* One piece to copy: some symbols at random places of the first `spread` tokens, then as many
+   markers, at which the symbols are to be said in their order; noise everywhere else. */
+static void copying_piece(int32_t *id, int32_t *target, size_t len, size_t symbols, size_t spread,
+                          Random *random)
+{
+    size_t said = spread, end = spread + symbols;
+    assert(symbols <= spread && end <= len);
+    for (size_t t = 0; t < len; t++) {
+        id[t] = t < spread || t >= end ? NOISE : MARKER;
+        target[t] = -1;
+    }
+    for (size_t t = 0; said < end; t++) { /* all sets of places are equally likely */
+        double chance = (double)(end - said) / (double)(spread - t);
+        if (random_uniform(random) < chance)
+            id[t] = target[said++] = 1 + (int32_t)task_draw(MARKER - 1, random);
+    }
+}
+
+/* Selective copying: TASK_REMEMBER symbols, and noise between them up to the first marker (the
+   paper's figure 2 and appendix E.1). */
 static void copying_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
                          Random *random)
 {
-    size_t spread = len - TASK_REMEMBER;
     (void)from;
+    for (size_t b = 0; b < batch; b++)
+        copying_piece(ids + b * len, targets + b * len, len, TASK_REMEMBER, len - TASK_REMEMBER,
+                      random);
+}
+
+/* The lesson: first one symbol, then more and more; and as often hardly any noise as much of it
+   (the logarithm of the spread is uniform). `from` says how many symbols it is now; one piece in
+   four has any number up to it, so that nothing is forgotten. */
+static void copying_lesson(int32_t *ids, int32_t *targets, size_t batch, size_t len,
+                           const void *from, Random *random)
+{
+    size_t most = *(const size_t *)from;
     for (size_t b = 0; b < batch; b++) {
-        int32_t *id = ids + b * len, *target = targets + b * len;
-        size_t said = spread;
-        for (size_t t = 0; t < len; t++) {
-            id[t] = t < spread ? NOISE : MARKER;
-            target[t] = -1;
-        }
-        for (size_t t = 0; said < len; t++) { /* all sets of places are equally likely */
-            double chance = (double)(len - said) / (double)(spread - t);
-            if (random_uniform(random) < chance)
-                id[t] = target[said++] = 1 + (int32_t)(random_uniform(random) * (MARKER - 1));
-        }
+        size_t symbols = task_draw(4, random) == 0 ? 1 + task_draw(most, random) : most;
+        double least = log((double)symbols), widest = log((double)(len - symbols) + 0.999);
+        size_t spread = (size_t)exp(least + (widest - least) * random_uniform(random));
+        copying_piece(ids + b * len, targets + b * len, len, symbols,
+                      spread > symbols ? spread : symbols, random);
+    }
+}
+
+static void random_symbols(int32_t *id, int32_t *target, size_t len, Random *random)
+{
+    for (size_t t = 0; t < len; t++) {
+        id[t] = (int32_t)task_draw(MARKER, random);
+        target[t] = -1;
     }
 }
 
@@ -55,174 +88,330 @@ static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t 
     (void)from;
     for (size_t b = 0; b < batch; b++) {
         int32_t *id = ids + b * len, *target = targets + b * len;
-        size_t place = (size_t)(random_uniform(random) * (double)(len - 2));
-        for (size_t t = 0; t < len; t++) {
-            id[t] = (int32_t)(random_uniform(random) * (TASK_SYMBOLS - 1));
-            target[t] = -1;
-        }
+        size_t place = task_draw(len - 2, random);
+        random_symbols(id, target, len, random);
         id[place] = id[len - 1] = MARKER;
         target[len - 1] = id[place + 1];
     }
 }
 
+/* The lesson: many markers. Each asks what followed the one before it, and brings the next answer.
+   A gap is longer than g with chance sqrt(2 / g): most are short and soon learnt, and now and
+   then one goes through the whole piece. */
+static void induction_lesson(int32_t *ids, int32_t *targets, size_t batch, size_t len,
+                             const void *from, Random *random)
+{
+    (void)from;
+    for (size_t b = 0; b < batch; b++) {
+        int32_t *id = ids + b * len, *target = targets + b * len;
+        size_t before = len, gap;
+        random_symbols(id, target, len, random);
+        for (size_t t = task_draw(2, random); t < len; before = t, t += gap) {
+            double u = 1.0 - random_uniform(random);
+            gap = (size_t)fmin(2.0 / (u * u), (double)len);
+            id[t] = MARKER;
+            if (before < len)
+                target[t] = id[before + 1];
+        }
+    }
+}
+
+typedef void (*TaskFill)(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
+                         Random *random);
+
+/* How a task is learnt. */
+typedef struct {
+    TaskFill fill;
+    uint64_t batch, len, steps;
+    double rate, decay;
+    double delta_least, delta_most; /* the Deltas at the start */
+} TaskTraining;
+
+/* What tells one task from the other. */
+typedef struct {
+    const char *name, *title;
+    TaskFill ask;                /* the paper's question */
+    size_t shortest, longest;    /* it is asked at these lengths, and four times each in between */
+    TaskTraining lessons, paper; /* at classroom size; as the paper learns it */
+} Task;
+
+/* The paper's rates are constant; here they go up first and then down, as for the stories. Its
+   Deltas start from 0.001 to 0.1. In the classroom nearly shut gates come first: a state that
+   holds by itself has only to learn when to open. */
 static const Task task_copying = {"copying",
                                   "Selective copying: 16 symbols among noise",
-                                  {copying_fill, NULL},
-                                  {32, 64, 4000, 1, 3e-3, 0.1, 1.0, 0.0},
-                                  {64, 4096 + TASK_REMEMBER, 400000, 1, 1e-4, 0.1, 1.0, 0.0}};
+                                  copying_fill,
+                                  64,
+                                  1024,
+                                  {copying_lesson, 16, 64, 10000, 4e-3, 0.1, 1e-3, 0.1},
+                                  {copying_fill, 64, 4096, 400000, 1e-4, 0.1, 1e-3, 0.1}};
 static const Task task_induction = {"induction",
                                     "Induction heads: what followed the marker?",
-                                    {induction_fill, NULL},
-                                    {8, 256, 3000, 1, 3e-3, 0.1, 1.0, 0.0},
-                                    {8, 256, 204800, 1, 1e-3, 0.1, 1.0, 0.0}};
+                                    induction_fill,
+                                    256,
+                                    65536,
+                                    {induction_lesson, 1, 4096, 1200, 4e-3, 0.1, 1e-6, 0.01},
+                                    {induction_fill, 8, 256, 204800, 1e-3, 0.0, 1e-3, 0.1}};
 
 /* ===================================== Right answers ======================================= */
 
-/* How many targets of one batch of a source get the largest logit, read token by token: the memory
+/* How many targets of `count` sequences get the largest logit, all counted in *all. They are read
+   in pieces, each of which goes on from the state that the one before it left: what is worked with
    does not depend on the length. */
-static double accuracy_by_steps(const BatchSource *source, size_t batch, size_t len,
-                                const Model *model, Random *random)
+static size_t right_answers(size_t *all, TaskFill question, size_t count, size_t len, size_t piece,
+                            const Model *model, Random *random)
 {
-    size_t vocab = model->config.vocab_size, right = 0, all = 0;
-    int32_t *ids = NEW(int32_t, batch * len), *targets = NEW(int32_t, batch * len),
-            *now = NEW(int32_t, batch);
-    float *state = NEW(float, model_state_floats(&model->config, batch));
-    ModelWork work = model_work_new(model, batch, 1, false);
-    source->fill(ids, targets, batch, len, source->from, random);
-    for (size_t t = 0; t < len; t++) {
-        for (size_t b = 0; b < batch; b++)
-            now[b] = ids[b * len + t];
+    size_t vocab = model->config.vocab_size, right = 0, padded = (len + piece - 1) / piece * piece;
+    int32_t *ids = NEW(int32_t, count * len), *targets = NEW(int32_t, count * len),
+            *now = NEW(int32_t, count * piece);
+    float *state = NEW(float, model_state_floats(&model->config, count));
+    ModelWork work = model_work_new(model, count, piece, false);
+    question(ids, targets, count, len, NULL, random);
+    for (size_t from = 0; from < padded; from += piece) {
+        for (size_t b = 0; b < count; b++) /* behind the end any token will do */
+            for (size_t t = 0; t < piece; t++)
+                now[b * piece + t] = from + t < len ? ids[b * len + from + t] : NOISE;
         model_forward(&work, state, now, model);
-        for (size_t b = 0; b < batch; b++) {
-            int32_t target = targets[b * len + t];
-            all += target >= 0;
-            right += target >= 0 && token_greedy(work.logits + b * vocab, vocab) == (size_t)target;
-        }
+        for (size_t b = 0; b < count; b++)
+            for (size_t t = 0; t < piece && from + t < len; t++) {
+                int32_t target = targets[b * len + from + t];
+                const float *logits = work.logits + (b * piece + t) * vocab;
+                *all += target >= 0;
+                right += target >= 0 && token_greedy(logits, vocab) == (size_t)target;
+            }
     }
     free(ids), free(targets), free(now), free(state);
     model_work_free(&work);
-    return (double)right / (double)all;
+    return right;
 }
 
-/* The same of one batch of a trainer, all at once. */
-static double accuracy_at_once(Trainer *trainer, const BatchSource *source, Random *random)
+enum { TASK_TOGETHER = 16, TASK_PIECE = 256 };
+
+/* The same in percent, of `count` sequences, a multiple of TASK_TOGETHER, of which so many are read
+   at a time. */
+static double percent_right(TaskFill question, size_t count, size_t len, const Model *model,
+                            Random *random)
 {
-    const TrainSettings *settings = &trainer->settings;
-    size_t vocab = trainer->model->config.vocab_size, right = 0, all = 0;
-    source->fill(trainer->ids, trainer->targets, settings->batch, settings->len, source->from,
-                 random);
-    batch_loss(trainer, false);
-    for (size_t g = 0; g < trainer->n_group; g++) {
-        const Group *group = &trainer->group[g];
-        for (size_t t = 0; t < group->work.batch * group->work.len; t++) {
-            const float *logits = group->work.logits + t * vocab;
-            int32_t target = trainer->targets[group->first + t];
-            all += target >= 0;
-            right += target >= 0 && token_greedy(logits, vocab) == (size_t)target;
-        }
-    }
-    return (double)right / (double)all;
+    size_t all = 0, right = 0;
+    for (size_t i = 0; i < count; i += TASK_TOGETHER)
+        right += right_answers(&all, question, TASK_TOGETHER, len, smaller(len, TASK_PIECE), model,
+                               random);
+    return 100.0 * (double)right / (double)all;
 }
+
+/* ======================================= Learning ========================================== */
 
 /* The paper's model for both tasks: two layers, 64 channels. */
-static Model task_model(bool time_invariant, uint64_t seed)
+static Model task_model(bool time_invariant, const TaskTraining *training, uint64_t seed)
 {
     MambaConfig config = config_default(64);
     Random random = random_from_seed(seed);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
     config.time_invariant = time_invariant;
+    config.time_step_min = config.time_step_floor = training->delta_least;
+    config.time_step_max = training->delta_most;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
 }
 
-enum { TASK_POINTS = 20 };
-
-/* Trains a model on a task; accuracy[i] is in percent after at[i] steps. */
-static void task_train(double *accuracy, double *at, Model *model, const Task *task,
-                       const TrainSettings *settings)
+static TrainSettings task_settings(const TaskTraining *training, uint64_t seed)
 {
-    Trainer trainer = trainer_new(model, settings);
-    Random random = random_from_seed(settings->seed + 1);
+    TrainSettings settings;
+    memset(&settings, 0, sizeof settings);
+    settings.batch = training->batch;
+    settings.len = training->len;
+    settings.steps = training->steps;
+    settings.seed = seed;
+    settings.rate = training->rate;
+    settings.decay = training->decay;
+    settings.clip = 1.0;
+    return settings;
+}
+
+/* How many symbols are to be copied at a step: more and more, and all of them from the middle of
+   training on. */
+static size_t symbols_now(uint64_t step, uint64_t steps)
+{
+    return smaller(TASK_REMEMBER, 1 + (size_t)(2 * TASK_REMEMBER * step / steps));
+}
+
+enum { TASK_SEEDS = 64, TASK_LENGTHS = 8, TASK_POINTS = 20, TASK_MODELS = 2 };
+
+/* What both models score, in percent: [0] the selective one, [1] its twin. */
+typedef struct {
+    size_t n_seed, n_length;
+    double at[TASK_POINTS], learning[TASK_MODELS][TASK_POINTS][TASK_SEEDS];
+    double length[TASK_LENGTHS], right[TASK_MODELS][TASK_LENGTHS][TASK_SEEDS];
+    size_t count[TASK_LENGTHS]; /* sequences asked */
+} TaskScores;
+
+/* Trains a model; now and then the question is asked, at the shortest length. */
+static void task_train(TaskScores *scores, int which, size_t seed, Model *model, const Task *task,
+                       const TaskTraining *training, uint64_t seed_of_run)
+{
+    TrainSettings settings = task_settings(training, seed_of_run);
+    Trainer trainer = trainer_new(model, &settings);
+    size_t symbols = 1;
+    BatchSource source = {training->fill, &symbols};
     Progress progress = progress_start(task->name);
     for (size_t i = 0; i < TASK_POINTS; i++) {
-        uint64_t until = settings->steps * (i + 1) / TASK_POINTS;
+        uint64_t until = settings.steps * (i + 1) / TASK_POINTS;
+        Random random = random_from_seed(98);
         while (trainer.adam.step < until) {
-            trainer_step(&trainer, &task->source);
-            progress_show(&progress, (double)trainer.adam.step, (double)settings->steps);
+            symbols = symbols_now(trainer.adam.step, settings.steps);
+            trainer_step(&trainer, &source);
+            progress_show(&progress, (double)trainer.adam.step, (double)settings.steps);
         }
-        accuracy[i] = 0.0;
-        for (int k = 0; k < 4; k++)
-            accuracy[i] += 25.0 * accuracy_at_once(&trainer, &task->source, &random);
-        at[i] = (double)until;
+        scores->at[i] = (double)until;
+        scores->learning[which][i][seed] =
+            percent_right(task->ask, TASK_TOGETHER * 4, task->shortest, model, &random);
     }
     progress_end(&progress);
     trainer_free(&trainer);
 }
 
-enum { TASK_LENGTHS = 12, TASK_BATCH = 16 };
-
-/* Right answers at lengths far beyond training, for both models; returns how many lengths. */
-static size_t task_lengths(double *length, double *percent[2], const Task *task, size_t trained,
-                           size_t longest, const Model *model)
+/* As many sequences as a quarter of a million tokens have, from 128 to 1,024. */
+static size_t sequences_asked(size_t len)
 {
-    size_t count = 0;
-    Progress progress = progress_start("lengths");
-    for (size_t len = trained; len <= longest && count < TASK_LENGTHS; len *= 4, count++) {
-        length[count] = (double)len;
-        for (int which = 0; which < 2; which++) {
-            Random random = random_from_seed(99);
-            size_t rounds = smaller(8, 1 + 16384 / len);
-            percent[which][count] = 0.0;
-            for (size_t i = 0; i < rounds; i++)
-                percent[which][count] +=
-                    100.0 / (double)rounds *
-                    accuracy_by_steps(&task->source, TASK_BATCH, len, &model[which], &random);
-        }
-        progress_show(&progress, (double)len, (double)longest);
-    }
-    progress_end(&progress);
-    return count;
+    size_t count = smaller(1024, 262144 / len);
+    return (count > 128 ? count : 128) / TASK_TOGETHER * TASK_TOGETHER;
 }
 
-/* Copying is drawn over the steps of training, induction over the lengths. */
-static bool draw_task(const Task *task, const double *x, double *const percent[2], size_t points,
-                      const Show *show, Error *error)
+/* Right answers at the lengths of training and far beyond. */
+static void task_lengths(TaskScores *scores, int which, size_t seed, const Task *task,
+                         const Model *model)
 {
-    bool copying = task->source.fill == copying_fill;
+    Progress progress = progress_start("lengths");
+    for (size_t i = 0; i < scores->n_length; i++) {
+        Random random = random_from_seed(99);
+        size_t len = (size_t)scores->length[i];
+        scores->right[which][i][seed] =
+            percent_right(task->ask, scores->count[i], len, model, &random);
+        progress_show(&progress, (double)(i + 1), (double)scores->n_length);
+    }
+    progress_end(&progress);
+}
+
+/* No model yet, and the lengths that will be asked. */
+static TaskScores *task_scores_new(const Task *task, size_t seeds)
+{
+    TaskScores *scores = NEW(TaskScores, 1);
+    scores->n_seed = seeds;
+    for (size_t len = task->shortest; len <= task->longest; len *= 4) {
+        assert(scores->n_length < TASK_LENGTHS);
+        scores->count[scores->n_length] = sequences_asked(len);
+        scores->length[scores->n_length++] = (double)len;
+    }
+    return scores;
+}
+
+/* Both models, seed after seed. */
+static void task_learn(TaskScores *scores, const Task *task, const TaskTraining *training,
+                       uint64_t first)
+{
+    for (size_t seed = 0; seed < scores->n_seed; seed++)
+        for (int which = 0; which < TASK_MODELS; which++) {
+            Model model = task_model(which == 1, training, first + seed);
+            double start = seconds_now();
+            task_train(scores, which, seed, &model, task, training, first + seed);
+            double trained = seconds_now();
+            task_lengths(scores, which, seed, task, &model);
+            fprintf(stderr, "%s, seed %" PRIu64 ": trained in %.0f s, asked in %.0f s\n",
+                    which == 0 ? "selective" : "time-invariant", first + seed, trained - start,
+                    seconds_now() - trained);
+            model_free(&model);
+        }
+}
+
+/* ======================================= Showing =========================================== */
+
+/* The median of some numbers, which stay in their order, and the least of them. */
+static double median_of(const double *values, size_t count, double *least)
+{
+    double sorted[TASK_SEEDS];
+    memcpy(sorted, values, count * sizeof *values);
+    double middle = median(sorted, count);
+    *least = sorted[0];
+    return middle;
+}
+
+/* One model's scores: a line for each seed; then the median and the worst, length by length. */
+static void print_scores(const TaskScores *scores, int which, uint64_t first)
+{
+    double middle[TASK_LENGTHS], worst[TASK_LENGTHS];
+    printf("\n%s\n", which == 0 ? "selective" : "time-invariant");
+    for (size_t seed = 0; seed < scores->n_seed; seed++) {
+        printf("  seed %-5" PRIu64, first + seed);
+        for (size_t i = 0; i < scores->n_length; i++)
+            printf("  %7.1f", scores->right[which][i][seed]);
+        putchar('\n');
+    }
+    if (scores->n_seed == 1)
+        return;
+    for (size_t i = 0; i < scores->n_length; i++)
+        middle[i] = median_of(scores->right[which][i], scores->n_seed, &worst[i]);
+    printf("  median    ");
+    for (size_t i = 0; i < scores->n_length; i++)
+        printf("  %7.1f", middle[i]);
+    printf("\n  worst     ");
+    for (size_t i = 0; i < scores->n_length; i++)
+        printf("  %7.1f", worst[i]);
+    putchar('\n');
+}
+
+/* All of it in percent, by length. */
+static void print_task_table(const TaskScores *scores, uint64_t first)
+{
+    printf("Right answers in percent, by length\n\n  length    ");
+    for (size_t i = 0; i < scores->n_length; i++)
+        printf("  %7.0f", scores->length[i]);
+    printf("\n  sequences ");
+    for (size_t i = 0; i < scores->n_length; i++)
+        printf("  %7zu", scores->count[i]);
+    putchar('\n');
+    for (int which = 0; which < TASK_MODELS; which++)
+        print_scores(scores, which, first);
+}
+
+/* Medians of all seeds: copying over the steps of training, induction over the lengths. */
+static bool draw_task(const Task *task, const TaskScores *scores, const Show *show, Error *error)
+{
+    bool copying = task->ask == copying_fill;
+    size_t points = copying ? (size_t)TASK_POINTS : scores->n_length;
+    double middle[TASK_MODELS][TASK_POINTS], least;
     Chart chart = chart_new(copying ? "Right symbols while learning" : "Right answers by length",
                             copying ? "step" : "length", "percent");
     chart.log_x = !copying;
-    chart_add(&chart, "selective", MARK_LINE, x, percent[0], points);
-    chart_add(&chart, "time-invariant", MARK_LINE, x, percent[1], points);
+    for (int which = 0; which < TASK_MODELS; which++) {
+        for (size_t i = 0; i < points; i++)
+            middle[which][i] =
+                median_of(copying ? scores->learning[which][i] : scores->right[which][i],
+                          scores->n_seed, &least);
+        chart_add(&chart, which == 0 ? "selective" : "time-invariant", MARK_LINE,
+                  copying ? scores->at : scores->length, middle[which], points);
+    }
     return chart_show(&chart, show, error);
 }
 
-/* A task from start to end: both models trained, a table, a chart. */
-static bool show_task(const Task *task, const TrainSettings *settings, const Show *show,
-                      Error *error)
+/* A task from start to end: both models trained with every seed, a table, a chart. */
+static bool show_task(const Task *task, const TaskTraining *training, size_t seeds,
+                      const Show *show, Error *error)
 {
-    double at[TASK_POINTS], curve[2][TASK_POINTS], length[TASK_LENGTHS], far[2][TASK_LENGTHS];
-    double *learnt[2] = {curve[0], curve[1]}, *percent[2] = {far[0], far[1]}, start = seconds_now();
-    bool copying = task->source.fill == copying_fill;
-    Model model[2] = {task_model(false, settings->seed), task_model(true, settings->seed)};
-    printf("%s\n2 layers of 64 channels, %zu parameters; trained at length %" PRIu64 ", %" PRIu64
-           " steps of %" PRIu64 "\n\n",
-           task->title, model_floats(&model[0].config), settings->len, settings->steps,
-           settings->batch);
+    MambaConfig config = config_default(64);
+    config.num_hidden_layers = 2;
+    config.vocab_size = TASK_SYMBOLS;
+    printf("%s\n2 layers of 64 channels, %zu parameters; %" PRIu64 " steps of %" PRIu64
+           " x %" PRIu64 " tokens\n\n",
+           task->title, model_floats(&config), training->steps, training->batch, training->len);
     fflush(stdout);
-    for (int which = 0; which < 2; which++)
-        task_train(curve[which], at, &model[which], task, settings);
-    fprintf(stderr, "both trained in %.0f s\n", seconds_now() - start);
-    size_t longest = copying ? 16 * settings->len : 65536;
-    size_t count = task_lengths(length, percent, task, settings->len, longest, model);
-    puts("  length   selective   time-invariant");
-    for (size_t i = 0; i < count; i++)
-        printf("  %6.0f   %7.1f %%   %12.1f %%\n", length[i], far[0][i], far[1][i]);
-    model_free(&model[0]), model_free(&model[1]);
-    return draw_task(task, copying ? at : length, copying ? learnt : percent,
-                     copying ? (size_t)TASK_POINTS : count, show, error);
+    TaskScores *scores = task_scores_new(task, seeds);
+    task_learn(scores, task, training, show->seed);
+    print_task_table(scores, show->seed);
+    bool ok = draw_task(task, scores, show, error);
+    free(scores);
+    return ok;
 }
 
 /* A short piece of a task: what is read, and below it what is to be said. */
@@ -230,10 +419,10 @@ static void print_example(const Task *task, Random *random)
 {
     enum { LEN = 64 };
     static const char shown[TASK_SYMBOLS + 1] = "abcdefghijklmno?";
-    bool copying = task->source.fill == copying_fill;
+    bool copying = task->ask == copying_fill;
     int32_t ids[LEN], targets[LEN];
     char read[LEN + 1] = "", said[LEN + 1] = "";
-    task->source.fill(ids, targets, 1, LEN, NULL, random);
+    task->ask(ids, targets, 1, LEN, NULL, random);
     for (size_t t = 0; t < LEN; t++) {
         read[t] = copying && ids[t] == NOISE ? '.' : shown[ids[t]];
         said[t] = targets[t] < 0 ? ' ' : shown[targets[t]];
@@ -246,16 +435,19 @@ static void print_example(const Task *task, Random *random)
 typedef struct {
     bool copying, induction, full, ascii;
     const char *svg;
-    uint64_t steps, seed;
+    uint64_t steps, seed, seeds;
 } TaskOptions;
 
 static bool run_task(const TaskOptions *options, const Show *show, Error *error)
 {
-    const Task *task = options->copying ? &task_copying : &task_induction;
-    TrainSettings settings = options->full ? task->full : task->settings;
-    settings.steps = options->steps > 0 ? options->steps : settings.steps;
-    settings.seed = options->seed;
-    return show_task(task, &settings, show, error);
+    Task task = options->copying ? task_copying : task_induction;
+    TaskTraining training = options->full ? task.paper : task.lessons;
+    training.steps = options->steps > 0 ? options->steps : training.steps;
+    if (options->full && options->copying) { /* asked at its own length, and beyond */
+        task.shortest = (size_t)training.len;
+        task.longest = 16 * task.shortest;
+    }
+    return show_task(&task, &training, (size_t)options->seeds, show, error);
 }
 
 static bool demo_examples(const Show *show, Error *error)
@@ -270,16 +462,18 @@ static bool demo_examples(const Show *show, Error *error)
 
 int classic_tasks_main(int argc, char **argv)
 {
-    TaskOptions o = {false, false, false, false, NULL, 0, 1};
+    TaskOptions o = {false, false, false, false, NULL, 0, 1, 1};
     const Option table[] = {
         {"copying", NULL, OPTION_SWITCH, 0, 0, &o.copying, "mode",
          "train both models on selective copying (minutes)"},
         {"induction", NULL, OPTION_SWITCH, 0, 0, &o.induction, "mode",
          "train both models on induction heads (minutes)"},
         {"full", NULL, OPTION_SWITCH, 0, 0, &o.full, "copying induction",
-         "copying at the paper's size, induction with the paper's steps (days)"},
+         "as the paper learns them: its sizes, its steps, no lessons (days)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",
-         "of the training (default 4000 and 3000)"},
+         "of the training (default 10000 and 1200)"},
+        {"seeds", "N", OPTION_WHOLE, 1, TASK_SEEDS, &o.seeds, "copying induction",
+         "train so many times, from seed S on (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",
          "of the training, or of the examples (default 1)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "copying induction", "write the chart as SVG"},

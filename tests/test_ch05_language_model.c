@@ -1618,19 +1618,145 @@ static void induction_asks_for_what_followed_the_marker(void **state)
         assert_true(at[t] > 5);
 }
 
-static void right_answers_are_the_same_by_steps_and_at_once(void **state)
+/* What a piece of the copying lesson asks: symbols, then as many markers, then noise. Returns how
+   many, and sets where the markers begin. */
+static size_t check_copying_piece(size_t *spread, const int32_t *id, const int32_t *target,
+                                  size_t len)
+{
+    size_t symbols = 0, said = 0;
+    for (*spread = 0; *spread < len && id[*spread] != MARKER; ++*spread)
+        assert_int_equal(target[*spread], -1);
+    for (size_t t = 0; t < *spread; t++)
+        if (id[t] != NOISE) {
+            assert_int_equal(id[*spread + symbols], MARKER);
+            assert_int_equal(target[*spread + symbols++], id[t]);
+        }
+    for (size_t t = *spread; t < len; t++)
+        said += target[t] >= 0;
+    assert_int_equal(said, symbols);
+    for (size_t t = *spread + symbols; t < len; t++)
+        assert_int_equal(id[t], NOISE);
+    return symbols;
+}
+
+static void the_lesson_of_copying_goes_from_one_symbol_to_all(void **state)
 {
     (void)state;
-    TrainSettings settings = {4, 40, 1, 1, 1e-3, 0.1, 1.0, 0.0};
-    Model model = task_model(false, 1);
-    Trainer trainer = trainer_new(&model, &settings);
-    for (int seed = 0; seed < 3; seed++) {
-        Random one = random_from_seed((uint64_t)seed), two = one;
-        double steps = accuracy_by_steps(&task_copying.source, 4, 40, &model, &one);
-        assert_true(steps == accuracy_at_once(&trainer, &task_copying.source, &two));
+    enum { BATCH = 400, LEN = 64 };
+    static int32_t ids[BATCH * LEN], targets[BATCH * LEN];
+    static const size_t most[] = {1, 5, TASK_REMEMBER};
+    Random random = random_from_seed(3);
+    for (size_t k = 0; k < sizeof most / sizeof *most; k++) {
+        size_t as_many = 0, dense = 0, wide = 0, fewest = LEN;
+        copying_lesson(ids, targets, BATCH, LEN, &most[k], &random);
+        for (size_t b = 0; b < BATCH; b++) {
+            size_t spread,
+                symbols = check_copying_piece(&spread, ids + b * LEN, targets + b * LEN, LEN);
+            assert_in_range(symbols, 1, most[k]);
+            as_many += symbols == most[k];
+            dense += spread < 2 * symbols;
+            wide += spread + symbols > LEN - 4;
+            fewest = smaller(fewest, symbols);
+        }
+        assert_in_range(as_many, BATCH * 7 / 10, BATCH); /* three in four, and a few by chance */
+        assert_int_equal(fewest, 1);
+        assert_in_range(dense, BATCH / 10, BATCH * 9 / 10);
+        assert_true(wide > 0);
     }
-    trainer_free(&trainer);
+    assert_int_equal(symbols_now(0, 1000), 1);
+    assert_int_equal(symbols_now(250, 1000), 9);
+    assert_int_equal(symbols_now(499, 1000), TASK_REMEMBER);
+    assert_int_equal(symbols_now(999, 1000), TASK_REMEMBER);
+}
+
+static void the_lesson_of_induction_asks_at_every_marker_but_the_first(void **state)
+{
+    (void)state;
+    enum { BATCH = 100, LEN = 2048 };
+    static int32_t ids[BATCH * LEN], targets[BATCH * LEN];
+    Random random = random_from_seed(4);
+    size_t gaps = 0, above[3] = {0, 0, 0};
+    induction_lesson(ids, targets, BATCH, LEN, NULL, &random);
+    for (size_t b = 0; b < BATCH; b++) {
+        const int32_t *id = ids + b * LEN, *target = targets + b * LEN;
+        size_t before = LEN;
+        for (size_t t = 0; t < LEN; t++) {
+            assert_in_range(id[t], 0, MARKER);
+            assert_int_equal(target[t], id[t] == MARKER && before < LEN ? id[before + 1] : -1);
+            if (id[t] != MARKER)
+                continue;
+            if (before < LEN) {
+                size_t gap = t - before;
+                assert_true(gap >= 2);
+                gaps++, above[0] += gap >= 8, above[1] += gap >= 128, above[2] += gap >= 1024;
+            } else
+                assert_true(t < 2);
+            before = t;
+        }
+    }
+    /* gap >= g has the chance sqrt(2 / g): 1/2, 1/8, 1/23; long ones are cut off by the end */
+    assert_near((double)above[0] / (double)gaps, 0.5, 0.05, 0);
+    assert_near((double)above[1] / (double)gaps, 0.1, 0.05, 0);
+    assert_true(above[2] > 5);
+}
+
+static void right_answers_are_the_same_in_pieces_of_any_length(void **state)
+{
+    (void)state;
+    static const size_t piece[] = {1, 7, 40, 64};
+    Model model = task_model(false, &task_copying.paper, 1);
+    size_t out = model.config.hidden_size * model.config.intermediate_size;
+    for (size_t layer = 0; layer < 2; layer++) /* loud blocks: what was read decides what is said */
+        for (size_t i = 0; i < out; i++)
+            model.params.layer[layer].tensor[OUT_PROJ_WEIGHT][i] *= 30.0f;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        size_t right[4], all[4] = {0, 0, 0, 0};
+        for (size_t k = 0; k < 4; k++) {
+            Random random = random_from_seed(seed);
+            right[k] = right_answers(&all[k], copying_fill, 8, 40, piece[k], &model, &random);
+            assert_int_equal(all[k], 8 * TASK_REMEMBER);
+            assert_int_equal(right[k], right[0]);
+        }
+        assert_in_range(right[0], 1, 8 * TASK_REMEMBER - 1);
+    }
     model_free(&model);
+}
+
+static void induction_is_learnt_by_the_selective_model_alone(void **state)
+{
+    (void)state;
+    skip_for_mutants();
+    static const Task small = {"induction",
+                               "",
+                               induction_fill,
+                               16,
+                               64,
+                               {induction_lesson, 4, 128, 260, 4e-3, 0.1, 1e-6, 0.01},
+                               {induction_fill, 1, 1, 1, 1e-3, 0.0, 1e-3, 0.1}};
+    TaskScores *scores = task_scores_new(&small, 1);
+    assert_int_equal(scores->n_length, 2);
+    assert_int_equal(scores->count[1], 1024);
+    task_learn(scores, &small, &small.lessons, 1);
+    for (size_t i = 0; i < scores->n_length; i++) {
+        assert_true(scores->right[0][i][0] > 90.0);
+        assert_true(scores->right[1][i][0] < 60.0);
+    }
+    assert_true(scores->at[TASK_POINTS - 1] == 260.0);
+    assert_true(scores->learning[0][0][0] < 30.0);
+    assert_true(scores->learning[0][TASK_POINTS - 1][0] > 90.0);
+    free(scores);
+}
+
+static void a_median_of_seeds_leaves_them_in_order(void **state)
+{
+    (void)state;
+    double values[5] = {90, 100, 95, 20, 99}, least;
+    assert_true(median_of(values, 5, &least) == 95.0);
+    assert_true(least == 20.0);
+    assert_true(values[0] == 90.0 && values[3] == 20.0);
+    assert_int_equal(sequences_asked(256), 1024);
+    assert_int_equal(sequences_asked(1024), 256);
+    assert_int_equal(sequences_asked(65536), 128);
 }
 
 static void weights_that_do_not_fit_are_named(void **state)
@@ -1701,6 +1827,8 @@ static void wrong_options_are_named(void **state)
         {"classic_tasks", "--copying --induction", "--copying and --induction exclude each other",
          2},
         {"classic_tasks", "--full", "--full needs --copying or --induction", 2},
+        {"classic_tasks", "--seeds 5", "--seeds needs --copying or --induction", 2},
+        {"classic_tasks", "--copying --seeds 0", "--seeds: 0 is out of range: 1 to 64", 2},
         {"classic_tasks", "--induction --svg /no/such/x.svg --steps 0", "--steps: 0", 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[2048], program[64];
@@ -1807,7 +1935,11 @@ int main(void)
         cmocka_unit_test(asked_now_the_model_says_what_the_latest_cue_means),
         cmocka_unit_test(copying_asks_for_the_symbols_in_their_order),
         cmocka_unit_test(induction_asks_for_what_followed_the_marker),
-        cmocka_unit_test(right_answers_are_the_same_by_steps_and_at_once),
+        cmocka_unit_test(the_lesson_of_copying_goes_from_one_symbol_to_all),
+        cmocka_unit_test(the_lesson_of_induction_asks_at_every_marker_but_the_first),
+        cmocka_unit_test(right_answers_are_the_same_in_pieces_of_any_length),
+        cmocka_unit_test(induction_is_learnt_by_the_selective_model_alone),
+        cmocka_unit_test(a_median_of_seeds_leaves_them_in_order),
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
         cmocka_unit_test(wrong_options_are_named),

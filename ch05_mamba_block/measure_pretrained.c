@@ -224,7 +224,7 @@ static void bench_sampling(const Pretrained *model)
 /* Everything there is to measure, with the models in `dir`; they are made if they are not there. */
 bool measure_pretrained(const char *dir, Error *error)
 {
-    static const char *const names[] = {"F32", "BF16", "F16", "int8"};
+    static const char *const names[] = {"F32", "BF16", "F16", "int8", "int4"};
     size_t threads = (size_t)threads_most();
     if (!bench_make(dir, error))
         return false;
@@ -233,7 +233,7 @@ bool measure_pretrained(const char *dir, Error *error)
     for (size_t i = 0; i < TABLE_SIZE(names); i++) {
         Pretrained model;
         char *sub = path_in(dir, bench_folders[i % 3].folder);
-        bool ok = pretrained_open(&model, sub, i == 3, error);
+        bool ok = pretrained_open(&model, sub, i < 3 ? 0 : i == 3 ? 8 : 4, error);
         free(sub);
         if (!ok)
             return false;

@@ -13,6 +13,9 @@
 #include "../ch04_selective/fast_scan.c"
 #include "safetensors.c"
 #include <sys/mman.h>
+#ifdef __ARM_FEATURE_DOTPROD
+#include <arm_neon.h>
+#endif
 
 /* ======================================== Weights ========================================== */
 
@@ -21,8 +24,8 @@ enum {
     INT8_ROWS = 4,   /* rows whose blocks lie side by side: x is loaded once for all of them */
     INT4_BLOCK = 32, /* weights in 4 bits that share a scale: 32 products are below 2^15 */
     INT4_ROWS = 16,  /* rows whose blocks lie side by side: each has a lane of its own */
-    INT4_GROUP = 8,  /* weights of a row in one lane of 32 bits */
-    INT4_TILE = INT4_ROWS * INT4_BLOCK / 2 /* bytes of such blocks */
+    INT4_HALF = INT4_BLOCK / 2,       /* weights in the low halves of a block's bytes */
+    INT4_TILE = INT4_ROWS * INT4_HALF /* bytes of such blocks */
 };
 
 /* A matrix (rows, cols) as it is read for each token. */
@@ -150,11 +153,13 @@ static void block_to_float(float *out, const Weight *weight, size_t row, size_t 
     }
     const unsigned char *from = weight->data + place / INT4_ROWS * INT4_TILE + row % INT4_ROWS * 4;
     float scale = tensor_float_from_bf16(((const uint16_t *)weight->scale)[place]);
-    for (size_t i = 0; i < INT4_BLOCK; i += INT4_GROUP, from += 4 * INT4_ROWS)
-        for (size_t k = 0; k < 4; k++) {
-            out[i + k] = scale * (float)((from[k] & 15) - INT4_ZERO);
-            out[i + 4 + k] = scale * (float)((from[k] >> 4) - INT4_ZERO);
-        }
+    unsigned char pair[INT4_HALF];
+    for (size_t i = 0; i < INT4_HALF; i += 4, from += 4 * INT4_ROWS)
+        memcpy(pair + i, from, 4);
+    for (size_t i = 0; i < INT4_HALF; i++) {
+        out[i] = scale * (float)((pair[i] & 15) - INT4_ZERO);
+        out[i + INT4_HALF] = scale * (float)((pair[i] >> 4) - INT4_ZERO);
+    }
 }
 
 /* One row as floats. */
@@ -256,7 +261,7 @@ static Lanes int4_scale(const Lanes v[INT4_BLOCK])
     static const float largest[] = {-8.2f, -7.8f, -7.4f, -7.0f, -6.6f, -6.2f, -5.8f,
                                     -5.4f, 7.4f,  7.0f,  6.6f,  6.2f,  5.8f,  5.4f};
     Lanes best = lanes_all(-1.0f), scale = lanes_all(0.0f);
-    for (size_t k = 0; k < TABLE_SIZE(largest); k++) {
+    for (size_t k = 0; k < sizeof largest / sizeof *largest; k++) {
         Lanes vq = lanes_all(0.0f), qq = lanes_all(0.0f);
         for (size_t i = 0; i < INT4_BLOCK; i++) {
             Lanes q = int4_nearest(v[i], lanes_all(largest[k]));
@@ -270,12 +275,19 @@ static Lanes int4_scale(const Lanes v[INT4_BLOCK])
     return scale;
 }
 
-/* Blocks of LANES rows in 4 bits; in[INT4_ROWS * i] are their numbers i. Whole numbers of 32 bits
-   take eight of each row: the low halves of the bytes 0 .. 3, the high halves 4 .. 7. Where a
-   number is infinite or none, so is the scale. */
-static void int4_blocks(unsigned char *data, uint16_t *scale, const float *in)
+/* A lane's 4 bits, 0 .. 15, of number in[0] of each row. */
+INLINE LanesBits int4_lanes(const float *in, Lanes unit, LanesBits some)
 {
     const float round = 12582912.0f + INT4_ZERO;
+    Lanes q = int4_nearest(lanes_load(in) / unit, lanes_all(1.0f));
+    return (LanesBits)(lanes_choose(some, q, lanes_all(0.0f)) + round) & 15;
+}
+
+/* Blocks of LANES rows in 4 bits; in[INT4_ROWS * i] are their numbers i. A byte has numbers i and
+   i + 16 of a row, and a lane of 32 bits four such bytes. Where a number is infinite or none, so is
+   the scale. */
+static void int4_blocks(unsigned char *data, uint16_t *scale, const float *in)
+{
     Lanes v[INT4_BLOCK], most = lanes_all(0.0f), none = lanes_all(0.0f), unit;
     for (size_t i = 0; i < INT4_BLOCK; i++) {
         v[i] = lanes_load(in + INT4_ROWS * i);
@@ -291,13 +303,12 @@ static void int4_blocks(unsigned char *data, uint16_t *scale, const float *in)
         unit[r] = tensor_float_from_bf16(scale[r]);
     }
     some &= unit != 0.0f; /* below the smallest numbers all is 0 */
-    for (size_t i = 0; i < INT4_BLOCK; i += INT4_GROUP, data += 4 * INT4_ROWS) {
+    for (size_t i = 0; i < INT4_HALF; i += 4, data += 4 * INT4_ROWS) {
         LanesBits word = {0};
-        for (size_t k = 0; k < INT4_GROUP; k++) {
-            Lanes q = int4_nearest(lanes_load(in + INT4_ROWS * (i + k)) / unit, lanes_all(1.0f));
-            q = lanes_choose(some, q, lanes_all(0.0f));
-            word |= ((LanesBits)(q + round) & 15) << (int)(k % 4 * 8 + k / 4 * 4);
-        }
+        for (size_t k = 0; k < 4; k++)
+            word |= (int4_lanes(in + INT4_ROWS * (i + k), unit, some) |
+                     int4_lanes(in + INT4_ROWS * (i + k + INT4_HALF), unit, some) << 4)
+                    << (int)(8 * k);
         memcpy(data, &word, sizeof word);
     }
 }
@@ -643,50 +654,60 @@ INLINE int32_t four_bytes(const int8_t *from)
 }
 
 /* start + sum over a block of 4-bit weights, 0 .. 15, times bytes: exact. Each lane has a row of its
-   own, so there is no sum over lanes, and the same bits come out for any number of them. */
+   own, so there is no sum over lanes, and any number of them gives the same bits. Sums of 16 bits
+   hold 8 * 2 * 15 * 127 < 2^15. */
 INLINE LanesBits int4_products(const unsigned char *w, const int8_t *x, int32_t start)
 {
 #if LANES == 16 && defined(__AVX512BW__)
     const __m512i low = _mm512_set1_epi8(15);
-    __m512i sum = _mm512_set1_epi32(start), other = _mm512_setzero_si512();
-    for (size_t i = 0; i < INT4_BLOCK; i += INT4_GROUP, w += 4 * INT4_ROWS) {
+    __m512i first = _mm512_set1_epi32(start), second = _mm512_setzero_si512();
+    for (size_t i = 0; i < INT4_HALF; i += 4, w += 4 * INT4_ROWS) {
         __m512i pair = _mm512_loadu_si512(w), a = _mm512_and_si512(pair, low);
         __m512i b = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
         __m512i by_a = _mm512_set1_epi32(four_bytes(x + i));
-        __m512i by_b = _mm512_set1_epi32(four_bytes(x + i + 4));
+        __m512i by_b = _mm512_set1_epi32(four_bytes(x + i + INT4_HALF));
 #ifdef __AVX512VNNI__
-        sum = _mm512_dpbusd_epi32(sum, a, by_a);
-        other = _mm512_dpbusd_epi32(other, b, by_b);
+        first = _mm512_dpbusd_epi32(first, a, by_a);
+        second = _mm512_dpbusd_epi32(second, b, by_b);
     }
 #else
-        other = _mm512_add_epi16(other, _mm512_maddubs_epi16(a, by_a)); /* below 2^15: 32 * 15 * */
-        other =
-            _mm512_add_epi16(other, _mm512_maddubs_epi16(b, by_b)); /* 127 / 2, two lanes each */
+        second = _mm512_add_epi16(second, _mm512_maddubs_epi16(a, by_a));
+        second = _mm512_add_epi16(second, _mm512_maddubs_epi16(b, by_b));
     }
-    other = _mm512_madd_epi16(other, _mm512_set1_epi16(1));
+    second = _mm512_madd_epi16(second, _mm512_set1_epi16(1));
 #endif
-    return (LanesBits)_mm512_add_epi32(sum, other);
+    return (LanesBits)_mm512_add_epi32(first, second);
 #elif LANES == 8 && defined(__AVX2__)
     const __m256i low = _mm256_set1_epi8(15);
-    __m256i sum = _mm256_setzero_si256(); /* of 16 bits: at most 8 * 2 * 15 * 127 < 2^15 */
-    for (size_t i = 0; i < INT4_BLOCK; i += INT4_GROUP, w += 4 * INT4_ROWS) {
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t i = 0; i < INT4_HALF; i += 4, w += 4 * INT4_ROWS) {
         __m256i pair = _mm256_loadu_si256((const __m256i *)w), a = _mm256_and_si256(pair, low);
         __m256i b = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, _mm256_set1_epi32(four_bytes(x + i))));
-        sum = _mm256_add_epi16(sum,
-                               _mm256_maddubs_epi16(b, _mm256_set1_epi32(four_bytes(x + i + 4))));
+        __m256i by_a = _mm256_set1_epi32(four_bytes(x + i));
+        __m256i by_b = _mm256_set1_epi32(four_bytes(x + i + INT4_HALF));
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, by_a));
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(b, by_b));
     }
     sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
     return (LanesBits)_mm256_add_epi32(sum, _mm256_set1_epi32(start));
+#elif LANES == 4 && defined(__ARM_FEATURE_DOTPROD)
+    int32x4_t sum = vdupq_n_s32(start);
+    for (size_t i = 0; i < INT4_HALF; i += 4, w += 4 * INT4_ROWS) {
+        uint8x16_t pair = vld1q_u8(w);
+        int8x16_t a = vreinterpretq_s8_u8(vandq_u8(pair, vdupq_n_u8(15)));
+        int8x16_t b = vreinterpretq_s8_u8(vshrq_n_u8(pair, 4));
+        sum = vdotq_s32(sum, a, vreinterpretq_s8_s32(vdupq_n_s32(four_bytes(x + i))));
+        sum = vdotq_s32(sum, b, vreinterpretq_s8_s32(vdupq_n_s32(four_bytes(x + i + INT4_HALF))));
+    }
+    return (LanesBits)sum;
 #else
     LanesBits sum = {0};
     sum += start;
-    for (size_t i = 0; i < INT4_BLOCK; i += INT4_GROUP, w += 4 * INT4_ROWS) {
+    for (size_t i = 0; i < INT4_HALF; i += 4, w += 4 * INT4_ROWS) {
         LanesBits pair;
         memcpy(&pair, w, sizeof pair);
-        for (int k = 0; k < 4; k++)
-            sum += (pair >> 8 * k & 15) * x[i + (size_t)k] +
-                   (pair >> (8 * k + 4) & 15) * x[i + 4 + (size_t)k];
+        for (size_t k = 0; k < 4; k++, pair >>= 8)
+            sum += (pair & 15) * x[i + k] + (pair >> 4 & 15) * x[i + k + INT4_HALF];
     }
     return sum;
 #endif

@@ -760,6 +760,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     TextSource source;
     Ids ids = {NULL, 0, 0};
     memset(surprise, 0, sizeof *surprise);
+    if (!run->model->folder.has_tokenizer)
+        return fail(error, "--perplexity needs a tokenizer.json in the folder");
     if (!source_open(&source, path, error))
         return false;
     Memory memory = memory_new(config);
@@ -895,7 +897,7 @@ typedef struct {
     Texts stop;
     uint64_t count, top_k, seed, threads;
     double temperature, top_p, penalty, bandwidth; /* temperature NAN: not given */
-    bool tokenize, interactive, focus, int8, int4, past_end, profile, sizes, ascii;
+    bool tokenize, interactive, focus, int8, int4, compare, past_end, profile, sizes, ascii;
     const char *svg;
 } PretrainedOptions;
 
@@ -925,8 +927,6 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     Surprise surprise;
     size_t bytes = 0;
     double start = seconds_now();
-    if (!run->model->folder.has_tokenizer)
-        return fail(error, "--perplexity needs a tokenizer.json in the folder");
     if (!runner_perplexity(&surprise, &bytes, run, path, error))
         return false;
     double mean = surprise.sum / (double)surprise.count;
@@ -934,6 +934,30 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
            exp(mean), mean, surprise.count, surprise.sum / log(2.0) / (double)bytes, bytes);
     fflush(stdout);
     fprintf(stderr, "%.0f tokens a second\n", (double)surprise.count / (seconds_now() - start));
+    return true;
+}
+
+/* What fewer bits cost: the same text, guessed by the model as the file has it, in 8 bits, in 4. */
+static bool run_compared(const PretrainedOptions *options, Error *error)
+{
+    static const size_t bits[] = {0, 8, 4};
+    double mean[TABLE_SIZE(bits)];
+    for (size_t i = 0; i < TABLE_SIZE(bits); i++) {
+        Pretrained model;
+        Surprise surprise;
+        size_t bytes;
+        if (!pretrained_open(&model, options->dir, bits[i], error))
+            return false;
+        Runner run = runner_new(&model);
+        bool ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
+        mean[i] = surprise.sum / (double)surprise.count;
+        if (ok)
+            print_bits_cost(&model.head, pretrained_step_bytes(&model), mean, i);
+        runner_free(&run);
+        pretrained_close(&model);
+        if (!ok)
+            return false;
+    }
     return true;
 }
 
@@ -1054,6 +1078,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         free(path);
         return ok;
     }
+    if (options->compare)
+        return run_compared(options, error);
     if (!pretrained_open(&model, options->dir, options->int8 ? 8 : options->int4 ? 4 : 0, error))
         return false;
     Runner run = runner_new(&model);
@@ -1124,6 +1150,8 @@ int pretrained_main(int argc, char **argv)
          "ids and pieces of the prompt, and nothing else"},
         {"perplexity", "FILE", OPTION_TEXT, 0, 0, &options.perplexity, "mode",
          "how well the model guesses a text"},
+        {"compare", NULL, OPTION_SWITCH, 0, 0, &options.compare, "perplexity !int8 !int4",
+         "as the file has it, in 8 bits and in 4, side by side"},
         {"focus", NULL, OPTION_SWITCH, 0, 0, &options.focus, "mode",
          "how far each token of the prompt opens the gate (Delta); --svg: by layer"},
         {"profile", NULL, OPTION_SWITCH, 0, 0, &options.profile, "-", "where the time goes"},

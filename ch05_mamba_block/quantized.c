@@ -102,6 +102,19 @@ INLINE float lanes_total(Lanes v)
 #endif
 }
 
+/* The largest lane, where no lane is NaN. */
+INLINE float lanes_most(Lanes v)
+{
+#if LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float most = v[0];
+    for (int i = 1; i < LANES; i++)
+        most = v[i] > most ? v[i] : most;
+    return most;
+#endif
+}
+
 /* LANES numbers in F16 as floats. */
 INLINE Lanes lanes_from_f16(const unsigned char *from)
 {
@@ -472,37 +485,42 @@ static void activation_whole(Activation *x, size_t cols)
         x->whole[i] = (int16_t)(int32_t)(x->value[i] * factor + (x->value[i] < 0 ? -0.5f : 0.5f));
 }
 
-/* Seven bits and a sign for the vector, with a unit for every INT4_BLOCK of its numbers: finer than
-   the weights' three bits by far, and products with those fit in bytes times bytes. */
+/* Seven bits and a sign for the vector, with a unit for every INT4_BLOCK of its numbers: far finer
+   than the weights' three bits, and a product of the two is one of bytes. */
+static void activation_block(Activation *x, size_t b, const float *in, float bad)
+{
+    int32_t whole[INT4_BLOCK];
+    int8_t *to = x->byte + b * INT4_BLOCK;
+    const float round = 12582912.0f;
+    Lanes most = lanes_all(0.0f), sum = most;
+    for (size_t i = 0; i < INT4_BLOCK; i += LANES)
+        most = lanes_larger(most, lanes_abs(lanes_load(in + i)));
+    float largest = lanes_most(most), factor = 127.0f / largest;
+    const Lanes by = lanes_all(isfinite(factor) ? factor : 0.0f);
+    for (size_t i = 0; i < INT4_BLOCK; i += LANES) {
+        Lanes moved = lanes_multiply_add(lanes_load(in + i), by, lanes_all(round));
+        memcpy(whole + i, &moved, sizeof moved);
+        sum += moved - round;
+    }
+    for (size_t i = 0; i < INT4_BLOCK; i++)
+        to[i] = (int8_t)(uint8_t)(uint32_t)whole[i];
+    x->byte_unit[b] = largest / 127.0f + bad;
+    x->less[b] = -INT4_ZERO * (int32_t)lanes_sum(sum);
+}
+
 static void activation_bytes(Activation *x, size_t cols)
 {
-    const float round = 12582912.0f;
-    for (size_t b = 0; b < blocks_of(cols, 4); b++) {
-        float block[INT4_BLOCK] = {0.0f};
-        Lanes most = lanes_all(0.0f), none = lanes_all(0.0f);
-        int32_t sum = 0;
-        memcpy(block, x->value + b * INT4_BLOCK,
-               smaller(cols - b * INT4_BLOCK, INT4_BLOCK) * sizeof *block);
-        for (size_t i = 0; i < INT4_BLOCK; i += LANES) {
-            most = lanes_larger(most, lanes_abs(lanes_load(block + i)));
-            none += 0.0f * lanes_load(block + i);
-        }
-        float largest = lanes_largest(most), factor = 127.0f / largest;
-        x->byte_unit[b] = largest / 127.0f + lanes_sum(none);
-        factor = isfinite(factor) ? factor : 0.0f;
-        for (size_t i = 0; i < INT4_BLOCK; i += LANES) {
-            Lanes v = lanes_load(block + i);
-            v = lanes_multiply_add(v, lanes_all(factor), lanes_all(round));
-            lanes_store(block + i, v);
-        }
-        for (size_t i = 0; i < INT4_BLOCK; i++) {
-            int32_t bits;
-            memcpy(&bits, block + i, sizeof bits);
-            x->byte[b * INT4_BLOCK + i] = (int8_t)(uint8_t)(uint32_t)bits;
-            sum += x->byte[b * INT4_BLOCK + i];
-        }
-        x->less[b] = -INT4_ZERO * sum;
-    }
+    Lanes none = lanes_all(0.0f);
+    float last[INT4_BLOCK] = {0.0f};
+    size_t i = 0;
+    for (; i < cols; i += LANES)
+        none += 0.0f * lanes_load_some(x->value + i, smaller(cols - i, LANES));
+    float bad = lanes_sum(none); /* 0, or NaN if a number is infinite or none */
+    for (i = 0; i + INT4_BLOCK <= cols; i += INT4_BLOCK)
+        activation_block(x, i / INT4_BLOCK, x->value + i, bad);
+    memcpy(last, x->value + i, (cols - i) * sizeof *last);
+    if (i < cols)
+        activation_block(x, i / INT4_BLOCK, last, bad);
 }
 
 /* Makes a vector ready for products with a weight. */

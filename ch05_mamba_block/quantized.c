@@ -491,6 +491,12 @@ static void activation_block(Activation *x, size_t b, const float *in, float bad
 {
     int32_t whole[INT4_BLOCK];
     int8_t *to = x->byte + b * INT4_BLOCK;
+    x->less[b] = 0;
+    x->byte_unit[b] = bad;
+    if (isnan(bad)) {
+        memset(to, 0, INT4_BLOCK);
+        return;
+    }
     const float round = 12582912.0f;
     Lanes most = lanes_all(0.0f), sum = most;
     for (size_t i = 0; i < INT4_BLOCK; i += LANES)
@@ -504,7 +510,7 @@ static void activation_block(Activation *x, size_t b, const float *in, float bad
     }
     for (size_t i = 0; i < INT4_BLOCK; i++)
         to[i] = (int8_t)(uint8_t)(uint32_t)whole[i];
-    x->byte_unit[b] = largest / 127.0f + bad;
+    x->byte_unit[b] = largest / 127.0f;
     x->less[b] = -INT4_ZERO * (int32_t)lanes_sum(sum);
 }
 

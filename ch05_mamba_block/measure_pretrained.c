@@ -247,9 +247,9 @@ static bool bench_kind(const BenchKind *kind, bool steps, const char *dir, Error
 /* Everything there is to measure, with the models in `dir`; they are made if they are not there. */
 bool measure_pretrained(const char *dir, Error *error)
 {
-    static const BenchKind kinds[] = {{"BF16", "bf16", 0},
+    static const BenchKind kinds[] = {{"F32", "f32", 0},
+                                      {"BF16", "bf16", 0},
                                       {"F16", "f16", 0},
-                                      {"F32", "f32", 0},
                                       {"int8", "f32", 8},
                                       {"int4", "f32", 4}};
     if (!bench_make(dir, error))
@@ -260,8 +260,8 @@ bool measure_pretrained(const char *dir, Error *error)
         if (!bench_kind(&kinds[i], true, dir, error))
             return false;
     putchar('\n');
-    for (size_t i = 2; i < TABLE_SIZE(kinds); i++)
-        if (!bench_kind(&kinds[i], false, dir, error))
+    for (size_t i = 0; i < TABLE_SIZE(kinds); i++)
+        if ((i == 0 || kinds[i].bits > 0) && !bench_kind(&kinds[i], false, dir, error))
             return false;
     bench_sampling(50280);
     return true;

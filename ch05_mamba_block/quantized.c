@@ -288,17 +288,17 @@ static Lanes int4_scale(const Lanes v[INT4_BLOCK])
     return scale;
 }
 
-/* A lane's 4 bits, 0 .. 15, of number in[0] of each row. */
-INLINE LanesBits int4_lanes(const float *in, Lanes unit, LanesBits some)
+/* What a lane's number is in 4 bits, 0 .. 15; whatever it comes to where the unit is 0. */
+INLINE LanesBits int4_lanes(const float *in, Lanes unit)
 {
     const float round = 12582912.0f + INT4_ZERO;
     Lanes q = int4_nearest(lanes_load(in) / unit, lanes_all(1.0f));
-    return (LanesBits)(lanes_choose(some, q, lanes_all(0.0f)) + round) & 15;
+    return (LanesBits)(q + round) & 15;
 }
 
 /* Blocks of LANES rows in 4 bits; in[INT4_ROWS * i] are their numbers i. A byte has numbers i and
-   i + 16 of a row, and a lane of 32 bits four such bytes. Where a number is infinite or none, so is
-   the scale. */
+   i + 16 of a row, and a lane of 32 bits four such bytes. Where all numbers are 0 or too small, the
+   scale is 0; where one is infinite or none, so is the scale. */
 static void int4_blocks(unsigned char *data, uint16_t *scale, const float *in)
 {
     Lanes v[INT4_BLOCK], most = lanes_all(0.0f), none = lanes_all(0.0f), unit;
@@ -307,21 +307,19 @@ static void int4_blocks(unsigned char *data, uint16_t *scale, const float *in)
         most = lanes_choose(lanes_abs(v[i]) > lanes_abs(most), v[i], most);
         none += 0.0f * v[i];
     }
-    LanesBits some = (none == 0.0f) & (most != 0.0f);
     for (size_t i = 0; i < INT4_BLOCK; i++)
-        v[i] = lanes_choose(some, v[i] / most, lanes_all(0.0f));
+        v[i] /= most;
     unit = int4_scale(v);
     for (size_t r = 0; r < LANES; r++) {
         scale[r] = tensor_bf16_from_float(none[r] == 0.0f ? unit[r] * most[r] : none[r]);
         unit[r] = tensor_float_from_bf16(scale[r]);
     }
-    some &= unit != 0.0f; /* below the smallest numbers all is 0 */
     for (size_t i = 0; i < INT4_HALF; i += 4, data += 4 * INT4_ROWS) {
         LanesBits word = {0};
-        for (size_t k = 0; k < 4; k++)
-            word |= (int4_lanes(in + INT4_ROWS * (i + k), unit, some) |
-                     int4_lanes(in + INT4_ROWS * (i + k + INT4_HALF), unit, some) << 4)
-                    << (int)(8 * k);
+        for (size_t k = 0; k < 4; k++) {
+            const float *low = in + INT4_ROWS * (i + k), *high = low + INT4_ROWS * INT4_HALF;
+            word |= (int4_lanes(low, unit) | int4_lanes(high, unit) << 4) << (int)(8 * k);
+        }
         memcpy(data, &word, sizeof word);
     }
 }

@@ -942,23 +942,22 @@ static bool run_compared(const PretrainedOptions *options, Error *error)
 {
     static const size_t bits[] = {0, 8, 4};
     double mean[TABLE_SIZE(bits)];
-    for (size_t i = 0; i < TABLE_SIZE(bits); i++) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < TABLE_SIZE(bits); i++) {
         Pretrained model;
         Surprise surprise;
         size_t bytes;
         if (!pretrained_open(&model, options->dir, bits[i], error))
             return false;
         Runner run = runner_new(&model);
-        bool ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
+        ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
         mean[i] = surprise.sum / (double)surprise.count;
         if (ok)
             print_bits_cost(&model.head, pretrained_step_bytes(&model), mean, i);
         runner_free(&run);
         pretrained_close(&model);
-        if (!ok)
-            return false;
     }
-    return true;
+    return ok;
 }
 
 /* One prompt and its answer, or what else the options want to know of the prompt. */
@@ -1049,6 +1048,22 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
     return ok;
 }
 
+/* Options that are right by themselves, and together say nothing. */
+static bool options_mean_something(const PretrainedOptions *options, Error *error)
+{
+    const char *names[] = {options->dir, options->perplexity, options->save, options->load};
+    for (size_t i = 0; i < TABLE_SIZE(names); i++)
+        if (names[i] != NULL && names[i][0] == '\0')
+            return fail(error, "the name of a %s is empty", i == 0 ? "folder" : "file");
+    for (size_t i = 0; i < options->stop.count; i++)
+        if (options->stop.text[i][0] == '\0')
+            return fail(error, "--stop: the text is empty");
+    if (options->temperature == 0.0 && options->seed != 1)
+        return fail(error, "--seed does nothing at temperature 0: nothing is drawn");
+    return options->count > 0 || options->logits != NULL || options->save != NULL ||
+           fail(error, "-n 0 writes nothing: with it, give --logits or --save-state");
+}
+
 /* What the options ask for. Without any, a question for the small model of data/tiny-mamba. */
 static bool run_pretrained(PretrainedOptions *options, Error *error)
 {
@@ -1060,9 +1075,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
     Pretrained model;
     if (options->threads > 0)
         threads_use((int)options->threads);
-    for (size_t i = 0; i < options->stop.count; i++)
-        if (options->stop.text[i][0] == '\0')
-            return fail(error, "--stop: the text is empty");
+    if (!options_mean_something(options, error))
+        return false;
     if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json")) {
         options->dir = usual;
         if (options->ids == NULL && options->load == NULL && !options->interactive)

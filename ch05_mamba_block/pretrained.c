@@ -2,7 +2,7 @@
 
    QUESTION   What does it take to run a model that others have trained, from the files as they were
               published, and how fast can a processor be at it?
-   NEW        Weights used where they lie in the mapped file, in 32, 16 or 8 bits; a step that reads
+   NEW        Weights used where they lie in the mapped file, or copies in 8 or 4 bits; a step that reads
               each of them once, by all threads together; a memory to save. Next door: a tokenizer
               (byte-level BPE, as GPT-NeoX has it).
    NOT        Training, and no mathematics: the model is that of language_model.c.
@@ -63,7 +63,7 @@ typedef struct {
     PretrainedLayer *layer; /* (n_layer) */
     Weight embeddings;      /* (vocab, d_model) */
     Weight head;            /* (vocab, d_model) the embeddings again, if they are tied */
-    Arena arena;            /* of matrices in 8 or 4 bits; bytes NULL: they stay as they are */
+    Arena arena;            /* of copies in 8 or 4 bits; bytes NULL: there are none */
     float *norm_f;          /* (d_model) */
 } Pretrained;
 
@@ -298,7 +298,7 @@ bool memory_load(Memory *memory, Sampler *sampler, const Pretrained *model, cons
 /* A step reads every weight once, for one multiplication and one addition. A processor does dozens
    of those while memory delivers one number, so a step is a walk through memory, and fewer bytes
    are what makes it faster, not fewer operations. That is why the weights stay in the 16 bits in
-   which they were published, and why --int8 has them in 8.
+   which they were published, and why --int8 and --int4 have them in 8 and 4.
 
    All threads walk side by side, each with its own rows and channels, and wait for each other four
    times a layer: for u before x_proj, which wants all channels; for B, C and dt before dt_proj; for

@@ -186,7 +186,7 @@ static void bench_prompt(const Pretrained *model, const char *name)
 
 /* ======================================= A draw ============================================ */
 
-static void bench_sampling(const Pretrained *model)
+static void bench_sampling(size_t vocab)
 {
     enum { RUNS = 25 };
     static const struct {
@@ -197,7 +197,6 @@ static void bench_sampling(const Pretrained *model)
                  {"and top-k 40", {0.8, 40, 1.0, 1.0}},
                  {"and top-p 0.95", {0.8, 0, 0.95, 1.0}},
                  {"and a penalty", {0.8, 40, 0.95, 1.1}}};
-    size_t vocab = model->config.vocab_size;
     Sampler sampler = sampler_new(vocab);
     Random random = random_from_seed(1);
     float *logits = NEW(float, vocab);
@@ -221,32 +220,50 @@ static void bench_sampling(const Pretrained *model)
 
 /* ====================================== All of it ========================================== */
 
+/* What a model's matrices are read as, and from which folder. */
+typedef struct {
+    const char *name, *folder;
+    size_t bits; /* 0: as the folder has them */
+} BenchKind;
+
+/* The steps of one kind, by one thread and by all; or else its prompts. */
+static bool bench_kind(const BenchKind *kind, bool steps, const char *dir, Error *error)
+{
+    size_t threads = (size_t)threads_most();
+    Pretrained model;
+    char *sub = path_in(dir, kind->folder);
+    bool ok = pretrained_open(&model, sub, kind->bits, error);
+    free(sub);
+    if (!ok)
+        return false;
+    for (size_t use = 1; steps && use <= threads; use += threads > 1 ? threads - 1 : 1)
+        bench_steps(&model, kind->name, use);
+    if (!steps)
+        bench_prompt(&model, kind->name);
+    pretrained_close(&model);
+    return true;
+}
+
 /* Everything there is to measure, with the models in `dir`; they are made if they are not there. */
 bool measure_pretrained(const char *dir, Error *error)
 {
-    static const char *const names[] = {"F32", "BF16", "F16", "int8"};
-    size_t threads = (size_t)threads_most();
+    static const BenchKind kinds[] = {{"F32", "f32", 0},
+                                      {"BF16", "bf16", 0},
+                                      {"F16", "f16", 0},
+                                      {"int8", "f32", 8},
+                                      {"int4", "f32", 4}};
     if (!bench_make(dir, error))
         return false;
     puts("Steps of a random model of mamba-130m's shape: every weight is read once a token\n");
     puts("  type  threads   a token  tokens/s  that is GB/s  read GB/s  of the floor");
-    for (size_t i = 0; i < TABLE_SIZE(names); i++) {
-        Pretrained model;
-        char *sub = path_in(dir, bench_folders[i % 3].folder);
-        bool ok = pretrained_open(&model, sub, i == 3, error);
-        free(sub);
-        if (!ok)
+    for (size_t i = 0; i < TABLE_SIZE(kinds); i++)
+        if (!bench_kind(&kinds[i], true, dir, error))
             return false;
-        for (size_t use = 1; use <= threads; use += threads > 1 ? threads - 1 : 1)
-            bench_steps(&model, names[i], use);
-        if (i == 3)
-            putchar('\n');
-        if (i == 0 || i == 3)
-            bench_prompt(&model, names[i]);
-        if (i == 3)
-            bench_sampling(&model);
-        pretrained_close(&model);
-    }
+    putchar('\n');
+    for (size_t i = 0; i < TABLE_SIZE(kinds); i++)
+        if ((i == 0 || kinds[i].bits > 0) && !bench_kind(&kinds[i], false, dir, error))
+            return false;
+    bench_sampling(50280);
     return true;
 }
 

@@ -2,7 +2,7 @@
 
    QUESTION   What does it take to run a model that others have trained, from the files as they were
               published, and how fast can a processor be at it?
-   NEW        Weights used where they lie in the mapped file, in 32, 16 or 8 bits; a step that reads
+   NEW        Weights used where they lie in the mapped file, or copies in 8 or 4 bits; a step that reads
               each of them once, by all threads together; a memory to save. Next door: a tokenizer
               (byte-level BPE, as GPT-NeoX has it).
    NOT        Training, and no mathematics: the model is that of language_model.c.
@@ -49,7 +49,7 @@ static const BlockTensor weight_tensor[W_COUNT] = {IN_PROJ_WEIGHT, X_PROJ_WEIGHT
 
 /* A layer: its matrices as the file has them, and its vectors as floats, which are few. */
 typedef struct {
-    Weight weight[W_COUNT]; /* in F32, F16 or BF16 as they lie, or copies in 8 bits */
+    Weight weight[W_COUNT]; /* in F32, F16 or BF16 as they lie, or copies in 8 or 4 bits */
     MambaBlock block; /* for many tokens at once; its matrices are NULL unless they lie in F32 */
     float *conv;      /* (d_conv, d_inner) the convolution's weights, transposed */
     float *A2;        /* (d_inner, d_state), in lanes: A log2 e, so exp(Delta A) = 2^(Delta A2) */
@@ -63,7 +63,7 @@ typedef struct {
     PretrainedLayer *layer; /* (n_layer) */
     Weight embeddings;      /* (vocab, d_model) */
     Weight head;            /* (vocab, d_model) the embeddings again, if they are tied */
-    Arena arena;            /* of matrices in 8 bits; bytes NULL: they stay as they are */
+    Arena arena;            /* of copies in 8 or 4 bits; bytes NULL: there are none */
     float *norm_f;          /* (d_model) */
 } Pretrained;
 
@@ -78,8 +78,8 @@ static int weight_of(int part)
 
 /* A layer from its tensors. The vectors (norm, convolution, A_log, D, biases) become floats in
    layer->memory, whatever they were: they are some thousand numbers. A matrix stays, or becomes a
-   copy in 8 bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
-static void layer_read(PretrainedLayer *layer, const Tensor *const *part, Arena *arena)
+   copy in 8 or 4 bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
+static void layer_read(PretrainedLayer *layer, const Tensor *const *part, size_t bits, Arena *arena)
 {
     size_t used = 0, room = 0;
     for (int k = 0; k < BLOCK_TENSORS; k++)
@@ -91,7 +91,7 @@ static void layer_read(PretrainedLayer *layer, const Tensor *const *part, Arena 
             continue;
         if (weight_of(k) < W_COUNT) {
             Weight *weight = &layer->weight[weight_of(k)];
-            *weight = weight_kept(part[k], arena);
+            *weight = weight_kept(part[k], bits, arena);
             *to = weight->type == TENSOR_F32 ? (float *)(void *)weight->data : NULL;
         } else {
             *to = layer->memory + used;
@@ -139,21 +139,21 @@ static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
             layer->conv[j * d_inner + d] = weight[d * d_conv + j];
 }
 
-/* Bytes that all matrices take in 8 bits: a quarter of F32, and a scale for 64 of them. */
-static size_t arena_bytes(const ModelFolder *folder)
+/* Bytes that all matrices take in 8 or 4 bits: a quarter or an eighth of F32, and the scales. */
+static size_t arena_bytes(const ModelFolder *folder, size_t bits)
 {
-    size_t bytes = int8_bytes(folder->head->shape[0], folder->head->shape[1]);
+    size_t bytes = int_bytes(folder->head->shape[0], folder->head->shape[1], bits);
     for (size_t i = 0; i < folder->config.num_hidden_layers; i++)
         for (int w = 0; w < W_COUNT; w++) {
             const Tensor *matrix = folder->part[i * BLOCK_TENSORS + weight_tensor[w]];
-            bytes += int8_bytes(matrix->shape[0], matrix->shape[1]);
+            bytes += int_bytes(matrix->shape[0], matrix->shape[1], bits);
         }
     return bytes;
 }
 
-/* A model from its folder, with everything checked; int8: matrices are turned into 8 bits.
-   Nobody may shorten the files before pretrained_close. */
-bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error)
+/* A model from its folder, with everything checked; its matrices in 8 or 4 bits, or as they are, if
+   bits is 0. Nobody may shorten the files before pretrained_close. */
+bool pretrained_open(Pretrained *model, const char *dir, size_t bits, Error *error)
 {
     ModelFolder folder;
     if (!model_folder_open(&folder, dir, error))
@@ -162,17 +162,17 @@ bool pretrained_open(Pretrained *model, const char *dir, bool int8, Error *error
     /* from here on nothing can go wrong: the folder has every tensor, in its right shape */
     model->folder = folder;
     model->config = folder.config;
-    if (int8)
-        model->arena = arena_new(arena_bytes(&folder));
+    if (bits > 0)
+        model->arena = arena_new(arena_bytes(&folder, bits));
     /* The embeddings and the head are one table, if they are tied, but used in two ways. A step
        looks up one row of the embeddings, so they stay as they are; it reads all of the head. */
     model->embeddings = weight_from_tensor(folder.embeddings);
-    model->head = weight_kept(folder.head, &model->arena);
+    model->head = weight_kept(folder.head, bits, &model->arena);
     model->norm_f = NEW(float, model->config.hidden_size);
     tensor_to_float(model->norm_f, folder.norm_f);
     model->layer = NEW(PretrainedLayer, model->config.num_hidden_layers);
     for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
-        layer_read(&model->layer[i], folder.part + i * BLOCK_TENSORS, &model->arena);
+        layer_read(&model->layer[i], folder.part + i * BLOCK_TENSORS, bits, &model->arena);
         layer_prepare(&model->layer[i], &model->config);
     }
     return true;
@@ -298,7 +298,7 @@ bool memory_load(Memory *memory, Sampler *sampler, const Pretrained *model, cons
 /* A step reads every weight once, for one multiplication and one addition. A processor does dozens
    of those while memory delivers one number, so a step is a walk through memory, and fewer bytes
    are what makes it faster, not fewer operations. That is why the weights stay in the 16 bits in
-   which they were published, and why --int8 has them in 8.
+   which they were published, and why --int8 and --int4 have them in 8 and 4.
 
    All threads walk side by side, each with its own rows and channels, and wait for each other four
    times a layer: for u before x_proj, which wants all channels; for B, C and dt before dt_proj; for
@@ -429,7 +429,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
 
     /* u, z = in_proj(norm(h)).chunk(2): each thread norms for itself, for that is soon done */
     norm_token(normed, run->hidden, p[NORM_WEIGHT], config->layer_norm_epsilon, d_model);
-    activation_set(x, W[W_IN].type, d_model);
+    activation_set(x, &W[W_IN]);
     weight_product(run->in, &W[W_IN], x, first, end);
     weight_product(run->in, &W[W_IN], x, d_inner + first, d_inner + end);
     for (size_t d = first; d < end && p[IN_PROJ_BIAS] != NULL; d++) {
@@ -446,7 +446,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     /* dt, B, C = split(x_proj(u)): few rows (80 in mamba-130m), each over all of u. Here lies the
        selection: B, C and Delta come of the token itself */
     x->value = run->u;
-    activation_set(x, W[W_X].type, d_inner);
+    activation_set(x, &W[W_X]);
     weight_product(run->x_dbl, &W[W_X], x, share_start(dt_rank + 2 * d_state, thread, threads),
                    share_start(dt_rank + 2 * d_state, thread + 1, threads));
     threads_meet(&run->meeting, threads);
@@ -454,7 +454,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z): chapter 4's
        recurrence, one step of it, back on the thread's own channels */
     x->value = run->x_dbl;
-    activation_set(x, W[W_DT].type, dt_rank);
+    activation_set(x, &W[W_DT]);
     weight_product(run->dt, &W[W_DT], x, first, end);
     step_time(run, T_DT, thread);
     const TokenScan scan = {run->u,
@@ -471,7 +471,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_time(run, T_SCAN, thread);
     /* h = h + out_proj(y): rows of d_model are shared now, and each wants all of y */
     x->value = run->gated;
-    activation_set(x, W[W_OUT].type, d_inner);
+    activation_set(x, &W[W_OUT]);
     first = share_start(d_model, thread, threads);
     end = share_start(d_model, thread + 1, threads);
     weight_product(run->mixed, &W[W_OUT], x, first, end);
@@ -487,7 +487,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
 static void step_head(Runner *run, Activation *x, size_t thread, size_t threads)
 {
     size_t vocab = run->model->config.vocab_size;
-    activation_set(x, run->model->head.type, run->model->config.hidden_size);
+    activation_set(x, &run->model->head);
     weight_product(run->logits, &run->model->head, x, share_start(vocab, thread, threads),
                    share_start(vocab, thread + 1, threads));
     threads_meet(&run->meeting, threads);
@@ -766,6 +766,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     TextSource source;
     Ids ids = {NULL, 0, 0};
     memset(surprise, 0, sizeof *surprise);
+    if (!run->model->folder.has_tokenizer)
+        return fail(error, "--perplexity needs a tokenizer.json in the folder");
     if (!source_open(&source, path, error))
         return false;
     Memory memory = memory_new(config);
@@ -901,7 +903,7 @@ typedef struct {
     Texts stop;
     uint64_t count, top_k, seed, threads;
     double temperature, top_p, penalty, bandwidth; /* temperature NAN: not given */
-    bool tokenize, interactive, focus, int8, past_end, profile, sizes, ascii;
+    bool tokenize, interactive, focus, int8, int4, compare, past_end, profile, sizes, ascii;
     const char *svg;
 } PretrainedOptions;
 
@@ -931,8 +933,6 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     Surprise surprise;
     size_t bytes = 0;
     double start = seconds_now();
-    if (!run->model->folder.has_tokenizer)
-        return fail(error, "--perplexity needs a tokenizer.json in the folder");
     if (!runner_perplexity(&surprise, &bytes, run, path, error))
         return false;
     double mean = surprise.sum / (double)surprise.count;
@@ -941,6 +941,29 @@ static bool run_perplexity(Runner *run, const char *path, Error *error)
     fflush(stdout);
     fprintf(stderr, "%.0f tokens a second\n", (double)surprise.count / (seconds_now() - start));
     return true;
+}
+
+/* What fewer bits cost: the same text, guessed by the model as the file has it, in 8 bits, in 4. */
+static bool run_compared(const PretrainedOptions *options, Error *error)
+{
+    static const size_t bits[] = {0, 8, 4};
+    double mean[TABLE_SIZE(bits)];
+    bool ok = true;
+    for (size_t i = 0; ok && i < TABLE_SIZE(bits); i++) {
+        Pretrained model;
+        Surprise surprise;
+        size_t bytes;
+        if (!pretrained_open(&model, options->dir, bits[i], error))
+            return false;
+        Runner run = runner_new(&model);
+        ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
+        mean[i] = surprise.sum / (double)surprise.count;
+        if (ok)
+            print_bits_cost(&model.head, pretrained_step_bytes(&model), mean, i);
+        runner_free(&run);
+        pretrained_close(&model);
+    }
+    return ok;
 }
 
 /* One prompt and its answer, or what else the options want to know of the prompt. */
@@ -1031,6 +1054,22 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
     return ok;
 }
 
+/* Options that are right by themselves, and together say nothing. */
+static bool options_mean_something(const PretrainedOptions *options, Error *error)
+{
+    const char *names[] = {options->dir, options->perplexity, options->save, options->load};
+    for (size_t i = 0; i < TABLE_SIZE(names); i++)
+        if (names[i] != NULL && names[i][0] == '\0')
+            return fail(error, "the name of a %s is empty", i == 0 ? "folder" : "file");
+    for (size_t i = 0; i < options->stop.count; i++)
+        if (options->stop.text[i][0] == '\0')
+            return fail(error, "--stop: the text is empty");
+    if (options->temperature == 0.0 && options->seed != 1)
+        return fail(error, "--seed does nothing at temperature 0: nothing is drawn");
+    return options->count > 0 || options->logits != NULL || options->save != NULL ||
+           fail(error, "-n 0 writes nothing: with it, give --logits or --save-state");
+}
+
 /* What the options ask for. Without any, a question for the small model of data/tiny-mamba. */
 static bool run_pretrained(PretrainedOptions *options, Error *error)
 {
@@ -1042,9 +1081,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
     Pretrained model;
     if (options->threads > 0)
         threads_use((int)options->threads);
-    for (size_t i = 0; i < options->stop.count; i++)
-        if (options->stop.text[i][0] == '\0')
-            return fail(error, "--stop: the text is empty");
+    if (!options_mean_something(options, error))
+        return false;
     if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json")) {
         options->dir = usual;
         if (options->ids == NULL && options->load == NULL && !options->interactive)
@@ -1060,7 +1098,9 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         free(path);
         return ok;
     }
-    if (!pretrained_open(&model, options->dir, options->int8, error))
+    if (options->compare)
+        return run_compared(options, error);
+    if (!pretrained_open(&model, options->dir, options->int8 ? 8 : options->int4 ? 4 : 0, error))
         return false;
     Runner run = runner_new(&model);
     bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
@@ -1114,6 +1154,8 @@ int pretrained_main(int argc, char **argv)
          "go on after a token that ends the text"},
         {"int8", NULL, OPTION_SWITCH, 0, 0, &options.int8, "- interactive perplexity focus",
          "matrices in 8 bits: a quarter of the reading, a little less exact"},
+        {"int4", NULL, OPTION_SWITCH, 0, 0, &options.int4, "- interactive perplexity focus !int8",
+         "matrices in 4 bits: half of that again, and less exact"},
         {"threads", "N", OPTION_WHOLE, 1, 1024, &options.threads, "- interactive perplexity focus",
          "threads to use (default: all processors)"},
         {"interactive", NULL, OPTION_SWITCH, 0, 0, &options.interactive, "mode",
@@ -1128,6 +1170,8 @@ int pretrained_main(int argc, char **argv)
          "ids and pieces of the prompt, and nothing else"},
         {"perplexity", "FILE", OPTION_TEXT, 0, 0, &options.perplexity, "mode",
          "how well the model guesses a text"},
+        {"compare", NULL, OPTION_SWITCH, 0, 0, &options.compare, "perplexity !int8 !int4",
+         "as the file has it, in 8 bits and in 4, side by side"},
         {"focus", NULL, OPTION_SWITCH, 0, 0, &options.focus, "mode",
          "how far each token of the prompt opens the gate (Delta); --svg: by layer"},
         {"profile", NULL, OPTION_SWITCH, 0, 0, &options.profile, "-", "where the time goes"},

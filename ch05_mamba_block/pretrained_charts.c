@@ -1,8 +1,8 @@
 /* What the program of pretrained.c shows besides words, in the terminal and as SVG.
 
-   HOLDS   what a token of the published models costs; the speed of an answer; the shares of a
-           step's time; how far each token opens the gate
-   FOR     pretrained.c: --sizes, --profile, --focus */
+   HOLDS   what a token of the published models costs; what fewer bits cost; the speed of an answer;
+           the shares of a step's time; how far each token opens the gate
+   FOR     pretrained.c: --sizes, --compare, --profile, --focus */
 
 #ifndef CH05_PRETRAINED_CHARTS
 #define CH05_PRETRAINED_CHARTS
@@ -54,18 +54,40 @@ void print_sizes(double bandwidth)
                  {"2.8b", 64, 2560}};
     printf("What a token costs: every weight is read once; memory delivers %g GB/s here\n\n",
            bandwidth);
-    puts("                              bytes of weights          tokens a second, at most");
-    puts("  mamba  parameters       F32      BF16      int8      F32     BF16     int8    state");
+    puts("                        GB of weights                  tokens a second, at most");
+    puts("  mamba  parameters     F32   BF16   int8   int4      F32   BF16   int8   int4    state");
     for (size_t i = 0; i < TABLE_SIZE(known); i++) {
         size_t all, matrices, state;
         known_sizes(&all, &matrices, &state, known[i].layers, known[i].d_model);
         double rest = 4.0 * (double)(all - matrices), m = (double)matrices;
-        double gb[3] = {4e-9 * (double)all, 1e-9 * (2.0 * m + rest),
-                        1e-9 * (m * (1.0 + 4.0 / INT8_BLOCK) + rest)};
-        printf("  %-5s  %8.0f M  %6.2f GB  %6.2f GB  %6.2f GB  %7.1f  %7.1f  %7.1f  %4.1f MB\n",
-               known[i].name, 1e-6 * (double)all, gb[0], gb[1], gb[2], bandwidth / gb[0],
-               bandwidth / gb[1], bandwidth / gb[2], 1e-6 * (double)state);
+        double gb[4] = {4e-9 * (double)all, 1e-9 * (2.0 * m + rest),
+                        1e-9 * (m * (1.0 + 4.0 / INT8_BLOCK) + rest),
+                        1e-9 * (m * (0.5 + 2.0 / INT4_BLOCK) + rest)};
+        printf("  %-5s  %8.0f M", known[i].name, 1e-6 * (double)all);
+        for (size_t k = 0; k < TABLE_SIZE(gb); k++)
+            printf("%s%5.2f", k == 0 ? "   " : "  ", gb[k]);
+        for (size_t k = 0; k < TABLE_SIZE(gb); k++)
+            printf("%s%5.1f", k == 0 ? "    " : "  ", bandwidth / gb[k]);
+        printf("  %4.1f MB\n", 1e-6 * (double)state);
     }
+}
+
+/* A line of a table: what the model reads for each token, how well it guesses with its matrices as
+   `head` is, in nats a token, and how much worse than in line 0. */
+void print_bits_cost(const Weight *head, size_t bytes, const double *mean, size_t line)
+{
+    const char *name = tensor_type_name(head->type);
+    double mb = 1e-6 * (double)bytes, more = mean[line] - mean[0];
+    if (line == 0)
+        puts("           a token  perplexity  nats a token     more  of the perplexity");
+    else
+        name = head->bits == 8 ? "int8" : "int4";
+    printf("  %-5s %7.*f MB  %10.3f  %12.4f", name, mb < 10.0 ? 2 : 0, mb, exp(mean[line]),
+           mean[line]);
+    if (line > 0)
+        printf("  %+.4f  %+15.2f %%", more, 100.0 * expm1(more));
+    putchar('\n');
+    fflush(stdout);
 }
 
 /* ---- where the time goes ---- */

@@ -163,7 +163,7 @@ double measure_multiply_adds(void)
         double start = seconds_now();
         for (int round = 0; round < ROUNDS; round++)
             for (int i = 0; i < WIDE; i++)
-                sum[i] = sum[i] * factor + more;
+                sum[i] = lanes_multiply_add(sum[i], factor, more);
         seconds[run] = seconds_now() - start;
         for (int i = 1; i < WIDE; i++)
             sum[0] += sum[i];

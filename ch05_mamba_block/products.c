@@ -70,8 +70,6 @@ typedef struct {
     bool add;
 } Product;
 
-/* ---- one tile ---- */
-
 /* A whole tile of `vectors` vectors, out_row from row to row. `right` is (depth, vectors LANES),
    right_row from row to row. */
 INLINE void tile_of(float *out, size_t out_row, Strided left, const float *right, size_t right_row,
@@ -104,8 +102,8 @@ INLINE void tile_of(float *out, size_t out_row, Strided left, const float *right
         }
 }
 
-/* A tile of no more vectors than `cols` fill, with left as it lies or copied: in each of the six
-   calls the compiler knows the count, and which stride is 1. */
+/* A tile of `cols` columns, with left as it lies or copied: in each of the six calls the compiler
+   knows how many vectors, and which stride is 1. */
 static void product_tile(float *out, size_t out_row, Strided left, const float *right,
                          size_t right_row, size_t cols, size_t depth, bool add)
 {
@@ -128,8 +126,6 @@ INLINE size_t tile_cols(size_t left)
     size_t vectors = (left + LANES - 1) / LANES;
     return LANES * (TILE_VECTORS == 3 && vectors == 4 ? 2 : smaller(vectors, TILE_VECTORS));
 }
-
-/* ---- matrices in the order in which tiles read them ---- */
 
 /* The right matrix, (tiles, depth + APART, columns of the tile), zeros from `cols` to the end of a
    vector. */
@@ -156,13 +152,13 @@ static void panel_copy(float *panel, Strided from, size_t depth, size_t cols)
 #define LANES_LOW(a, b)  (Lanes) _mm256_unpacklo_ps((__m256)(a), (__m256)(b))
 #define LANES_HIGH(a, b) (Lanes) _mm256_unpackhi_ps((__m256)(a), (__m256)(b))
 #else
-INLINE Lanes lanes_zip(Lanes a, Lanes b, int from)
-{
-    Lanes zipped = {a[from], b[from], a[from + 1], b[from + 1]};
-    return zipped;
-}
 #define LANES_LOW(a, b)  lanes_zip(a, b, 0)
 #define LANES_HIGH(a, b) lanes_zip(a, b, 2)
+INLINE Lanes lanes_zip(Lanes a, Lanes b, int i)
+{
+    Lanes zipped = {a[i], b[i], a[i + 1], b[i + 1]};
+    return zipped;
+}
 #endif
 
 /* Four numbers of each of LANES columns, which lie `col` apart, become four rows. */
@@ -213,8 +209,6 @@ static void rows_pack(float *block, Strided left, size_t rows, size_t depth)
                 to[i * (depth + APART) + l] = i + l < rows ? from[(i + l) * left.row] : 0.0f;
     }
 }
-
-/* ---- from tiles to a product ---- */
 
 /* A tile's sums (rows, cols), from `beside`, TILE_COLS from row to row, to where they belong. */
 static void tile_put(float *out, const float *beside, const Product *p, size_t rows, size_t cols)
@@ -321,8 +315,7 @@ static void product_run(Product p)
             product_share(p, i, smaller(p.rows - i, high), j, smaller(p.cols - j, wide));
 }
 
-/* out (rows, cols) = left (rows, depth) right (depth, cols), + out if `add`; out_row from row to
-   row. */
+/* out (rows, cols), out_row from row to row, = left right, + out if `add`. */
 static void product_into(float *out, size_t out_row, Strided left, Strided right, size_t rows,
                          size_t cols, size_t depth, bool add)
 {

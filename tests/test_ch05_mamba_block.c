@@ -133,16 +133,15 @@ static void products_are_fused_multiply_adds_in_order(void **state)
 {
     (void)state;
     int threads = threads_most();
-    for (size_t n = 0; n < 3 * sizeof in_order / sizeof *in_order; n++) {
-        const size_t *size = in_order[n / 3];
-        size_t tokens = size[0], d_in = size[1], d_out = size[2];
+    for (size_t n = 0; n < sizeof in_order / sizeof *in_order; n++) {
+        size_t tokens = in_order[n][0], d_in = in_order[n][1], d_out = in_order[n][2];
         Random random = random_from_seed(n);
         float *x = random_array(tokens * d_in, &random), *W = random_array(d_in * d_out, &random);
         float *dy = random_array(tokens * d_out, &random);
         float *want = nan_filled(tokens * d_out), *got = nan_filled(tokens * d_out);
         float *want_x = nan_filled(tokens * d_in), *got_x = nan_filled(tokens * d_in);
         float *want_W = nan_filled(d_in * d_out), *got_W = nan_filled(d_in * d_out);
-        threads_use((int)(n % 3) + 1);
+        threads_use((int)((n + 1) % 3) + 1);
         product_in_order(want, strided(x, d_in, 1), strided(W, 1, d_in), tokens, d_out, d_in,
                          false);
         linear_forward_fast(got, x, W, NULL, tokens, d_in, d_out);

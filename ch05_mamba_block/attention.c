@@ -45,7 +45,7 @@ void attention_forward(float *out, float *work, const float *input, const Attent
 
 /* =================================== In blocks, for use =================================== */
 
-enum { QUERIES = 192, KEYS = PANEL_COLS, HEAD_MOST = 256 };
+enum { QUERIES = 192, KEYS = 256, HEAD_MOST = 256 };
 
 /* One row of scores becomes weights exp(score - largest) with the running largest and total brought
    up to date; what was summed before is scaled to the new largest (Milakov and Gimelshein). Scores

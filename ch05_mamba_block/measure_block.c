@@ -71,6 +71,37 @@ static void bench_products(double peak)
     free(bench.x), free(bench.W), free(bench.y);
 }
 
+/* The products of a block, narrow ones too, as shares of the peak, one thread. With d_model 768
+   this is a prompt of mamba-130m, with 128 and 64 they are the batches of the lesson's training. */
+static void bench_shapes(double peak)
+{
+    static const size_t shapes[][2] = {{768, 512}, {128, 2048}, {64, 1024}};
+    static const char *const layers[4] = {"in_proj, half", "x_proj", "dt_proj", "out_proj"};
+    Random random = random_from_seed(3);
+    int threads = threads_most();
+    threads_use(1);
+    puts("\nEvery product of a block, one thread, percent of the peak\n\n"
+         "  d_model  tokens    layer            columns  depth   forward  input  weight");
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        size_t d_model = shapes[s][0], d_inner = 2 * d_model, dt_rank = d_model / 16;
+        size_t d_in[4] = {d_model, d_inner, dt_rank, d_inner};
+        size_t d_out[4] = {d_inner, dt_rank + 32, d_inner, d_model};
+        for (int layer = 0; layer < 4; layer++) {
+            BenchProduct bench = {NULL, NULL, NULL, shapes[s][1], d_in[layer], d_out[layer]};
+            bench.x = random_floats(bench.tokens * bench.d_in, &random);
+            bench.W = random_floats(bench.d_in * bench.d_out, &random);
+            bench.y = random_floats(bench.tokens * bench.d_out, &random);
+            double work = (double)(bench.tokens * bench.d_in * bench.d_out), share[3];
+            for (int form = 0; form < 3; form++)
+                share[form] = 100.0 * work / time_product(&bench, form) / peak;
+            printf("  %7zu %7zu    %-15s %8zu %6zu %9.0f %6.0f %7.0f\n", d_model, bench.tokens,
+                   layers[layer], bench.d_out, bench.d_in, share[0], share[1], share[2]);
+            free(bench.x), free(bench.W), free(bench.y);
+        }
+    }
+    threads_use(threads);
+}
+
 enum { STEP_RUNS = 20 };
 
 /* A token more, after whatever the block has seen. */
@@ -124,6 +155,7 @@ bool demo_block_speed(const Show *show, Error *error)
 {
     double peak = measure_multiply_adds();
     bench_products(peak);
+    bench_shapes(peak);
     bench_block(peak);
     (void)show, (void)error;
     return true;

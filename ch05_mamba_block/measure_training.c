@@ -191,6 +191,8 @@ static void print_train_parts(Trainer *trainer, double step, const TrainFloor *f
         printf("      %-22s %9.2f %7.0f %%", names[part], 1e3 * seconds, 100.0 * seconds / step);
         if (floors[part] > 0.0)
             printf("  %6.2f%s", 1e3 * floors[part], part == PART_SCAN ? " (all exponentials)" : "");
+        if (part == PART_PRODUCTS)
+            printf("  %.0f %% of the peak", 100.0 * floors[part] / seconds);
         putchar('\n');
     }
     printf("      %-22s %9.2f %7.0f %%\n", "norms, loss, copies", 1e3 * rest, 100.0 * rest / step);

@@ -98,6 +98,84 @@ static void a_token_s_bits_do_not_depend_on_the_other_tokens(void **state)
     free(x), free(W), free(all), free(some);
 }
 
+/* a b + c as the processor does it: rounded once where it can. */
+static float multiply_add(float a, float b, float c)
+{
+#ifdef __FMA__
+    return fmaf(a, b, c);
+#else
+    return lanes_multiply_add(lanes_all(a), lanes_all(b), lanes_all(c))[0];
+#endif
+}
+
+/* A product as its bits are promised: over k in order, in stretches of 256. */
+static void product_in_order(float *out, Strided left, Strided right, size_t rows, size_t cols,
+                             size_t depth, bool add)
+{
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < cols; j++)
+            for (size_t first = 0; first < depth; first += 256) {
+                float sum = 0.0f, *to = out + i * cols + j;
+                for (size_t k = first; k < depth && k < first + 256; k++)
+                    sum = multiply_add(left.at[i * left.row + k * left.col],
+                                       right.at[k * right.row + j * right.col], sum);
+                *to = add || first > 0 ? sum + *to : sum;
+            }
+}
+
+/* Tokens, d_in and d_out on both sides of every border: of a vector, a tile, a block of rows, a
+   panel, a stretch, and of what is copied, read in place or worked out as a transpose. */
+static const size_t in_order[][3] = {{4, 1, 1},      {5, 31, 2},    {9, 33, 65},    {7, 515, 100},
+                                     {70, 400, 40},  {300, 8, 130}, {261, 16, 500}, {64, 48, 48},
+                                     {130, 64, 112}, {50, 260, 49}, {257, 30, 7},   {600, 4, 64}};
+
+static void products_are_fused_multiply_adds_in_order(void **state)
+{
+    (void)state;
+    int threads = threads_most();
+    for (size_t n = 0; n < sizeof in_order / sizeof *in_order; n++) {
+        size_t tokens = in_order[n][0], d_in = in_order[n][1], d_out = in_order[n][2];
+        Random random = random_from_seed(n);
+        float *x = random_array(tokens * d_in, &random), *W = random_array(d_in * d_out, &random);
+        float *dy = random_array(tokens * d_out, &random);
+        float *want = nan_filled(tokens * d_out), *got = nan_filled(tokens * d_out);
+        float *want_x = nan_filled(tokens * d_in), *got_x = nan_filled(tokens * d_in);
+        float *want_W = nan_filled(d_in * d_out), *got_W = nan_filled(d_in * d_out);
+        threads_use((int)((n + 1) % 3) + 1);
+        product_in_order(want, strided(x, d_in, 1), strided(W, 1, d_in), tokens, d_out, d_in,
+                         false);
+        linear_forward_fast(got, x, W, NULL, tokens, d_in, d_out);
+        assert_memory_equal(got, want, tokens * d_out * sizeof(float));
+        assert_true(isnan(got[tokens * d_out]));
+        for (int add = 0; add < 2; add++) {
+            product_in_order(want_x, strided(dy, d_out, 1), strided(W, d_in, 1), tokens, d_in,
+                             d_out, add);
+            linear_backward_input_fast(got_x, dy, W, add, tokens, d_in, d_out);
+            assert_memory_equal(got_x, want_x, tokens * d_in * sizeof(float));
+        }
+        assert_true(isnan(got_x[tokens * d_in]));
+        product_in_order(want_W, strided(dy, 1, d_out), strided(x, d_in, 1), d_out, d_in, tokens,
+                         false);
+        linear_backward_weight_fast(got_W, dy, x, tokens, d_in, d_out);
+        assert_memory_equal(got_W, want_W, d_in * d_out * sizeof(float));
+        assert_true(isnan(got_W[d_in * d_out]));
+        free(x), free(W), free(dy), free(want), free(got);
+        free(want_x), free(got_x), free(want_W), free(got_W);
+    }
+    threads_use(threads);
+}
+
+static void a_product_of_no_depth_is_zero(void **state)
+{
+    (void)state;
+    static const float zeros[33 * 5] = {0};
+    float *W = nan_filled(33 * 5);
+    linear_backward_weight_fast(W, zeros, zeros, 0, 33, 5);
+    assert_memory_equal(W, zeros, sizeof zeros);
+    assert_true(isnan(W[33 * 5]));
+    free(W);
+}
+
 /* ---- the convolution ------------------------------------------------------------------------ */
 
 /* Sizes of a convolution: batch, len, d_inner, d_conv. Widths below, at and beyond a strip; more
@@ -902,6 +980,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fast_products_are_the_clear_ones_at_any_size),
         cmocka_unit_test(a_product_worked_by_hand),
+        cmocka_unit_test(products_are_fused_multiply_adds_in_order),
+        cmocka_unit_test(a_product_of_no_depth_is_zero),
         cmocka_unit_test(a_token_s_bits_do_not_depend_on_the_other_tokens),
         cmocka_unit_test(the_fast_convolution_is_the_clear_one),
         cmocka_unit_test(the_fast_convolution_goes_back_as_the_clear_one),

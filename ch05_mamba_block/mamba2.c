@@ -361,28 +361,28 @@ static void head_recurrence_backward(const HeadBack *back, const float *y_grad,
     free(y);
 }
 
-/* The gradients of l = log a (len), without a derivative of the mask. Let r_t = C_t . dL/dC_t: how
-   much of the loss is read at token t; and w_t = B_t . dL/dB_t: how much of it token t wrote. Every
-   contribution is written once, and passes over each step until it is read; a_t scales what passes
-   over step t, so its gradient by log a_t is all that passes there. It is a ledger: over the first
-   step goes all that the state before brought (`brought`), and from there on every token takes out
-   what it reads and puts in what it writes.
+/* The gradients of l = log a (len), without a derivative of the mask. `passed` is a ledger of all that
+   reaches the loss: (len + 1, len + 1), a row for who reads it and a column for who wrote it. Row i
+   is what token i reads, the last row what is handed on after the chunk; column 0 is what the state
+   before the chunk brought, column j + 1 what token j wrote. Each entry has been scaled by the a of
+   every step that it passes, once; so dL/d log a_t is the sum of the entries that pass over step t:
+   written before it, which is columns 0 .. t, and read at it or after it, which is rows t .. len.
 
-   Exercise 5.13. Keep the ledger. */
-static void decays_backward(float *l_grad, float brought, const float *B_grad, const float *C_grad,
-                            const Head *head)
+   Exercise 5.13. Add them up, len^2 additions for all t together, and no subtraction. */
+static void decays_backward(float *l_grad, const float *passed, size_t len)
 {
-    size_t d_state = head->d_state;
-    float passing = brought;
-    for (size_t t = 0; t < head->len; t++) {
-        const float *B = head->B + t * head->bc_row, *C = head->C + t * head->bc_row;
+    zero(l_grad, len);
+    for (size_t i = 0; i <= len; i++) {
+        const float *row = passed + i * (len + 1);
         //> EX 5.13 [3 pts] [20 min] the gradients of the decays
-        //? The step to token t comes before token t writes or reads: l_grad[t] is what passes now.
-        //? Then add w_t, the sum of B[n] B_grad[t, n] over n, for token t has written it.
-        //? And take away r_t, the sum of C[n] C_grad[t, n]: it has been read, and goes no further.
-        l_grad[t] = passing;
-        for (size_t n = 0; n < d_state; n++)
-            passing += B[n] * B_grad[t * d_state + n] - C[n] * C_grad[t * d_state + n];
+        //? Which steps does row[0], read at token i, pass over? And row[1], which token 0 wrote?
+        //? Go along the row: over step t goes all of it up to row[t], a running sum.
+        //? Nothing that token i reads passes over a step after i; the last row stops at len - 1.
+        float passing = 0.0f;
+        for (size_t t = 0; t < len && t <= i; t++) {
+            passing += row[t];
+            l_grad[t] += passing;
+        }
         //< EX 5.13
     }
 }
@@ -393,45 +393,53 @@ static void decays_backward(float *l_grad, float brought, const float *B_grad, c
 static void chunk_backward(const HeadBack *back, const float *y_grad, const float *x, float *work,
                            const Head *head)
 {
-    size_t len = head->len, d_head = head->d_head, d_state = head->d_state;
+    size_t len = head->len, d_head = head->d_head, d_state = head->d_state,
+           states = d_head * d_state;
     float *M = work, *L = M + len * len, *M_grad = L + len * len;
-    float *dy_faded = M_grad + len * len, *v_faded = dy_faded + len * d_head; /* (len, d_head) */
+    float *dy_faded = M_grad + len * len, *passed = dy_faded + len * d_head; /* as above */
     const float *last = L + (len - 1) * len;
-    head_matrix(M, L, head);
-    for (size_t i = 0; i < len; i++)
-        for (size_t p = 0; p < d_head; p++) { /* L[i, 0] a_0 = a_0 ... a_i */
-            dy_faded[i * d_head + p] = head->a[0] * L[i * len] * y_grad[i * d_head + p];
-            v_faded[i * d_head + p] = last[i] * head->v[i * d_head + p];
-        }
     Strided B = strided(head->B, head->bc_row, 1), C = strided(head->C, head->bc_row, 1);
-    Strided dx = strided(back->x, d_state, 1);
-    /* M_grad = y_grad v^T, and by L on to C B^T */
-    zero(M_grad, len * len);
-    add_product(M_grad, strided(y_grad, d_head, 1), strided(head->v, 1, d_head), len, len, d_head);
-    for (size_t i = 0; i < len * len; i++)
-        M_grad[i] *= L[i];
+    head_matrix(M, L, head);
+    zero(passed, (len + 1) * (len + 1));
+    /* through the state after the chunk: dv_j = last_j dx B_j, dB_j = last_j v_j dx */
+    zero(back->v, len * d_head);
+    zero(back->B, len * d_state);
+    add_product(back->v, B, strided(back->x, 1, d_state), len, d_head, d_state);
+    add_product(back->B, strided(head->v, d_head, 1), strided(back->x, d_state, 1), len, d_state,
+                d_head);
+    for (size_t j = 0; j < len; j++) {
+        for (size_t p = 0; p < d_head; p++) {
+            back->v[j * d_head + p] *= last[j];
+            passed[len * (len + 1) + j + 1] += back->v[j * d_head + p] * head->v[j * d_head + p];
+        }
+        for (size_t n = 0; n < d_state; n++)
+            back->B[j * d_state + n] *= last[j];
+    }
+    /* through the state before it: dC_i = before_i dy_i x, and its own gradient */
+    for (size_t i = 0; i < len * d_head; i++) /* before_i = a_0 ... a_i = a_0 L[i, 0] */
+        dy_faded[i] = head->a[0] * L[i / d_head * len] * y_grad[i];
     zero(back->C, len * d_state);
-    add_product(back->C, strided(M_grad, len, 1), B, len, d_state, len);
     add_product(back->C, strided(dy_faded, d_head, 1), strided(x, d_state, 1), len, d_state,
                 d_head);
-    zero(back->B, len * d_state);
-    add_product(back->B, strided(M_grad, 1, len), C, len, d_state, len);
-    add_product(back->B, strided(v_faded, d_head, 1), dx, len, d_state, d_head);
-    zero(back->v, len * d_head);
-    for (size_t j = 0; j < len; j++) /* through the state: last_j dx B_j */
-        add_product(back->v + j * d_head, dx, strided(head->B + j * head->bc_row, 1, 1), d_head, 1,
-                    d_state);
-    for (size_t i = 0; i < len * d_head; i++)
-        back->v[i] *= last[i / d_head];
-    add_product(back->v, strided(M, 1, len), strided(y_grad, d_head, 1), len, d_head, len);
-    /* back over the chunk: what it leaves of x, and what was read of x inside */
-    float brought = 0.0f;
-    for (size_t i = 0; i < d_head * d_state; i++)
+    for (size_t i = 0; i < len; i++)
+        for (size_t n = 0; n < d_state; n++)
+            passed[i * (len + 1)] += back->C[i * d_state + n] * head->C[i * head->bc_row + n];
+    for (size_t i = 0; i < states; i++) {
         back->x[i] *= head->a[0] * last[0];
+        passed[len * (len + 1)] += back->x[i] * x[i];
+    }
     add_product(back->x, strided(dy_faded, 1, d_head), C, d_head, d_state, len);
-    for (size_t i = 0; i < d_head * d_state; i++)
-        brought += back->x[i] * x[i];
-    decays_backward(back->l, brought, back->B, back->C, head);
+    /* inside the chunk: dM = dy v^T; dv = M^T dy; and by L on to C B^T */
+    zero(M_grad, len * len);
+    add_product(M_grad, strided(y_grad, d_head, 1), strided(head->v, 1, d_head), len, len, d_head);
+    for (size_t i = 0; i < len * len; i++) {
+        passed[i / len * (len + 1) + i % len + 1] = M[i] * M_grad[i];
+        M_grad[i] *= L[i]; /* now dL/d(C B^T) */
+    }
+    add_product(back->v, strided(M, 1, len), strided(y_grad, d_head, 1), len, d_head, len);
+    add_product(back->B, strided(M_grad, 1, len), C, len, d_state, len);
+    add_product(back->C, strided(M_grad, len, 1), B, len, d_state, len);
+    decays_backward(back->l, passed, len);
 }
 
 /* All of `head` in chunks, from the last to the first. Only the states between chunks are kept. */
@@ -441,7 +449,7 @@ static void head_chunks_backward(const HeadBack *back, const float *y_grad, cons
     size_t d_head = head->d_head, d_state = head->d_state, states = d_head * d_state;
     size_t most = smaller(chunk, head->len), chunks = (head->len + chunk - 1) / chunk;
     float *x = NEW(float, (chunks + 1) * states); /* (chunks + 1, d_head, d_state) */
-    float *work = NEW(float, 3 * most * most + 2 * most * d_head + 1);
+    float *work = NEW(float, 3 * most * most + most * d_head + (most + 1) * (most + 1));
     memcpy(x, x_start, states * sizeof(float));
     for (size_t k = 0; k < chunks; k++) {
         Head piece = head_piece(head, k * chunk, smaller(chunk, head->len - k * chunk));
@@ -666,8 +674,9 @@ static bool demo_matrix(const Show *show, Error *error)
     double worst = fmax(apart(masked, y, len * WIDE), apart(chunked, y, len * WIDE));
     printf("\nRecurrence, masked attention and chunks agree to 1e-5 of the largest y: %s.\n",
            worst <= 1e-5 ? "yes" : "no");
+    bool ok = show->svg == NULL || blocks_write_svg(show->svg, &blocks, error);
     free(u), free(B), free(C), free(delta), free(a), free(M), free(y);
-    return show->svg == NULL || blocks_write_svg(show->svg, &blocks, error);
+    return ok;
 }
 
 /* Multiplications a token and head: in all, and those that no matrix product holds. */
@@ -680,7 +689,7 @@ static double chunk_work(double *other, double chunk, double d_head, double d_st
 }
 
 /* What one A a head costs and buys, counted. */
-static bool demo_costs(const Show *show, Error *error)
+static bool demo_head_costs(const Show *show, Error *error)
 {
     enum { CHANNELS = 1536, WIDE = 64, HEADS = CHANNELS / WIDE };
     double other;
@@ -737,7 +746,7 @@ static bool demo_weather_heads(const Show *show, Error *error)
 int mamba2_main(int argc, char **argv)
 {
     enum { DEMOS = 4 };
-    static Demo *const demos[DEMOS] = {demo_by_hand, demo_matrix, demo_costs, demo_weather_heads};
+    static Demo *const demos[DEMOS] = {demo_by_hand, demo_matrix, demo_head_costs, demo_weather_heads};
     HeadShow with = {{{false, false}, NULL, 1}, 20, 5, 4};
     int demo = -1;
     bool ascii = false;

@@ -7,12 +7,13 @@
 #define CH05_BENCH
 
 #include "measure_block.c"
+#include "measure_mamba2.c"
 #include "measure_pretrained.c"
 #include "measure_training.c"
 
 int block_bench_main(int argc, char **argv)
 {
-    bool block = false, compare = false, training = false, ascii = false;
+    bool block = false, compare = false, training = false, mamba2 = false, ascii = false;
     const char *file = NULL, *svg = NULL, *pretrained = NULL;
     uint64_t width = 256;
     const Option table[] = {
@@ -22,6 +23,8 @@ int block_bench_main(int argc, char **argv)
          "time and memory of long sequences against attention"},
         {"training", NULL, OPTION_SWITCH, 0, 0, &training, "mode",
          "a training step of the language model, and its parts, beside what this machine allows"},
+        {"mamba2", NULL, OPTION_SWITCH, 0, 0, &mamba2, "mode",
+         "Mamba-2's scan, as a recurrence and in chunks, against chapter 4's"},
         {"pretrained", "DIR", OPTION_TEXT, 0, 0, &pretrained, "mode",
          "a pretrained model's steps, prompts and draws, with random models of mamba-130m's shape, "
          "which are made in DIR (1 GB)"},
@@ -29,8 +32,9 @@ int block_bench_main(int argc, char **argv)
          "with --compare: d_model (default 256)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "compare",
          "with --compare: sizes from a Hugging Face config.json"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "compare", "write the figure as SVG"},
-        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "compare", "draw charts without Unicode"},
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "compare mamba2", "write the figure as SVG"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "compare mamba2",
+         "draw charts without Unicode"},
     };
     const Program program = {"ch05_bench",
                              "Measures the Mamba block (chapter 5) on this machine. Without "
@@ -48,6 +52,7 @@ int block_bench_main(int argc, char **argv)
     else if (ok)
         ok = (compare    ? demo_compare
               : training ? demo_training_speed
+              : mamba2   ? demo_mamba2_speed
                          : demo_block_speed)(&with.show, &error);
     return program_end(ok, &error);
 }

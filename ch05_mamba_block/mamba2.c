@@ -263,8 +263,8 @@ static void head_chunks(float *y, float *x, const Head *head, size_t chunk)
 /* One of the ways above through one head. */
 typedef void HeadWay(float *y, float *x, const Head *head, size_t chunk);
 
-/* Every head of every sequence, by one way: y of the shape of u, x_last of that of x_start, or NULL;
-   it may be the array that x_start points to. y may not overlap an input. */
+/* Every head of every sequence, by one way: y of the shape of u, x_last of that of x_start, or
+   NULL; it may be the array that x_start points to. y may not overlap an input. */
 static void head_scan_by(float *y, float *x_last, const HeadScan *scan, HeadWay *way, size_t chunk)
 {
     size_t len = scan->len, d_head = scan->d_head, states = d_head * scan->d_state;
@@ -361,12 +361,13 @@ static void head_recurrence_backward(const HeadBack *back, const float *y_grad,
     free(y);
 }
 
-/* The gradients of l = log a (len), without a derivative of the mask. `passed` is a ledger of all that
-   reaches the loss: (len + 1, len + 1), a row for who reads it and a column for who wrote it. Row i
-   is what token i reads, the last row what is handed on after the chunk; column 0 is what the state
-   before the chunk brought, column j + 1 what token j wrote. Each entry has been scaled by the a of
-   every step that it passes, once; so dL/d log a_t is the sum of the entries that pass over step t:
-   written before it, which is columns 0 .. t, and read at it or after it, which is rows t .. len.
+/* The gradients of l = log a (len), without a derivative of the mask. `passed` is a ledger of all
+   that reaches the loss: (len + 1, len + 1), a row for who reads it and a column for who wrote it.
+   Row i is what token i reads, the last row what is handed on after the chunk; column 0 is what the
+   state before the chunk brought, column j + 1 what token j wrote. Each entry has been scaled by
+   the a of every step that it passes, once; so dL/d log a_t is the sum of the entries that pass
+   over step t: written before it, which is columns 0 .. t, and read at it or after it, which is
+   rows t .. len.
 
    Exercise 5.13. Add them up, len^2 additions for all t together, and no subtraction. */
 static void decays_backward(float *l_grad, const float *passed, size_t len)
@@ -387,9 +388,10 @@ static void decays_backward(float *l_grad, const float *passed, size_t len)
     }
 }
 
-/* One chunk backwards. x (d_head, d_state) is the state before it; back->x becomes from the gradient
-   of the state after it that of the state before it. y = M v + diag(before) C x^T and x' = all x +
-   v^T diag(last) B, with M = L o C B^T; each line below is the gradient through one of them. */
+/* One chunk backwards. x (d_head, d_state) is the state before it. back->x comes as the gradient of
+   the state after it and becomes that of x. Forwards it was, with M = L o C B^T,
+       y = M v + diag(before) C x^T        state after = all x + v^T diag(last) B
+   and each paragraph below is the gradient through one of the products. */
 static void chunk_backward(const HeadBack *back, const float *y_grad, const float *x, float *work,
                            const Head *head)
 {
@@ -468,14 +470,14 @@ static void head_chunks_backward(const HeadBack *back, const float *y_grad, cons
     free(work);
 }
 
-/* Where the gradients go, each of the shape of what it is named after; NULL where one is not wanted.
-   They are written, not added to. */
+/* Where the gradients go, each of the shape of what it is named after; NULL where one is not
+   wanted. They are written, not added to. */
 typedef struct {
     float *u, *delta, *delta_bias, *A, *B, *C, *D, *x_start;
 } HeadGrad;
 
 /* From one head's gradients to those of what the scan was given: v = Delta u, l = Delta A, the skip
-   D u, and Delta = softplus(raw + bias). B and C are shared by a group's heads: their parts add up. */
+   D u, and Delta = softplus(raw + bias). B and C are shared by the heads of a group: they add up. */
 static void head_scatter_backward(const HeadGrad *grad, const HeadBack *back, const float *y_grad,
                                   const HeadScan *scan, size_t b, size_t h)
 {
@@ -746,7 +748,8 @@ static bool demo_weather_heads(const Show *show, Error *error)
 int mamba2_main(int argc, char **argv)
 {
     enum { DEMOS = 4 };
-    static Demo *const demos[DEMOS] = {demo_by_hand, demo_matrix, demo_head_costs, demo_weather_heads};
+    static Demo *const demos[DEMOS] = {demo_by_hand, demo_matrix, demo_head_costs,
+                                       demo_weather_heads};
     HeadShow with = {{{false, false}, NULL, 1}, 20, 5, 4};
     int demo = -1;
     bool ascii = false;

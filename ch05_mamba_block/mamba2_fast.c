@@ -158,8 +158,8 @@ static void head_stretch(float *y, float *x, const float *v, const float *a, con
     }
 }
 
-/* Head h through a stretch of tokens from t on; x (d_state, wide) is its state, v and sum are room for
-   (STRETCH_TOKENS, wide) each. */
+/* Head h through a stretch of tokens from t on; x (d_state, wide) is its state, v and sum are room
+   for (STRETCH_TOKENS, wide) each. */
 static void head_scan_stretch(float *y, float *x, float *v, float *sum, const HeadScan *scan,
                               size_t b, size_t t, size_t h)
 {
@@ -177,8 +177,8 @@ static void head_scan_stretch(float *y, float *x, float *v, float *sum, const He
         add_scaled_into(to + i * row, sum + i * wide, u + i * row, skip, d_head);
 }
 
-/* Heads first .. first + heads - 1 of sequence b, a stretch of tokens at a time: neighbours in memory
-   are then worked on one after the other. */
+/* Heads first .. first + heads - 1 of sequence b, a stretch of tokens at a time: neighbours in
+   memory are then worked on one after the other. */
 static void stretch_heads(float *y, float *x_last, const HeadScan *scan, size_t b, size_t first,
                           size_t heads)
 {
@@ -255,8 +255,8 @@ static ChunkWork chunk_work_new(const HeadScan *scan, size_t heads)
     return work;
 }
 
-/* out (rows, cols) = left (rows, deep) right (deep, cols), but row i only over its first `first` + i
-   + 1 columns of left: those after it are 0, and most of them are not looked at. */
+/* out (rows, cols) = left (rows, deep) right (deep, cols), but row i only over its first `first` +
+   i + 1 columns of left: those after it are 0, and most of them are not looked at. */
 static void product_to_diagonal(float *out, size_t out_row, Strided left, Strided right,
                                 size_t rows, size_t cols, size_t first)
 {
@@ -406,7 +406,7 @@ static ChunkStates chunk_states_new(const HeadScan *scan)
     all.states = scan->d_head * scan->d_state;
     all.steps = whole_vectors(all.chunk);
     size_t heads = scan->batch * scan->n_head, pieces = heads * all.chunks;
-    /* x has a state to spare: without tokens there is no chunk, but what it begins with is copied */
+    /* x has a state to spare: without tokens there is no chunk, but it is written all the same */
     all.x = NEW(float, (2 * pieces + heads + 1) * all.states + pieces * (2 * all.steps + 3));
     all.dx = all.x + (pieces + 1) * all.states;
     all.delta = all.dx + (pieces + heads) * all.states;
@@ -417,7 +417,7 @@ static ChunkStates chunk_states_new(const HeadScan *scan)
     return all;
 }
 
-/* before[i] = a_0 ... a_i and last[i] = a_{i + 1} ... a_{len - 1}; returns all of them multiplied. */
+/* before[i] = a_0 ... a_i and last[i] = a_{i + 1} ... a_{len - 1}; returns the product of all. */
 static float chunk_fades(float *before, float *last, const float *a, size_t len)
 {
     float left = 1.0f, right = 1.0f;

@@ -112,7 +112,7 @@ static void blocks_svg_legend(FILE *out)
 {
     static const char *const said[3] = {
         "inside a chunk: masked attention, a small square for each",
-        "from chunk to chunk: C reads a state that B wrote, never more than d_state wide",
+        "from chunk to chunk: C reads what is left of a state that B wrote",
         "what is handed on: one state, whatever came before"};
     double y = BLOCKS_TOP + BLOCKS_SIZE + 40;
     for (int k = 0; k < 3; k++, y += 22) {
@@ -134,8 +134,7 @@ bool blocks_write_svg(const char *path, const Blocks *blocks, Error *error)
     svg_open(file.stream, 560, 580);
     svg_text(file.stream, 14, 24, "font-size=\"15\" font-weight=\"bold\"",
              "The matrix by which a head multiplies, and its blocks");
-    svg_text(file.stream, BLOCKS_LEFT, 48, "fill=\"#444\"", "written at token j");
-    svg_text(file.stream, BLOCKS_LEFT, BLOCKS_TOP - 8, "fill=\"#444\" font-size=\"11\"", "1");
+    svg_text(file.stream, BLOCKS_LEFT, 58, "fill=\"#444\"", "written at token j");
     svg_text(file.stream, 14, BLOCKS_TOP + 14, "fill=\"#444\"", "read");
     svg_text(file.stream, 14, BLOCKS_TOP + 30, "fill=\"#444\"", "at i");
     for (size_t i = 0; i < blocks->len; i++)

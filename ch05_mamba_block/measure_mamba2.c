@@ -1,6 +1,6 @@
 /* Mamba-2's scan against chapter 4's, measured.
 
-   HOLDS   the same layer as a scan over channels and as a scan over heads, forwards and backwards, at
+   HOLDS   one layer as a scan over channels and as a scan over heads, forwards and backwards, at
            several state sizes and lengths, beside what this machine allows
    FOR     bench.c */
 
@@ -121,7 +121,8 @@ static void dual_there_and_back(DualBench *bench, int way)
     }
 }
 
-/* Seconds of the processor's time that this thread has had: what others take from it does not count. */
+/* Seconds of the processor's time that this thread has had: what others take from it does not
+   count. */
 static double own_seconds(void)
 {
     struct timespec now;
@@ -129,8 +130,8 @@ static double own_seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* The least seconds of some runs of every way (or of one `only`), by turns, so that what else the machine does meets
-   all of them. */
+/* The least seconds of some runs of every way (or of one `only`), by turns, so that what else the
+   machine does meets all of them. */
 static void dual_least(double least[DUAL_WAYS], DualBench *bench,
                        void (*run)(DualBench *bench, int way), int only)
 {
@@ -162,10 +163,10 @@ static DualCeilings dual_ceilings(void)
     return most;
 }
 
-/* Seconds a token below which a way cannot be. All read u and write y. Chapter 4 takes an exponential
-   a state. The recurrence multiplies a x, v B, and adds C x: three instructions a state, each as dear
-   as a multiply-add. Chunks make d_state multiply-adds a channel to read the state, as many to move
-   it on, and (chunk + 1) / 2 inside; and the heads share C B^T. */
+/* Seconds a token below which a way cannot be. All read u and write y. Chapter 4 takes an
+   exponential a state. The recurrence multiplies a x, v B, and adds C x: three instructions a
+   state, each as dear as a multiply-add. Chunks make d_state multiply-adds a channel to read the
+   state, as many to move it on, and (chunk + 1) / 2 inside; and the heads share C B^T. */
 static void dual_floors(double floors[DUAL_WAYS], double d_state, const DualCeilings *most)
 {
     double memory = 2.0 * LAYER_CHANNELS * sizeof(float) / most->read,

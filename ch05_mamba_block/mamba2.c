@@ -418,8 +418,9 @@ static void chunk_backward(const HeadBack *back, const float *y_grad, const floa
             back->B[j * d_state + n] *= last[j];
     }
     /* through the state before it: dC_i = before_i dy_i x, and its own gradient */
-    for (size_t i = 0; i < len * d_head; i++) /* before_i = a_0 ... a_i = a_0 L[i, 0] */
-        dy_faded[i] = head->a[0] * L[i / d_head * len] * y_grad[i];
+    for (size_t i = 0; i < len; i++)
+        for (size_t p = 0; p < d_head; p++) /* before_i = a_0 ... a_i = a_0 L[i, 0] */
+            dy_faded[i * d_head + p] = head->a[0] * L[i * len] * y_grad[i * d_head + p];
     zero(back->C, len * d_state);
     add_product(back->C, strided(dy_faded, d_head, 1), strided(x, d_state, 1), len, d_state,
                 d_head);
@@ -434,10 +435,11 @@ static void chunk_backward(const HeadBack *back, const float *y_grad, const floa
     /* inside the chunk: dM = dy v^T; dv = M^T dy; and by L on to C B^T */
     zero(M_grad, len * len);
     add_product(M_grad, strided(y_grad, d_head, 1), strided(head->v, 1, d_head), len, len, d_head);
-    for (size_t i = 0; i < len * len; i++) {
-        passed[i / len * (len + 1) + i % len + 1] = M[i] * M_grad[i];
-        M_grad[i] *= L[i]; /* now dL/d(C B^T) */
-    }
+    for (size_t i = 0; i < len; i++)
+        for (size_t j = 0; j < len; j++) {
+            passed[i * (len + 1) + j + 1] = M[i * len + j] * M_grad[i * len + j];
+            M_grad[i * len + j] *= L[i * len + j]; /* now dL/d(C B^T) */
+        }
     add_product(back->v, strided(M, 1, len), strided(y_grad, d_head, 1), len, d_head, len);
     add_product(back->B, strided(M_grad, 1, len), C, len, d_state, len);
     add_product(back->C, strided(M_grad, len, 1), B, len, d_state, len);
@@ -477,7 +479,7 @@ typedef struct {
 } HeadGrad;
 
 /* From one head's gradients to those of what the scan was given: v = Delta u, l = Delta A, the skip
-   D u, and Delta = softplus(raw + bias). B and C are shared by the heads of a group: they add up. */
+   D u, and Delta = softplus(raw + bias). The heads of a group share B and C: they add up. */
 static void head_scatter_backward(const HeadGrad *grad, const HeadBack *back, const float *y_grad,
                                   const HeadScan *scan, size_t b, size_t h)
 {
@@ -597,7 +599,7 @@ static bool demo_by_hand(const Show *show, Error *error)
     static const float A[1] = {-0.693147181f}; /* -log 2: a step leaves 2^-Delta */
     static const float u[LEN] = {4, 2, 1, 8}, delta[LEN] = {1, 1, 2, 1};
     static const float B[LEN] = {1, 2, 1, 1}, C[LEN] = {1, 1, 2, 1};
-    float a[LEN], v[LEN], L[LEN * LEN], M[LEN * LEN], y[LEN], x = 0.0f;
+    float a[LEN], v[LEN], L[LEN * LEN], M[LEN * LEN], y[LEN] = {0}, x = 0.0f;
     HeadScan scan = head_scan_new(LEN, 1, 1, 1, u, delta, A, B, C);
     Head head = head_gather(a, v, &scan, 0, 0);
     puts("Four tokens of one head, one channel, one state; A = -log 2\n\n"
@@ -618,7 +620,7 @@ static bool demo_by_hand(const Show *show, Error *error)
     printf("\n  y = %.4g, %.4g, %.4g, %.4g\n", (double)y[0], (double)y[1], (double)y[2],
            (double)y[3]);
     Head half = head_piece(&head, 0, 2), rest = head_piece(&head, 2, 2);
-    float read[2] = {0, 0}, inside[2];
+    float read[2] = {0, 0}, inside[2] = {0, 0};
     x = 0.0f;
     head_chunks(inside, &x, &half, 2);
     printf("\nChunks of two: the first gives y = %.4g, %.4g and hands on x = %.4g\n",

@@ -11,7 +11,7 @@
 #include "mamba2_fast.c"
 
 enum { LAYER_HEADS = 24, LAYER_WIDE = 64, LAYER_CHANNELS = LAYER_HEADS * LAYER_WIDE };
-enum { DUAL_WAYS = 3, DUAL_RUNS = 5, DUAL_CHUNK = 64 };
+enum { DUAL_WAYS = 3, DUAL_RUNS = 3, DUAL_CHUNK = 64 };
 
 /* One layer of mamba-130m's width, both ways: Delta and A of a head are those of its channels. */
 typedef struct {
@@ -121,15 +121,6 @@ static void dual_there_and_back(DualBench *bench, int way)
     }
 }
 
-/* Seconds of the processor's time that this thread has had: what others take from it does not
-   count. */
-static double own_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* The least seconds of some runs of every way (or of one `only`), by turns, so that what else the
    machine does meets all of them. */
 static void dual_least(double least[DUAL_WAYS], DualBench *bench,
@@ -139,10 +130,9 @@ static void dual_least(double least[DUAL_WAYS], DualBench *bench,
         for (int way = 0; way < DUAL_WAYS; way++) {
             if (way != only && only >= 0)
                 continue;
-            bool alone = threads_most() == 1;
-            double start = alone ? own_seconds() : seconds_now();
+            double start = own_seconds();
             run(bench, way);
-            double seconds = (alone ? own_seconds() : seconds_now()) - start;
+            double seconds = own_seconds() - start;
             least[way] = i == 0 ? seconds : fmin(least[way], seconds);
         }
 }
@@ -209,39 +199,34 @@ static void print_dual_chunks(void)
     }
 }
 
-static void print_dual_training(int threads)
+static void print_dual_training(void)
 {
     puts("\nThere and back, as in training, 4096 tokens: microseconds a token\n\n"
-         "  d_state   chapter 4   chunks of 64   times faster   on all threads, times faster than "
-         "one");
+         "  d_state   chapter 4   chunks of 64   times faster");
     for (size_t d_state = 16; d_state <= 128; d_state *= d_state == 16 ? 4 : 2) {
-        double one[DUAL_WAYS], all[DUAL_WAYS], per = 1e6 / 4096;
+        double least[DUAL_WAYS], per = 1e6 / 4096;
         DualBench bench = dual_bench_new(4096, d_state);
-        threads_use(1);
-        dual_least(one, &bench, dual_there_and_back, -1);
-        threads_use(threads);
-        dual_least(all, &bench, dual_there_and_back, 2);
-        printf("  %7zu %11.2f %14.2f %14.1f %14.2f\n", d_state, per * one[0], per * one[2],
-               one[0] / one[2], one[2] / all[2]);
+        dual_least(least, &bench, dual_there_and_back, -1);
+        printf("  %7zu %11.2f %14.2f %14.1f\n", d_state, per * least[0], per * least[2],
+               least[0] / least[2]);
         dual_bench_free(&bench);
     }
-    threads_use(1);
 }
 
 /* Microseconds a token against the size of the state. */
 static bool dual_chart(const Show *show, Error *error)
 {
-    enum { SIZES = 6 };
+    enum { SIZES = 5 };
     static const char *const names[DUAL_WAYS] = {"chapter 4's scan", "one A a head: recurrence",
                                                  "chunks of 64"};
     double states[SIZES], cost[DUAL_WAYS][SIZES];
     for (size_t i = 0; i < SIZES; i++) {
         double least[DUAL_WAYS];
-        DualBench bench = dual_bench_new(2048, (size_t)8 << i);
+        DualBench bench = dual_bench_new(1024, (size_t)8 << i);
         dual_least(least, &bench, dual_forward, -1);
         states[i] = (double)(8 << i);
         for (int way = 0; way < DUAL_WAYS; way++)
-            cost[way][i] = 1e6 / 2048 * least[way];
+            cost[way][i] = 1e6 / 1024 * least[way];
         dual_bench_free(&bench);
     }
     Chart chart =
@@ -270,7 +255,7 @@ bool demo_mamba2_speed(const Show *show, Error *error)
             dual_floors(floors, (double)d_state, &most);
             print_dual_row(d_state, len, floors);
         }
-    print_dual_training(threads);
+    print_dual_training();
     print_dual_chunks();
     bool ok = dual_chart(show, error);
     threads_use(threads);

@@ -84,7 +84,7 @@ static float head_step_size(const HeadScan *scan, size_t token, size_t h)
 /* Where head h of sequence b begins in B, or C, and in a state. */
 static size_t head_bc_first(const HeadScan *scan, size_t b, size_t h)
 {
-    size_t group = h / (scan->n_head / scan->n_group);
+    size_t group = h * scan->n_group / scan->n_head; /* neighbours share one */
     return (b * scan->len * scan->n_group + group) * scan->d_state;
 }
 

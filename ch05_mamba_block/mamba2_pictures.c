@@ -114,8 +114,8 @@ static void blocks_svg_legend(FILE *out)
         "inside a chunk: masked attention, a small square for each",
         "from chunk to chunk: C reads what is left of a state that B wrote",
         "what is handed on: one state, whatever came before"};
-    double y = BLOCKS_TOP + BLOCKS_SIZE + 40;
-    for (int k = 0; k < 3; k++, y += 22) {
+    for (int k = 0; k < 3; k++) {
+        double y = BLOCKS_TOP + BLOCKS_SIZE + 40 + 22 * k;
         if (k == 2)
             fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"7\" fill=\"#0072B2\"/>\n",
                     BLOCKS_LEFT + 7, y - 4.5);

@@ -11,7 +11,7 @@
 #include "mamba2_fast.c"
 
 enum { LAYER_HEADS = 24, LAYER_WIDE = 64, LAYER_CHANNELS = LAYER_HEADS * LAYER_WIDE };
-enum { DUAL_WAYS = 3, DUAL_RUNS = 3, DUAL_CHUNK = 64 };
+enum { DUAL_WAYS = 3, DUAL_RUNS = 5, DUAL_CHUNK = 64 };
 
 /* One layer of mamba-130m's width, both ways: Delta and A of a head are those of its channels. */
 typedef struct {

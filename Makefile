@@ -133,6 +133,7 @@ ch04_selective       ch04_selective --brief
 ch05_mamba_block     ch05_mamba_block --trace
 ch05_language_model  ch05_stories_test --focus
 ch05_pretrained      ch05_pretrained
+ch05_mamba2          ch05_mamba2 --demo matrix --length 12 --chunk 4
 ch06_cuda_scan       ch06_cuda_scan --demo ladder
 endef
 export TOUR
@@ -186,6 +187,8 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	$(call show,$(BUILD)/ch05_stories_test)
 	@printf '\n==== Chapter 5b: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
+	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'
+	$(call show,$(BUILD)/ch05_mamba2)
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
@@ -194,7 +197,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	    printf '\n$$ %s\n' $$program; $$program
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
-    'ch05_bench --contended' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
+    'ch05_bench --contended' 'ch05_bench --mamba2' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
 
 bench: $(BENCHES) $(if $(GPU),$(CUDA_SAID)) ## measure: fast against clear, and both against the machine's limits
 	@for words in $(MEASURE); do \

@@ -117,11 +117,11 @@ double measure_read(void)
         return 0.0;
     memset(memory, 0, count * sizeof(Lanes));
     for (int run = 0; run < 5; run++) {
-        double start = seconds_now();
+        double start = own_seconds();
         for (size_t i = 0; i < count; i += WIDE)
             for (size_t k = 0; k < WIDE; k++)
                 sum[k] += memory[i + k];
-        seconds[run] = seconds_now() - start;
+        seconds[run] = own_seconds() - start;
     }
     for (size_t k = 1; k < WIDE; k++)
         sum[0] += sum[k];
@@ -140,13 +140,13 @@ double measure_exponentials(void)
     for (int i = 0; i < VECTORS; i++)
         in[i] = lanes_all(-0.1f * (float)i);
     for (int run = 0; run < 5; run++) {
-        double start = seconds_now();
+        double start = own_seconds();
         for (int round = 0; round < ROUNDS; round++) {
             for (int i = 0; i < VECTORS; i++)
                 out[i] = exp2_product(in[i], lanes_all(1.442695f), table);
             __asm__ volatile("" : : "r"(out) : "memory");
         }
-        seconds[run] = seconds_now() - start;
+        seconds[run] = own_seconds() - start;
     }
     return (double)VECTORS * ROUNDS * LANES / median(seconds, 5);
 }
@@ -160,11 +160,11 @@ double measure_multiply_adds(void)
     for (int run = 0; run < 5; run++) {
         for (int i = 0; i < WIDE; i++)
             sum[i] = lanes_all((float)i);
-        double start = seconds_now();
+        double start = own_seconds();
         for (int round = 0; round < ROUNDS; round++)
             for (int i = 0; i < WIDE; i++)
                 sum[i] = lanes_multiply_add(sum[i], factor, more);
-        seconds[run] = seconds_now() - start;
+        seconds[run] = own_seconds() - start;
         for (int i = 1; i < WIDE; i++)
             sum[0] += sum[i];
         seconds[run] += lanes_sum(sum[0]) == 1.0f ? 1.0 : 0.0; /* so that it is worked out */

@@ -7,13 +7,15 @@
 #define CH05_BENCH
 
 #include "measure_block.c"
+#include "measure_mamba2.c"
 #include "measure_pretrained.c"
 #include "measure_training.c"
 #include "measure_threads.c"
 
 int block_bench_main(int argc, char **argv)
 {
-    bool block = false, compare = false, training = false, contended = false, ascii = false;
+    bool block = false, compare = false, training = false, contended = false, mamba2 = false;
+    bool ascii = false;
     const char *file = NULL, *svg = NULL, *pretrained = NULL;
     uint64_t width = 256;
     const Option table[] = {
@@ -25,6 +27,8 @@ int block_bench_main(int argc, char **argv)
          "a training step of the language model, and its parts, beside what this machine allows"},
         {"contended", NULL, OPTION_SWITCH, 0, 0, &contended, "mode",
          "all threads against one, alone and beside a busy process"},
+        {"mamba2", NULL, OPTION_SWITCH, 0, 0, &mamba2, "mode",
+         "Mamba-2's scan, as a recurrence and in chunks, against chapter 4's"},
         {"pretrained", "DIR", OPTION_TEXT, 0, 0, &pretrained, "mode",
          "a pretrained model's steps, prompts and draws, with random models of mamba-130m's shape, "
          "which are made in DIR (1 GB)"},
@@ -32,8 +36,9 @@ int block_bench_main(int argc, char **argv)
          "with --compare: d_model (default 256)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "compare",
          "with --compare: sizes from a Hugging Face config.json"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "compare", "write the figure as SVG"},
-        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "compare", "draw charts without Unicode"},
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "compare mamba2", "write the figure as SVG"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "compare mamba2",
+         "draw charts without Unicode"},
     };
     const Program program = {"ch05_bench",
                              "Measures the Mamba block (chapter 5) on this machine. Without "
@@ -52,6 +57,7 @@ int block_bench_main(int argc, char **argv)
         ok = (compare     ? demo_compare
               : training  ? demo_training_speed
               : contended ? demo_threads_speed
+              : mamba2    ? demo_mamba2_speed
                           : demo_block_speed)(&with.show, &error);
     return program_end(ok, &error);
 }

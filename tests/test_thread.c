@@ -1,10 +1,13 @@
 /* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
 
 #include "../ch05_mamba_block/mamba_block.c"
+#include "../ch05_mamba_block/mamba2_fast.c"
 #include "../ch06_cuda_scan/cuda_scan.cu"
 #include "check.h"
 
 enum { DAYS = 3 };
+
+typedef void HeadForecast(float *y, float *x_last, const HeadScan *scan);
 
 /* (0.5, 0.5) -> (0.60, 0.40) -> (0.64, 0.36), worked by hand in the lesson of chapter 1. */
 static const double by_hand[DAYS * 2] = {0.5, 0.5, 0.6, 0.4, 0.64, 0.36};
@@ -198,6 +201,45 @@ static void chapter_5_forecasts_it_inside_a_mamba_block(void **state)
     own_block_free(&own);
 }
 
+static void chapter_5c_forecasts_it_by_two_heads_of_mamba_2(void **state)
+{
+    /* a head has one decay, so the eigenvalues 1 and 0.4 of P take a head each; a channel for each
+       weather; the forecast is the sum of the heads */
+    (void)state;
+    enum { HEADS = 2, WIDE = 2, LEN = DAYS - 1 };
+    static HeadForecast *const ways[] = {head_scan, head_scan_masked, head_scan_chunked,
+                                         head_scan_fast, head_scan_chunked_fast};
+    Chain chain = weather();
+    double lambda[2], T[4], copy[4], modes[2];
+    float A[HEADS], x_start[HEADS * WIDE], u[LEN * HEADS * WIDE] = {0}, one[LEN * HEADS];
+    Ssm system = ssm_from_chain(&chain, start);
+    assert_true(eigen_2x2(lambda, T, system.A));
+    memcpy(modes, start, sizeof modes);
+    memcpy(copy, T, sizeof copy);
+    assert_true(matrix_solve(modes, copy, 2, 1));
+    for (size_t h = 0; h < HEADS; h++) {
+        A[h] = (float)log(lambda[h]);
+        for (size_t p = 0; p < WIDE; p++)
+            x_start[h * WIDE + p] = (float)(T[p * 2 + h] * modes[h]);
+    }
+    for (size_t i = 0; i < LEN * HEADS; i++)
+        one[i] = 1.0f;
+    HeadScan scan = head_scan_new(LEN, HEADS, WIDE, 1, u, one, A, one, one);
+    scan.x_start = x_start;
+    for (scan.chunk = 1; scan.chunk <= 3; scan.chunk++)
+        for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
+            float y[LEN * HEADS * WIDE];
+            ways[way](y, NULL, &scan);
+            for (size_t day = 1; day < DAYS; day++)
+                for (size_t p = 0; p < WIDE; p++) {
+                    const float *heads = y + (day - 1) * HEADS * WIDE + p;
+                    assert_near(heads[0] + heads[WIDE], by_hand[2 * day + p], 2e-7, 0);
+                }
+        }
+    ssm_free(&system);
+    chain_free(&chain);
+}
+
 static void chapter_6_forecasts_it_by_every_cuda_kernel(void **state)
 {
     (void)state; /* chapter 4's scan once more, with the chain's own numbers */
@@ -226,6 +268,7 @@ int main(void)
         cmocka_unit_test(chapter_4_forecasts_it_by_a_selective_scan),
         cmocka_unit_test(chapter_4_forecasts_it_by_a_parallel_scan_of_pairs),
         cmocka_unit_test(chapter_5_forecasts_it_inside_a_mamba_block),
+        cmocka_unit_test(chapter_5c_forecasts_it_by_two_heads_of_mamba_2),
         cmocka_unit_test(chapter_6_forecasts_it_by_every_cuda_kernel),
     };
     return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,

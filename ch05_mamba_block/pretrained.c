@@ -2,9 +2,9 @@
 
    QUESTION   What does it take to run a model that others have trained, from the files as they were
               published, and how fast can a processor be at it?
-   NEW        Weights used where they lie in the mapped file, or copies in 8 or 4 bits; a step that reads
-              each of them once, by all threads together; a memory to save. Next door: a tokenizer
-              (byte-level BPE, as GPT-NeoX has it).
+   NEW        Weights used where they lie in the mapped file, or copies in 8 or 4 bits; a step that
+              reads each of them once, by all threads together; a memory to save. Next door: a
+              tokenizer (byte-level BPE, as GPT-NeoX has it).
    NOT        Training, and no mathematics: the model is that of language_model.c.
    EQUATION   seconds a token >= bytes of weights / bytes a second that memory delivers
    LETTERS    C            shape                      Hugging Face
@@ -78,7 +78,7 @@ static int weight_of(int part)
 
 /* A layer from its tensors. The vectors (norm, convolution, A_log, D, biases) become floats in
    layer->memory, whatever they were: they are some thousand numbers. A matrix stays, or becomes a
-   copy in 8 or 4 bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
+   copy in few bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
 static void layer_read(PretrainedLayer *layer, const Tensor *const *part, size_t bits, Arena *arena)
 {
     size_t used = 0, room = 0;

@@ -679,9 +679,9 @@ INLINE int32_t four_bytes(const int8_t *from)
     return four;
 }
 
-/* start + sum over a block of 4-bit weights, 0 .. 15, times bytes: exact. Each lane has a row of its
-   own, so there is no sum over lanes, and any number of them gives the same bits. Sums of 16 bits
-   hold 8 * 2 * 15 * 127 < 2^15. */
+/* start + sum over a block of 4-bit weights, 0 .. 15, times bytes: exact. Each lane has a row of
+   its own, so there is no sum over lanes, and any number of them gives the same bits. Sums of 16
+   bits hold 8 * 2 * 15 * 127 < 2^15. */
 INLINE LanesBits int4_products(const unsigned char *w, const int8_t *x, int32_t start)
 {
 #if LANES == 16 && defined(__AVX512BW__)

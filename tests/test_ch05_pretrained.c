@@ -497,8 +497,8 @@ static double tiny_loss(size_t bits, bool steps)
     return mean;
 }
 
-/* What the lesson says of the whole text: 0.01 nats, of which the rounding of the vector, which only
-   steps do, is a small part. */
+/* What the lesson says of the whole text: 0.01 nats, of which the rounding of the vector, which
+   only steps do, is a small part. */
 static void four_bits_cost_the_trained_model_little(void **state)
 {
     double exact = tiny_loss(0, true), eight = tiny_loss(8, true);

@@ -255,40 +255,25 @@ static ChunkWork chunk_work_new(const HeadScan *scan, size_t heads)
     return work;
 }
 
+/* out (rows, cols), + out if `add`, = left right, by the thread that calls. */
+static void product_here(float *out, size_t out_row, Strided left, Strided right, size_t rows,
+                         size_t cols, size_t depth, bool add)
+{
+    Product p = {out, out_row, 1, left, right, rows, cols, depth, add};
+    product_share(p, 0, rows, 0, cols);
+}
+
 /* out (rows, cols) = left (rows, deep) right (deep, cols), but row i only over its first `first` +
    i + 1 columns of left: those after it are 0, and most of them are not looked at. */
 static void product_to_diagonal(float *out, size_t out_row, Strided left, Strided right,
                                 size_t rows, size_t cols, size_t first)
 {
-    Lanes panel[PANEL_DEPTH * PANEL_COLS / LANES];
-    size_t deep = first + rows;
-    for (size_t col = 0; col < cols; col += PANEL_COLS)
-        for (size_t k = 0; k < deep; k += PANEL_DEPTH) {
-            size_t some = smaller(cols - col, PANEL_COLS), depth = smaller(deep - k, PANEL_DEPTH);
-            panel_pack((float *)panel,
-                       strided(right.at + k * right.row + col, right.row, right.col), depth, some);
-            for (size_t i = 0; i < rows; i += TILE_ROWS) {
-                size_t reach = smaller(first + i + TILE_ROWS, deep);
-                if (reach <= k)
-                    continue;
-                for (size_t j = 0; j < some; j += TILE_COLS)
-                    product_tile(out + i * out_row + col + j, out_row,
-                                 strided(left.at + i * left.row + k, left.row, 1),
-                                 panel + j / TILE_COLS * PANEL_DEPTH * TILE_VECTORS,
-                                 smaller(rows - i, TILE_ROWS), smaller(some - j, TILE_COLS),
-                                 smaller(reach - k, depth), k > 0);
-            }
-        }
-}
-
-/* out (rows, cols), + out if `add`, = left right, by the thread that calls. */
-static void product_here(float *out, size_t out_row, Strided left, Strided right, size_t rows,
-                         size_t cols, size_t depth, bool add)
-{
-    for (size_t j = 0; j < cols; j += PANEL_COLS)
-        product_part(out + j, out_row, left,
-                     strided(right.at + j * right.col, right.row, right.col), rows,
-                     smaller(cols - j, PANEL_COLS), depth, add);
+    enum { STRIP = 32 }; /* rows that go as far as the last of them */
+    for (size_t i = 0; i < rows; i += STRIP) {
+        size_t high = smaller(rows - i, STRIP);
+        product_here(out + i * out_row, out_row, strided_from(left, i, 0), right, high, cols,
+                     first + i + high, false);
+    }
 }
 
 /* What has faded so far is as good as gone. Left to go on, it would become a denormal number, with

@@ -37,10 +37,10 @@ enum {
 /* The loop after this does that many rounds at once. Short loops clang unrolls best untold, and
    nvcc's first pass knows no such pragma. */
 #if defined(__CUDACC__) || defined(__clang__)
-#define UNROLL(rounds)
+#define PRODUCT_UNROLL(rounds)
 #else
-#define UNROLL(rounds)      UNROLL_PRAGMA(GCC unroll rounds)
-#define UNROLL_PRAGMA(text) _Pragma(#text)
+#define PRODUCT_UNROLL(rounds) PRODUCT_PRAGMA(GCC unroll rounds)
+#define PRODUCT_PRAGMA(text)   _Pragma(#text)
 #endif
 
 /* A matrix as a product reads it: element (i, j) is at[i * row + j * col]. */
@@ -76,25 +76,25 @@ INLINE void tile_of(float *out, size_t out_row, Strided left, const float *right
                     size_t depth, bool add, const size_t vectors)
 {
     Lanes sum[TILE_ROWS][TILE_VECTORS], in[TILE_VECTORS];
-    UNROLL(8)
+    PRODUCT_UNROLL(8)
     for (size_t i = 0; i < TILE_ROWS; i++)
         for (size_t j = 0; j < vectors; j++) {
             sum[i][j] = lanes_all(0.0f);
             __builtin_prefetch(out + i * out_row + j * LANES, 1); /* wanted with the sums done */
         }
     size_t k = 0;
-    UNROLL(4)
+    PRODUCT_UNROLL(4)
     do { /* a depth of 0 is kept away: sums that may be stored at once would live in memory */
         for (size_t j = 0; j < vectors; j++)
             in[j] = lanes_load(right + k * right_row + j * LANES);
-        UNROLL(8)
+        PRODUCT_UNROLL(8)
         for (size_t i = 0; i < TILE_ROWS; i++) {
             Lanes value = lanes_all(left.at[i * left.row + k * left.col]);
             for (size_t j = 0; j < vectors; j++)
                 sum[i][j] = lanes_multiply_add(value, in[j], sum[i][j]);
         }
     } while (++k < depth);
-    UNROLL(8)
+    PRODUCT_UNROLL(8)
     for (size_t i = 0; i < TILE_ROWS; i++)
         for (size_t j = 0; j < vectors; j++) {
             float *to = out + i * out_row + j * LANES;

@@ -157,7 +157,7 @@ typedef struct {
    wandering up to that of the far test, for nobody learns to hold what need not be held. */
 static const StoryKind story_to_learn = {NULL, 0, 0, 4, 0, 3, false, false};
 enum { WANDER_FAR = 24 };
-static const double share_without_wandering = 0.3, share_of_far_wandering = 0.3;
+static const double share_without_wandering = 0.3, share_of_far_wandering = 0.15;
 
 /* The tests: they ask once, at their end, for an answer that training holds back. */
 static const StoryKind story_tests[] = {

@@ -272,7 +272,7 @@ void selective_scan_fast(float *y, float *x_last, const Scan *scan)
     }
     ExpTable table = exp_table();
     size_t most = forward_tiles(scan), width = most * LANES;
-    PARALLEL_FOR(collapse(2) schedule(static) if (scan_worth_sharing(scan)))
+    PARALLEL_FOR(collapse(2) schedule(dynamic) if (scan_worth_sharing(scan)))
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t first = 0; first < scan->d_inner; first += width) {
             Lanes memory[2 * BLOCK_VECTORS];
@@ -619,7 +619,7 @@ void selective_scan_backward_fast(const ScanGrad *grad, const float *y_grad,
     float *own = work == NULL ? NEW(float, selective_scan_backward_floats(scan)) : NULL;
     size_t blocks = block_count(scan);
     back_sums_place(&sums, work == NULL ? own : work, scan);
-    PARALLEL_FOR(collapse(2) schedule(static) if (scan_worth_sharing(scan)))
+    PARALLEL_FOR(collapse(2) schedule(dynamic) if (scan_worth_sharing(scan)))
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t block = 0; block < blocks; block++)
             back_block(grad, y_grad, x_last_grad, &sums, scan, b, block, &table);

@@ -42,7 +42,7 @@ INLINE int threads_most(void)
 #endif
 }
 
-/* Whether a loop is worth sharing: whether it takes one thread longer than to wake another, which is
+/* Whether a loop is worth sharing: whether it takes one thread longer than to wake another does,
    tens of microseconds. Work is counted in the multiply-adds of a product, of which a processor
    does some fifty in a nanosecond. */
 INLINE bool worth_sharing(size_t multiply_adds)

@@ -89,7 +89,7 @@ static void run_block(void *with)
 typedef struct {
     Pretrained model;
     Memory memory;
-    Runner run;
+    Runner run[2]; /* of one thread, of all */
 } DecodeJob;
 
 /* Random weights, read back from a folder that is there no longer than that takes. */
@@ -116,14 +116,16 @@ static bool decode_job_new(DecodeJob *job, Error *error)
     rmdir(dir);
     if (ok) {
         job->memory = memory_new(&config);
-        job->run = runner_new(&job->model);
+        for (int all = 0; all < 2; all++)
+            job->run[all] = runner_new(&job->model);
+        runner_threads(&job->run[0], 1);
     }
     return ok;
 }
 
 static void decode_job_free(DecodeJob *job)
 {
-    runner_free(&job->run);
+    runner_free(&job->run[0]), runner_free(&job->run[1]);
     memory_free(&job->memory);
     pretrained_close(&job->model);
 }
@@ -131,9 +133,7 @@ static void decode_job_free(DecodeJob *job)
 static void run_decode(void *with)
 {
     DecodeJob *job = (DecodeJob *)with;
-    if (job->run.threads != (size_t)threads_most())
-        runner_threads(&job->run, (size_t)threads_most());
-    runner_step(&job->run, &job->memory, 7, true);
+    runner_step(&job->run[threads_most() > 1], &job->memory, 7, true);
 }
 
 static void run_scan(void *with)

@@ -93,7 +93,8 @@ void pace_took(Pace *pace, double seconds)
     enum { FIRST = 8, MOST = 256 };
     bool by_one = pace->alone > 0;
     double *lately = by_one ? &pace->one : &pace->all;
-    *lately = *lately > 0.0 ? 0.75 * *lately + 0.25 * seconds : seconds;
+    bool quicker = *lately <= 0.0 || seconds < *lately;
+    *lately = quicker ? seconds : 0.75 * *lately + 0.25 * seconds;
     if (by_one) {
         pace->alone--;
         return;

@@ -15,7 +15,7 @@
 /* for each channel, token and state.                                                         */
 
 enum {
-    STRETCH = 32,         /* tokens that are prepared together, and gone back over together */
+    STRETCH = 16,         /* tokens that are prepared together, and gone back over together */
     BLOCK_CHANNELS = 256, /* that a thread takes through a stretch in turn, vector by vector */
     BLOCK_STATES = 4096,  /* channels * d_state of a block: they stay in the nearest caches */
     BLOCK_TILES = BLOCK_CHANNELS / LANES,
@@ -110,7 +110,7 @@ __attribute__((noinline)) static void stretch_prepare(Stretch *stretch, Tile *ti
         }
     }
     tile->elapsed += elapsed;
-    stretch->near = lanes_largest(largest) * tile->steepest <= 126.0f;
+    stretch->near = lanes_are(largest * tile->steepest <= 126.0f);
 }
 
 INLINE Lanes A_bar_of(Lanes delta, Lanes A2, ExpTable table, const bool near)
@@ -118,11 +118,45 @@ INLINE Lanes A_bar_of(Lanes delta, Lanes A2, ExpTable table, const bool near)
     return near ? exp2_product(delta, A2, table) : exp2_product_any(delta, A2, table);
 }
 
-/* The loop that all the time is spent in. `next` is how far ahead the numbers lie that are wanted
-   after these: they are fetched meanwhile. With y NULL only the state moves. */
-INLINE void stretch_loop(float *y, const Tile *tile, const Stretch *stretch, const Scan *scan,
-                         size_t next, ExpTable table, const bool near, const bool reads)
+/* What is fetched meanwhile: another stretch of all channels of the block, in the order in which it
+   lies in memory. Tokens lie far apart there, which the processor does not foresee by itself. */
+typedef struct {
+    const float *array[4];  /* (batch, len, d_inner) each */
+    size_t at, to_next_row; /* where it is in all of them, and from a row's end to the next one */
+    size_t tile, tiles;
+} Ahead;
+
+/* For a block in the stretch that begins at `token`. What is not there (NULL) is u once more. */
+static Ahead ahead_of(const float *const array[4], size_t token, const Tile *tile, size_t tiles,
+                      const Scan *scan)
 {
+    Ahead ahead;
+    for (size_t k = 0; k < 4; k++)
+        ahead.array[k] = array[k] != NULL ? array[k] : scan->u;
+    ahead.at = token * scan->d_inner + tile->first;
+    ahead.to_next_row = scan->d_inner - tiles * LANES; /* may wrap; then so does the sum */
+    ahead.tile = 0;
+    ahead.tiles = tiles;
+    return ahead;
+}
+
+/* The next vector of the first `arrays` of them. */
+INLINE void ahead_fetch(Ahead *ahead, const size_t arrays)
+{
+    for (size_t k = 0; k < arrays; k++)
+        __builtin_prefetch(ahead->array[k] + ahead->at, 0, 2);
+    ahead->at += LANES;
+    if (++ahead->tile == ahead->tiles) {
+        ahead->tile = 0;
+        ahead->at += ahead->to_next_row;
+    }
+}
+
+/* The loop that all the time is spent in. With y NULL only the state moves. */
+INLINE void stretch_loop(float *y, const Tile *tile, const Stretch *stretch, const Scan *scan,
+                         Ahead *fetch, ExpTable table, const bool near, const bool reads)
+{
+    Ahead ahead = *fetch;
     size_t d_state = scan->d_state;
     const Lanes *A2 = tile->A2;
     Lanes *x = tile->x;
@@ -131,12 +165,7 @@ INLINE void stretch_loop(float *y, const Tile *tile, const Stretch *stretch, con
         const float *B = scan->B + token * d_state, *C = scan->C + token * d_state;
         Lanes delta = stretch->delta[i], drive = stretch->drive[i];
         Lanes y_even = stretch->skip[i], y_odd = {0};
-        __builtin_prefetch(scan->u + at + next);
-        __builtin_prefetch(scan->delta + at + next);
-        if (scan->z != NULL)
-            __builtin_prefetch(scan->z + at + next);
-        if (reads)
-            __builtin_prefetch(y + at + next, 1);
+        ahead_fetch(&ahead, 4);
         for (; n + 1 < d_state; n += 2) { /* two sums, so that one need not wait for the other */
             Lanes even = A_bar_of(delta, A2[n], table, near);
             Lanes odd = A_bar_of(delta, A2[n + 1], table, near);
@@ -156,20 +185,21 @@ INLINE void stretch_loop(float *y, const Tile *tile, const Stretch *stretch, con
                 y + at, (y_even + y_odd) * (scan->z != NULL ? stretch->gate[i] : lanes_all(1.0f)),
                 tile->count);
     }
+    *fetch = ahead;
 }
 
 /* The loop four times over, so that what never changes in it need not be asked in it. */
 static void stretch_scan(float *y, const Tile *tile, const Stretch *stretch, const Scan *scan,
-                         size_t next, const ExpTable *table)
+                         Ahead *ahead, const ExpTable *table)
 {
     if (stretch->near && y != NULL)
-        stretch_loop(y, tile, stretch, scan, next, *table, true, true);
+        stretch_loop(y, tile, stretch, scan, ahead, *table, true, true);
     else if (stretch->near)
-        stretch_loop(y, tile, stretch, scan, next, *table, true, false);
+        stretch_loop(y, tile, stretch, scan, ahead, *table, true, false);
     else if (y != NULL)
-        stretch_loop(y, tile, stretch, scan, next, *table, false, true);
+        stretch_loop(y, tile, stretch, scan, ahead, *table, false, true);
     else
-        stretch_loop(y, tile, stretch, scan, next, *table, false, false);
+        stretch_loop(y, tile, stretch, scan, ahead, *table, false, false);
 }
 
 /* How many neighbouring tiles make a block: whole sixteens of channels, the same ones on every
@@ -220,7 +250,7 @@ static void stretch_place(Stretch *stretch, const Scan *scan, size_t b, size_t n
     stretch->tokens = smaller(scan->len - t, STRETCH);
 }
 
-/* How many floats the checkpoints of a scan take: the states before every stretch of tokens, 1/32
+/* How many floats the checkpoints of a scan take: the states before every stretch of tokens, 1/16
    of all states. With Scan.checkpoint pointing to them, selective_scan_fast fills them, and
    selective_scan_backward_fast, given the same scan after it, need not run forwards once more. */
 size_t selective_scan_checkpoint_floats(const Scan *scan)
@@ -241,17 +271,18 @@ static float *checkpoint_of(const Tile *tile, size_t s, const Scan *scan)
    and in a stretch tile by tile, so that what is read lies in neighbouring memory. */
 static void scan_block(float *y, Tile *tile, size_t tiles, const Scan *scan, const ExpTable *table)
 {
+    const float *const wanted[4] = {scan->u, scan->delta, scan->z, y};
     Stretch stretch;
     stretch.back = false;
     for (size_t s = 0; s < stretch_count(scan) && tiles > 0; s++) {
         stretch_place(&stretch, scan, tile->b, s);
-        size_t ahead = (s + 2) * STRETCH <= scan->len ? STRETCH * scan->d_inner : 0;
+        size_t next = (s + 2) * STRETCH <= scan->len ? STRETCH : 0;
+        Ahead ahead = ahead_of(wanted, stretch.token + next, tile, tiles, scan);
         for (size_t i = 0; i < tiles; i++) {
             if (scan->checkpoint != NULL)
                 memcpy(checkpoint_of(&tile[i], s, scan), tile[i].x, scan->d_state * sizeof(Lanes));
             stretch_prepare(&stretch, &tile[i], scan, table);
-            size_t next = i + 1 < tiles ? LANES : ahead > 0 ? ahead - i * LANES : 0;
-            stretch_scan(y, &tile[i], &stretch, scan, next, table);
+            stretch_scan(y, &tile[i], &stretch, scan, &ahead, table);
         }
     }
 }
@@ -293,7 +324,9 @@ typedef struct {
     Lanes y_grad[STRETCH];    /* dL/dy before the gate */
     Lanes from_B[STRETCH];    /* the sum of dL/dx B over the states */
     Lanes from_A[STRETCH];    /* the sum of dL/dA_bar A_bar A2 */
-    Lanes D_grad, bias_grad;  /* summed over all tokens */
+    Lanes D_grad, bias_grad;  /* summed over all tokens, two stretches at a time: */
+    Lanes late_y_grad[STRETCH], late_delta_grad[STRETCH]; /* what the second of two leaves */
+    size_t late;                                          /* how many tokens that is */
 } BackTile;
 
 /* What one block works on besides its tiles. */
@@ -333,7 +366,7 @@ static void back_block_place(BackBlock *back, Lanes *memory, const Scan *scan)
 
 /* The stretch forwards once more, keeping every A_bar and x. */
 INLINE void states_replay(BackStates *states, BackTile *back, const float *before, const Lanes *A2,
-                          const float *fetch, const Scan *scan, const size_t count, ExpTable table,
+                          Ahead *ahead, const Scan *scan, const size_t count, ExpTable table,
                           const bool near)
 {
     const Stretch *stretch = &back->forward;
@@ -345,7 +378,7 @@ INLINE void states_replay(BackStates *states, BackTile *back, const float *befor
         const float *B = scan->B + first + i * scan->d_state;
         const float *C = scan->C + first + i * scan->d_state;
         Lanes delta = stretch->delta[i], drive = stretch->drive[i], y = back->y_ungated[i];
-        __builtin_prefetch(fetch + i * scan->d_inner);
+        ahead_fetch(ahead, 2);
         for (size_t k = 0; k < count; k++) {
             Lanes A_bar = A_bar_of(delta, A2[states->n + k], table, near);
             states->at[i][k].A_bar = A_bar;
@@ -397,11 +430,9 @@ INLINE void states_backward(BackStates *states, BackTile *back, Lanes *x_grads, 
     }
 }
 
-/* The states of `states` in every tile of the block, in stretch s; meanwhile the stretch before it
-   of the array `from` is fetched. */
+/* The states of `states` in every tile of the block, in stretch s. */
 INLINE void states_run(BackStates *states, BackBlock *back, const Tile *tile, size_t tiles,
-                       size_t s, const float *from, const Scan *scan, const size_t count,
-                       ExpTable table)
+                       size_t s, Ahead *ahead, const Scan *scan, const size_t count, ExpTable table)
 {
     for (size_t i = 0; i < STRETCH; i++)
         for (size_t k = 0; k < count; k++)
@@ -409,14 +440,11 @@ INLINE void states_run(BackStates *states, BackBlock *back, const Tile *tile, si
     for (size_t i = 0; i < tiles; i++) {
         size_t at = i * scan->d_state;
         BackTile *one = &back->tile[i];
-        size_t here = one->forward.token * scan->d_inner + tile[i].first;
         const float *before = checkpoint_of(&tile[i], s, scan);
-        const float *fetch =
-            from + (here >= STRETCH * scan->d_inner ? here - STRETCH * scan->d_inner : 0);
         if (one->forward.near)
-            states_replay(states, one, before, tile[i].A2, fetch, scan, count, table, true);
+            states_replay(states, one, before, tile[i].A2, ahead, scan, count, table, true);
         else
-            states_replay(states, one, before, tile[i].A2, fetch, scan, count, table, false);
+            states_replay(states, one, before, tile[i].A2, ahead, scan, count, table, false);
         states_backward(states, one, back->x_grad + at, back->A_grad + at, &tile[i], scan, count);
     }
 }
@@ -432,7 +460,7 @@ static void states_sum(BackBlock *back, const BackStates *states, size_t t, size
         }
 }
 
-/* Before the states: dL/dy through the gate, and the gradient of D. */
+/* Before the states: dL/dy through the gate. */
 static void stretch_gate_backward(BackTile *back, const float *y_grad, const Tile *tile,
                                   const Scan *scan)
 {
@@ -442,8 +470,6 @@ static void stretch_gate_backward(BackTile *back, const float *y_grad, const Til
         back->y_grad[i] = lanes_load_some(y_grad + at, tile->count);
         if (scan->z != NULL)
             back->y_grad[i] *= back->forward.gate[i];
-        back->D_grad = lanes_multiply_add(back->y_grad[i],
-                                          lanes_load_some(scan->u + at, tile->count), back->D_grad);
         back->y_ungated[i] = back->forward.skip[i];
         back->from_A[i] = back->from_B[i] = zeros;
     }
@@ -455,14 +481,13 @@ static void stretch_inputs_backward(const ScanGrad *grad, BackTile *back, const 
 {
     const float log_2 = 0.693147181f;
     const Stretch *forward = &back->forward;
-    Lanes bias_grad = back->bias_grad;
     for (size_t i = 0; i < forward->tokens; i++) {
         size_t at = (forward->token + i) * scan->d_inner + tile->first;
         Lanes u = lanes_load_some(scan->u + at, tile->count), from_B = back->from_B[i];
         Lanes delta_grad = lanes_multiply_add(u, from_B, log_2 * back->from_A[i]);
         if (scan->delta_softplus)
             delta_grad *= forward->delta_slope[i];
-        bias_grad += delta_grad;
+        back->from_A[i] = delta_grad; /* for the sums */
         if (grad->u != NULL)
             lanes_store_some(
                 grad->u + at,
@@ -476,7 +501,38 @@ static void stretch_inputs_backward(const ScanGrad *grad, BackTile *back, const 
                              tile->count);
         }
     }
+}
+
+/* The gradients of D and of delta's bias over some tokens. */
+INLINE void tokens_sum(BackTile *back, const Lanes *y_grad, const Lanes *delta_grad, size_t token,
+                       size_t tokens, const Tile *tile, const Scan *scan)
+{
+    Lanes D_grad = back->D_grad, bias_grad = back->bias_grad;
+    for (size_t i = 0; i < tokens; i++) {
+        const float *u = scan->u + (token + i) * scan->d_inner + tile->first;
+        D_grad = lanes_multiply_add(y_grad[i], lanes_load_some(u, tile->count), D_grad);
+        bias_grad += delta_grad[i];
+    }
+    back->D_grad = D_grad;
     back->bias_grad = bias_grad;
+}
+
+/* Their order is fixed, as that of any sum: pairs of stretches, the last pair first, and each from
+   its first token on. The second of a pair is gone over before the first, so it leaves what it has
+   to add. */
+static void stretch_sum(BackTile *back, size_t s, const Tile *tile, const Scan *scan)
+{
+    size_t token = back->forward.token, tokens = back->forward.tokens;
+    if (s % 2 == 1) {
+        memcpy(back->late_y_grad, back->y_grad, tokens * sizeof(Lanes));
+        memcpy(back->late_delta_grad, back->from_A, tokens * sizeof(Lanes));
+        back->late = tokens;
+        return;
+    }
+    tokens_sum(back, back->y_grad, back->from_A, token, tokens, tile, scan);
+    tokens_sum(back, back->late_y_grad, back->late_delta_grad, token + tokens, back->late, tile,
+               scan);
+    back->late = 0;
 }
 
 /* One block from its last stretch to its first. */
@@ -485,7 +541,11 @@ static void back_block_run(const ScanGrad *grad, const float *y_grad, BackBlock 
 {
     size_t d_state = scan->d_state;
     BackStates states;
-    const float *wanted[4] = {scan->delta, scan->u, y_grad, scan->z != NULL ? scan->z : scan->u};
+    /* two arrays with every few states: what is read first, then what is written */
+    const float *const wanted[4][4] = {{scan->delta, grad->delta, NULL, NULL},
+                                       {scan->u, grad->u, NULL, NULL},
+                                       {y_grad, grad->z, NULL, NULL},
+                                       {scan->z, NULL, NULL, NULL}};
     for (size_t s = stretch_count(scan); s-- > 0;) {
         for (size_t i = 0; i < tiles; i++) {
             back->tile[i].forward.back = true;
@@ -496,15 +556,19 @@ static void back_block_run(const ScanGrad *grad, const float *y_grad, BackBlock 
         for (states.n = 0; states.n < d_state; states.n += states.count) {
             bool whole = states.n + STATES_TOGETHER <= d_state;
             states.count = whole ? STATES_TOGETHER : 1;
-            const float *from = wanted[states.n / STATES_TOGETHER % 4];
+            size_t token = back->tile->forward.token;
+            Ahead ahead = ahead_of(wanted[states.n / STATES_TOGETHER % 4],
+                                   s > 0 ? token - STRETCH : token, tile, tiles, scan);
             if (whole)
-                states_run(&states, back, tile, tiles, s, from, scan, STATES_TOGETHER, *table);
+                states_run(&states, back, tile, tiles, s, &ahead, scan, STATES_TOGETHER, *table);
             else
-                states_run(&states, back, tile, tiles, s, from, scan, 1, *table);
+                states_run(&states, back, tile, tiles, s, &ahead, scan, 1, *table);
             states_sum(back, &states, s * STRETCH, back->tile->forward.tokens, d_state);
         }
-        for (size_t i = 0; i < tiles; i++)
+        for (size_t i = 0; i < tiles; i++) {
             stretch_inputs_backward(grad, &back->tile[i], y_grad, &tile[i], scan);
+            stretch_sum(&back->tile[i], s, &tile[i], scan);
+        }
     }
 }
 
@@ -556,7 +620,7 @@ static void back_block(const ScanGrad *grad, const float *y_grad, const float *x
     size_t number = b * block_count(scan) + block;
     back_block_place(&back, sums->blocks + number * back_block_vectors(scan), scan);
     for (size_t i = 0; i < tiles; i++)
-        back.tile[i].D_grad = back.tile[i].bias_grad = lanes_all(0.0f);
+        back.tile[i].D_grad = back.tile[i].bias_grad = lanes_all(0.0f), back.tile[i].late = 0;
     memset(back.x_grad, 0, 2 * block_tiles(scan) * d_state * sizeof(Lanes));
     if (scan->checkpoint == NULL) {
         with.checkpoint = sums->checkpoint;
@@ -605,7 +669,7 @@ static void back_sums_add(const ScanGrad *grad, const BackSums *sums, const Scan
 }
 
 /* selective_scan_backward, for use: the same to rounding, and the same bits for any number of
-   threads. The states before every stretch of 32 tokens come from scan->checkpoint, which
+   threads. The states before every stretch of 16 tokens come from scan->checkpoint, which
    selective_scan_fast has filled, or, if that is NULL, from a forward pass of its own. */
 void selective_scan_backward_fast(const ScanGrad *grad, const float *y_grad,
                                   const float *x_last_grad, const Scan *scan, float *work)

@@ -137,6 +137,31 @@ INLINE Lanes lanes_choose(LanesBits where, Lanes yes, Lanes no)
     return (Lanes)((where & (LanesBits)yes) | (~where & (LanesBits)no));
 }
 
+/* negative where the sign of v says so, positive where not: a 0 may have either. */
+INLINE Lanes lanes_by_sign(Lanes v, Lanes negative, Lanes positive)
+{
+#if LANES == 16 && defined(__AVX512DQ__)
+    return (Lanes)_mm512_mask_mov_ps((__m512)positive, _mm512_movepi32_mask((__m512i)v),
+                                     (__m512)negative);
+#elif LANES == 8
+    return (Lanes)_mm256_blendv_ps((__m256)positive, (__m256)negative, (__m256)v);
+#else
+    return lanes_choose((LanesBits)v < 0, negative, positive);
+#endif
+}
+
+/* Is it true of all lanes? */
+INLINE bool lanes_are(LanesBits where)
+{
+#if LANES == 16
+    return _mm512_test_epi32_mask((__m512i)where, (__m512i)where) == 0xffff;
+#elif LANES == 8
+    return _mm256_movemask_ps((__m256)where) == 0xff;
+#else
+    return (where[0] & where[1] & where[2] & where[3]) != 0;
+#endif
+}
+
 INLINE Lanes lanes_abs(Lanes v)
 {
     return (Lanes)((LanesBits)v & 0x7fffffff);
@@ -362,7 +387,7 @@ INLINE Lanes lanes_decay(Lanes v, ExpTable table)
 
 INLINE Lanes sigmoid_from(Lanes v, Lanes decay)
 {
-    return lanes_choose(v < 0.0f, decay, lanes_all(1.0f)) / (1.0f + decay);
+    return lanes_by_sign(v, decay, lanes_all(1.0f)) / (1.0f + decay);
 }
 
 /* log1p(e) = 2 atanh(s) with s = e / (2 + e) <= 1/3, and atanh(s) is s times a series in q = s^2,
@@ -381,9 +406,8 @@ INLINE Lanes softplus_from(Lanes v, Lanes decay)
 INLINE Lanes silu_slope_from(Lanes v, Lanes decay)
 {
     Lanes large = 1.0f / (1.0f + decay), small = decay * large, ones = lanes_all(1.0f);
-    LanesBits left = v < 0.0f;
-    Lanes other = lanes_choose(left, large, small);
-    return lanes_choose(left, small, large) * lanes_multiply_add(v, other, ones);
+    Lanes other = lanes_by_sign(v, large, small);
+    return lanes_by_sign(v, small, large) * lanes_multiply_add(v, other, ones);
 }
 
 INLINE Lanes lanes_sigmoid(Lanes v, ExpTable table)

@@ -1,10 +1,8 @@
 /* Chapter 5b. A pretrained Mamba: from a folder of weights to words
 
-   QUESTION   What does it take to run a model that others have trained, from the files as they were
-              published, and how fast can a processor be at it?
-   NEW        Weights used where they lie in the mapped file, or copies in 8 or 4 bits; a step that
-              reads each of them once, by all threads together; a memory to save. Next door: a
-              tokenizer (byte-level BPE, as GPT-NeoX has it).
+   QUESTION   What does it take to run a model as others have published it, and how fast can it be?
+   NEW        Weights used where they lie in the mapped file, or copied in 8 or 4 bits; a step that
+              reads each once, by all threads; a memory to save. Next door: a byte-level tokenizer.
    NOT        Training, and no mathematics: the model is that of language_model.c.
    EQUATION   seconds a token >= bytes of weights / bytes a second that memory delivers
    LETTERS    C            shape                      Hugging Face
@@ -18,7 +16,6 @@
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
    TIME       50 minutes to read, 25 to do the exercises
    SOURCES    S. Black et al., GPT-NeoX-20B, arXiv 2204.06745 (the tokenizer of these models)
-              T. Dettmers et al., LLM.int8(), arXiv 2208.07339 (weights in 8 bits)
               Hugging Face's transformers (names of the files and of all that is in them) */
 
 #ifndef CH05_PRETRAINED
@@ -35,9 +32,8 @@
 /* ================================= The model in memory ===================================== */
 /* A published model is a folder: config.json says the sizes, tokenizer.json how a text becomes
    ids, and model.safetensors, or its shards, holds the weights. Of these nothing is loaded: the
-   file is mapped into memory, the system fetches a page of it when it is first looked at, and a
-   matrix is used where it lies and as it was written. So a model is open in no time, and programs
-   that run the same one share its memory. */
+   file is mapped, a page of it is fetched when it is first looked at, and a matrix is used where
+   it lies. So a model is open in no time, and programs that run the same one share its memory. */
 
 /* The four matrices of a block, in the order in which a token meets them. Nearly all bytes of a
    layer are theirs: in_proj (2 d_inner, d_model), x_proj (dt_rank + 2 d_state, d_inner), dt_proj
@@ -151,8 +147,8 @@ static size_t arena_bytes(const ModelFolder *folder, size_t bits)
     return bytes;
 }
 
-/* A model from its folder, with everything checked; its matrices in 8 or 4 bits, or as they are, if
-   bits is 0. Nobody may shorten the files before pretrained_close. */
+/* A model from its folder, all of it checked; its matrices in 8 or 4 bits, or (0) as they are.
+   Nobody may shorten the files before pretrained_close. */
 bool pretrained_open(Pretrained *model, const char *dir, size_t bits, Error *error)
 {
     ModelFolder folder;
@@ -960,8 +956,7 @@ static bool run_compared(const PretrainedOptions *options, Error *error)
         mean[i] = surprise.sum / (double)surprise.count;
         if (ok)
             print_bits_cost(&model.head, pretrained_step_bytes(&model), mean, i);
-        runner_free(&run);
-        pretrained_close(&model);
+        runner_free(&run), pretrained_close(&model);
     }
     return ok;
 }

@@ -144,8 +144,8 @@ static bool show_scores(const char *data, const Model *model, const Vocabulary *
     return true;
 }
 
-/* How long a cue is held: stories of one cue, told for this, that wander further and further, beyond
-   what training knows. */
+/* How long a cue is held: stories of one cue, told for this, that wander further and further, and
+   beyond what training knows. */
 static bool show_lengths(const Model *model, const Vocabulary *words, Error *error)
 {
     enum { STORIES = 100, SENTENCES_LEAST = 6, SENTENCES_MOST = 96 };

@@ -273,6 +273,8 @@ static void product_panel(const Product *p)
 /* Rows from i and columns from j on, all of k: what one thread does. */
 static void product_share(Product p, size_t i, size_t rows, size_t j, size_t cols)
 {
+    if (cols == 0)
+        return;
     size_t panels = (cols + PANEL_COLS - 1) / PANEL_COLS; /* all of about one width */
     size_t wide = ((cols + panels - 1) / panels + LANES - 1) / LANES * LANES;
     Product panel = p;

@@ -165,7 +165,7 @@ static int ranked_by_weight(const void *a, const void *b)
 }
 
 /* All tokens, the least likely first; of equal ones the first in the vocabulary. */
-static RankedToken *tokens_ranked(const float *weight, size_t vocab)
+RankedToken *tokens_ranked(const float *weight, size_t vocab)
 {
     RankedToken *ranked = NEW(RankedToken, vocab);
     for (size_t v = 0; v < vocab; v++) {

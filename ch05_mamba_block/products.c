@@ -318,6 +318,7 @@ static void product_run(Product p)
 }
 
 /* out (rows, cols), out_row from row to row, = left right, + out if `add`. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through the struct */
 static void product_into(float *out, size_t out_row, Strided left, Strided right, size_t rows,
                          size_t cols, size_t depth, bool add)
 {

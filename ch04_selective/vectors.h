@@ -86,6 +86,7 @@ INLINE void threads_use(int threads)
    comparisons (all bits set where true). */
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t LanesBits __attribute__((vector_size(LANES * sizeof(float))));
+typedef uint32_t LanesWhole __attribute__((vector_size(LANES * sizeof(float))));
 
 INLINE Lanes lanes_load(const float *from) /* from any address */
 {
@@ -335,7 +336,8 @@ INLINE Lanes exp2_rest(Lanes power, Lanes r)
 /* 2^(k + r), k the multiple that `rounded` = k + EXP_ROUND has in its last bits. */
 INLINE Lanes exp2_parts(Lanes rounded, Lanes r, ExpTable table)
 {
-    return exp2_rest((Lanes)(exp_look_up(table, rounded) + ((LanesBits)rounded << 20)), r);
+    LanesWhole power = (LanesWhole)exp_look_up(table, rounded) + ((LanesWhole)rounded << 20);
+    return exp2_rest((Lanes)power, r);
 }
 
 /* 2^(a b) for |a b| <= 126, to 2 ulp of the exact product's power. */

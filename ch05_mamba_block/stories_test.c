@@ -219,8 +219,8 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
 }
 
 /* Which words the state of a layer holds after the last token. It is a sum of what each word wrote,
-   times what was kept of that since: x = sum of c_t. So each word has a share in it, c_t x / x x over
-   all states of the layer, and the shares add up to 1: share (len). */
+   times what was kept of that since: x = sum of c_t. So each word has a share in it, c_t x / x x
+   over all states of the layer, and the shares add up to 1: share (len). */
 void state_shares(double *share, const ModelWork *work, size_t layer, const Model *model)
 {
     Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);

@@ -1262,6 +1262,17 @@ static void which_question_comes_has_nothing_to_do_with_the_cue(void **state)
     free(counts);
 }
 
+static void an_answer_is_right_only_if_all_of_it_is(void **state)
+{
+    /* after word 0 of the story 1 is the likeliest, after word 1 it is 2, after word 2 it is 0 */
+    static const float logits[] = {0.0f, 1.0f, 0.5f, 0.0f, 0.5f, 1.0f, 1.0f, 0.5f, 0.0f};
+    static const int32_t right[] = {0, 1, 2, 0}, wrong_later[] = {0, 1, 2, 1};
+    (void)state;
+    assert_true(answer_is_right(logits, right, 1, 4, 3));
+    assert_false(answer_is_right(logits, wrong_later, 1, 4, 3));
+    assert_true(answer_is_right(logits, wrong_later, 1, 3, 3));
+}
+
 static void a_cue_stands_in_one_register_and_nowhere_else(void **state)
 {
     (void)state;
@@ -1922,6 +1933,7 @@ int main(void)
         cmocka_unit_test(a_time_invariant_model_s_gradients_are_slopes),
         cmocka_unit_test(a_selective_model_s_gradients_are_slopes),
         cmocka_unit_test(the_files_are_what_the_grammar_tells),
+        cmocka_unit_test(an_answer_is_right_only_if_all_of_it_is),
         cmocka_unit_test(a_cue_stands_in_one_register_and_nowhere_else),
         cmocka_unit_test(every_word_of_a_story_has_a_number),
         cmocka_unit_test(a_batch_of_stories_asks_for_what_it_should),

@@ -165,6 +165,23 @@ static void products_are_fused_multiply_adds_in_order(void **state)
     threads_use(threads);
 }
 
+static void a_dot_product_counts_every_number_once(void **state)
+{
+    static const size_t counts[] = {1, 15, 16, 17, 63, 64, 65, 257};
+    float x[257], w[257];
+    (void)state;
+    for (size_t i = 0; i < 257; i++) { /* whole numbers: every order of adding gives the same */
+        x[i] = (float)(i % 13) - 5.0f;
+        w[i] = (float)(i % 7) + 1.0f;
+    }
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+        double sum = 0.0;
+        for (size_t i = 0; i < counts[k]; i++)
+            sum += (double)(x[i] * w[i]);
+        assert_true((double)dot(x, w, counts[k]) == sum);
+    }
+}
+
 static void a_product_of_no_depth_is_zero(void **state)
 {
     (void)state;
@@ -981,6 +998,7 @@ int main(void)
         cmocka_unit_test(fast_products_are_the_clear_ones_at_any_size),
         cmocka_unit_test(a_product_worked_by_hand),
         cmocka_unit_test(products_are_fused_multiply_adds_in_order),
+        cmocka_unit_test(a_dot_product_counts_every_number_once),
         cmocka_unit_test(a_product_of_no_depth_is_zero),
         cmocka_unit_test(a_token_s_bits_do_not_depend_on_the_other_tokens),
         cmocka_unit_test(the_fast_convolution_is_the_clear_one),

@@ -256,6 +256,7 @@ static ChunkWork chunk_work_new(const HeadScan *scan, size_t heads)
 }
 
 /* out (rows, cols), + out if `add`, = left right, by the thread that calls. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through the struct */
 static void product_here(float *out, size_t out_row, Strided left, Strided right, size_t rows,
                          size_t cols, size_t depth, bool add)
 {

@@ -1480,8 +1480,8 @@ static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
     vocabulary_free(&words);
 }
 
-/* A state is linear in what is written: with all inputs but one word's put to 0, the scan gives what
-   that word left. */
+/* A state is linear in what is written: with all inputs but one word's put to 0, the scan gives
+   what that word left. */
 static void a_word_s_share_is_what_it_left_in_the_state(void **state)
 {
     (void)state;

@@ -543,8 +543,8 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
     own_folder_free(&folder);
 }
 
-/* One thread's way through rounds that end in two meetings; every now and then it comes so late that
-   the others sleep. Whether between the two it ever saw a thread that was not there yet. */
+/* One thread's way through rounds that end in two meetings; every now and then it comes so late
+   that the others sleep. Whether between the two it ever saw a thread that was not there yet. */
 static bool meet_in_rounds(Meeting *meeting, size_t *rounds, size_t thread, size_t threads)
 {
     bool early = false;

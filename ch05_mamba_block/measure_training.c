@@ -74,8 +74,9 @@ static void random_tokens_fill(int32_t *ids, int32_t *targets, size_t batch, siz
     }
 }
 
-/* The parts of a step that are timed alone, on the arrays that a whole step has just left: a part that
-   went over its own results again and again would end among denormal numbers, which are slow. */
+/* The parts of a step that are timed alone, on the arrays that a whole step has just left: a part
+   that went over its own results again and again would end among denormal numbers, which are
+   slow. */
 typedef enum { PART_PRODUCTS, PART_SCAN, PART_CONVOLUTION, PART_ADAMW, TRAIN_PARTS } TrainPart;
 
 /* One linear layer, its three products. */

@@ -1,6 +1,7 @@
 /* A model's sizes, under Hugging Face's names, and the file that they come in.
 
-   HOLDS   MambaConfig and its defaults; the reader of config.json
+   HOLDS   MambaConfig and its defaults; the reader of config.json, as Hugging Face writes it and as
+           the first published models had it (state-spaces)
    FOR     mamba_block.c and what stands on it: a block is laid out by its config */
 
 #ifndef CH05_CONFIG
@@ -9,14 +10,26 @@
 #include "convolution.c"
 #include "json.c"
 
+/* Which model it is: what config.json calls its model_type. */
+typedef enum {
+    MODEL_MAMBA,        /* Mamba-1 */
+    MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
+    MODEL_KINDS
+} ModelKind;
+
+static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba"};
+
 /* Hugging Face's config.json, as far as it concerns the mathematics; the same names. */
 typedef struct {
-    size_t hidden_size, intermediate_size; /* d_model, d_inner = expand * d_model */
-    size_t state_size, conv_kernel;        /* d_state, d_conv */
-    size_t expand, time_step_rank;         /* dt_rank; "auto" is hidden_size / 16, rounded up */
+    ModelKind kind;
+    size_t hidden_size,
+        intermediate_size;          /* d_model, d_inner: expand d_model, if it is not given */
+    size_t state_size, conv_kernel; /* d_state, d_conv */
+    size_t expand, time_step_rank;  /* dt_rank; "auto" is hidden_size / 16, rounded up */
     size_t num_hidden_layers, vocab_size;
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
+    double mixer_rms_eps;                                 /* of Falcon-Mamba's norms of dt, B, C */
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
     bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
@@ -42,6 +55,7 @@ MambaConfig config_default(size_t d_model)
     config.vocab_size = 256;
     config.use_conv_bias = config.tie_word_embeddings = true;
     config.layer_norm_epsilon = 1e-5;
+    config.mixer_rms_eps = 1e-6;
     config.initializer_range = 0.1;
     config.time_step_min = 0.001;
     config.time_step_max = 0.1;
@@ -85,6 +99,7 @@ static bool config_known(Json *json, JsonText key, MambaConfig *config)
         const char *name;
         double *value;
     } numbers[] = {{"layer_norm_epsilon", &config->layer_norm_epsilon},
+                   {"mixer_rms_eps", &config->mixer_rms_eps},
                    {"initializer_range", &config->initializer_range},
                    {"time_step_min", &config->time_step_min},
                    {"time_step_max", &config->time_step_max},
@@ -128,16 +143,38 @@ static void config_word(Json *json, const char *name, const char *wanted)
         json_fail(json, "%s is \"%.40s\"; only \"%s\" is known here", name, text.bytes, wanted);
 }
 
-/* Which numbers of a config contradict each other. */
+/* Mamba and something else: each with attention in some of its layers. */
+static const char *const hybrid_name[] = {"bamba",           "falcon_h1",  "granitemoehybrid",
+                                          "jamba",           "nemotron_h", "qwen3_next",
+                                          "recurrent_gemma", "zamba",      "zamba2"};
+
+/* The word after "model_type": one of those that run here, or a sentence on what would run it. */
+static void config_kind(Json *json, MambaConfig *config)
+{
+    JsonText text = {NULL, 0};
+    if (!json_string(json, &text))
+        return;
+    for (int kind = 0; kind < MODEL_KINDS; kind++)
+        if (json_is(text, model_type_name[kind])) {
+            config->kind = (ModelKind)kind;
+            return;
+        }
+    for (size_t i = 0; i < sizeof hybrid_name / sizeof *hybrid_name; i++)
+        if (json_is(text, hybrid_name[i]))
+            json_fail(json,
+                      "model_type \"%s\" is a hybrid, with attention in some of its layers; "
+                      "Transformers runs it, vLLM and llama.cpp run many of its kind",
+                      hybrid_name[i]);
+    json_fail(json, "model_type \"%s\" is not known here: \"mamba\" and \"falcon_mamba\" are",
+              shown_name(text.bytes).text);
+}
+
+/* Which numbers of a config contradict each other. Where expand and intermediate_size do, Hugging
+   Face goes by the second. */
 static bool config_fits(MambaConfig *config, bool has_inner, const char *path, Error *error)
 {
-    size_t inner = config->expand * config->hidden_size;
     if (!has_inner)
-        config->intermediate_size = inner;
-    if (config->intermediate_size != inner)
-        return fail(error,
-                    "%s: intermediate_size is %zu, but expand %zu times hidden_size %zu is %zu",
-                    path, config->intermediate_size, config->expand, config->hidden_size, inner);
+        config->intermediate_size = config->expand * config->hidden_size;
     if (config->time_step_rank == 0)
         config->time_step_rank = (config->hidden_size + 15) / 16;
     if (config->time_step_rank > config->intermediate_size)
@@ -149,17 +186,101 @@ static bool config_fits(MambaConfig *config, bool has_inner, const char *path, E
     if (!(config->layer_norm_epsilon >= 0.0))
         return fail(error, "%s: layer_norm_epsilon %g is below 0", path,
                     config->layer_norm_epsilon);
+    if (!(config->mixer_rms_eps >= 0.0))
+        return fail(error, "%s: mixer_rms_eps %g is below 0", path, config->mixer_rms_eps);
     return true;
 }
 
-/* A config from JSON (len bytes); `path` is for messages. What is left out has Hugging Face's
-   default, but hidden_size must be there. */
+/* ================================== The original layout ==================================== */
+/* The first published models (state-spaces/mamba-130m and its like, without -hf) have a config.json
+   of their own: the names of mamba_ssm's MambaConfig, and in ssm_cfg those of its class Mamba. */
+
+typedef struct {
+    MambaConfig config;
+    size_t pad;    /* the vocabulary is filled up to a multiple of this */
+    bool rms_norm; /* false: LayerNorm, which is not built here */
+} OriginalConfig;
+
+/* ssm_cfg: the sizes of a block; what concerns only its first weights is left out. */
+static void original_block(Json *json, MambaConfig *config)
+{
+    JsonText layer = {NULL, 0};
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "d_state"))
+            config_size(json, &config->state_size, SCAN_MAX_STATE, "d_state");
+        else if (json_is(key, "d_conv"))
+            config_size(json, &config->conv_kernel, CONV_MOST, "d_conv");
+        else if (json_is(key, "expand"))
+            config_size(json, &config->expand, 16, "expand");
+        else if (json_is(key, "dt_rank"))
+            config_rank(json, config);
+        else if (json_is(key, "conv_bias"))
+            json_boolean(json, &config->use_conv_bias);
+        else if (json_is(key, "bias"))
+            json_boolean(json, &config->use_bias);
+        else if (!json_is(key, "layer"))
+            json_skip(json);
+        else if (json_string(json, &layer) && !json_is(layer, "Mamba1"))
+            json_fail(json, "ssm_cfg: a layer \"%s\" is not known here: \"Mamba1\" is",
+                      shown_name(layer.bytes).text);
+    }
+}
+
+/* Reads what stands under one of the original names; false: it is none of them. */
+static bool original_known(Json *json, JsonText key, OriginalConfig *original)
+{
+    MambaConfig *config = &original->config;
+    uint64_t width = 0;
+    if (json_is(key, "d_model"))
+        config_size(json, &config->hidden_size, CONFIG_MAX_SIZE, "d_model");
+    else if (json_is(key, "n_layer"))
+        config_size(json, &config->num_hidden_layers, CONFIG_MAX_LAYERS, "n_layer");
+    else if (json_is(key, "pad_vocab_size_multiple"))
+        config_size(json, &original->pad, CONFIG_MAX_SIZE, "pad_vocab_size_multiple");
+    else if (json_is(key, "tie_embeddings"))
+        json_boolean(json, &config->tie_word_embeddings);
+    else if (json_is(key, "rms_norm"))
+        json_boolean(json, &original->rms_norm);
+    else if (json_is(key, "ssm_cfg") && json_peek(json) == JSON_OBJECT)
+        original_block(json, config);
+    else if (json_is(key, "d_intermediate")) {
+        if (json_integer(json, &width, 16 * CONFIG_MAX_SIZE) && width > 0)
+            json_fail(json, "d_intermediate: layers with an MLP are not known here");
+    } else if (json_is(key, "attn_layer_idx") && json_peek(json) == JSON_ARRAY) {
+        for (json_enter_array(json); json_next_item(json); json_skip(json))
+            json_fail(json, "attn_layer_idx: a hybrid, with attention in some of its layers, is "
+                            "not known here; mamba_ssm runs it");
+    } else
+        return false;
+    return true;
+}
+
+/* A config of the original layout, whose vocabulary Hugging Face's reader has found. */
+static bool original_take(MambaConfig *config, const OriginalConfig *original, const char *path,
+                          Error *error)
+{
+    size_t vocab = config->vocab_size, pad = original->pad;
+    if (!original->rms_norm)
+        return fail(error, "%s: rms_norm is false: LayerNorm is not known here", path);
+    *config = original->config;
+    config->vocab_size = (vocab + pad - 1) / pad * pad;
+    return config->vocab_size <= CONFIG_MAX_VOCAB ||
+           fail(error, "%s: vocab_size %zu in multiples of %zu is over the limit of %d", path,
+                vocab, pad, CONFIG_MAX_VOCAB);
+}
+
+/* ========================================= All of it ======================================= */
+
+/* A config from JSON (len bytes); `path` is for messages. What is left out has the default of who
+   wrote it, but hidden_size, or d_model, must be there. */
 bool config_parse(MambaConfig *config, const char *text, size_t len, const char *path, Error *error)
 {
     MambaConfig got = config_default(1);
     bool has_inner = false;
     Json json;
     got.hidden_size = got.time_step_rank = 0;
+    OriginalConfig original = {got, 1, true};
     json_open(&json, text, len, path, error);
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
@@ -167,17 +288,19 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
         if (json_is(key, "time_step_rank"))
             config_rank(&json, &got);
         else if (json_is(key, "model_type"))
-            config_word(&json, "model_type", "mamba");
+            config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))
             config_word(&json, "hidden_act", "silu");
-        else if (!config_known(&json, key, &got))
+        else if (!config_known(&json, key, &got) && !original_known(&json, key, &original))
             json_skip(&json);
     }
-    bool ok = json_end(&json);
+    bool ok = json_end(&json), is_original = got.hidden_size == 0;
     json_close(&json);
-    if (ok && got.hidden_size == 0)
+    if (ok && is_original && original.config.hidden_size == 0)
         ok = fail(error, "%s: there is no hidden_size in it", path);
-    ok = ok && config_fits(&got, has_inner, path, error);
+    if (is_original)
+        ok = ok && original_take(&got, &original, path, error);
+    ok = ok && config_fits(&got, has_inner && !is_original, path, error);
     if (ok)
         *config = got;
     return ok;

@@ -70,8 +70,8 @@ void gated_norm_backward(float *gated_grad, float *weight_grad, const float *out
     zero(weight_grad, d_inner);
     for (size_t t = 0; t < tokens; t++)
         for (size_t d = 0; d < d_inner; d++)
-            weight_grad[d] += out_grad[t * d_inner + d] * gated[t * d_inner + d] *
-                              scale[t * n_group + d / width];
+            weight_grad[d] +=
+                out_grad[t * d_inner + d] * gated[t * d_inner + d] * scale[t * n_group + d / width];
     PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_inner)))
     for (size_t i = 0; i < tokens * n_group; i++) {
         const float *in = gated + i * width, *dy = out_grad + i * width;
@@ -125,11 +125,7 @@ static void head_steps_backward(float *raw_grad, float *bias_grad, const float *
 /* dt_proj are gone: in_proj makes B, C and dt as well. So two places are free; the new norm   */
 /* takes one of them.                                                                          */
 
-enum {
-    GATED_NORM_WEIGHT = X_PROJ_WEIGHT,
-    HEAD_NOTHING = DT_PROJ_WEIGHT,
-    DT_BIAS = DT_PROJ_BIAS
-};
+enum { GATED_NORM_WEIGHT = X_PROJ_WEIGHT, HEAD_NOTHING = DT_PROJ_WEIGHT, DT_BIAS = DT_PROJ_BIAS };
 
 /* Channels that go through the convolution: u, B and C. */
 size_t head_block_wide(const MambaConfig *config)
@@ -232,7 +228,7 @@ typedef struct {
     float *A;                          /* (n_head) in a cache of gradients: that of A */
     bool keep;                         /* for the backward pass */
 } HeadCache;
-typedef HeadCache HeadBack;
+typedef HeadCache HeadBlockBack;
 
 /* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. */
 size_t head_cache_place(HeadCache *cache, float *memory, const MambaConfig *config, size_t batch,
@@ -300,8 +296,7 @@ static void head_in_proj(float *out, const HeadCache *cache, const MambaBlock *b
 /* The block without norm and residual: out (batch, len, d_model) from cache->normed. What goes on
    to the next tokens is read from and written to `state`; with NULL the sequences begin with
    nothing. A comment for each box of the diagram (figure 6, left), in the words of the published
-   Python. The scan is the recurrence: here it is as fast as chunks, and a sequence in pieces, or
-   step by step, is the whole to the last bit. */
+   Python. The scan is the recurrence: on a CPU it is as fast as chunks, and it needs no room. */
 void head_mixer_forward(float *out, const HeadCache *cache, const BlockState *state,
                         const MambaBlock *block)
 {
@@ -370,7 +365,7 @@ void head_block_step(float *out, const HeadCache *cache, const BlockState *state
 
 /* A part of in_proj backwards: rows first .. first + count - 1, whose outputs have this gradient.
    All parts were made from normed, so its gradient is a sum: the first part writes it. */
-static void head_in_proj_backward(const BlockParams *grad, const HeadBack *back,
+static void head_in_proj_backward(const BlockParams *grad, const HeadBlockBack *back,
                                   const float *part_grad, const HeadCache *cache,
                                   const MambaBlock *block, size_t first, size_t count)
 {
@@ -386,7 +381,7 @@ static void head_in_proj_backward(const BlockParams *grad, const HeadBack *back,
 /* The mixer backwards, box by box from the end: gradients of the parameters in `grad` (written, not
    added to) and of cache->normed in back->normed. The forward pass began with nothing. Where
    chapter 5 had to add up two gradients of u, there is one: nothing is made of u but y. */
-void head_mixer_backward(const BlockParams *grad, const HeadBack *back, const float *out_grad,
+void head_mixer_backward(const BlockParams *grad, const HeadBlockBack *back, const float *out_grad,
                          const HeadCache *cache, const MambaBlock *block)
 {
     const MambaConfig *config = &block->config;
@@ -429,7 +424,7 @@ void head_mixer_backward(const BlockParams *grad, const HeadBack *back, const fl
 }
 
 /* The gradients of a whole block, as chapter 5's block_backward. */
-void head_block_backward(const BlockParams *grad, float *input_grad, const HeadBack *back,
+void head_block_backward(const BlockParams *grad, float *input_grad, const HeadBlockBack *back,
                          const float *out_grad, const HeadCache *cache, const float *input,
                          const MambaBlock *block)
 {
@@ -522,7 +517,7 @@ static bool demo_head_trace(const Show *show, Error *error)
     print_stage("x", "the state of channel 1 of head 1", own.state.x, config->state_size, 0);
     print_stage("y", "x C + D u: what is read", cache->y, d_inner, last);
     print_stage("gated", "y silu(z)", cache->gated, d_inner, last);
-    print_stage("normed", "each group by its root mean square, times weight", cache->gated_normed,
+    print_stage("normed", "each group divided by its root mean square", cache->gated_normed,
                 d_inner, last);
     print_stage("out", "out_proj, plus the input", out, d_model, last);
     printf("\nWhat goes on to token %d: %zu numbers of x and %zu of the convolution.\n", LEN + 1,

@@ -1004,7 +1004,7 @@ static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(vo
     for (int which = 0; which < 2; which++) {
         ModelWork work = model_work_new(both[which], 1, LEN, true);
         model_forward(&work, NULL, ids, both[which]);
-        const BlockCache *cache = &work.cache[1];
+        const BlockCache *cache = &work.cache[1].block;
         size_t narrow = model.config.time_step_rank + 2 * model.config.state_size;
         for (int t = 1; t < LEN; t++)
             assert_int_equal(memcmp(cache->x_dbl, cache->x_dbl + (size_t)t * narrow,
@@ -1459,7 +1459,7 @@ static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
     for (size_t layer = 0; layer < layers; layer++) {
         float *own = block_state_place(start + layer * floats, &model.config, 1).x;
         for (int with = 0; with < 2; with++) {
-            Scan scan = block_scan(&reading.work.cache[layer], &model.block[layer], NULL);
+            Scan scan = block_scan(&reading.work.cache[layer].block, &model.block[layer], NULL);
             scan.u += first * d_inner, scan.delta += first * d_inner;
             scan.B += first * d_state, scan.C += first * d_state;
             scan.z = NULL, scan.checkpoint = NULL;
@@ -1499,7 +1499,7 @@ static void a_word_s_share_is_what_it_left_in_the_state(void **state)
     float *y = NEW(float, d_inner *reading.len), *u = NEW(float, d_inner *reading.len);
     double along = 0.0, square = 0.0, sum = 0.0;
     for (int alone = 0; alone < 2; alone++) {
-        Scan scan = block_scan(&reading.work.cache[LAYER], &model.block[LAYER], NULL);
+        Scan scan = block_scan(&reading.work.cache[LAYER].block, &model.block[LAYER], NULL);
         memcpy(u + WORD * d_inner, scan.u + WORD * d_inner, d_inner * sizeof *u);
         scan.z = NULL, scan.checkpoint = NULL;
         scan.u = alone ? u : scan.u;
@@ -1529,7 +1529,7 @@ static void a_word_s_delta_is_the_mean_of_its_channels(void **state)
     open_tiny(&model, &words);
     assert_true(reading_new(&reading, "grandmother sang about kerry .", &words, &model, &error));
     size_t d_inner = model.config.intermediate_size, t = 3;
-    const float *raw = reading.work.cache[1].dt_raw + t * d_inner;
+    const float *raw = reading.work.cache[1].block.dt_raw + t * d_inner;
     double sum = 0.0;
     for (size_t d = 0; d < d_inner; d++) {
         double delta =

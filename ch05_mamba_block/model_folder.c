@@ -288,7 +288,8 @@ static bool folder_find_ends(ModelFolder *folder, Error *error)
         !shards_expect(&folder->norm_f, shards, "backbone.norm_f.weight", 1, shape + 1, error))
         return false;
     folder->embeddings = folder->head = table;
-    folder->print = hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1);
+    folder->print =
+        hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1 + (uint64_t)config->kind);
     folder->print = hash_bytes(table->data, smaller(table->bytes, 4096), folder->print);
     folder->print = hash_bytes(folder->norm_f->data, folder->norm_f->bytes, folder->print);
     return config->tie_word_embeddings ||

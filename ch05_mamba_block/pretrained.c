@@ -99,16 +99,18 @@ Runner runner_new(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
     size_t d_inner = config->intermediate_size, used = 0;
+    size_t narrow = config->time_step_rank + 2 * config->state_size;
+    size_t widest = config->hidden_size > d_inner ? config->hidden_size : d_inner;
     Runner run;
     memset(&run, 0, sizeof run);
     run.model = model;
-    run.widest = on_a_vector(config->hidden_size > d_inner ? config->hidden_size : d_inner);
+    run.widest = on_a_vector(widest > narrow ? widest : narrow);
     runner_threads(&run, pretrained_step_bytes(model) < ALONE_BYTES ? 1 : (size_t)threads_most());
     for (int pass = 0; pass < 2; pass++, used = 0) {
         run.hidden = take(run.memory, &used, config->hidden_size);
         run.in = take(run.memory, &used, 2 * d_inner);
         run.u = take(run.memory, &used, d_inner);
-        run.x_dbl = take(run.memory, &used, config->time_step_rank + 2 * config->state_size);
+        run.x_dbl = take(run.memory, &used, narrow);
         run.dt = take(run.memory, &used, d_inner);
         run.gated = take(run.memory, &used, d_inner);
         run.mixed = take(run.memory, &used, config->hidden_size);
@@ -134,6 +136,17 @@ static void step_time(Runner *run, StepTime what, size_t thread)
     double now = seconds_now();
     run->seconds[what] += now - run->mark;
     run->mark = now;
+}
+
+/* Falcon-Mamba's dt, B and C, each normed by itself: out (dt_rank + 2 d_state) from x_dbl. Each
+   thread does all of it, into a vector of its own, for that is sooner done than waited for. */
+static void norm_parts(float *out, const float *x_dbl, const MambaConfig *config)
+{
+    size_t dt_rank = config->time_step_rank, d_state = config->state_size;
+    double epsilon = config->mixer_rms_eps;
+    norm_token(out, x_dbl, NULL, epsilon, dt_rank);
+    norm_token(out + dt_rank, x_dbl + dt_rank, NULL, epsilon, d_state);
+    norm_token(out + dt_rank + d_state, x_dbl + dt_rank + d_state, NULL, epsilon, d_state);
 }
 
 /* One thread's part of a layer: chapter 5's block for one token.
@@ -186,15 +199,17 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_time(run, T_X, thread);
     /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z): chapter 4's
        recurrence, one step of it, back on the thread's own channels */
-    x->value = run->x_dbl;
+    x->value = config->kind == MODEL_FALCON_MAMBA ? normed : run->x_dbl;
+    if (config->kind == MODEL_FALCON_MAMBA)
+        norm_parts(normed, run->x_dbl, config);
     activation_set(x, &W[W_DT]);
     weight_product(run->dt, &W[W_DT], x, first, end);
     step_time(run, T_DT, thread);
     const TokenScan scan = {run->u,
                             run->dt,
                             run->in + d_inner,
-                            run->x_dbl + dt_rank,
-                            run->x_dbl + dt_rank + d_state,
+                            x->value + dt_rank,
+                            x->value + dt_rank + d_state,
                             layer->A2,
                             p[DT_PROJ_BIAS],
                             p[D_SKIP],

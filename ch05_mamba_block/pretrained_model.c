@@ -1,5 +1,5 @@
-/* A pretrained model in memory: its weights where they lie in the mapped files, and what it remembers
-   of a text.
+/* A pretrained model in memory: its weights where they lie in the mapped files, and what it
+   remembers of a text.
 
    HOLDS   a layer's matrices and vectors (PretrainedLayer), the whole model, opened and closed
            (Pretrained), the bytes that a step reads; the memory of a conversation (Memory), to a

@@ -146,12 +146,12 @@ void states_in_rows(float *out, const float *in, size_t d_inner, size_t d_state)
 
 /* ================================= Norm, convolution, scan ================================= */
 
-/* out (count) = in / sqrt(mean(in^2) + epsilon) weight */
+/* out (count) = in / sqrt(mean(in^2) + epsilon) weight; NULL: no weight. In place, if out is in. */
 void norm_token(float *out, const float *in, const float *weight, double epsilon, size_t count)
 {
     float scale = (float)(1.0 / sqrt((double)dot(in, in, count) / (double)count + epsilon));
     for (size_t i = 0; i < count; i++)
-        out[i] = in[i] * scale * weight[i];
+        out[i] = in[i] * scale * (weight == NULL ? 1.0f : weight[i]);
 }
 
 /* Channels first .. end - 1 of u = silu(conv1d(in)). weight (d_conv, d_inner) is transposed, bias

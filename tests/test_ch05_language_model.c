@@ -210,6 +210,71 @@ static void greedy_tokens_agree_with_golden(void **state)
     for_golden_files("ch05_lm_bf16", "greedy", check_greedy);
 }
 
+/* ---- the family ---- */
+
+/* Calls `check` for the golden file of every folder whose name matches. */
+static void for_family(const char *folders, void (*check)(const Safetensors *, Model *))
+{
+    glob_t found;
+    char pattern[128];
+    snprintf(pattern, sizeof pattern, "%s/golden.safetensors", folders);
+    size_t files = golden_list(&found, pattern);
+    for (size_t i = 0; i < files; i++) {
+        Safetensors file;
+        char folder[128], *path = found.gl_pathv[i], *end = strrchr(path, '/');
+        const char *start = path + strlen(golden_dir()) + 1;
+        snprintf(folder, sizeof folder, "%.*s", (int)(end - start), start);
+        golden_open(&file, path);
+        Model model = golden_model(folder);
+        check(&file, &model);
+        model_free(&model);
+        safetensors_close(&file);
+    }
+    globfree(&found);
+}
+
+/* Logits of every position, and the mean loss. */
+static void check_family_logits(const Safetensors *file, Model *model)
+{
+    Prompts prompts = golden_prompts(file);
+    ModelWork work = model_work_new(model, prompts.batch, prompts.len, true);
+    double *nll = NEW(double, prompts.batch *prompts.len);
+    model_forward(&work, NULL, prompts.ids, model);
+    assert_golden(file, "logits", work.logits, 2e-5);
+    assert_near(model_loss(nll, &work, prompts.targets, model), golden_scalar(file, "nll"), 0,
+                2e-5);
+    free(nll);
+    prompts_free(&prompts);
+    model_work_free(&work);
+}
+
+/* The tokens that follow the first prompt. */
+static void check_family_greedy(const Safetensors *file, Model *model)
+{
+    Prompts prompts = golden_prompts(file);
+    const Tensor *tensor;
+    double *want = golden_doubles(&tensor, file, "greedy");
+    int32_t *got = NEW(int32_t, tensor->count);
+    generate_greedy(got, tensor->count, prompts.ids, prompts.len, model);
+    for (size_t i = 0; i < tensor->count; i++)
+        assert_int_equal(got[i], (int32_t)want[i]);
+    free(want), free(got);
+    prompts_free(&prompts);
+}
+
+static void falcon_mamba_agrees_with_golden(void **state)
+{
+    (void)state;
+    for_family("falcon_mamba_*", check_family_logits);
+    for_family("falcon_mamba_*", check_family_greedy);
+}
+
+static void every_gradient_of_falcon_mamba_agrees_with_golden(void **state)
+{
+    (void)state;
+    for_family("falcon_mamba_*", check_gradients);
+}
+
 static void check_adamw(const Safetensors *file, Model *model)
 {
     Prompts prompts = {0, 0, NULL, NULL};
@@ -1899,6 +1964,8 @@ int main(void)
         cmocka_unit_test(weights_in_bf16_agree_with_golden),
         cmocka_unit_test(every_gradient_agrees_with_golden),
         cmocka_unit_test(greedy_tokens_agree_with_golden),
+        cmocka_unit_test(falcon_mamba_agrees_with_golden),
+        cmocka_unit_test(every_gradient_of_falcon_mamba_agrees_with_golden),
         cmocka_unit_test(ex5_7_five_steps_of_adamw_agree_with_golden),
         cmocka_unit_test(a_prompt_in_pieces_and_by_steps_gives_the_same_logits),
         cmocka_unit_test(an_untied_head_has_a_gradient_of_its_own),

@@ -883,9 +883,10 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
     const TrainSettings *s = &trainer->settings;
     snprintf(text, room,
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %" PRIu64 " --length %" PRIu64
-             " --seed %" PRIu64 " --rate %g --average %g, %zu tokens",
+             " --seed %" PRIu64 " --rate %g --average %g%s, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
-             s->rate, s->average, config->vocab_size);
+             s->rate, s->average, config->kind == MODEL_MAMBA2 ? " --mamba2" : "",
+             config->vocab_size);
 }
 
 /* All that a run needs to go on as if it had never stopped, its numbers first. */
@@ -953,6 +954,7 @@ typedef struct {
     uint64_t width, layers;
     TrainSettings settings;
     bool time_invariant;    /* Delta, B and C the same for every token: chapter 3's system */
+    bool mamba2;            /* layers of Mamba-2 */
     const char *checkpoint; /* the file that is written on the way, or NULL */
     bool resume;            /* go on from there */
 } TrainingRun;
@@ -961,14 +963,17 @@ typedef struct {
    steps, seed; rate, decay, clip, average. */
 TrainingRun training_default(void)
 {
-    TrainingRun run = {64, 2, {8, 320, 5000, 1, 4e-3, 0.1, 1.0, 0.998}, false, NULL, false};
+    TrainingRun run = {64, 2, {8, 320, 5000, 1, 4e-3, 0.1, 1.0, 0.998}, false, false, NULL, false};
     return run;
 }
 
-/* The starting point of a run; model_free when done. */
+/* The starting point of a run; model_free when done. Mamba-2's heads have 16 channels, where so
+   many divide d_inner = 2 width, and 64 states. */
 Model model_to_train(const TrainingRun *run, size_t vocab)
 {
-    MambaConfig config = config_default((size_t)run->width);
+    size_t width = (size_t)run->width;
+    MambaConfig config = run->mamba2 ? config_default_heads(width, width % 8 == 0 ? 16 : 2, 64)
+                                     : config_default(width);
     Random random = random_from_seed(run->settings.seed);
     config.num_hidden_layers = (size_t)run->layers;
     config.vocab_size = vocab;
@@ -1012,8 +1017,10 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
     Trainer trainer = trainer_new(model, &run->settings);
     trainer.looked_at = lessons->looked_at;
     printf("\nA %s model of %zu parameters learns from %s, %zu different words\n\n",
-           run->time_invariant ? "time-invariant" : "selective", model_floats(&model->config),
-           lessons->from, lessons->words->n_word);
+           run->time_invariant ? "time-invariant"
+           : run->mamba2       ? "Mamba-2"
+                               : "selective",
+           model_floats(&model->config), lessons->from, lessons->words->n_word);
     bool ok = !run->resume || trainer_load(&trainer, run->checkpoint, error);
     double start = seconds_now();
     ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
@@ -1125,6 +1132,7 @@ int language_model_main(int argc, char **argv)
         {"corpus", "FILE", OPTION_TEXT, 0, 0, &o.corpus, "train",
          "learn from this text instead, in words; with --bytes in bytes"},
         {"bytes", NULL, OPTION_SWITCH, 0, 0, &o.bytes, "corpus", "a token is a byte"},
+        {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.run.mamba2, "train", "with layers of Mamba-2"},
         {"out", "DIR", OPTION_TEXT, 0, 0, &o.out, "train",
          "where the model goes (default build/rainbow-mamba)"},
         {"checkpoint", "FILE", OPTION_TEXT, 0, 0, &o.run.checkpoint, "train",

@@ -81,6 +81,13 @@ MambaConfig config_default_heads(size_t d_model, size_t d_head, size_t d_state)
     return config;
 }
 
+/* Channels that go through a layer's convolution: u, and in Mamba-2 B and C of every group. */
+size_t config_conv_width(const MambaConfig *config)
+{
+    size_t shared = config->kind == MODEL_MAMBA2 ? config->n_groups * config->state_size : 0;
+    return config->intermediate_size + 2 * shared;
+}
+
 /* Hugging Face's defaults for what a config.json of this kind may leave out. */
 static MambaConfig config_left_out(ModelKind kind)
 {

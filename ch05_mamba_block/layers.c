@@ -79,12 +79,6 @@ void layer_refresh(MambaBlock *block)
 
 /* ====================================== A state ============================================ */
 
-/* Channels of the convolution, whose last inputs a layer remembers: u, and for Mamba-2 B and C. */
-size_t layer_conv_width(const MambaConfig *config)
-{
-    return layer_has_heads(config) ? head_block_wide(config) : config->intermediate_size;
-}
-
 size_t layer_state_floats(const MambaConfig *config, size_t batch)
 {
     return layer_has_heads(config) ? head_block_state_floats(config, batch)

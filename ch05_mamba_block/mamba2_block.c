@@ -127,19 +127,13 @@ static void head_steps_backward(float *raw_grad, float *bias_grad, const float *
 
 enum { GATED_NORM_WEIGHT = X_PROJ_WEIGHT, HEAD_NOTHING = DT_PROJ_WEIGHT, DT_BIAS = DT_PROJ_BIAS };
 
-/* Channels that go through the convolution: u, B and C. */
-size_t head_block_wide(const MambaConfig *config)
-{
-    return config->intermediate_size + 2 * config->n_groups * config->state_size;
-}
-
 /* The table. A_log, D and dt_bias, of which chapter 5's block has d_inner (1 + 1 + d_state)
    numbers, have one for each head. */
 void head_block_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
 {
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
     size_t d_conv = config->conv_kernel, n_head = config->num_heads;
-    size_t wide = head_block_wide(config), all_rows = d_inner + wide + n_head;
+    size_t wide = config_conv_width(config), all_rows = d_inner + wide + n_head;
     TensorShape all[BLOCK_TENSORS] = {
         /* name, shape, rank, fan_in, count (worked out below) */
         {"norm.weight", {d_model, 0, 0}, 1, 0, 0},
@@ -201,7 +195,7 @@ void head_block_refresh(MambaBlock *block)
    808 KB: seven times chapter 5's, and all of it room for what is remembered. */
 size_t head_block_state_floats(const MambaConfig *config, size_t batch)
 {
-    return batch * (head_block_wide(config) * (config->conv_kernel - 1) +
+    return batch * (config_conv_width(config) * (config->conv_kernel - 1) +
                     config->intermediate_size * config->state_size);
 }
 
@@ -209,7 +203,7 @@ BlockState head_block_state_place(float *memory, const MambaConfig *config, size
 {
     BlockState state;
     state.conv = memory;
-    state.x = memory + batch * head_block_wide(config) * (config->conv_kernel - 1);
+    state.x = memory + batch * config_conv_width(config) * (config->conv_kernel - 1);
     return state;
 }
 
@@ -235,7 +229,7 @@ size_t head_cache_place(HeadCache *cache, float *memory, const MambaConfig *conf
                         size_t len, bool training)
 {
     size_t tokens = batch * len, d_inner = config->intermediate_size, used = 0;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     memset(cache, 0, sizeof *cache);
     cache->batch = batch;
     cache->len = len;
@@ -303,7 +297,7 @@ void head_mixer_forward(float *out, const HeadCache *cache, const BlockState *st
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor;
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     size_t n_head = config->num_heads, tokens = cache->batch * cache->len;
 
     /* z, uBC, dt = in_proj(normed).split(d_inner, wide, n_head): gate, what is said and asked, and
@@ -387,7 +381,7 @@ void head_mixer_backward(const BlockParams *grad, const HeadBlockBack *back, con
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor, *const *g = grad->tensor;
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     size_t n_head = config->num_heads, tokens = cache->batch * cache->len;
 
     /* out = out_proj(gated_normed) */
@@ -491,7 +485,7 @@ static bool demo_head_trace(const Show *show, Error *error)
     Random random = random_from_seed(show->seed);
     OwnHeadBlock own = own_head_block_new(config, 1, LEN, &random);
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size, last = LEN - 1;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     float *input = random_floats(LEN * d_model, &random), *out = NEW(float, LEN *d_model);
     float *normed = NEW(float, LEN *d_model), scale[LEN];
     const HeadCache *cache = &own.cache;

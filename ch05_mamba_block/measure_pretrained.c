@@ -237,7 +237,7 @@ static bool bench_kind(const BenchKind *kind, bool steps, const char *dir, Error
     size_t threads = (size_t)threads_most();
     Pretrained model;
     char *sub = path_in(dir, kind->folder);
-    bool ok = pretrained_open(&model, sub, kind->bits, error);
+    bool ok = pretrained_open(&model, sub, NULL, kind->bits, error);
     free(sub);
     if (!ok)
         return false;

@@ -349,7 +349,7 @@ static Pretrained opened(const char *dir, size_t bits)
     Pretrained model;
     Error error;
     memset(&model, 0, sizeof model);
-    if (!pretrained_open(&model, dir, bits, &error))
+    if (!pretrained_open(&model, dir, NULL, bits, &error))
         fail_msg("%s", error.text);
     return model;
 }
@@ -873,7 +873,7 @@ static void open_refused(const char *dir, const char *says)
 {
     Pretrained model;
     Error error;
-    if (pretrained_open(&model, dir, 0, &error)) {
+    if (pretrained_open(&model, dir, NULL, 0, &error)) {
         pretrained_close(&model);
         fail_msg("expected: %s", says);
     }

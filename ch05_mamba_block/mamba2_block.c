@@ -21,7 +21,7 @@
               n_head d_head n_group                                   num_heads head_dim n_groups
    BUILD      cc -O2 ch05_mamba_block/mamba2_block.c -o mamba2_block -lm && ./mamba2_block
    TIME       20 minutes to read, 15 to do the exercise
-   SOURCES    T. Dao, A. Gu, Transformers are SSMs, arXiv 2405.21060: section 7, figure 6
+   SOURCES    T. Dao, A. Gu, Transformers are SSMs, arXiv 2405.21060: sections 7, 8.1; figure 6
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467 */
 
 #ifndef CH05_MAMBA2_BLOCK
@@ -30,10 +30,9 @@
 #include "mamba2_fast.c" /* head_scan_fast, head_scan_chunked_backward_fast */
 
 /* =============================== The gate, and then a norm ================================ */
-/* Chapter 5's block ends with y silu(z). In larger models that grew too loud for what follows */
-/* (section 7.1), so here it is divided by its root mean square once more. Not by that of all  */
-/* channels, but group by group: then a group of heads needs to know nothing of the others,    */
-/* and can live on a device of its own.                                                        */
+/* Chapter 5's block ends with y silu(z). Large models trained more steadily with one more norm */
+/* after it (section 7.1). It does not go over all channels but group by group: then a group of */
+/* heads needs to know nothing of the others, and can live on a device of its own (8.1).        */
 
 /* out (tokens, d_inner) = gated / sqrt(mean(gated^2) + epsilon) * weight, where gated (tokens,
    d_inner) is y silu(z), weight is (d_inner), and each mean is over one of n_group groups of

@@ -260,10 +260,11 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
     size_t room = strlen(text), unknown;
     int32_t *ids = NEW(int32_t, room + 1);
     size_t len = text_to_tokens(ids, &unknown, text, room, words, false);
-    if (len == 0 || words->bytes) {
+    if (len == 0 || words->bytes || layer_has_heads(&model->config)) {
         free(ids);
-        return fail(error, len == 0 ? "--prompt: there is no word to look at"
-                                    : "--model: a model of words is wanted, not one of bytes");
+        return fail(error, len == 0       ? "--prompt: there is no word to look at"
+                           : words->bytes ? "--model: a model of words is wanted, not one of bytes"
+                                          : "--model: the states of a Mamba-2 are not looked into");
     }
     reading->ids = ids;
     reading->len = len;

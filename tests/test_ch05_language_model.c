@@ -1780,7 +1780,7 @@ static void right_answers_are_the_same_in_pieces_of_any_length(void **state)
 {
     (void)state;
     static const size_t piece[] = {1, 7, 40, 64};
-    Model model = task_model(false, &task_copying.paper, 1);
+    Model model = task_model(MODEL_SELECTIVE, &task_copying.paper, 1);
     size_t out = model.config.hidden_size * model.config.intermediate_size;
     for (size_t layer = 0; layer < 2; layer++) /* loud blocks: what was read decides what is said */
         for (size_t i = 0; i < out; i++)
@@ -1809,7 +1809,7 @@ static void induction_is_learnt_by_the_selective_model_alone(void **state)
                                64,
                                {induction_lesson, 4, 128, 260, 4e-3, 0.1, 1e-6, 0.01},
                                {induction_fill, 1, 1, 1, 1e-3, 0.0, 1e-3, 0.1}};
-    TaskScores *scores = task_scores_new(&small, 1);
+    TaskScores *scores = task_scores_new(&small, 1, false);
     assert_int_equal(scores->n_length, 2);
     assert_int_equal(scores->count[1], 1024);
     task_learn(scores, &small, &small.lessons, 1);

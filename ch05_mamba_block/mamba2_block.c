@@ -74,13 +74,13 @@ void gated_norm_backward(float *gated_grad, float *weight_grad, const float *out
     PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_inner)))
     for (size_t i = 0; i < tokens * n_group; i++) {
         const float *in = gated + i * width, *dy = out_grad + i * width;
-        const float *factor = weight + i % n_group * width;
+        const float *w = weight + (i % n_group) * width;
         float along = 0.0f;
         for (size_t c = 0; c < width; c++)
-            along += dy[c] * factor[c] * in[c] * scale[i];
+            along += dy[c] * w[c] * in[c] * scale[i];
         along /= (float)width;
         for (size_t c = 0; c < width; c++)
-            gated_grad[i * width + c] = scale[i] * (dy[c] * factor[c] - in[c] * scale[i] * along);
+            gated_grad[i * width + c] = scale[i] * (dy[c] * w[c] - in[c] * scale[i] * along);
     }
 }
 

@@ -656,6 +656,28 @@ static void a_step_that_is_no_number_is_not_hidden_by_a_limit(void **state)
     assert_true(isnan(delta[0]));
 }
 
+static void a_layer_s_mean_step_is_that_of_its_heads(void **state)
+{
+    (void)state;
+    enum { LEN = 4 };
+    MambaConfig config = even_config();
+    Bench bench = bench_new(&config, 1, LEN, 2);
+    Random random = random_from_seed(3);
+    float *input = random_array(LEN * config.hidden_size, &random);
+    float *out = nan_filled(LEN * config.hidden_size);
+    layer_forward(out, &bench.cache, NULL, input, &bench.block);
+    for (size_t t = 0; t < LEN; t++) {
+        double sum = 0.0;
+        for (size_t h = 0; h < config.num_heads; h++)
+            sum += log1p(exp((double)bench.cache.heads.dt_raw[t * config.num_heads + h] +
+                             (double)bench.block.params.tensor[DT_BIAS][h]));
+        assert_near(layer_mean_step(&bench.cache, t, &bench.block), sum / (double)config.num_heads,
+                    0, 1e-5);
+    }
+    free(input), free(out);
+    bench_free(&bench);
+}
+
 /* ---- shapes --------------------------------------------------------------------------------- */
 
 /* The sizes of mamba2-130m. */
@@ -947,6 +969,7 @@ int main(void)
         cmocka_unit_test(the_gate_and_its_gradients_are_as_defined),
         cmocka_unit_test(a_step_is_held_between_its_limits),
         cmocka_unit_test(a_step_that_is_no_number_is_not_hidden_by_a_limit),
+        cmocka_unit_test(a_layer_s_mean_step_is_that_of_its_heads),
         cmocka_unit_test(a_block_has_the_parameters_counted_by_hand),
         cmocka_unit_test(a_fresh_block_moves_slowly_and_its_heads_differ),
         cmocka_unit_test(what_a_config_leaves_out_has_hugging_face_s_default),

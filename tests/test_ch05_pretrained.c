@@ -892,7 +892,7 @@ static void folders_without_usable_weights_are_refused(void **state)
     MambaConfig config = config_default(16);
     OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
     char *weights = path_in(folder.dir, "model.safetensors"), *text;
-    static const char original[] = "{\"d_model\": 768, \"n_layer\": 24}";
+    static const char hybrid[] = "{\"model_type\": \"jamba\", \"hidden_size\": 8}";
     size_t len;
     Error error;
     (void)state;
@@ -905,11 +905,11 @@ static void folders_without_usable_weights_are_refused(void **state)
     file_write(folder.dir, "model.safetensors", text, len);
     open_refused(folder.dir, "over the limit");
     move(folder.dir, "model.safetensors", "pytorch_model.bin");
-    open_refused(folder.dir, "Python's pickle");
+    open_refused(folder.dir, "pytorch_model.bin is Python's pickle; torch and safetensors.torch");
     move(folder.dir, "pytorch_model.bin", "other");
     open_refused(folder.dir, "there is no model.safetensors");
-    file_write(folder.dir, "config.json", original, strlen(original));
-    open_refused(folder.dir, "ends in -hf");
+    file_write(folder.dir, "config.json", hybrid, strlen(hybrid));
+    open_refused(folder.dir, "is a hybrid, with attention in some of its layers; Transformers");
     move(folder.dir, "config.json", "other");
     open_refused(folder.dir, "config.json");
     free(text), free(weights);
@@ -996,6 +996,102 @@ static void vocabularies_may_be_padded(void **state)
     give_tokenizer(&folder);
     open_refused(folder.dir, "ids up to 599");
     own_folder_free(&folder);
+}
+
+/* Logits of a few tokens, step by step: (5, vocab). */
+static float *few_logits(const Pretrained *model)
+{
+    size_t vocab = model->config.vocab_size;
+    float *logits = NEW(float, 5 * vocab);
+    Runner run = runner_new(model);
+    Memory memory = memory_new(&model->config);
+    for (uint32_t t = 0; t < 5; t++) {
+        runner_step(&run, &memory, t * 17, true);
+        memcpy(logits + t * vocab, run.logits, vocab * sizeof *logits);
+    }
+    runner_free(&run), memory_free(&memory);
+    return logits;
+}
+
+/* The same weights under the names of state-spaces, with a head that is there though it is tied. */
+static void original_write(const char *dir)
+{
+    static const char text[] =
+        "{\"d_model\": 32, \"n_layer\": 1, \"vocab_size\": 90, \"ssm_cfg\": {}, \"rms_norm\": "
+        "true, "
+        "\"residual_in_fp32\": true, \"fused_add_norm\": true, \"pad_vocab_size_multiple\": 16}";
+    char *path = path_in(dir, "model.safetensors");
+    Safetensors file;
+    SafetensorsWriter writer;
+    Error error;
+    assert_true(safetensors_open(&file, path, &error));
+    safetensors_writer_init(&writer);
+    for (size_t i = 0; i < file.n_tensor; i++) {
+        const Tensor *tensor = &file.tensor[i];
+        bool table = strcmp(tensor->name, "backbone.embeddings.weight") == 0;
+        safetensors_add(&writer, table ? "backbone.embedding.weight" : tensor->name, tensor->type,
+                        tensor->data, tensor->rank, tensor->shape);
+        if (table)
+            safetensors_add(&writer, "lm_head.weight", tensor->type, tensor->data, tensor->rank,
+                            tensor->shape);
+    }
+    char *other = path_in(dir, "other.safetensors");
+    assert_true(safetensors_write(&writer, other, &error));
+    safetensors_writer_free(&writer);
+    safetensors_close(&file);
+    assert_int_equal(rename(other, path), 0);
+    file_write(dir, "config.json", text, strlen(text));
+    free(path), free(other);
+}
+
+static void the_original_layout_runs(void **state)
+{
+    MambaConfig config = config_default(32);
+    (void)state;
+    config.vocab_size = 96; /* 90, filled up to a multiple of 16 */
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    Pretrained model = opened(folder.dir, 0);
+    float *want = few_logits(&model);
+    pretrained_close(&model);
+    original_write(folder.dir);
+    model = opened(folder.dir, 0);
+    assert_int_equal(model.config.vocab_size, 96);
+    float *got = few_logits(&model);
+    assert_memory_equal(got, want, 5 * 96 * sizeof *got);
+    pretrained_close(&model);
+    free(want), free(got);
+    own_folder_free(&folder);
+}
+
+/* --tokenizer: another folder's tokenizer.json, and the ids that end a text if the model's own
+   config.json names none. */
+static void a_tokenizer_may_come_from_another_folder(void **state)
+{
+    MambaConfig config = odd_config();
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3),
+              other = own_folder(&config, TENSOR_F32, 4);
+    static const char ends[] = "{\"bos_token_id\": 3, \"eos_token_id\": [4, 5]}";
+    Pretrained model;
+    Error error;
+    (void)state;
+    give_tokenizer(&other);
+    assert_true(pretrained_open(&model, folder.dir, NULL, 0, &error));
+    assert_false(model.folder.has_tokenizer);
+    pretrained_close(&model);
+    file_write(other.dir, "config.json", ends, strlen(ends));
+    assert_true(pretrained_open(&model, folder.dir, other.dir, 0, &error));
+    assert_true(model.folder.has_tokenizer);
+    assert_int_equal(model.folder.tokenizer.n_token, 600);
+    assert_int_equal(model.folder.ends.begin, 3);
+    assert_int_equal(model.folder.ends.n_stop, 2);
+    pretrained_close(&model);
+    file_write(other.dir, "config.json", "[", 1);
+    assert_false(pretrained_open(&model, folder.dir, other.dir, 0, &error));
+    assert_contains(error.text, "config.json");
+    move(other.dir, "tokenizer.json", "gone"), move(other.dir, "config.json", "gone too");
+    assert_false(pretrained_open(&model, folder.dir, other.dir, 0, &error));
+    assert_contains(error.text, "tokenizer.json: No such file");
+    own_folder_free(&folder), own_folder_free(&other);
 }
 
 /* ---- the program ---- */
@@ -1132,6 +1228,13 @@ static void options_are_checked(void **state)
                  {"tests/golden/ch05_lm --perplexity README.md --compare", 1, "a tokenizer.json"},
                  {"tests/golden/ch05_lm --ids 1,2 -n 3 --int4", 0, "3 written"},
                  {"--int4 -n 2", 0, "2 written"},
+                 {"a b --tokenizer ''", 1, "the name of a folder is empty"},
+                 {"--sizes --tokenizer a", 2, "--tokenizer does nothing with --sizes"},
+                 {"tests/golden/ch05_lm x --tokenizer /nowhere", 1, "/nowhere/tokenizer.json"},
+                 {"tests/golden/ch05_lm x --tokenizer tests/golden/tokenizer", 1,
+                  "but the model knows only"},
+                 {"tests/golden/ch05_lm abc --tokenize --tokenizer tests/golden/tokenizer", 0, ""},
+                 {"data/tiny-mamba --tokenizer data/tiny-mamba -n 2 'a harp'", 0, "2 written"},
                  {"/nowhere x", 1, "/nowhere: No such file"},
                  {"tests/golden/ch05_lm x", 1, "give --ids 1,2,3"},
                  {"tests/golden/ch05_lm --ids 97", 1, "97 is out of range"},
@@ -1180,6 +1283,8 @@ int main(void)
         cmocka_unit_test(tensors_that_are_missing_or_wrong_are_named),
         cmocka_unit_test(indexes_are_checked),
         cmocka_unit_test(vocabularies_may_be_padded),
+        cmocka_unit_test(the_original_layout_runs),
+        cmocka_unit_test(a_tokenizer_may_come_from_another_folder),
         cmocka_unit_test(a_file_that_gets_shorter_ends_the_program_with_a_sentence),
         cmocka_unit_test(a_conversation_answers_line_after_line),
         cmocka_unit_test(a_comparison_says_what_each_run_says),

@@ -12,7 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!config_parse(&config, (const char *)data, size, "config.json", &error))
         return 0;
     if (config.hidden_size > CONFIG_MAX_SIZE || config.conv_kernel > CONV_MOST ||
-        config.state_size > SCAN_MAX_STATE || config.time_step_rank > config.intermediate_size)
+        config.vocab_size > CONFIG_MAX_VOCAB || config.state_size > SCAN_MAX_STATE ||
+        config.time_step_rank > config.intermediate_size)
         abort();
     block_shapes(shapes, &config);
     if (block_params_floats(&config) < block_params_count(&config))

@@ -180,7 +180,7 @@ static void config_rank(Json *json, MambaConfig *config)
     }
 }
 
-/* A number, or infinity: Infinity as some versions write it, {"__float__": "Infinity"} as others. */
+/* A number or infinity: some versions write Infinity, others {"__float__": "Infinity"}. */
 static void config_limit(Json *json, double *limit)
 {
     JsonText text = {NULL, 0};

@@ -48,7 +48,7 @@ void gated_norm_forward(float *out, float *scale, const float *gated, const floa
         const float *in = gated + i * width;
         float *to = out + i * width;
         //> EX 5.14 [2 pts] [15 min] the norm of one group
-        //? Chapter 5's rms_norm_forward does this for a whole token: here a row has `width` numbers.
+        //? Chapter 5's rms_norm_forward does this for a whole token; a group has `width` numbers.
         //? scale[i] is 1 / sqrt(mean(in^2) + epsilon); dot(in, in, width) is the sum of squares.
         //? Which weights? Channel c of this group is channel i % n_group * width + c of the token.
         const float *factor = weight + i % n_group * width;

@@ -234,6 +234,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_scan(run->gated, memory->x + which * x_floats(config), &scan, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_SCAN, thread);
+    /* h = h + out_proj(y) */
     x->value = run->gated;
     step_out(run, layer, x, thread, threads);
     x->value = normed;
@@ -247,8 +248,8 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
        x = exp(Delta A) x + Delta u B                 (n_head, d_head, d_state)
        h = h + out_proj(norm((x C + D u) silu(z)))    (d_model)
 
-   There is one meeting less, for B, C and dt do not wait for u: threads meet before the scan, before
-   the norm, which wants all channels of a group, and before the next layer. */
+   There is one meeting less, for B, C and dt do not wait for u: threads meet before the scan,
+   before the norm, which wants all channels of a group, and before the next layer. */
 static void step_layer_heads(Runner *run, Memory *memory, size_t which, Activation *x,
                              size_t thread, size_t threads)
 {
@@ -320,8 +321,10 @@ static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, siz
         activation_place(run->own + thread * activation_floats(run->widest), run->widest);
     if (id != NO_TOKEN) { /* run->hidden holds its embedding */
         for (size_t i = 0; i < config->num_hidden_layers; i++)
-            (layer_has_heads(config) ? step_layer_heads : step_layer)(run, memory, i, &x, thread,
-                                                                      threads);
+            if (layer_has_heads(config))
+                step_layer_heads(run, memory, i, &x, thread, threads);
+            else
+                step_layer(run, memory, i, &x, thread, threads);
         norm_token(x.value, run->hidden, run->model->norm_f, config->layer_norm_epsilon,
                    config->hidden_size);
         if (thread == 0)
@@ -369,7 +372,7 @@ void runner_logits(Runner *run, Memory *memory)
 
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
-   together, by chapter 5's own block (or Mamba-2's), and a weight that was read is used for all of them.
+   together, by chapter 5's own block or Mamba-2's, and a weight that was read is used for all.
    This is no walk through memory any more, but arithmetic: each number that was read is multiplied
    once for each of up to 256 tokens. The block wants floats; they are made of the matrices, one
    layer at a time. */

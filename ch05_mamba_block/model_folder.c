@@ -350,8 +350,8 @@ static bool folder_is_one(const char *dir, Error *error)
                 shown_path(dir));
 }
 
-/* A folder, with its own tokenizer or, unless that is NULL, the one in the folder `tokenizer`. Nobody
-   may shorten the files before model_folder_close. */
+/* A folder, with its own tokenizer or, unless that is NULL, the one in the folder `tokenizer`.
+   Nobody may shorten the files before model_folder_close. */
 bool model_folder_open(ModelFolder *folder, const char *dir, const char *tokenizer, Error *error)
 {
     ModelFolder open;

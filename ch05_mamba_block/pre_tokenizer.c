@@ -1,4 +1,4 @@
-/* How a tokenizer cuts a text into pieces, before any merge: merges never cross the border of a piece.
+/* How a tokenizer cuts a text into pieces, before any merge: none crosses the border of a piece.
 
    HOLDS   the patterns that published tokenizers cut by (GPT-2's, Llama-3's and others), what
            becomes of a match (CutBehavior), and stages of such cuts, one after another (Stage)

@@ -695,7 +695,7 @@ int stories_test_main(int argc, char **argv)
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.run.settings.seed, "compare",
          "of the first training (default 1)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.run.settings.steps, "compare",
-         "of the training (default 5000)"},
+         "of the training (default 6000)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &o.run.settings.average, "compare",
          "what a step keeps of the weights' average; 0: none (default 0.998)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "focus", "write the figure as SVG"},

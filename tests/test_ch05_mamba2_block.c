@@ -950,6 +950,23 @@ static void a_folder_is_read_as_it_was_written(void **state)
     assert_int_equal(system(command), 0);
 }
 
+static void the_programs_send_a_config_to_the_right_one(void **state)
+{
+    (void)state;
+    char text[512];
+    assert_int_equal(
+        run_program(text, sizeof text, "ch05_mamba2_block", "--config data/tiny-mamba/config.json"),
+        1);
+    assert_contains(text, "this is no Mamba-2; ch05_mamba_block shows the others");
+    assert_int_equal(run_program(text, sizeof text, "ch05_mamba_block",
+                                 "--count --config tests/golden/mamba2_groups/config.json"),
+                     1);
+    assert_contains(text, "this is a Mamba-2: ch05_mamba2_block shows its block");
+    assert_int_equal(run_program(text, sizeof text, "ch05_mamba2_block",
+                                 "--demo count --config tests/golden/mamba2_groups/config.json"),
+                     0);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -980,6 +997,7 @@ int main(void)
         cmocka_unit_test(a_model_learns_and_its_bits_are_the_same_for_any_threads),
         cmocka_unit_test(the_decays_biases_and_factors_do_not_decay),
         cmocka_unit_test(a_folder_is_read_as_it_was_written),
+        cmocka_unit_test(the_programs_send_a_config_to_the_right_one),
     };
     return cmocka_run_group_tests_name("the block of Mamba-2", tests, NULL, NULL);
 }

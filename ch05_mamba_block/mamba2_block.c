@@ -576,7 +576,7 @@ static bool head_recalls(size_t pairs, size_t d_state, Random *random)
 /* What more states are for. */
 static bool demo_head_recall(const Show *show, Error *error)
 {
-    enum { TRIES = 200, SIZES = 4, MOST = 512 };
+    enum { TRIES = 100, SIZES = 4, MOST = 256 };
     static const size_t states[SIZES] = {16, 64, 128, 256};
     Random random = random_from_seed(show->seed);
     printf(

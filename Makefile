@@ -189,6 +189,7 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	$(call show,$(BUILD)/ch05_pretrained)
 	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba2)
+	$(call show,$(BUILD)/ch05_mamba2_block)
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'

@@ -1,5 +1,6 @@
 /* Two classic tasks, the Mamba paper's own: remember what matters among noise, and find again what
-   once followed a word. Each with a selective and a time-invariant model of the same size.
+   once followed a word. Each with a selective and a time-invariant model of the same size; or with
+   Mamba-2 beside the selective one.
 
    HOLDS   selective copying and induction heads; the lessons that lead up to them; right answers,
            piece by piece; the training of both models with several seeds, and their scores at
@@ -210,14 +211,26 @@ static double percent_right(TaskFill question, size_t count, size_t len, const M
 
 /* ======================================= Learning ========================================== */
 
-/* The paper's model for both tasks: two layers, 64 channels. */
-static Model task_model(bool time_invariant, const TaskTraining *training, uint64_t seed)
+/* What is trained beside what. Mamba-2 has heads of 16 channels and 64 states. */
+typedef enum { MODEL_SELECTIVE, MODEL_INVARIANT, MODEL_OF_HEADS, TASK_NAMES } TaskModel;
+
+static const char *const task_model_name[TASK_NAMES] = {"selective", "time-invariant", "Mamba-2"};
+
+static MambaConfig task_config(TaskModel which)
 {
-    MambaConfig config = config_default(64);
-    Random random = random_from_seed(seed);
+    MambaConfig config =
+        which == MODEL_OF_HEADS ? config_default_heads(64, 16, 64) : config_default(64);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
-    config.time_invariant = time_invariant;
+    config.time_invariant = which == MODEL_INVARIANT;
+    return config;
+}
+
+/* The paper's model for both tasks: two layers, 64 channels. */
+static Model task_model(TaskModel which, const TaskTraining *training, uint64_t seed)
+{
+    MambaConfig config = task_config(which);
+    Random random = random_from_seed(seed);
     config.time_step_min = config.time_step_floor = training->delta_least;
     config.time_step_max = training->delta_most;
     Model model = model_new(&config);
@@ -255,8 +268,10 @@ static size_t symbols_now(uint64_t step, uint64_t steps)
 
 enum { TASK_SEEDS = 64, TASK_LENGTHS = 8, TASK_POINTS = 20, TASK_MODELS = 2 };
 
-/* What both models score, in percent: [0] the selective one, [1] its twin. */
+/* What both models score, in percent: [0] the selective one, [1] its twin; or Mamba-2, and the
+   selective one. */
 typedef struct {
+    TaskModel model[TASK_MODELS];
     size_t n_seed, n_length;
     double at[TASK_POINTS], learning[TASK_MODELS][TASK_POINTS][TASK_SEEDS];
     double length[TASK_LENGTHS], right[TASK_MODELS][TASK_LENGTHS][TASK_SEEDS];
@@ -326,9 +341,11 @@ static void task_lengths(TaskScores *scores, int which, size_t seed, const Task 
 }
 
 /* No model yet, and the lengths that will be asked. */
-static TaskScores *task_scores_new(const Task *task, size_t seeds)
+static TaskScores *task_scores_new(const Task *task, size_t seeds, bool mamba2)
 {
     TaskScores *scores = NEW(TaskScores, 1);
+    scores->model[0] = mamba2 ? MODEL_OF_HEADS : MODEL_SELECTIVE;
+    scores->model[1] = mamba2 ? MODEL_SELECTIVE : MODEL_INVARIANT;
     scores->n_seed = seeds;
     for (size_t len = task->shortest; len <= task->longest; len *= 4) {
         assert(scores->n_length < TASK_LENGTHS);
@@ -344,13 +361,13 @@ static void task_learn(TaskScores *scores, const Task *task, const TaskTraining 
 {
     for (size_t seed = 0; seed < scores->n_seed; seed++)
         for (int which = 0; which < TASK_MODELS; which++) {
-            Model model = task_model(which == 1, training, first + seed);
+            Model model = task_model(scores->model[which], training, first + seed);
             double start = seconds_now();
             task_train(scores, which, seed, &model, task, training, first + seed);
             double trained = seconds_now();
             task_lengths(scores, which, seed, task, &model);
             fprintf(stderr, "%s, seed %" PRIu64 ": trained in %.0f s, asked in %.0f s\n",
-                    which == 0 ? "selective" : "time-invariant", first + seed, trained - start,
+                    task_model_name[scores->model[which]], first + seed, trained - start,
                     seconds_now() - trained);
             model_free(&model);
         }
@@ -372,7 +389,7 @@ static double median_of(const double *values, size_t count, double *least)
 static void print_scores(const TaskScores *scores, int which, uint64_t first)
 {
     double middle[TASK_LENGTHS], worst[TASK_LENGTHS];
-    printf("\n%s\n", which == 0 ? "selective" : "time-invariant");
+    printf("\n%s\n", task_model_name[scores->model[which]]);
     for (size_t seed = 0; seed < scores->n_seed; seed++) {
         printf("  seed %-5" PRIu64, first + seed);
         for (size_t i = 0; i < scores->n_length; i++)
@@ -420,27 +437,27 @@ static bool draw_task(const Task *task, const TaskScores *scores, const Show *sh
             middle[which][i] =
                 median_of(copying ? scores->learning[which][i] : scores->right[which][i],
                           scores->n_seed, &least);
-        chart_add(&chart, which == 0 ? "selective" : "time-invariant", MARK_LINE,
+        chart_add(&chart, task_model_name[scores->model[which]], MARK_LINE,
                   copying ? scores->at : scores->length, middle[which], points);
     }
     return chart_show(&chart, show, error);
 }
 
 /* A task from start to end: both models trained with every seed, a table, a chart. */
-static bool show_task(const Task *task, const TaskTraining *training, size_t seeds,
+static bool show_task(const Task *task, const TaskTraining *training, size_t seeds, bool mamba2,
                       const Show *show, Error *error)
 {
-    MambaConfig config = config_default(64);
-    config.num_hidden_layers = 2;
-    config.vocab_size = TASK_SYMBOLS;
+    MambaConfig config = task_config(MODEL_SELECTIVE), heads = task_config(MODEL_OF_HEADS);
     printf("%s\n2 layers of 64 channels, %zu parameters", task->title, model_floats(&config));
     for (const TaskPart *part = training->part; part < training->part + TASK_PARTS; part++)
         if (part->steps > 0)
             printf("; %" PRIu64 " steps of %" PRIu64 " x %" PRIu64, part->steps, part->batch,
                    part->len);
     puts(" tokens\n");
+    if (mamba2)
+        printf("Mamba-2 has %zu: 8 heads of 16 channels, 64 states\n\n", model_floats(&heads));
     fflush(stdout);
-    TaskScores *scores = task_scores_new(task, seeds);
+    TaskScores *scores = task_scores_new(task, seeds, mamba2);
     task_learn(scores, task, training, show->seed);
     print_task_table(scores, show->seed);
     bool ok = draw_task(task, scores, show, error);
@@ -467,7 +484,7 @@ static void print_example(const Task *task, Random *random)
 /* ======================================= Program =========================================== */
 
 typedef struct {
-    bool copying, induction, full, ascii;
+    bool copying, induction, full, mamba2, ascii;
     const char *svg;
     uint64_t steps, seed, seeds;
 } TaskOptions;
@@ -485,7 +502,7 @@ static bool run_task(const TaskOptions *options, const Show *show, Error *error)
         task.shortest = (size_t)training.part[0].len;
         task.longest = 16 * task.shortest;
     }
-    return show_task(&task, &training, (size_t)options->seeds, show, error);
+    return show_task(&task, &training, (size_t)options->seeds, options->mamba2, show, error);
 }
 
 static bool demo_examples(const Show *show, Error *error)
@@ -500,7 +517,7 @@ static bool demo_examples(const Show *show, Error *error)
 
 int classic_tasks_main(int argc, char **argv)
 {
-    TaskOptions o = {false, false, false, false, NULL, 0, 1, 1};
+    TaskOptions o = {false, false, false, false, false, NULL, 0, 1, 1};
     const Option table[] = {
         {"copying", NULL, OPTION_SWITCH, 0, 0, &o.copying, "mode",
          "train both models on selective copying (minutes)"},
@@ -508,6 +525,8 @@ int classic_tasks_main(int argc, char **argv)
          "train both models on induction heads (minutes)"},
         {"full", NULL, OPTION_SWITCH, 0, 0, &o.full, "copying induction",
          "as the paper learns them: its sizes, its steps, no lessons (days)"},
+        {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.mamba2, "copying induction",
+         "Mamba-2, and the selective model beside it"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",
          "of the training (default 14000 and 1200)"},
         {"seeds", "N", OPTION_WHOLE, 1, TASK_SEEDS, &o.seeds, "copying induction",

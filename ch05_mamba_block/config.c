@@ -14,10 +14,11 @@
 typedef enum {
     MODEL_MAMBA,        /* Mamba-1 */
     MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
+    MODEL_MAMBA2,       /* one A a head: mamba2_block.c */
     MODEL_KINDS
 } ModelKind;
 
-static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba"};
+static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba", "mamba2"};
 
 /* Hugging Face's config.json, as far as it concerns the mathematics; the same names. */
 typedef struct {
@@ -31,6 +32,9 @@ typedef struct {
     double layer_norm_epsilon, initializer_range;
     double mixer_rms_eps;                                 /* of Falcon-Mamba's norms of dt, B, C */
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
+    size_t num_heads, head_dim, n_groups;                 /* these and the next of Mamba-2 alone */
+    size_t chunk_size;                                    /* tokens of its chunks, at most */
+    double time_step_limit[2];                            /* Delta is held between these */
     bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 
@@ -63,6 +67,43 @@ MambaConfig config_default(size_t d_model)
     return config;
 }
 
+/* A Mamba-2 of d_model channels: heads of d_head, one group. */
+MambaConfig config_default_heads(size_t d_model, size_t d_head, size_t d_state)
+{
+    MambaConfig config = config_default(d_model);
+    config.kind = MODEL_MAMBA2;
+    config.num_heads = config.intermediate_size / d_head;
+    config.head_dim = d_head;
+    config.state_size = d_state;
+    config.n_groups = 1;
+    config.chunk_size = 256;
+    config.time_step_limit[0] = 0.0;
+    config.time_step_limit[1] = INFINITY;
+    return config;
+}
+
+/* Channels that go through a layer's convolution: u, and in Mamba-2 B and C of every group. */
+size_t config_conv_width(const MambaConfig *config)
+{
+    size_t shared = config->kind == MODEL_MAMBA2 ? config->n_groups * config->state_size : 0;
+    return config->intermediate_size + 2 * shared;
+}
+
+/* Hugging Face's defaults for what a config.json of this kind may leave out. */
+static MambaConfig config_left_out(ModelKind kind)
+{
+    MambaConfig config =
+        kind == MODEL_MAMBA2 ? config_default_heads(64, 64, 128) : config_default(1);
+    config.kind = kind;
+    config.hidden_size = config.time_step_rank = 0;
+    if (kind == MODEL_MAMBA2) {
+        config.n_groups = 8;
+        config.num_heads = 0; /* as many as there is room for */
+        config.tie_word_embeddings = false;
+    }
+    return config;
+}
+
 /* One whole number from 1 to `most`. */
 static void config_size(Json *json, size_t *size, size_t most, const char *name)
 {
@@ -87,6 +128,10 @@ static bool config_known(Json *json, JsonText key, MambaConfig *config)
                  {"state_size", &config->state_size, SCAN_MAX_STATE},
                  {"conv_kernel", &config->conv_kernel, CONV_MOST},
                  {"expand", &config->expand, 16},
+                 {"num_heads", &config->num_heads, 16 * CONFIG_MAX_SIZE},
+                 {"head_dim", &config->head_dim, 16 * CONFIG_MAX_SIZE},
+                 {"n_groups", &config->n_groups, CONFIG_MAX_SIZE},
+                 {"chunk_size", &config->chunk_size, CONFIG_MAX_SIZE},
                  {"num_hidden_layers", &config->num_hidden_layers, CONFIG_MAX_LAYERS},
                  {"vocab_size", &config->vocab_size, CONFIG_MAX_VOCAB}};
     struct {
@@ -135,6 +180,42 @@ static void config_rank(Json *json, MambaConfig *config)
     }
 }
 
+/* A number or infinity: some versions write Infinity, others {"__float__": "Infinity"}. */
+static void config_limit(Json *json, double *limit)
+{
+    JsonText text = {NULL, 0};
+    if (json_peek(json) != JSON_OBJECT) {
+        json_number_any(json, limit);
+        return;
+    }
+    json_enter_object(json);
+    while (json_next_key(json, &text)) {
+        if (!json_is(text, "__float__"))
+            json_fail(json, "a number or {\"__float__\": \"Infinity\"} is wanted");
+        else if (json_string(json, &text) && !json_is(text, "Infinity"))
+            json_fail(json, "'%s' is no limit", shown_name(text.bytes).text);
+        else
+            *limit = INFINITY;
+    }
+}
+
+/* time_step_limit: [least, most]. */
+static void config_limits(Json *json, MambaConfig *config, const char *name)
+{
+    size_t count = 0;
+    json->subject = name;
+    json_enter_array(json);
+    for (; json_next_item(json); count++) {
+        if (count < 2)
+            config_limit(json, &config->time_step_limit[count]);
+        else
+            json_skip(json);
+    }
+    if (count != 2)
+        json_fail(json, "two numbers are wanted, not %zu", count);
+    json->subject = NULL;
+}
+
 /* A word that must be this one, because nothing else is built here. */
 static void config_word(Json *json, const char *name, const char *wanted)
 {
@@ -165,8 +246,33 @@ static void config_kind(Json *json, MambaConfig *config)
                       "model_type \"%s\" is a hybrid, with attention in some of its layers; "
                       "Transformers runs it, vLLM and llama.cpp run many of its kind",
                       hybrid_name[i]);
-    json_fail(json, "model_type \"%s\" is not known here: \"mamba\" and \"falcon_mamba\" are",
+    json_fail(json,
+              "model_type \"%s\" is not known here: \"mamba\", \"falcon_mamba\" and \"mamba2\" are",
               shown_name(text.bytes).text);
+}
+
+/* Which numbers of a Mamba-2's config contradict each other. Its inner width is always expand
+   hidden_size. */
+static bool config_heads_fit(MambaConfig *config, const char *path, Error *error)
+{
+    size_t inner = config->expand * config->hidden_size;
+    const double *limit = config->time_step_limit;
+    config->intermediate_size = inner;
+    if (config->num_heads == 0)
+        config->num_heads = (inner + config->head_dim - 1) / config->head_dim;
+    if (config->num_heads * config->head_dim != inner)
+        return fail(error,
+                    "%s: num_heads %zu of head_dim %zu are %zu channels, but expand %zu times "
+                    "hidden_size %zu is %zu",
+                    path, config->num_heads, config->head_dim, config->num_heads * config->head_dim,
+                    config->expand, config->hidden_size, inner);
+    if (config->num_heads % config->n_groups != 0)
+        return fail(error, "%s: n_groups %zu does not divide num_heads %zu", path, config->n_groups,
+                    config->num_heads);
+    if (!(limit[0] >= 0.0 && limit[1] >= limit[0]))
+        return fail(error, "%s: time_step_limit %g to %g: 0 <= least <= most is wanted", path,
+                    limit[0], limit[1]);
+    return true;
 }
 
 /* Which numbers of a config contradict each other. Where expand and intermediate_size do, Hugging
@@ -177,6 +283,8 @@ static bool config_fits(MambaConfig *config, bool has_inner, const char *path, E
         config->intermediate_size = config->expand * config->hidden_size;
     if (config->time_step_rank == 0)
         config->time_step_rank = (config->hidden_size + 15) / 16;
+    if (config->kind == MODEL_MAMBA2 && !config_heads_fit(config, path, error))
+        return false;
     if (config->time_step_rank > config->intermediate_size)
         return fail(error, "%s: time_step_rank %zu is larger than intermediate_size %zu", path,
                     config->time_step_rank, config->intermediate_size);
@@ -201,6 +309,43 @@ typedef struct {
     bool rms_norm; /* false: LayerNorm, which is not built here */
 } OriginalConfig;
 
+/* The defaults of mamba_ssm's classes Mamba and Mamba2. */
+static MambaConfig original_left_out(ModelKind kind)
+{
+    MambaConfig config = config_left_out(kind);
+    config.tie_word_embeddings = true;
+    config.n_groups = kind == MODEL_MAMBA2 ? 1 : 0;
+    return config;
+}
+
+/* A switch of Mamba2 that must stand as all published models have it. */
+static void original_switch(Json *json, JsonText key, bool wanted)
+{
+    bool on = wanted;
+    if (json_boolean(json, &on) && on != wanted)
+        json_fail(json, "ssm_cfg: %s is %s, which is not known here", shown_name(key.bytes).text,
+                  on ? "true" : "false");
+}
+
+/* What ssm_cfg says of a Mamba2 besides; false: nothing that is known. */
+static bool original_heads(Json *json, JsonText key, MambaConfig *config)
+{
+    if (json_is(key, "headdim"))
+        config_size(json, &config->head_dim, 16 * CONFIG_MAX_SIZE, "headdim");
+    else if (json_is(key, "ngroups"))
+        config_size(json, &config->n_groups, CONFIG_MAX_SIZE, "ngroups");
+    else if (json_is(key, "chunk_size"))
+        config_size(json, &config->chunk_size, CONFIG_MAX_SIZE, "chunk_size");
+    else if (json_is(key, "dt_limit"))
+        config_limits(json, config, "dt_limit");
+    else if (json_is(key, "rmsnorm") || json_is(key, "norm_before_gate") ||
+             json_is(key, "D_has_hdim"))
+        original_switch(json, key, json_is(key, "rmsnorm"));
+    else
+        return false;
+    return true;
+}
+
 /* ssm_cfg: the sizes of a block; what concerns only its first weights is left out. */
 static void original_block(Json *json, MambaConfig *config)
 {
@@ -219,11 +364,19 @@ static void original_block(Json *json, MambaConfig *config)
             json_boolean(json, &config->use_conv_bias);
         else if (json_is(key, "bias"))
             json_boolean(json, &config->use_bias);
+        else if (original_heads(json, key, config))
+            continue;
         else if (!json_is(key, "layer"))
             json_skip(json);
-        else if (json_string(json, &layer) && !json_is(layer, "Mamba1"))
-            json_fail(json, "ssm_cfg: a layer \"%s\" is not known here: \"Mamba1\" is",
-                      shown_name(layer.bytes).text);
+        else if (json_string(json, &layer)) {
+            if (json_is(layer, "Mamba2"))
+                config->kind = MODEL_MAMBA2;
+            else if (!json_is(layer, "Mamba1"))
+                json_fail(json,
+                          "ssm_cfg: a layer \"%s\" is not known here: \"Mamba1\" and "
+                          "\"Mamba2\" are",
+                          shown_name(layer.bytes).text);
+        }
     }
 }
 
@@ -272,21 +425,51 @@ static bool original_take(MambaConfig *config, const OriginalConfig *original, c
 
 /* ========================================= All of it ======================================= */
 
+/* What a config.json says of its model's kind, in either layout: read first, for what is left out
+   depends on it. */
+static bool config_parse_kind(ModelKind *kind, const char *text, size_t len, const char *path,
+                              Error *error)
+{
+    MambaConfig config = config_default(1);
+    Json json;
+    json_open(&json, text, len, path, error);
+    json.python = true;
+    json_enter_object(&json);
+    for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
+        if (json_is(key, "model_type"))
+            config_kind(&json, &config);
+        else if (json_is(key, "ssm_cfg") && json_peek(&json) == JSON_OBJECT)
+            original_block(&json, &config);
+        else
+            json_skip(&json);
+    }
+    bool ok = json_end(&json);
+    json_close(&json);
+    *kind = config.kind;
+    return ok;
+}
+
 /* A config from JSON (len bytes); `path` is for messages. What is left out has the default of who
    wrote it, but hidden_size, or d_model, must be there. */
 bool config_parse(MambaConfig *config, const char *text, size_t len, const char *path, Error *error)
 {
-    MambaConfig got = config_default(1);
+    MambaConfig got;
     bool has_inner = false;
     Json json;
-    got.hidden_size = got.time_step_rank = 0;
-    OriginalConfig original = {got, 1, true};
+    ModelKind kind = MODEL_MAMBA;
+    if (!config_parse_kind(&kind, text, len, path, error))
+        return false;
+    got = config_left_out(kind);
+    OriginalConfig original = {original_left_out(kind), 1, true};
     json_open(&json, text, len, path, error);
+    json.python = true;
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
         has_inner = has_inner || json_is(key, "intermediate_size");
         if (json_is(key, "time_step_rank"))
             config_rank(&json, &got);
+        else if (json_is(key, "time_step_limit"))
+            config_limits(&json, &got, "time_step_limit");
         else if (json_is(key, "model_type"))
             config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))

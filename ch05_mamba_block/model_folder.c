@@ -10,7 +10,7 @@
 #ifndef CH05_MODEL_FOLDER
 #define CH05_MODEL_FOLDER
 
-#include "mamba_block.c"
+#include "layers.c"
 #include "safetensors.c"
 #include "tokenizer_json.c"
 #include "words.c" /* path_in */
@@ -324,7 +324,7 @@ static bool folder_find_layers(ModelFolder *folder, Error *error)
 {
     TensorShape shape[BLOCK_TENSORS];
     size_t layers = folder->config.num_hidden_layers;
-    block_shapes(shape, &folder->config);
+    layer_shapes(shape, &folder->config);
     folder->part = NEW(const Tensor *, layers *BLOCK_TENSORS);
     for (size_t i = 0; i < layers * BLOCK_TENSORS; i++) {
         const TensorShape *part = &shape[i % BLOCK_TENSORS];

@@ -1079,7 +1079,7 @@ static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(vo
     for (int which = 0; which < 2; which++) {
         ModelWork work = model_work_new(both[which], 1, LEN, true);
         model_forward(&work, NULL, ids, both[which]);
-        const BlockCache *cache = &work.cache[1];
+        const BlockCache *cache = &work.cache[1].block;
         size_t narrow = model.config.time_step_rank + 2 * model.config.state_size;
         for (int t = 1; t < LEN; t++)
             assert_int_equal(memcmp(cache->x_dbl, cache->x_dbl + (size_t)t * narrow,
@@ -1538,7 +1538,7 @@ static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
     for (size_t layer = 0; layer < layers; layer++) {
         float *own = block_state_place(start + layer * floats, &model.config, 1).x;
         for (int with = 0; with < 2; with++) {
-            Scan scan = block_scan(&reading.work.cache[layer], &model.block[layer], NULL);
+            Scan scan = block_scan(&reading.work.cache[layer].block, &model.block[layer], NULL);
             scan.u += first * d_inner, scan.delta += first * d_inner;
             scan.B += first * d_state, scan.C += first * d_state;
             scan.z = NULL, scan.checkpoint = NULL;
@@ -1578,7 +1578,7 @@ static void a_word_s_share_is_what_it_left_in_the_state(void **state)
     float *y = NEW(float, d_inner *reading.len), *u = NEW(float, d_inner *reading.len);
     double along = 0.0, square = 0.0, sum = 0.0;
     for (int alone = 0; alone < 2; alone++) {
-        Scan scan = block_scan(&reading.work.cache[LAYER], &model.block[LAYER], NULL);
+        Scan scan = block_scan(&reading.work.cache[LAYER].block, &model.block[LAYER], NULL);
         memcpy(u + WORD * d_inner, scan.u + WORD * d_inner, d_inner * sizeof *u);
         scan.z = NULL, scan.checkpoint = NULL;
         scan.u = alone ? u : scan.u;
@@ -1608,7 +1608,7 @@ static void a_word_s_delta_is_the_mean_of_its_channels(void **state)
     open_tiny(&model, &words);
     assert_true(reading_new(&reading, "grandmother sang about kerry .", &words, &model, &error));
     size_t d_inner = model.config.intermediate_size, t = 3;
-    const float *raw = reading.work.cache[1].dt_raw + t * d_inner;
+    const float *raw = reading.work.cache[1].block.dt_raw + t * d_inner;
     double sum = 0.0;
     for (size_t d = 0; d < d_inner; d++) {
         double delta =
@@ -1794,7 +1794,7 @@ static void right_answers_are_the_same_in_pieces_of_any_length(void **state)
 {
     (void)state;
     static const size_t piece[] = {1, 7, 40, 64};
-    Model model = task_model(false, &task_copying.paper, 1);
+    Model model = task_model(MODEL_SELECTIVE, &task_copying.paper, 1);
     size_t out = model.config.hidden_size * model.config.intermediate_size;
     for (size_t layer = 0; layer < 2; layer++) /* loud blocks: what was read decides what is said */
         for (size_t i = 0; i < out; i++)
@@ -1824,7 +1824,7 @@ static void induction_is_learnt_by_the_selective_model_alone(void **state)
         64,
         {induction_lesson, {{4, 128, 260, 4e-3}, {2, 256, 40, 2e-3}}, 0.1, 0.9, 1e-6, 0.01},
         {induction_fill, {{1, 1, 1, 1e-3}}, 0.0, 0.0, 1e-3, 0.1}};
-    TaskScores *scores = task_scores_new(&small, 1);
+    TaskScores *scores = task_scores_new(&small, 1, false);
     assert_int_equal(scores->n_length, 2);
     assert_int_equal(scores->count[1], 1024);
     task_learn(scores, &small, &small.lessons, 1);
@@ -1878,6 +1878,7 @@ static void wrong_options_are_named(void **state)
         {"language_model", "-n many", "-n: 'many' is not a whole number", 2},
         {"language_model", "--resume", "--resume needs --train", 2},
         {"language_model", "--width 8", "--width needs --train", 2},
+        {"language_model", "--mamba2", "--mamba2 needs --train", 2},
         {"language_model", "--corpus x", "--corpus needs --train", 2},
         {"language_model", "--svg x.svg", "--svg needs --train", 2},
         {"language_model", "--train --bytes", "--bytes needs --corpus", 2},
@@ -1917,6 +1918,7 @@ static void wrong_options_are_named(void **state)
         {"rainbow", "--write x --stories 3", "--stories", 2},
         {"classic_tasks", "--copying --induction", "--copying and --induction exclude each other",
          2},
+        {"classic_tasks", "--mamba2", "--mamba2 needs --copying or --induction", 2},
         {"classic_tasks", "--full", "--full needs --copying or --induction", 2},
         {"classic_tasks", "--seeds 5", "--seeds needs --copying or --induction", 2},
         {"classic_tasks", "--copying --seeds 0", "--seeds: 0 is out of range: 1 to 64", 2},

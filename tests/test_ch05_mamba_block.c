@@ -900,7 +900,7 @@ static void wrong_configs_are_named(void **state)
     assert_config_refused("{\"hidden_size\": 8, \"time_step_rank\": \"many\"}",
                           "time_step_rank is a number or \"auto\"");
     assert_config_refused("{\"hidden_size\": 8, \"model_type\": \"gpt2\"}",
-                          "model_type \"gpt2\" is not known here: \"mamba\" and");
+                          "model_type \"gpt2\" is not known here: \"mamba\", ");
     for (size_t i = 0; i < sizeof hybrid_name / sizeof *hybrid_name; i++) {
         char text[96];
         snprintf(text, sizeof text, "{\"model_type\": \"%s\", \"hidden_size\": 8}", hybrid_name[i]);

@@ -287,6 +287,21 @@ static MambaConfig odd_config(void)
     return config;
 }
 
+/* The same for Mamba-2: six heads in two groups, and limits that some steps meet. */
+static MambaConfig heads_config(void)
+{
+    MambaConfig config = config_default_heads(33, 11, 5);
+    config.num_hidden_layers = 2;
+    config.vocab_size = 601;
+    config.n_groups = 2;
+    config.conv_kernel = 3;
+    config.use_bias = true;
+    config.tie_word_embeddings = false;
+    config.time_step_limit[0] = 0.005;
+    config.time_step_limit[1] = 0.05;
+    return config;
+}
+
 static OwnFolder own_folder(const MambaConfig *config, TensorType type, uint64_t seed)
 {
     OwnFolder folder;
@@ -409,6 +424,18 @@ static void steps_and_prompts_agree_with_the_clear_model(void **state)
     check_against_clear(&odd, TENSOR_F16, 1e-5);
 }
 
+static void steps_and_prompts_of_mamba_2_agree_with_the_clear_model(void **state)
+{
+    MambaConfig odd = heads_config(), plain = config_default_heads(32, 16, 16);
+    (void)state;
+    plain.vocab_size = 97;
+    plain.conv_kernel = 1;
+    check_against_clear(&odd, TENSOR_F32, 1e-5);
+    check_against_clear(&odd, TENSOR_BF16, 1e-5);
+    check_against_clear(&odd, TENSOR_F16, 1e-5);
+    check_against_clear(&plain, TENSOR_BF16, 1e-5);
+}
+
 /* ---- golden ---- */
 
 static void check_golden(const char *folder, const char *expected, size_t bits, double tolerance,
@@ -481,6 +508,13 @@ static void falcon_mamba_gives_golden_logits_and_tokens(void **state)
     check_family("falcon_mamba_*", 4, 1.0, 0.3);
 }
 
+static void mamba_2_gives_golden_logits_and_tokens(void **state)
+{
+    (void)state;
+    check_family("mamba2_*", 0, 2e-5, 1e-4);
+    check_family("mamba2_*", 8, 0.08, 0.03);
+}
+
 /* Weights are off by 1/254 of the largest of 64 at most, about 1 % of a usual one; that much is
    seen in the logits of this small random model. In four bits they are off by 8 %, and the worst
    logit by many times that; a token's loss is off by what the last column says, on average. */
@@ -537,11 +571,9 @@ static void four_bits_cost_the_trained_model_little(void **state)
     assert_true(fabs(four - exact) > 1e-4);
 }
 
-static void check_threads(ModelKind kind)
+static void check_threads(MambaConfig config)
 {
-    MambaConfig config = config_default(96);
     int most = threads_most();
-    config.kind = kind;
     config.vocab_size = 333;
     config.num_hidden_layers = 2;
     OwnFolder folder = own_folder(&config, TENSOR_BF16, 5);
@@ -572,8 +604,11 @@ static void check_threads(ModelKind kind)
 static void any_number_of_threads_gives_the_same_bits(void **state)
 {
     (void)state;
-    check_threads(MODEL_MAMBA);
-    check_threads(MODEL_FALCON_MAMBA);
+    MambaConfig falcon = config_default(96);
+    falcon.kind = MODEL_FALCON_MAMBA;
+    check_threads(config_default(96));
+    check_threads(falcon);
+    check_threads(config_default_heads(96, 16, 24));
 }
 
 /* One thread's way through rounds that end in two meetings; every now and then it comes so late
@@ -641,10 +676,8 @@ static void one_thread_goes_alone_while_all_are_slower(void **state)
 
 /* ---- memories ---- */
 
-static void check_memory_on_disk(ModelKind kind, size_t bits)
+static void check_memory_on_disk(MambaConfig config, size_t bits)
 {
-    MambaConfig config = odd_config();
-    config.kind = kind;
     OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
     Pretrained model = opened(folder.dir, bits);
     Runner run = runner_new(&model);
@@ -680,9 +713,13 @@ static void check_memory_on_disk(ModelKind kind, size_t bits)
 static void a_memory_comes_back_from_its_file(void **state)
 {
     (void)state;
-    check_memory_on_disk(MODEL_MAMBA, 0);
-    check_memory_on_disk(MODEL_MAMBA, 4);
-    check_memory_on_disk(MODEL_FALCON_MAMBA, 0);
+    MambaConfig falcon = odd_config();
+    falcon.kind = MODEL_FALCON_MAMBA;
+    check_memory_on_disk(odd_config(), 0);
+    check_memory_on_disk(odd_config(), 4);
+    check_memory_on_disk(falcon, 0);
+    check_memory_on_disk(heads_config(), 0);
+    check_memory_on_disk(heads_config(), 4);
 }
 
 static void memory_refused(const char *path, const Pretrained *model, const char *says)
@@ -1235,8 +1272,10 @@ int main(void)
         cmocka_unit_test(four_bits_multiply_exactly_in_their_order),
         cmocka_unit_test(numbers_that_are_none_stay_none_in_few_bits),
         cmocka_unit_test(steps_and_prompts_agree_with_the_clear_model),
+        cmocka_unit_test(steps_and_prompts_of_mamba_2_agree_with_the_clear_model),
         cmocka_unit_test(golden_folders_give_golden_logits_and_tokens),
         cmocka_unit_test(falcon_mamba_gives_golden_logits_and_tokens),
+        cmocka_unit_test(mamba_2_gives_golden_logits_and_tokens),
         cmocka_unit_test(fewer_bits_lose_little_of_the_golden_logits),
         cmocka_unit_test(four_bits_cost_the_trained_model_little),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),

@@ -16,7 +16,7 @@
 #define DYNAMIC_SHARED(type, name)               extern __shared__ __align__(16) type name[]
 #define UNROLL                                   _Pragma("unroll")
 #else
-#include "cuda_on_cpu.h"
+#include "cuda_runtime_on_cpu.h"
 #define UNROLL
 #endif
 #define DEVICE      static __device__ __forceinline__

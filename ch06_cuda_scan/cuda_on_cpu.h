@@ -193,10 +193,11 @@ typedef enum { CUDA_CPU_READY, CUDA_CPU_AT_BLOCK, CUDA_CPU_AT_WARP, CUDA_CPU_DON
 typedef struct {
     const char *what, *file; /* "__syncthreads"; and where that stands */
     int line, number;
+    bool orders; /* what was written before it can be read after it: not by shuffles and votes */
 } CudaCpuSite;
 
-#define CUDA_CPU_SITE(what)                                                                        \
-    static const CudaCpuSite cuda_cpu_site = {what, __FILE__, __LINE__, __COUNTER__}
+#define CUDA_CPU_SITE(what, orders)                                                                \
+    static const CudaCpuSite cuda_cpu_site = {what, __FILE__, __LINE__, __COUNTER__, orders}
 
 typedef struct {
     CudaCpuState state;
@@ -516,7 +517,7 @@ static inline void cuda_cpu_syncthreads(const CudaCpuSite *site)
 
 #define __syncthreads()                                                                            \
     __extension__({                                                                                \
-        CUDA_CPU_SITE("__syncthreads");                                                            \
+        CUDA_CPU_SITE("__syncthreads", true);                                                      \
         cuda_cpu_syncthreads(&cuda_cpu_site);                                                      \
     })
 
@@ -584,7 +585,7 @@ static inline unsigned cuda_cpu_lane_xor(unsigned by)
 
 #define CUDA_CPU_SHUFFLE(mask, value, from, what)                                                  \
     __extension__({                                                                                \
-        CUDA_CPU_SITE(what);                                                                       \
+        CUDA_CPU_SITE(what, false);                                                                \
         __typeof__(value) cuda_cpu_value = (value), cuda_cpu_got = cuda_cpu_value;                 \
         cuda_cpu_shuffle(&cuda_cpu_got, &cuda_cpu_value, sizeof cuda_cpu_got, (mask),              \
                          (unsigned)(from), &cuda_cpu_site);                                        \
@@ -617,17 +618,18 @@ static inline unsigned cuda_cpu_vote(unsigned mask, int yes, const CudaCpuSite *
     return votes;
 }
 
-#define CUDA_CPU_VOTE(mask, yes, what)                                                             \
+#define CUDA_CPU_VOTE(mask, yes, what, orders)                                                     \
     __extension__({                                                                                \
-        CUDA_CPU_SITE(what);                                                                       \
+        CUDA_CPU_SITE(what, orders);                                                               \
         cuda_cpu_vote((mask), (yes), &cuda_cpu_site);                                              \
     })
 
-#define __ballot_sync(mask, yes) CUDA_CPU_VOTE(mask, (yes) != 0, "__ballot_sync")
-#define __any_sync(mask, yes)    (CUDA_CPU_VOTE(mask, (yes) != 0, "__any_sync") != 0)
-#define __all_sync(mask, yes)    (CUDA_CPU_VOTE(mask, (yes) == 0, "__all_sync") == 0)
+#define __ballot_sync(mask, yes) CUDA_CPU_VOTE(mask, (yes) != 0, "__ballot_sync", false)
+#define __any_sync(mask, yes)    (CUDA_CPU_VOTE(mask, (yes) != 0, "__any_sync", false) != 0)
+#define __all_sync(mask, yes)    (CUDA_CPU_VOTE(mask, (yes) == 0, "__all_sync", false) == 0)
 #define __syncwarp(...)          /* () is all */                                                   \
-    ((void)CUDA_CPU_VOTE(__VA_ARGS__ + 0u == 0 ? 0xffffffffu : __VA_ARGS__ + 0u, 0, "__syncwarp"))
+    ((void)CUDA_CPU_VOTE(__VA_ARGS__ + 0u == 0 ? 0xffffffffu : __VA_ARGS__ + 0u, 0, "__syncwarp",  \
+                         true))
 #define __threadfence() cuda_fence()
 
 /* ---- between two waits only one thread runs, so these are what they look like ---- */
@@ -722,7 +724,7 @@ static inline void cuda_cpu_commit(void)
 
 #define __pipeline_memcpy_async(to, from, size, zeros)                                             \
     __extension__({                                                                                \
-        CUDA_CPU_SITE("__pipeline_memcpy_async");                                                  \
+        CUDA_CPU_SITE("__pipeline_memcpy_async", false);                                           \
         cuda_cpu_copy((to), (from), (size), (zeros), &cuda_cpu_site);                              \
     })
 #define __pipeline_commit()         cuda_cpu_commit()
@@ -732,7 +734,10 @@ static inline void cuda_cpu_commit(void)
    all the same, before it is written again, gets what unwritten memory holds. */
 CUDA_CPU_CALLED static void cuda_cpu_used_up(void *memory, size_t size)
 {
-    memset(memory, cuda_cpu_unwritten(), size);
+    cuda_unseen();
+    int unwritten = cuda_cpu_unwritten();
+    cuda_seen();
+    memset(memory, unwritten, size);
 }
 
 #define USED_UP(memory, size) cuda_cpu_used_up((memory), (size))
@@ -785,10 +790,11 @@ static inline bool cuda_cpu_release_lanes(CudaCpuThread *warp, unsigned lanes, u
         if (mask >> k & 1) {
             warp[k].state = CUDA_CPU_READY;
             memcpy(warp[k].taken, warp[k].given, CUDA_CPU_VALUE);
-            cuda_fibre_after(&one->fibre, &warp[k].fibre);
+            if (one->site->orders)
+                cuda_fibre_after(&one->fibre, &warp[k].fibre);
         }
     for (unsigned k = 0; all && k < lanes; k++)
-        if (mask >> k & 1)
+        if ((mask >> k & 1) && one->site->orders)
             cuda_fibre_after(&warp[k].fibre, &one->fibre);
     return all;
 }
@@ -1047,6 +1053,7 @@ static inline void cuda_cpu_launch(CudaCpuKernel *kernel, const void *job, dim3 
         cuda_cpu_watch(true);
         cuda_cpu_run_grid(grid);
         cuda_cpu_watch(false);
+        cuda_races_launched();
     }
     cuda_cpu.now = NULL;
     free(cuda_cpu.dynamic);

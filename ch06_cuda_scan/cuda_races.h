@@ -7,9 +7,10 @@
    ThreadSanitizer remembers who touched each word last, and for each thread how much of every other
    one lies before it. Two accesses to a word, one of them a write and neither before the other, are
    a race, whatever they did this time. What makes an order here is what makes one on a GPU: a
-   barrier for those who meet at it, a shuffle for the lanes of its mask, a launch for all that were
-   started before it. Nothing orders two blocks of a launch, nor the host's own accesses and a
-   kernel's: memory that both touch is a pointer of the host's in a kernel, or the reverse.
+   barrier for those who meet at it, __syncwarp for the lanes of its mask, a launch for all that was
+   started before it. A shuffle or a vote makes none: it hands over registers. Nothing orders two
+   blocks of a launch, nor what the host does itself and what a kernel does: memory that both touch
+   is a pointer of the host's in a kernel, or the reverse.
 
    Flags count as races too, volatile or not, unless they are set and read by atomics; between two
    __threadfence() everything is in order. */
@@ -17,6 +18,7 @@
 #ifndef CUDA_RACES
 #define CUDA_RACES
 
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_THREAD__)
 #define CUDA_CPU_TSAN 1
@@ -61,6 +64,7 @@ int __tsan_get_report_thread(void *report, uintptr_t i, int *tid, uintptr_t *os_
 int __tsan_get_report_data(void *report, const char **kind, int *count, int *stacks, int *mops,
                            int *locations, int *mutexes, int *threads, int *tids, void **sleep,
                            uintptr_t sleep_size);
+void __sanitizer_set_report_fd(void *file);
 void __sanitizer_symbolize_pc(void *pc, const char *format, char *out, size_t room);
 const char *__tsan_default_options(void);
 void __tsan_on_report(void *report);
@@ -78,7 +82,7 @@ typedef struct {
 
 /* The device is a fibre that does nothing: what begins there comes after nothing of the host's. */
 typedef struct {
-    void *host, *device;
+    void *host, *device, *nowhere; /* the last as a file, to be written to */
     char before[2], fence; /* all that lies before this launch, and before the next; or a fence */
     unsigned launches;
     uintptr_t arrays;                   /* where shared arrays begin, once that is known */
@@ -92,6 +96,7 @@ enum { CUDA_FIBRE_ALONE = 1 }; /* to switch to it puts nothing in order */
 __attribute__((constructor)) static void cuda_races_begin(void)
 {
     cuda_races.device = __tsan_create_fiber(0);
+    cuda_races.nowhere = (void *)(intptr_t)open("/dev/null", O_WRONLY);
 }
 
 /* What the emulator does for itself between these two is nobody's access. They do not nest. */
@@ -148,8 +153,15 @@ static inline void cuda_fibre_after(CudaFibre *later, CudaFibre *earlier)
     cuda_fibre_leave();
 }
 
+/* While a launch runs, the sentence says it all: what ThreadSanitizer writes goes nowhere. */
+static inline void cuda_races_launched(void)
+{
+    __sanitizer_set_report_fd((void *)(intptr_t)STDERR_FILENO);
+}
+
 static inline void cuda_races_launch(bool (*told)(const char *sentence))
 {
+    __sanitizer_set_report_fd(cuda_races.nowhere);
     cuda_races.told = told;
     cuda_races.host = __tsan_get_current_fiber();
     cuda_races.launches++;
@@ -218,7 +230,7 @@ static inline const char *cuda_race_name(void *report, int threads, int tid)
     return "the host";
 }
 
-/* ThreadSanitizer calls this before it prints a report of its own. */
+/* ThreadSanitizer calls this when it has printed a report of its own. */
 void __tsan_on_report(void *report)
 {
     enum { DEPTH = 16 };
@@ -243,15 +255,20 @@ void __tsan_on_report(void *report)
                  line[1],
                  host ? "and host and device have no memory in common"
                       : "and nothing puts the two in order: a race");
-        if (cuda_races.told == NULL || !cuda_races.told(sentence))
+        if (cuda_races.told == NULL || !cuda_races.told(sentence)) {
             fprintf(stderr, "error: %s\n", sentence);
+            _exit(1); /* it is the host that reads the device's memory: a program would end here */
+        }
     }
     cuda_seen();
 }
 
 const char *__tsan_default_options(void)
 {
-    return "report_thread_leaks=0"; /* what waits for ever when a launch fails is never ended */
+    /* every launch is told of its races, the tenth like the first; what waits for ever when a
+       launch fails is never ended */
+    return "handle_segv=0:suppress_equal_stacks=0:suppress_equal_addresses=0:report_thread_leaks=0:"
+           "exitcode=0";
 }
 
 #else /* without ThreadSanitizer nobody asks */
@@ -267,6 +284,7 @@ typedef struct {
 #define cuda_fibre_leave()               ((void)0)
 #define cuda_fibre_after(later, earlier) ((void)0)
 #define cuda_races_launch(told)          ((void)(told))
+#define cuda_races_launched()            ((void)0)
 #define cuda_fibre_end(fibre)            ((void)0)
 #define cuda_fence()                     ((void)0)
 

@@ -236,6 +236,17 @@ __global__ void a_count_of_all_blocks(BugJob job)
 }
 KERNEL(a_count_of_all_blocks, BugJob)
 
+/* A shuffle makes the lanes wait for each other, and puts nothing in order in memory. */
+__global__ void a_shuffle_for_a_barrier(BugJob job)
+{
+    __shared__ float tile[THREADS];
+    unsigned i = threadIdx.x;
+    MARK(0), tile[i] = 1.0f;
+    float v = __shfl_xor_sync(ALL_LANES, 1.0f, 1);
+    MARK(1), job.out[i] = v + tile[i ^ 1];
+}
+KERNEL(a_shuffle_for_a_barrier, BugJob)
+
 /* The same value, so that nothing shows. */
 __global__ void all_write_one_word(BugJob job)
 {
@@ -273,7 +284,7 @@ KERNEL(beyond_the_device_s_array, BugJob)
 __global__ void beyond_a_static_array(BugJob job)
 {
     __shared__ float first[THREADS], second[THREADS];
-    float *at = threadIdx.x % 2 ? first : second;
+    float *volatile at = threadIdx.x % 2 ? first : second; /* no compiler looks through it */
     at[THREADS] = job.in[threadIdx.x];
     job.out[threadIdx.x] = first[threadIdx.x] + second[threadIdx.x];
 }
@@ -296,6 +307,9 @@ __global__ void half_a_warp_once_more(BugJob job)
     if (threadIdx.x % 32 < 16)
         v = __shfl_xor_sync(0xffffu, v, 1);
     job.out[threadIdx.x] = __shfl_xor_sync(ALL_LANES, v, 16);
+    if (threadIdx.x % 32 < 16)
+        job.count[threadIdx.x] = __ballot_sync(0xffffu, threadIdx.x % 2);
+    job.count[THREADS + threadIdx.x] = __ballot_sync(ALL_LANES, threadIdx.x % 4 == 0);
 }
 KERNEL(half_a_warp_once_more, BugJob)
 
@@ -377,6 +391,7 @@ static const Bug bugs[] = {
     BUG(a_mask_of_too_few_lanes, 1, THREADS, 0, NULL, 0, 1),
     BUG(a_count_without_an_atomic, 1, THREADS, 0, NULL, 0, 1),
     BUG(a_histogram_without_atomics, 1, THREADS, 0, NULL, 0, 1),
+    BUG(a_shuffle_for_a_barrier, 1, THREADS, 0, NULL, 0, 1),
     BUG(all_write_one_word, 1, THREADS, 0, NULL, 0, 1),
     BUG(a_count_of_all_blocks, 8, 1, 0, NULL, 0, 1),
 };
@@ -467,7 +482,9 @@ static void a_half_warp_may_shuffle_once_more_than_the_other(void **state)
         run_bug(&run, half_a_warp_once_more_on_cpu, 1, THREADS, 0, order);
         assert_string_equal(run.text, "");
         for (int i = 0; i < THREADS; i++)
-            assert_true(run.out[i] == (float)(i % 32 < 16 ? i ^ 16 : i ^ 16 ^ 1));
+            assert_true(run.out[i] == (float)(i % 32 < 16 ? i ^ 16 : i ^ 16 ^ 1) &&
+                        run.count[i] == (i % 32 < 16 ? 0xaaaau : 0) &&
+                        run.count[THREADS + i] == 0x11111111u);
     }
 }
 

@@ -51,7 +51,7 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
 endif
 
-.PHONY: all cuda run tour test test-cuda bits bench figures train corpus check races mutants fuzz compile_commands.json clean help
+.PHONY: all cuda run tour test test-cuda bits bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -225,6 +225,7 @@ test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the G
 	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
 
 # Chapter 6's kernels, every thread known to ThreadSanitizer: races that no order of threads shows.
+.PHONY: races
 RACES := build/races/test_ch06_cuda_on_cpu
 races: $(BUILD)/cmocka.flags ## chapter 6's kernels under ThreadSanitizer: each race by its two lines
 	@mkdir -p $(dir $(RACES)) && echo 'building $(RACES)'

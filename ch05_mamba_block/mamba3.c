@@ -1,0 +1,503 @@
+/* Chapter 5d. Mamba-3: a state that turns, and a better rule for the step
+
+   QUESTION   Was the number of ones so far even or odd? One bit to remember, and neither Mamba nor
+              Mamba-2 can count so, however long they learn. What is it that they cannot do?
+   NEW        A state that turns: pairs of states, rotated at every token by an angle that the token
+              chooses. And the trapezoidal rule: what is written is a mean of this token and the one
+              before it, weighted as the token says. Every gradient, by hand.
+   NOT        The layer round it, and training: mamba3_block.c. The form with several inputs and
+              outputs (MIMO) is counted and not built. Speed: this is the recurrence and no more.
+   EQUATION   x_t = alpha_t R_t x_{t-1} + beta_t R_t u_{t-1} B_{t-1} + gamma_t u_t B_t
+              y_t = (x_t C_t + D u_t) silu(z_t)
+              alpha = exp(Delta A)   beta = (1 - lambda) Delta alpha   gamma = lambda Delta
+              R_t turns pair k by Delta_t theta_t[k]
+   LETTERS    maths    C            shape                              in the paper
+              u_t      u            (batch, len, n_head, d_head)       x_t
+              x_t      state.x      (batch, n_head, d_head, d_state)   h_t
+              Delta_t  delta        (batch, len, n_head)               Delta_t, dt
+              A_t      A            (batch, len, n_head)               A_t: now the token's, too
+              lambda_t lambda       (batch, len, n_head)               lambda_t, before its sigmoid
+              theta_t  theta        (batch, len, n_angle)              theta_t, before pi tanh
+              B_t C_t  B C          (batch, len, n_group, d_state)     B, C, and biases for each head
+              phi_t    state.angle  (batch, n_head, n_angle)           the sum of all Delta theta
+   BUILD      cc -O2 ch05_mamba_block/mamba3.c -o mamba3 -lm && ./mamba3
+   TIME       45 minutes to read, 45 to do the exercises
+   SOURCES    A. Lahoti et al., Mamba-3, arXiv 2603.15569: section 3
+              R. Grazzi et al., Unlocking state-tracking in linear RNNs through negative eigenvalues,
+              arXiv 2411.12537
+              J. Su et al., RoFormer, arXiv 2104.09864 (queries and keys that are turned) */
+
+#ifndef CH05_MAMBA3
+#define CH05_MAMBA3
+
+#include "mamba2.c"
+
+/* ===================================== A state that turns ================================== */
+/* A decay between 0 and 1 can only let a state fade. What flips back and forth, or goes round  */
+/* in fives, wants an eigenvalue that is negative or complex: chapter 2's oscillator had a pair */
+/* of them, and it takes two real states to hold it. So states come in pairs here, and a pair   */
+/* is turned: by an angle that the token chooses, half a turn for a 1 and none for a 0.         */
+
+/* The cosine and sine of a few angles. */
+typedef struct {
+    const float *cosine, *sine; /* (n_angle) */
+    size_t n_angle;
+} Turn;
+
+/* out (d_state) is `in` with its pairs (2k, 2k + 1) turned by angle k; what is behind the last
+   pair stays. `way` is 1, or -1 to turn back. out may be in.
+
+   Exercise 5.16. Turn the pairs. */
+void turn_pairs(float *out, const float *in, Turn turn, float way, size_t d_state)
+{
+    for (size_t n = 2 * turn.n_angle; n < d_state; n++)
+        out[n] = in[n];
+    for (size_t k = 0; k < turn.n_angle; k++) {
+        float c = turn.cosine[k], s = way * turn.sine[k], first = in[2 * k], second = in[2 * k + 1];
+        //> EX 5.16 [2 pts] [10 min] turning a pair
+        //? (1, 0), turned by an angle, is (cos, sin); and (0, 1) is (-sin, cos).
+        //? (first, second) is first times the one and second times the other.
+        //? Both outputs need both inputs: `first` and `second` hold them, should out be in.
+        out[2 * k] = c * first - s * second;
+        out[2 * k + 1] = s * first + c * second;
+        //< EX 5.16
+    }
+}
+
+/* ================================== The rule for the step ================================== */
+/* From one token to the next x' = A x + f, with f = u B, is exactly                            */
+/*     x_t = exp(Delta A) x_{t-1} + integral of exp(what is left of the step, times A) f        */
+/* and the integral has to be guessed from f at both ends. Mamba takes the right end alone,     */
+/* Delta f_t. The trapezoid takes the mean of both, of which the left has faded by then. lambda */
+/* mixes them: 1 is Mamba's rule, 1/2 the trapezoid, and each token may choose.                 */
+
+/* How much of x_{t-1}, of what token t - 1 wrote, and of what token t writes is in x_t.
+
+   Exercise 5.17. The three weights (Mamba-3, proposition 1). */
+void trapezoid_weights(float *alpha, float *beta, float *gamma, float delta, float A, float lambda)
+{
+    //> EX 5.17 [2 pts] [10 min] the trapezoid
+    //? alpha is what a step leaves of a state: chapter 4's A_bar.
+    //? The area under f is Delta times a mean of its ends: lambda of the right, the rest of the left.
+    //? What stood at the left end has the whole step behind it, and has faded like a state.
+    *alpha = expf(delta * A);
+    *beta = (1.0f - lambda) * delta * *alpha;
+    *gamma = lambda * delta;
+    //< EX 5.17
+}
+
+/* ==================================== What it is given ===================================== */
+
+/* As Mamba-2's HeadScan; what may be left out is NULL. Delta is a step, its softplus taken. */
+typedef struct {
+    size_t batch, len, n_head, d_head, n_group, d_state;
+    size_t n_angle;      /* pairs that turn: 2 n_angle <= d_state */
+    const float *u;      /* (batch, len, n_head, d_head) the input */
+    const float *z;      /* the same: the gate; or NULL: y is not gated */
+    const float *delta;  /* (batch, len, n_head) Delta */
+    const float *A;      /* (batch, len, n_head) below 0 */
+    const float *lambda; /* (batch, len, n_head): lambda is sigmoid of it */
+    const float *theta;  /* (batch, len, n_angle): theta is pi tanh of it, for all heads */
+    const float *B, *C;  /* (batch, len, n_group, d_state) */
+    const float *B_bias; /* (n_head, d_state), or NULL: 0 */
+    const float *C_bias; /* the same */
+    const float *D;      /* (n_head), or NULL: 0 */
+} TurnScan;
+
+/* What goes on from token to token: the state; how far it has turned; and the last token's u and
+   turned B, for the trapezoid of the next step. All of it is 0 before the first token. */
+typedef struct {
+    float *x;     /* (batch, n_head, d_head, d_state) */
+    float *angle; /* (batch, n_head, n_angle) */
+    float *u, *B; /* (batch, n_head, d_head), (batch, n_head, d_state) */
+} TurnState;
+
+size_t turn_state_floats(const TurnScan *scan)
+{
+    size_t wide = scan->d_head * scan->d_state + scan->n_angle + scan->d_head + scan->d_state;
+    return scan->batch * scan->n_head * wide;
+}
+
+TurnState turn_state_place(float *memory, const TurnScan *scan)
+{
+    size_t heads = scan->batch * scan->n_head;
+    TurnState state = {memory, NULL, NULL, NULL};
+    state.angle = state.x + heads * scan->d_head * scan->d_state;
+    state.u = state.angle + heads * scan->n_angle;
+    state.B = state.u + heads * scan->d_head;
+    return state;
+}
+
+/* Sizes that cannot be are broken promises of the caller. */
+static void turn_scan_assert(const TurnScan *scan)
+{
+    assert(scan->n_head > 0 && scan->d_head > 0 && scan->d_state > 0);
+    assert(scan->n_group > 0 && scan->n_head % scan->n_group == 0);
+    assert(2 * scan->n_angle <= scan->d_state);
+}
+
+/* ==================================== One head, prepared =================================== */
+/* Turning a state is turning every channel's row of it. It is cheaper to let the state stand   */
+/* still, and to turn the axes: y = x C, and x and C can be turned together without y changing. */
+/* So token t's B and C are turned by phi_t, all that the state would have turned by then, the  */
+/* other way round; and what is left is Mamba-2's recurrence, with one term more.               */
+
+/* One head of one sequence. Row 0 of u and B is the token before the first one, row t + 1 is token
+   t; the other arrays have a row for each token. */
+typedef struct {
+    size_t len, d_head, d_state, n_angle;
+    float *alpha, *beta, *gamma; /* (len) */
+    float *u;                    /* (len + 1, d_head) */
+    float *B, *C;                /* (len + 1, d_state), (len, d_state), with bias, turned */
+    float *cosine, *sine;        /* (len, n_angle) of phi_t */
+} TurnHead;
+
+static size_t turn_head_floats(const TurnScan *scan)
+{
+    return scan->len * (3 + scan->d_head + 2 * scan->d_state + 2 * scan->n_angle) + scan->d_head +
+           scan->d_state;
+}
+
+static TurnHead turn_head_place(float *memory, const TurnScan *scan)
+{
+    size_t len = scan->len, turns = len * scan->n_angle;
+    TurnHead head = {len,  scan->d_head, scan->d_state, scan->n_angle, memory, NULL,
+                     NULL, NULL,         NULL,          NULL,          NULL,   NULL};
+    head.beta = head.alpha + len;
+    head.gamma = head.beta + len;
+    head.u = head.gamma + len;
+    head.B = head.u + (len + 1) * scan->d_head;
+    head.C = head.B + (len + 1) * scan->d_state;
+    head.cosine = head.C + len * scan->d_state;
+    head.sine = head.cosine + turns;
+    return head;
+}
+
+static Turn turn_at(const TurnHead *head, size_t t)
+{
+    Turn turn = {head->cosine + t * head->n_angle, head->sine + t * head->n_angle, head->n_angle};
+    return turn;
+}
+
+/* theta, as a raw number says: between -pi and pi, so that a step of length 1 can make any turn. */
+static float turn_speed(float raw)
+{
+    return (float)PI * tanhf(raw);
+}
+
+/* out (d_state) = in + bias, turned. */
+static void turn_with_bias(float *out, const float *in, const float *bias, Turn turn,
+                           size_t d_state)
+{
+    for (size_t n = 0; n < d_state; n++)
+        out[n] = in[n] + (bias == NULL ? 0.0f : bias[n]);
+    turn_pairs(out, out, turn, 1.0f, d_state);
+}
+
+/* Where the B of head h begins at a token (counted through the batch), and the C. */
+static size_t turn_bc_at(const TurnScan *scan, size_t token, size_t h)
+{
+    size_t group = h * scan->n_group / scan->n_head;
+    return (token * scan->n_group + group) * scan->d_state;
+}
+
+/* Head h of sequence b: weights, angles, and B and C turned by them. `angle` (n_angle), how far the
+   state has turned, moves on to the last token. It is kept between -pi and pi: a large angle would
+   have no digits left for a small turn. */
+static void turn_head_gather(TurnHead *head, float *angle, const TurnScan *scan, size_t b, size_t h)
+{
+    size_t d_head = scan->d_head, d_state = scan->d_state, n_angle = scan->n_angle;
+    for (size_t t = 0; t < scan->len; t++) {
+        size_t token = b * scan->len + t, at = token * scan->n_head + h;
+        size_t bc = turn_bc_at(scan, token, h), turns = t * n_angle;
+        trapezoid_weights(head->alpha + t, head->beta + t, head->gamma + t, scan->delta[at],
+                          scan->A[at], sigmoid(scan->lambda[at]));
+        for (size_t k = 0; k < n_angle; k++) {
+            angle[k] += scan->delta[at] * turn_speed(scan->theta[token * n_angle + k]);
+            angle[k] = remainderf(angle[k], 2.0f * (float)PI);
+            head->cosine[turns + k] = cosf(angle[k]);
+            head->sine[turns + k] = sinf(angle[k]);
+        }
+        memcpy(head->u + (t + 1) * d_head, scan->u + at * d_head, d_head * sizeof(float));
+        const float *B_bias = scan->B_bias == NULL ? NULL : scan->B_bias + h * d_state;
+        const float *C_bias = scan->C_bias == NULL ? NULL : scan->C_bias + h * d_state;
+        turn_with_bias(head->B + (t + 1) * d_state, scan->B + bc, B_bias, turn_at(head, t),
+                       d_state);
+        turn_with_bias(head->C + t * d_state, scan->C + bc, C_bias, turn_at(head, t), d_state);
+    }
+}
+
+/* ==================================== The recurrence ======================================= */
+
+/* y (len, d_head) without skip and gate. x (d_head, d_state) is the state; each token leaves the
+   new one `stride` numbers further on: 0 writes over the old one, d_head d_state keeps them all.
+   In NumPy, with the rows of u and B as they are numbered:
+       x = alpha[t] * x + np.outer(beta[t] * u[t], B[t]) + np.outer(gamma[t] * u[t+1], B[t+1])
+       y[t] = x @ C[t] */
+static void turn_head_scan(float *y, float *x, size_t stride, const TurnHead *head)
+{
+    size_t d_head = head->d_head, d_state = head->d_state;
+    for (size_t t = 0; t < head->len; t++, x += stride) {
+        const float *B = head->B + t * d_state, *B_now = B + d_state, *C = head->C + t * d_state;
+        const float *u = head->u + t * d_head, *u_now = u + d_head;
+        float alpha = head->alpha[t];
+        for (size_t p = 0; p < d_head; p++) {
+            float *from = x + p * d_state, *to = from + stride;
+            float before = head->beta[t] * u[p], now = head->gamma[t] * u_now[p];
+            for (size_t n = 0; n < d_state; n++)
+                to[n] = alpha * from[n] + before * B[n] + now * B_now[n];
+            y[t * d_head + p] = dot(to, C, d_state); /* their sum, in sixteen parts */
+        }
+    }
+}
+
+/* Head h's part of a state: in, or out again. */
+static void turn_state_move(const TurnState *state, float *x, float *angle, float *u, float *B,
+                            bool out, const TurnScan *scan, size_t head)
+{
+    const size_t count[4] = {scan->d_head * scan->d_state, scan->n_angle, scan->d_head,
+                             scan->d_state};
+    float *all[4] = {state->x, state->angle, state->u, state->B}, *one[4] = {x, angle, u, B};
+    for (int i = 0; i < 4; i++) {
+        float *there = all[i] + head * count[i];
+        memcpy(out ? there : one[i], out ? one[i] : there, count[i] * sizeof(float));
+    }
+}
+
+/* The whole scan: y of the shape of u. What goes on to the next tokens is read from and written to
+   `state`; with NULL the sequences begin with nothing. A step is a piece of length one. */
+void turn_scan(float *y, const TurnState *state, const TurnScan *scan)
+{
+    size_t len = scan->len, d_head = scan->d_head, states = d_head * scan->d_state;
+    turn_scan_assert(scan);
+    float *memory = NEW(float, turn_head_floats(scan) + states + scan->n_angle + len * d_head);
+    TurnHead head = turn_head_place(memory, scan);
+    float *x = memory + turn_head_floats(scan), *angle = x + states, *read = angle + scan->n_angle;
+    for (size_t b = 0; b < scan->batch; b++)
+        for (size_t h = 0; h < scan->n_head; h++) {
+            zero(x, states + scan->n_angle);
+            zero(head.u, d_head);
+            zero(head.B, scan->d_state);
+            if (state != NULL)
+                turn_state_move(state, x, angle, head.u, head.B, false, scan, b * scan->n_head + h);
+            turn_head_gather(&head, angle, scan, b, h);
+            turn_head_scan(read, x, 0, &head);
+            for (size_t i = 0; i < len * d_head; i++) {
+                size_t at = ((b * len + i / d_head) * scan->n_head + h) * d_head + i % d_head;
+                float sum = read[i] + (scan->D == NULL ? 0.0f : scan->D[h] * scan->u[at]);
+                y[at] = scan->z == NULL ? sum : sum * silu(scan->z[at]);
+            }
+            if (state != NULL)
+                turn_state_move(state, x, angle, head.u + len * d_head,
+                                head.B + len * scan->d_state, true, scan, b * scan->n_head + h);
+        }
+    free(memory);
+}
+
+/* ======================================= Backwards ========================================= */
+/* Token by token from the last one. The state's gradient carries everything: what the outputs  */
+/* from here on want of the state. It is one more recurrence, which fades by alpha backwards.   */
+
+/* Where the gradients go: each of the shape of what it is of, or NULL: not wanted. */
+typedef struct {
+    float *u, *z, *delta, *A, *lambda, *theta, *B, *C, *B_bias, *C_bias, *D;
+} TurnGrad;
+
+/* The gradients of what a TurnHead has, with the same rows; a room for each. x (d_head, d_state) is
+   that of the state; angle (len, n_angle). */
+typedef struct {
+    float *alpha, *beta, *gamma, *u, *B, *C, *angle, *x;
+} TurnBack;
+
+static size_t turn_back_floats(const TurnScan *scan)
+{
+    return scan->len * (3 + scan->d_head + 2 * scan->d_state + scan->n_angle) +
+           (scan->d_head + 1) * (scan->d_state + 1);
+}
+
+static TurnBack turn_back_place(float *memory, const TurnScan *scan)
+{
+    size_t len = scan->len;
+    TurnBack back = {memory, memory + len, memory + 2 * len, memory + 3 * len, NULL, NULL,
+                     NULL,   NULL};
+    back.B = back.u + (len + 1) * scan->d_head;
+    back.C = back.B + (len + 1) * scan->d_state;
+    back.angle = back.C + len * scan->d_state;
+    back.x = back.angle + len * scan->n_angle;
+    return back;
+}
+
+/* One channel's row of the state at one token, backwards: in `row` the gradient of x_t comes, and
+   that of x_{t-1} goes out. `from` and `to` are that row of x_{t-1} and x_t. */
+static void turn_row_backward(const TurnBack *back, float *row, float dy, const float *from,
+                              const float *to, size_t t, size_t p, const TurnHead *head)
+{
+    size_t d_head = head->d_head, d_state = head->d_state;
+    const float *B = head->B + t * d_state, *B_now = B + d_state, *C = head->C + t * d_state;
+    float *B_grad = back->B + t * d_state, *B_now_grad = B_grad + d_state;
+    float *C_grad = back->C + t * d_state, *u_grad = back->u + t * d_head + p;
+    float alpha = head->alpha[t], beta = head->beta[t], gamma = head->gamma[t];
+    float u = head->u[t * d_head + p], u_now = head->u[(t + 1) * d_head + p];
+    /* y = x C */
+    for (size_t n = 0; n < d_state; n++) {
+        C_grad[n] += dy * to[n];
+        row[n] += dy * C[n];
+    }
+    /* x_t = alpha x_{t-1} + beta u_{t-1} B_{t-1} + gamma u_t B_t */
+    float of_before = dot(row, B, d_state), of_now = dot(row, B_now, d_state);
+    back->alpha[t] += dot(row, from, d_state);
+    back->beta[t] += u * of_before;
+    back->gamma[t] += u_now * of_now;
+    u_grad[0] += beta * of_before;
+    u_grad[d_head] += gamma * of_now;
+    for (size_t n = 0; n < d_state; n++) {
+        B_grad[n] += beta * u * row[n];
+        B_now_grad[n] += gamma * u_now * row[n];
+        row[n] *= alpha;
+    }
+}
+
+/* What one angle gets, of a turned pair and that pair's gradient.
+
+   Exercise 5.18. How the loss changes as the pair turns on. */
+static float turn_slope(const float pair[2], const float pair_grad[2])
+{
+    float slope = 0.0f;
+    //> EX 5.18 [3 pts] [20 min] the gradient of an angle
+    //? Where does a pair move as it turns on? At right angles to itself: a quarter of a turn ahead.
+    //? (first, second), a quarter of a turn ahead, is (-second, first).
+    //? The slope is how much of the gradient points that way: a product of two vectors.
+    slope = pair[0] * pair_grad[1] - pair[1] * pair_grad[0];
+    //< EX 5.18
+    return slope;
+}
+
+/* All of a head, from y_grad (len, d_head). x (len + 1, d_head, d_state) are the states, before the
+   first token and after each. Each angle is part of all later ones: a sum from the end. */
+static void turn_head_backward(const TurnBack *back, const float *y_grad, const float *x,
+                               const TurnHead *head)
+{
+    size_t d_head = head->d_head, d_state = head->d_state, states = d_head * d_state;
+    for (size_t t = head->len; t-- > 0;)
+        for (size_t p = 0; p < d_head; p++) {
+            const float *from = x + t * states + p * d_state;
+            turn_row_backward(back, back->x + p * d_state, y_grad[t * d_head + p], from,
+                              from + states, t, p, head);
+        }
+    for (size_t t = head->len; t-- > 0;)
+        for (size_t k = 0; k < head->n_angle; k++) {
+            size_t at = t * d_state + 2 * k, at_B = at + d_state;
+            float *slope = back->angle + t * head->n_angle + k;
+            *slope =
+                turn_slope(head->B + at_B, back->B + at_B) + turn_slope(head->C + at, back->C + at);
+            if (t + 1 < head->len)
+                *slope += slope[head->n_angle];
+        }
+}
+
+/* What a turned B or C has got goes, turned back, to the one before its bias, and to the bias. */
+static void turn_bias_backward(float *grad, size_t at, float *bias_grad, float *turned, Turn turn,
+                               size_t h, size_t d_state)
+{
+    turn_pairs(turned, turned, turn, -1.0f, d_state);
+    for (size_t n = 0; n < d_state; n++) {
+        grad_add(grad, at + n, turned[n]);
+        grad_add(bias_grad, h * d_state + n, turned[n]);
+    }
+}
+
+/* From what a head was given to what the scan was given, for one token: the weights' three
+   gradients become those of Delta, A and lambda; the angles' those of Delta and theta. */
+static void turn_token_backward(const TurnGrad *grad, const TurnBack *back, const TurnHead *head,
+                                const TurnScan *scan, size_t b, size_t t, size_t h)
+{
+    size_t token = b * scan->len + t, at = token * scan->n_head + h;
+    float delta = scan->delta[at], lambda = sigmoid(scan->lambda[at]), alpha = head->alpha[t];
+    float l_grad = alpha * (back->alpha[t] + (1.0f - lambda) * delta * back->beta[t]); /* log a */
+    float delta_grad =
+        scan->A[at] * l_grad + (1.0f - lambda) * alpha * back->beta[t] + lambda * back->gamma[t];
+    grad_add(grad->A, at, delta * l_grad);
+    grad_add(grad->lambda, at,
+             lambda * (1.0f - lambda) * delta * (back->gamma[t] - alpha * back->beta[t]));
+    for (size_t k = 0; k < scan->n_angle; k++) {
+        float theta = turn_speed(scan->theta[token * scan->n_angle + k]), part = theta / (float)PI;
+        float slope = back->angle[t * scan->n_angle + k];
+        delta_grad += theta * slope;
+        grad_add(grad->theta, token * scan->n_angle + k,
+                 delta * slope * (float)PI * (1.0f - part * part)); /* tanh' = 1 - tanh^2 */
+    }
+    grad_add(grad->delta, at, delta_grad);
+    for (size_t p = 0; p < scan->d_head; p++)
+        grad_add(grad->u, at * scan->d_head + p, back->u[(t + 1) * scan->d_head + p]);
+    size_t bc = turn_bc_at(scan, token, h), d_state = scan->d_state;
+    turn_bias_backward(grad->B, bc, grad->B_bias, back->B + (t + 1) * d_state, turn_at(head, t), h,
+                       d_state);
+    turn_bias_backward(grad->C, bc, grad->C_bias, back->C + t * d_state, turn_at(head, t), h,
+                       d_state);
+}
+
+/* out = (read + D u) silu(z), backwards: in `read` (len, d_head) what the head has read comes, and
+   its gradient goes out. */
+static void turn_gate_backward(float *read, const TurnGrad *grad, const float *y_grad,
+                               const TurnScan *scan, size_t b, size_t h)
+{
+    for (size_t i = 0; i < scan->len * scan->d_head; i++) {
+        size_t token = b * scan->len + i / scan->d_head;
+        size_t at = (token * scan->n_head + h) * scan->d_head + i % scan->d_head;
+        float D = scan->D == NULL ? 0.0f : scan->D[h], dy = y_grad[at], u = scan->u[at];
+        if (scan->z != NULL) {
+            grad_add(grad->z, at, dy * (read[i] + D * u) * silu_slope(scan->z[at]));
+            dy *= silu(scan->z[at]);
+        }
+        grad_add(grad->u, at, dy * D);
+        grad_add(grad->D, h, dy * u);
+        read[i] = dy;
+    }
+}
+
+/* Gradients are sums, and sums start from 0. */
+static void turn_grad_zero(const TurnGrad *grad, const TurnScan *scan)
+{
+    size_t tokens = scan->batch * scan->len, heads = tokens * scan->n_head;
+    size_t bc = tokens * scan->n_group * scan->d_state, bias = scan->n_head * scan->d_state;
+    zero(grad->u, heads * scan->d_head);
+    zero(grad->z, heads * scan->d_head);
+    zero(grad->delta, heads);
+    zero(grad->A, heads);
+    zero(grad->lambda, heads);
+    zero(grad->theta, tokens * scan->n_angle);
+    zero(grad->B, bc);
+    zero(grad->C, bc);
+    zero(grad->B_bias, bias);
+    zero(grad->C_bias, bias);
+    zero(grad->D, scan->n_head);
+}
+
+/* Every gradient (written, not added to), from y_grad = dL/dy, for sequences that began with
+   nothing. All states of a head are worked out once more and kept meanwhile: len + 1 of them. */
+void turn_scan_backward(const TurnGrad *grad, const float *y_grad, const TurnScan *scan)
+{
+    size_t len = scan->len, d_head = scan->d_head, states = d_head * scan->d_state;
+    size_t n_head = turn_head_floats(scan), n_back = turn_back_floats(scan);
+    turn_scan_assert(scan);
+    float *memory = NEW(float, n_head + n_back + (len + 1) * states + len * d_head + scan->n_angle);
+    TurnHead head = turn_head_place(memory, scan);
+    TurnBack back = turn_back_place(memory + n_head, scan);
+    float *x = memory + n_head + n_back, *read = x + (len + 1) * states,
+          *angle = read + len * d_head;
+    turn_grad_zero(grad, scan);
+    for (size_t b = 0; b < scan->batch; b++)
+        for (size_t h = 0; h < scan->n_head; h++) {
+            zero(back.alpha, n_back);
+            zero(angle, scan->n_angle);
+            turn_head_gather(&head, angle, scan, b, h);
+            turn_head_scan(read, x, states, &head);
+            turn_gate_backward(read, grad, y_grad, scan, b, h);
+            turn_head_backward(&back, read, x, &head);
+            for (size_t t = 0; t < len; t++)
+                turn_token_backward(grad, &back, &head, scan, b, t, h);
+        }
+    free(memory);
+}
+
+#endif /* CH05_MAMBA3 */

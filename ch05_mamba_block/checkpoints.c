@@ -103,14 +103,17 @@ bool saved_read(const SavedList *list, size_t count, const char *settings, const
 static void write_config(FILE *out, const MambaConfig *config)
 {
     fprintf(out,
-            "{\n  \"architectures\": [\"MambaForCausalLM\"],\n  \"model_type\": \"mamba\",\n"
+            "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n"
             "  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n"
             "  \"vocab_size\": %zu,\n  \"hidden_size\": %zu,\n  \"intermediate_size\": %zu,\n"
             "  \"state_size\": %zu,\n  \"num_hidden_layers\": %zu,\n  \"conv_kernel\": %zu,\n"
             "  \"expand\": %zu,\n  \"time_step_rank\": %zu,\n  \"hidden_act\": \"silu\",\n",
-            WORD_END, WORD_END, WORD_END, config->vocab_size, config->hidden_size,
-            config->intermediate_size, config->state_size, config->num_hidden_layers,
-            config->conv_kernel, config->expand, config->time_step_rank);
+            config->kind == MODEL_MAMBA ? "MambaForCausalLM" : "FalconMambaForCausalLM",
+            model_type_name[config->kind], WORD_END, WORD_END, WORD_END, config->vocab_size,
+            config->hidden_size, config->intermediate_size, config->state_size,
+            config->num_hidden_layers, config->conv_kernel, config->expand, config->time_step_rank);
+    if (config->kind == MODEL_FALCON_MAMBA)
+        fprintf(out, "  \"mixer_rms_eps\": %g,\n", config->mixer_rms_eps);
     fprintf(out,
             "  \"use_bias\": %s,\n  \"use_conv_bias\": %s,\n  \"tie_word_embeddings\": %s,\n"
             "  \"layer_norm_epsilon\": %g,\n  \"initializer_range\": %g,\n"

@@ -9,14 +9,26 @@
 #include "convolution.c"
 #include "json.c"
 
+/* Which model it is: what config.json calls its model_type. */
+typedef enum {
+    MODEL_MAMBA,        /* Mamba-1 */
+    MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
+    MODEL_KINDS
+} ModelKind;
+
+static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba"};
+
 /* Hugging Face's config.json, as far as it concerns the mathematics; the same names. */
 typedef struct {
-    size_t hidden_size, intermediate_size; /* d_model, d_inner = expand * d_model */
-    size_t state_size, conv_kernel;        /* d_state, d_conv */
-    size_t expand, time_step_rank;         /* dt_rank; "auto" is hidden_size / 16, rounded up */
+    ModelKind kind;
+    size_t hidden_size,
+        intermediate_size;          /* d_model, d_inner: expand d_model, if it is not given */
+    size_t state_size, conv_kernel; /* d_state, d_conv */
+    size_t expand, time_step_rank;  /* dt_rank; "auto" is hidden_size / 16, rounded up */
     size_t num_hidden_layers, vocab_size;
     bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
+    double mixer_rms_eps;                                 /* of Falcon-Mamba's norms of dt, B, C */
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
     bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
@@ -42,6 +54,7 @@ MambaConfig config_default(size_t d_model)
     config.vocab_size = 256;
     config.use_conv_bias = config.tie_word_embeddings = true;
     config.layer_norm_epsilon = 1e-5;
+    config.mixer_rms_eps = 1e-6;
     config.initializer_range = 0.1;
     config.time_step_min = 0.001;
     config.time_step_max = 0.1;
@@ -85,6 +98,7 @@ static bool config_known(Json *json, JsonText key, MambaConfig *config)
         const char *name;
         double *value;
     } numbers[] = {{"layer_norm_epsilon", &config->layer_norm_epsilon},
+                   {"mixer_rms_eps", &config->mixer_rms_eps},
                    {"initializer_range", &config->initializer_range},
                    {"time_step_min", &config->time_step_min},
                    {"time_step_max", &config->time_step_max},
@@ -128,16 +142,38 @@ static void config_word(Json *json, const char *name, const char *wanted)
         json_fail(json, "%s is \"%.40s\"; only \"%s\" is known here", name, text.bytes, wanted);
 }
 
-/* Which numbers of a config contradict each other. */
+/* Mamba and something else: each with attention in some of its layers. */
+static const char *const hybrid_name[] = {"bamba",           "falcon_h1",  "granitemoehybrid",
+                                          "jamba",           "nemotron_h", "qwen3_next",
+                                          "recurrent_gemma", "zamba",      "zamba2"};
+
+/* The word after "model_type": one of those that run here, or a sentence on what would run it. */
+static void config_kind(Json *json, MambaConfig *config)
+{
+    JsonText text = {NULL, 0};
+    if (!json_string(json, &text))
+        return;
+    for (int kind = 0; kind < MODEL_KINDS; kind++)
+        if (json_is(text, model_type_name[kind])) {
+            config->kind = (ModelKind)kind;
+            return;
+        }
+    for (size_t i = 0; i < sizeof hybrid_name / sizeof *hybrid_name; i++)
+        if (json_is(text, hybrid_name[i]))
+            json_fail(json,
+                      "model_type \"%s\" is a hybrid, with attention in some of its layers; "
+                      "Transformers runs it, vLLM and llama.cpp run many of its kind",
+                      hybrid_name[i]);
+    json_fail(json, "model_type \"%s\" is not known here: \"mamba\" and \"falcon_mamba\" are",
+              shown_name(text.bytes).text);
+}
+
+/* Which numbers of a config contradict each other. Where expand and intermediate_size do, Hugging
+   Face goes by the second. */
 static bool config_fits(MambaConfig *config, bool has_inner, const char *path, Error *error)
 {
-    size_t inner = config->expand * config->hidden_size;
     if (!has_inner)
-        config->intermediate_size = inner;
-    if (config->intermediate_size != inner)
-        return fail(error,
-                    "%s: intermediate_size is %zu, but expand %zu times hidden_size %zu is %zu",
-                    path, config->intermediate_size, config->expand, config->hidden_size, inner);
+        config->intermediate_size = config->expand * config->hidden_size;
     if (config->time_step_rank == 0)
         config->time_step_rank = (config->hidden_size + 15) / 16;
     if (config->time_step_rank > config->intermediate_size)
@@ -149,6 +185,8 @@ static bool config_fits(MambaConfig *config, bool has_inner, const char *path, E
     if (!(config->layer_norm_epsilon >= 0.0))
         return fail(error, "%s: layer_norm_epsilon %g is below 0", path,
                     config->layer_norm_epsilon);
+    if (!(config->mixer_rms_eps >= 0.0))
+        return fail(error, "%s: mixer_rms_eps %g is below 0", path, config->mixer_rms_eps);
     return true;
 }
 
@@ -167,7 +205,7 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
         if (json_is(key, "time_step_rank"))
             config_rank(&json, &got);
         else if (json_is(key, "model_type"))
-            config_word(&json, "model_type", "mamba");
+            config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))
             config_word(&json, "hidden_act", "silu");
         else if (!config_known(&json, key, &got))

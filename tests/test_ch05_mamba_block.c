@@ -853,14 +853,20 @@ static void wrong_configs_are_named(void **state)
     assert_config_refused("{}", "config.json: there is no hidden_size in it");
     assert_config_refused("{\"hidden_size\": 0}", "hidden_size: 0 is too small");
     assert_config_refused("{\"hidden_size\": 10000000}", "hidden_size");
-    assert_config_refused("{\"hidden_size\": 8, \"expand\": 2, \"intermediate_size\": 20}",
-                          "intermediate_size is 20, but expand 2 times hidden_size 8 is 16");
     assert_config_refused("{\"hidden_size\": 8, \"time_step_rank\": 99}",
                           "time_step_rank 99 is larger than intermediate_size 16");
     assert_config_refused("{\"hidden_size\": 8, \"time_step_rank\": \"many\"}",
                           "time_step_rank is a number or \"auto\"");
     assert_config_refused("{\"hidden_size\": 8, \"model_type\": \"gpt2\"}",
-                          "model_type is \"gpt2\"; only \"mamba\" is known here");
+                          "model_type \"gpt2\" is not known here: \"mamba\" and");
+    for (size_t i = 0; i < sizeof hybrid_name / sizeof *hybrid_name; i++) {
+        char text[96];
+        snprintf(text, sizeof text, "{\"model_type\": \"%s\", \"hidden_size\": 8}", hybrid_name[i]);
+        assert_config_refused(text, "is a hybrid, with attention in some of its layers; "
+                                    "Transformers runs it, vLLM and llama.cpp");
+        assert_config_refused(text, hybrid_name[i]);
+    }
+    assert_config_refused("{\"hidden_size\": 8, \"mixer_rms_eps\": -1}", "mixer_rms_eps -1");
     assert_config_refused("{\"hidden_size\": 8, \"hidden_act\": \"relu\"}",
                           "hidden_act is \"relu\"");
     assert_config_refused("{\"hidden_size\": 8, \"time_step_min\": 0.2}", "time_step_min 0.2");
@@ -878,12 +884,34 @@ static void a_config_of_hugging_face_is_read(void **state)
     char *path = golden_path("ch05_lm/config.json");
     assert_true(config_read(&config, path, &error));
     assert_int_equal(config.intermediate_size, config.expand * config.hidden_size);
+    assert_int_equal(config.kind, MODEL_MAMBA);
     free(path);
     const char *text = "{\"hidden_size\": 40, \"time_step_rank\": \"auto\", \"unknown\": [1, {}]}";
     assert_true(config_parse(&config, text, strlen(text), "config.json", &error));
     assert_int_equal(config.time_step_rank, 3);
     assert_int_equal(config.intermediate_size, 80);
     assert_true(config.use_conv_bias && !config.use_bias);
+    assert_true(config.mixer_rms_eps == 1e-6);
+}
+
+/* As Transformers has it, for both kinds of model. */
+static void an_intermediate_size_holds_whatever_expand_says(void **state)
+{
+    static const char *const type[] = {"mamba", "falcon_mamba"};
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        char text[160];
+        MambaConfig config;
+        Error error;
+        snprintf(text, sizeof text,
+                 "{\"hidden_size\": 8, \"expand\": 16, \"intermediate_size\": 20, "
+                 "\"model_type\": \"%s\", \"mixer_rms_eps\": 0.5}",
+                 type[kind]);
+        assert_true(config_parse(&config, text, strlen(text), "config.json", &error));
+        assert_int_equal(config.intermediate_size, 20);
+        assert_int_equal(config.kind, kind);
+        assert_true(config.mixer_rms_eps == 0.5);
+    }
 }
 
 /* Whether the parameters are asked for or come with the other demos: the same block's. */
@@ -1023,6 +1051,7 @@ int main(void)
         cmocka_unit_test(a_block_set_to_pass_through_is_the_scan_of_chapter_4),
         cmocka_unit_test(wrong_configs_are_named),
         cmocka_unit_test(a_config_of_hugging_face_is_read),
+        cmocka_unit_test(an_intermediate_size_holds_whatever_expand_says),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(the_parameters_are_those_of_mamba_130m_in_every_listing),
         cmocka_unit_test(broken_configs_never_crash),

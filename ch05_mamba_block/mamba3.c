@@ -500,4 +500,245 @@ void turn_scan_backward(const TurnGrad *grad, const float *y_grad, const TurnSca
     free(memory);
 }
 
+/* ======================================== The demos ======================================== */
+
+/* A scan of one sequence, one head of two states that may turn, and nothing left but what is given:
+   no skip, no gate, no bias; Mamba's rule. `all` is room for len * 6 numbers. */
+static TurnScan turn_scan_plain(float *all, const float *u, const float *theta, float delta,
+                                float A, size_t len)
+{
+    TurnScan scan;
+    memset(&scan, 0, sizeof scan);
+    scan.batch = scan.n_head = scan.d_head = scan.n_group = scan.n_angle = 1;
+    scan.len = len, scan.d_state = 2;
+    scan.u = u, scan.theta = theta;
+    for (size_t t = 0; t < len; t++) {
+        all[t] = delta, all[len + t] = A, all[2 * len + t] = INFINITY; /* lambda 1 */
+        all[3 * len + 2 * t] = 1.0f, all[3 * len + 2 * t + 1] = 0.0f;
+    }
+    scan.delta = all, scan.A = all + len, scan.lambda = all + 2 * len;
+    scan.B = scan.C = all + 3 * len; /* (1, 0) */
+    return scan;
+}
+
+/* What to give as theta, so that a step of 1 turns by so many degrees; at most 180. */
+static float raw_of_degrees(double degrees)
+{
+    return (float)atanh(degrees / 180.0);
+}
+
+/* Parity of four bits: the state turned before the eyes, and the same scan with B and C turned. */
+static void show_parity(void)
+{
+    enum { LEN = 5 };
+    static const float bit[LEN] = {0, 1, 0, 1, 1}, u[LEN] = {1, 0, 0, 0, 0};
+    float theta[LEN], all[6 * LEN], y[LEN], x[2] = {1, 0};
+    for (size_t t = 0; t < LEN; t++)
+        theta[t] = raw_of_degrees(180.0 * (double)bit[t]);
+    TurnScan scan = turn_scan_plain(all, u, theta, 1.0f, 0.0f, LEN);
+    turn_scan(y, NULL, &scan);
+    puts("Is the number of ones odd? The first token writes (1, 0), a 1 turns it by half\n\n"
+         "  token   turn        state     read   by turned B and C");
+    for (size_t t = 0; t < LEN; t++) {
+        float angle = (float)PI * bit[t], cosine = cosf(angle), sine = sinf(angle);
+        Turn turn = {&cosine, &sine, 1};
+        turn_pairs(x, x, turn, -1.0f, 2);
+        printf("  %5s %6.0f   (%2.0f, %2.0f) %8.0f %19.0f   %s\n",
+               t == 0       ? "start"
+               : bit[t] > 0 ? "1"
+                            : "0",
+               180.0 * (double)bit[t], rint((double)x[0]), rint((double)x[1]) + 0.0, (double)x[0],
+               (double)y[t], x[0] < 0.0f ? "odd" : "even");
+    }
+}
+
+/* A sum modulo 5: a digit d turns by d fifths of a turn, and five directions are read. */
+static void show_modulo(void)
+{
+    enum { LEN = 4, FIVE = 5 };
+    static const int digit[LEN] = {0, 3, 4, 2};
+    double angle = 0.0;
+    puts("\nWhat is 3 + 4 + 2 modulo 5? A digit d turns by d fifths; the largest answer counts\n\n"
+         "  token    angle    read for  0      1      2      3      4");
+    for (int t = 0; t < LEN; t++) {
+        angle = fmod(angle + 72.0 * digit[t], 360.0);
+        if (t == 0)
+            printf("  start %8.0f          ", angle);
+        else
+            printf("  %5d %8.0f          ", digit[t], angle);
+        for (int k = 0; k < FIVE; k++)
+            printf(" %6.2f", cos((angle - 72.0 * k) * PI / 180.0));
+        putchar('\n');
+    }
+}
+
+static bool demo_turn_by_hand(const Show *show, Error *error)
+{
+    show_parity();
+    show_modulo();
+    (void)show, (void)error;
+    return true;
+}
+
+/* One impulse through three heads that each leave 0.9 of a state: one lets it stand, as Mamba-2
+   does; one turns it by 36 degrees, as chapter 2's oscillator did; one by half a turn. */
+static bool demo_turn_impulse(const Show *show, Error *error)
+{
+    enum { LEN = 40, HEADS = 3 };
+    static const char *const names[HEADS] = {"no turn", "36 degrees", "half a turn"};
+    static const double degrees[HEADS] = {0, 36, 180};
+    float u[LEN] = {1}, theta[LEN], all[6 * LEN], y[LEN];
+    double at[LEN], read[HEADS][LEN];
+    Chart chart = chart_new("What is left of one impulse", "token", "read");
+    for (int h = 0; h < HEADS; h++) {
+        for (size_t t = 0; t < LEN; t++)
+            theta[t] = raw_of_degrees(degrees[h]);
+        TurnScan scan = turn_scan_plain(all, u, theta, 1.0f, logf(0.9f), LEN);
+        turn_scan(y, NULL, &scan);
+        for (size_t t = 0; t < LEN; t++) {
+            at[t] = (double)t;
+            read[h][t] = (double)y[t];
+        }
+        chart_add(&chart, names[h], MARK_LINE, at, read[h], LEN);
+    }
+    return chart_show(&chart, show, error);
+}
+
+/* x' = -x + cos t from x = 0, in steps of delta up to 8: how far x is ever off. rule 0 and 1 are the
+   weights with lambda 1 and 1/2, rule 2 is chapter 3's bilinear one. */
+static double step_rule_error(int rule, double delta)
+{
+    double x = 0.0, worst = 0.0, A = -1.0, B = 1.0, A_bar = 0.0, B_bar = 0.0;
+    float alpha, beta, gamma;
+    trapezoid_weights(&alpha, &beta, &gamma, (float)delta, -1.0f, rule == 0 ? 1.0f : 0.5f);
+    discretize_bilinear(&A_bar, &B_bar, &A, &B, 1, 1, delta);
+    for (int step = 1; step * delta <= 8.0; step++) {
+        double t = step * delta, left = cos(t - delta), right = cos(t);
+        x = rule == 2 ? A_bar * x + B_bar * 0.5 * (left + right)
+                      : (double)alpha * x + (double)beta * left + (double)gamma * right;
+        worst = fmax(worst, fabs(x - 0.5 * (cos(t) + sin(t) - exp(-t))));
+    }
+    return worst;
+}
+
+static bool demo_turn_rules(const Show *show, Error *error)
+{
+    puts("x' = -x + cos t, from 0 to 8 in steps: the largest error, and what it was with steps\n"
+         "twice as long, divided by it\n\n"
+         "   Delta   Mamba's rule          trapezoid             bilinear (chapter 3)");
+    for (int halvings = 0; halvings <= 5; halvings++) {
+        double delta = ldexp(1.0, -halvings);
+        printf("  %6.4g", delta);
+        for (int rule = 0; rule < 3; rule++) {
+            double now = step_rule_error(rule, delta);
+            if (halvings == 0)
+                printf("   %9.5f          ", now);
+            else
+                printf("   %9.5f  %5.2f   ", now, step_rule_error(rule, 2.0 * delta) / now);
+        }
+        putchar('\n');
+    }
+    (void)show, (void)error;
+    return true;
+}
+
+/* Weather that goes round: sunny, cloudy, rainy and sunny again; one day in five it stays as it is.
+   P has the eigenvalue 1 and two complex ones, 0.2 + 0.8 e^(+-120 degrees). One head holds what
+   stays, and one turns, a third of a round ahead for each weather. */
+void turn_forecast(double *pi, size_t days)
+{
+    enum { HEADS = 2, WEATHERS = 3 };
+    const double real = 0.2 + 0.8 * cos(2.0 * PI / 3.0), imaginary = 0.8 * sin(2.0 * PI / 3.0);
+    float *all = NEW(float, days *(2 + 3 * HEADS + HEADS * WEATHERS + 2));
+    float *delta = all, *A = delta + days * HEADS, *lambda = A + days * HEADS;
+    float *theta = lambda + days * HEADS, *u = theta + days, *C = u + days * HEADS * WEATHERS;
+    float *y = NEW(float, days *HEADS *WEATHERS);
+    TurnScan scan = {1,     days, HEADS,  WEATHERS, 1, 2, 1,    u,    NULL,
+                     delta, A,    lambda, theta,    C, C, NULL, NULL, NULL};
+    for (size_t t = 0; t < days; t++) {
+        delta[t * HEADS + 1] = t == 0 ? 0.0f : 1.0f; /* head 0: no time passes; day 0: nowhere */
+        A[t * HEADS + 1] = (float)(0.5 * log(real * real + imaginary * imaginary));
+        theta[t] = raw_of_degrees(-atan2(imaginary, real) * 180.0 / PI);
+        C[2 * t] = 1.0f;
+    }
+    float *memory = NEW(float, turn_state_floats(&scan));
+    TurnState state = turn_state_place(memory, &scan);
+    for (int w = 0; w < WEATHERS; w++) { /* day 0 is sunny */
+        float *stays = state.x + 2 * w, *turns = stays + 2 * WEATHERS;
+        stays[0] = (float)(1.0 / 3.0);
+        turns[0] = (float)(2.0 / 3.0 * cos(2.0 * PI * w / 3.0));
+        turns[1] = (float)(-2.0 / 3.0 * sin(2.0 * PI * w / 3.0));
+    }
+    turn_scan(y, &state, &scan);
+    for (size_t t = 0; t < days; t++)
+        for (size_t w = 0; w < WEATHERS; w++)
+            pi[t * WEATHERS + w] = (double)y[t * HEADS * WEATHERS + w] +
+                                   (double)y[t * HEADS * WEATHERS + WEATHERS + w];
+    free(all), free(y), free(memory);
+}
+
+static bool demo_turn_weather(const Show *show, Error *error)
+{
+    enum { DAYS = 8 };
+    double pi[3 * DAYS];
+    turn_forecast(pi, DAYS);
+    puts("Weather that goes round, from a sunny day on: a head that stays and one that turns\n\n"
+         "   day    sunny   cloudy    rainy");
+    for (size_t t = 0; t < DAYS; t++)
+        printf("  %4zu   %.4f   %.4f   %.4f\n", t, pi[3 * t], pi[3 * t + 1], pi[3 * t + 2]);
+    (void)show, (void)error;
+    return true;
+}
+
+/* Several inputs and outputs for one state, counted: a token of one head. */
+static bool demo_turn_mimo(const Show *show, Error *error)
+{
+    enum { WIDE = 64, STATES = 128 };
+    puts("A head of 64 channels and 128 states, one token: R inputs and outputs share a state\n\n"
+         "     R   numbers of the state   u, B, C and y   bytes, 2 a number   operations   a byte");
+    for (int R = 1; R <= 16; R *= 2) {
+        double state = 2.0 * WIDE * STATES, other = R * 2.0 * (WIDE + STATES); /* read, written */
+        double work = (double)WIDE * STATES * (1.0 + 2.0 * R + 2.0 * R); /* fade, write, read */
+        printf("  %4d %22.0f %15.0f %19.0f %12.0f %8.2f\n", R, state, other, 2.0 * (state + other),
+               work, work / (2.0 * (state + other)));
+    }
+    (void)show, (void)error;
+    return true;
+}
+
+/* ==================================== Options and main ==================================== */
+
+int mamba3_main(int argc, char **argv)
+{
+    enum { DEMOS = 5 };
+    static Demo *const demos[DEMOS] = {demo_turn_by_hand, demo_turn_impulse, demo_turn_rules,
+                                       demo_turn_weather, demo_turn_mimo};
+    Show show = {{false, false}, NULL, 1};
+    int demo = -1;
+    bool ascii = false;
+    const Option table[] = {
+        {"demo", "hand|turn|rules|thread|mimo", OPTION_CHOICE, 0, 0, &demo, "mode",
+         "one demo of the lesson; turn has a figure for --svg"},
+        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo:turn", "write the figure as SVG"},
+        {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo:turn", "draw without Unicode"},
+    };
+    const Program program = {"ch05_mamba3",
+                             "Mamba-3's scan (chapter 5d): a state that turns, and the trapezoid. "
+                             "Without options: the lesson's demos in order.",
+                             table, sizeof table / sizeof *table};
+    int status;
+    if (!program_begin(&status, &program, argc, argv))
+        return status;
+    Error error;
+    show.look = look_at_terminal(ascii);
+    return program_end(demos_run(demos, DEMOS, demo, &show, &error), &error);
+}
+
+#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+int main(int argc, char **argv)
+{
+    return mamba3_main(argc, argv);
+}
+#endif
+
 #endif /* CH05_MAMBA3 */

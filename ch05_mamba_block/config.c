@@ -13,10 +13,11 @@
 typedef enum {
     MODEL_MAMBA,        /* Mamba-1 */
     MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
+    MODEL_MAMBA2,       /* one A a head: mamba2_block.c */
     MODEL_KINDS
 } ModelKind;
 
-static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba"};
+static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba", "mamba2"};
 
 /* Hugging Face's config.json, as far as it concerns the mathematics; the same names. */
 typedef struct {
@@ -30,6 +31,9 @@ typedef struct {
     double layer_norm_epsilon, initializer_range;
     double mixer_rms_eps;                                 /* of Falcon-Mamba's norms of dt, B, C */
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
+    size_t num_heads, head_dim, n_groups;                 /* these and the next of Mamba-2 alone */
+    size_t chunk_size;                                    /* tokens of its chunks, at most */
+    double time_step_limit[2];                            /* Delta is held between these */
     bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 
@@ -62,6 +66,43 @@ MambaConfig config_default(size_t d_model)
     return config;
 }
 
+/* A Mamba-2 of d_model channels: heads of d_head, one group. */
+MambaConfig config_default_heads(size_t d_model, size_t d_head, size_t d_state)
+{
+    MambaConfig config = config_default(d_model);
+    config.kind = MODEL_MAMBA2;
+    config.num_heads = config.intermediate_size / d_head;
+    config.head_dim = d_head;
+    config.state_size = d_state;
+    config.n_groups = 1;
+    config.chunk_size = 256;
+    config.time_step_limit[0] = 0.0;
+    config.time_step_limit[1] = INFINITY;
+    return config;
+}
+
+/* Channels that go through a layer's convolution: u, and in Mamba-2 B and C of every group. */
+size_t config_conv_width(const MambaConfig *config)
+{
+    size_t shared = config->kind == MODEL_MAMBA2 ? config->n_groups * config->state_size : 0;
+    return config->intermediate_size + 2 * shared;
+}
+
+/* Hugging Face's defaults for what a config.json of this kind may leave out. */
+static MambaConfig config_left_out(ModelKind kind)
+{
+    MambaConfig config =
+        kind == MODEL_MAMBA2 ? config_default_heads(64, 64, 128) : config_default(1);
+    config.kind = kind;
+    config.hidden_size = config.time_step_rank = 0;
+    if (kind == MODEL_MAMBA2) {
+        config.n_groups = 8;
+        config.num_heads = 0; /* as many as there is room for */
+        config.tie_word_embeddings = false;
+    }
+    return config;
+}
+
 /* One whole number from 1 to `most`. */
 static void config_size(Json *json, size_t *size, size_t most, const char *name)
 {
@@ -86,6 +127,10 @@ static bool config_known(Json *json, JsonText key, MambaConfig *config)
                  {"state_size", &config->state_size, SCAN_MAX_STATE},
                  {"conv_kernel", &config->conv_kernel, CONV_MOST},
                  {"expand", &config->expand, 16},
+                 {"num_heads", &config->num_heads, 16 * CONFIG_MAX_SIZE},
+                 {"head_dim", &config->head_dim, 16 * CONFIG_MAX_SIZE},
+                 {"n_groups", &config->n_groups, CONFIG_MAX_SIZE},
+                 {"chunk_size", &config->chunk_size, CONFIG_MAX_SIZE},
                  {"num_hidden_layers", &config->num_hidden_layers, CONFIG_MAX_LAYERS},
                  {"vocab_size", &config->vocab_size, CONFIG_MAX_VOCAB}};
     struct {
@@ -134,6 +179,42 @@ static void config_rank(Json *json, MambaConfig *config)
     }
 }
 
+/* A number, or infinity: Infinity as some versions write it, {"__float__": "Infinity"} as others. */
+static void config_limit(Json *json, double *limit)
+{
+    JsonText text = {NULL, 0};
+    if (json_peek(json) != JSON_OBJECT) {
+        json_number_any(json, limit);
+        return;
+    }
+    json_enter_object(json);
+    while (json_next_key(json, &text)) {
+        if (!json_is(text, "__float__"))
+            json_fail(json, "a number or {\"__float__\": \"Infinity\"} is wanted");
+        else if (json_string(json, &text) && !json_is(text, "Infinity"))
+            json_fail(json, "'%s' is no limit", shown_name(text.bytes).text);
+        else
+            *limit = INFINITY;
+    }
+}
+
+/* time_step_limit: [least, most]. */
+static void config_limits(Json *json, MambaConfig *config)
+{
+    size_t count = 0;
+    json->subject = "time_step_limit";
+    json_enter_array(json);
+    for (; json_next_item(json); count++) {
+        if (count < 2)
+            config_limit(json, &config->time_step_limit[count]);
+        else
+            json_skip(json);
+    }
+    if (count != 2)
+        json_fail(json, "two numbers are wanted, not %zu", count);
+    json->subject = NULL;
+}
+
 /* A word that must be this one, because nothing else is built here. */
 static void config_word(Json *json, const char *name, const char *wanted)
 {
@@ -164,8 +245,33 @@ static void config_kind(Json *json, MambaConfig *config)
                       "model_type \"%s\" is a hybrid, with attention in some of its layers; "
                       "Transformers runs it, vLLM and llama.cpp run many of its kind",
                       hybrid_name[i]);
-    json_fail(json, "model_type \"%s\" is not known here: \"mamba\" and \"falcon_mamba\" are",
+    json_fail(json,
+              "model_type \"%s\" is not known here: \"mamba\", \"falcon_mamba\" and \"mamba2\" are",
               shown_name(text.bytes).text);
+}
+
+/* Which numbers of a Mamba-2's config contradict each other. Its inner width is always expand
+   hidden_size. */
+static bool config_heads_fit(MambaConfig *config, const char *path, Error *error)
+{
+    size_t inner = config->expand * config->hidden_size;
+    const double *limit = config->time_step_limit;
+    config->intermediate_size = inner;
+    if (config->num_heads == 0)
+        config->num_heads = (inner + config->head_dim - 1) / config->head_dim;
+    if (config->num_heads * config->head_dim != inner)
+        return fail(error,
+                    "%s: num_heads %zu of head_dim %zu are %zu channels, but expand %zu times "
+                    "hidden_size %zu is %zu",
+                    path, config->num_heads, config->head_dim, config->num_heads * config->head_dim,
+                    config->expand, config->hidden_size, inner);
+    if (config->num_heads % config->n_groups != 0)
+        return fail(error, "%s: n_groups %zu does not divide num_heads %zu", path, config->n_groups,
+                    config->num_heads);
+    if (!(limit[0] >= 0.0 && limit[1] >= limit[0]))
+        return fail(error, "%s: time_step_limit %g to %g: 0 <= least <= most is wanted", path,
+                    limit[0], limit[1]);
+    return true;
 }
 
 /* Which numbers of a config contradict each other. Where expand and intermediate_size do, Hugging
@@ -176,6 +282,8 @@ static bool config_fits(MambaConfig *config, bool has_inner, const char *path, E
         config->intermediate_size = config->expand * config->hidden_size;
     if (config->time_step_rank == 0)
         config->time_step_rank = (config->hidden_size + 15) / 16;
+    if (config->kind == MODEL_MAMBA2 && !config_heads_fit(config, path, error))
+        return false;
     if (config->time_step_rank > config->intermediate_size)
         return fail(error, "%s: time_step_rank %zu is larger than intermediate_size %zu", path,
                     config->time_step_rank, config->intermediate_size);
@@ -190,6 +298,26 @@ static bool config_fits(MambaConfig *config, bool has_inner, const char *path, E
     return true;
 }
 
+/* What a config.json says of its model_type: read first, for what is left out depends on it. */
+static bool config_parse_kind(MambaConfig *config, const char *text, size_t len, const char *path,
+                              Error *error)
+{
+    Json json;
+    json_open(&json, text, len, path, error);
+    json.python = true;
+    json_enter_object(&json);
+    for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
+        if (json_is(key, "model_type"))
+            config_kind(&json, config);
+        else
+            json_skip(&json);
+    }
+    bool ok = json_end(&json);
+    json_close(&json);
+    *config = config_left_out(config->kind);
+    return ok;
+}
+
 /* A config from JSON (len bytes); `path` is for messages. What is left out has Hugging Face's
    default, but hidden_size must be there. */
 bool config_parse(MambaConfig *config, const char *text, size_t len, const char *path, Error *error)
@@ -197,13 +325,17 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
     MambaConfig got = config_default(1);
     bool has_inner = false;
     Json json;
-    got.hidden_size = got.time_step_rank = 0;
+    if (!config_parse_kind(&got, text, len, path, error))
+        return false;
     json_open(&json, text, len, path, error);
+    json.python = true;
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
         has_inner = has_inner || json_is(key, "intermediate_size");
         if (json_is(key, "time_step_rank"))
             config_rank(&json, &got);
+        else if (json_is(key, "time_step_limit"))
+            config_limits(&json, &got);
         else if (json_is(key, "model_type"))
             config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))

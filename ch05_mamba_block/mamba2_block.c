@@ -70,8 +70,8 @@ void gated_norm_backward(float *gated_grad, float *weight_grad, const float *out
     zero(weight_grad, d_inner);
     for (size_t t = 0; t < tokens; t++)
         for (size_t d = 0; d < d_inner; d++)
-            weight_grad[d] += out_grad[t * d_inner + d] * gated[t * d_inner + d] *
-                              scale[t * n_group + d / width];
+            weight_grad[d] +=
+                out_grad[t * d_inner + d] * gated[t * d_inner + d] * scale[t * n_group + d / width];
     PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_inner)))
     for (size_t i = 0; i < tokens * n_group; i++) {
         const float *in = gated + i * width, *dy = out_grad + i * width;
@@ -125,17 +125,7 @@ static void head_steps_backward(float *raw_grad, float *bias_grad, const float *
 /* dt_proj are gone: in_proj makes B, C and dt as well. So two places are free; the new norm   */
 /* takes one of them.                                                                          */
 
-enum {
-    GATED_NORM_WEIGHT = X_PROJ_WEIGHT,
-    HEAD_NOTHING = DT_PROJ_WEIGHT,
-    DT_BIAS = DT_PROJ_BIAS
-};
-
-/* Channels that go through the convolution: u, B and C. */
-size_t head_block_wide(const MambaConfig *config)
-{
-    return config->intermediate_size + 2 * config->n_groups * config->state_size;
-}
+enum { GATED_NORM_WEIGHT = X_PROJ_WEIGHT, HEAD_NOTHING = DT_PROJ_WEIGHT, DT_BIAS = DT_PROJ_BIAS };
 
 /* The table. A_log, D and dt_bias, of which chapter 5's block has d_inner (1 + 1 + d_state)
    numbers, have one for each head. */
@@ -143,7 +133,7 @@ void head_block_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *con
 {
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
     size_t d_conv = config->conv_kernel, n_head = config->num_heads;
-    size_t wide = head_block_wide(config), all_rows = d_inner + wide + n_head;
+    size_t wide = config_conv_width(config), all_rows = d_inner + wide + n_head;
     TensorShape all[BLOCK_TENSORS] = {
         /* name, shape, rank, fan_in, count (worked out below) */
         {"norm.weight", {d_model, 0, 0}, 1, 0, 0},
@@ -205,7 +195,7 @@ void head_block_refresh(MambaBlock *block)
    808 KB: seven times chapter 5's, and all of it room for what is remembered. */
 size_t head_block_state_floats(const MambaConfig *config, size_t batch)
 {
-    return batch * (head_block_wide(config) * (config->conv_kernel - 1) +
+    return batch * (config_conv_width(config) * (config->conv_kernel - 1) +
                     config->intermediate_size * config->state_size);
 }
 
@@ -213,7 +203,7 @@ BlockState head_block_state_place(float *memory, const MambaConfig *config, size
 {
     BlockState state;
     state.conv = memory;
-    state.x = memory + batch * head_block_wide(config) * (config->conv_kernel - 1);
+    state.x = memory + batch * config_conv_width(config) * (config->conv_kernel - 1);
     return state;
 }
 
@@ -232,14 +222,14 @@ typedef struct {
     float *A;                          /* (n_head) in a cache of gradients: that of A */
     bool keep;                         /* for the backward pass */
 } HeadCache;
-typedef HeadCache HeadBack;
+typedef HeadCache HeadBlockBack;
 
 /* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. */
 size_t head_cache_place(HeadCache *cache, float *memory, const MambaConfig *config, size_t batch,
                         size_t len, bool training)
 {
     size_t tokens = batch * len, d_inner = config->intermediate_size, used = 0;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     memset(cache, 0, sizeof *cache);
     cache->batch = batch;
     cache->len = len;
@@ -300,15 +290,14 @@ static void head_in_proj(float *out, const HeadCache *cache, const MambaBlock *b
 /* The block without norm and residual: out (batch, len, d_model) from cache->normed. What goes on
    to the next tokens is read from and written to `state`; with NULL the sequences begin with
    nothing. A comment for each box of the diagram (figure 6, left), in the words of the published
-   Python. The scan is the recurrence: here it is as fast as chunks, and a sequence in pieces, or
-   step by step, is the whole to the last bit. */
+   Python. The scan is the recurrence: on a CPU it is as fast as chunks, and it needs no room. */
 void head_mixer_forward(float *out, const HeadCache *cache, const BlockState *state,
                         const MambaBlock *block)
 {
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor;
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     size_t n_head = config->num_heads, tokens = cache->batch * cache->len;
 
     /* z, uBC, dt = in_proj(normed).split(d_inner, wide, n_head): gate, what is said and asked, and
@@ -370,7 +359,7 @@ void head_block_step(float *out, const HeadCache *cache, const BlockState *state
 
 /* A part of in_proj backwards: rows first .. first + count - 1, whose outputs have this gradient.
    All parts were made from normed, so its gradient is a sum: the first part writes it. */
-static void head_in_proj_backward(const BlockParams *grad, const HeadBack *back,
+static void head_in_proj_backward(const BlockParams *grad, const HeadBlockBack *back,
                                   const float *part_grad, const HeadCache *cache,
                                   const MambaBlock *block, size_t first, size_t count)
 {
@@ -386,13 +375,13 @@ static void head_in_proj_backward(const BlockParams *grad, const HeadBack *back,
 /* The mixer backwards, box by box from the end: gradients of the parameters in `grad` (written, not
    added to) and of cache->normed in back->normed. The forward pass began with nothing. Where
    chapter 5 had to add up two gradients of u, there is one: nothing is made of u but y. */
-void head_mixer_backward(const BlockParams *grad, const HeadBack *back, const float *out_grad,
+void head_mixer_backward(const BlockParams *grad, const HeadBlockBack *back, const float *out_grad,
                          const HeadCache *cache, const MambaBlock *block)
 {
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor, *const *g = grad->tensor;
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     size_t n_head = config->num_heads, tokens = cache->batch * cache->len;
 
     /* out = out_proj(gated_normed) */
@@ -429,7 +418,7 @@ void head_mixer_backward(const BlockParams *grad, const HeadBack *back, const fl
 }
 
 /* The gradients of a whole block, as chapter 5's block_backward. */
-void head_block_backward(const BlockParams *grad, float *input_grad, const HeadBack *back,
+void head_block_backward(const BlockParams *grad, float *input_grad, const HeadBlockBack *back,
                          const float *out_grad, const HeadCache *cache, const float *input,
                          const MambaBlock *block)
 {
@@ -496,7 +485,7 @@ static bool demo_head_trace(const Show *show, Error *error)
     Random random = random_from_seed(show->seed);
     OwnHeadBlock own = own_head_block_new(config, 1, LEN, &random);
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size, last = LEN - 1;
-    size_t wide = head_block_wide(config), shared = config->n_groups * config->state_size;
+    size_t wide = config_conv_width(config), shared = config->n_groups * config->state_size;
     float *input = random_floats(LEN * d_model, &random), *out = NEW(float, LEN *d_model);
     float *normed = NEW(float, LEN *d_model), scale[LEN];
     const HeadCache *cache = &own.cache;
@@ -522,7 +511,7 @@ static bool demo_head_trace(const Show *show, Error *error)
     print_stage("x", "the state of channel 1 of head 1", own.state.x, config->state_size, 0);
     print_stage("y", "x C + D u: what is read", cache->y, d_inner, last);
     print_stage("gated", "y silu(z)", cache->gated, d_inner, last);
-    print_stage("normed", "each group by its root mean square, times weight", cache->gated_normed,
+    print_stage("normed", "each group divided by its root mean square", cache->gated_normed,
                 d_inner, last);
     print_stage("out", "out_proj, plus the input", out, d_model, last);
     printf("\nWhat goes on to token %d: %zu numbers of x and %zu of the convolution.\n", LEN + 1,

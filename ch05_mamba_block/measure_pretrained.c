@@ -38,13 +38,15 @@ bool folder_write(const Model *model, const char *dir, TensorType type, Error *e
     bool ok = out_open(&out, path, error);
     if (ok) {
         fprintf(out.stream,
-                "{\"model_type\": \"mamba\", \"hidden_size\": %zu, \"state_size\": %zu, "
+                "{\"model_type\": \"%s\", \"mixer_rms_eps\": %g, \"hidden_size\": %zu, "
+                "\"state_size\": %zu, "
                 "\"num_hidden_layers\": %zu, \"vocab_size\": %zu, \"conv_kernel\": %zu, "
                 "\"time_step_rank\": %zu, \"use_bias\": %s, \"use_conv_bias\": %s, "
                 "\"tie_word_embeddings\": %s}\n",
-                config->hidden_size, config->state_size, config->num_hidden_layers,
-                config->vocab_size, config->conv_kernel, config->time_step_rank,
-                config->use_bias ? "true" : "false", config->use_conv_bias ? "true" : "false",
+                model_type_name[config->kind], config->mixer_rms_eps, config->hidden_size,
+                config->state_size, config->num_hidden_layers, config->vocab_size,
+                config->conv_kernel, config->time_step_rank, config->use_bias ? "true" : "false",
+                config->use_conv_bias ? "true" : "false",
                 config->tie_word_embeddings ? "true" : "false");
         ok = out_close(&out, error);
     }

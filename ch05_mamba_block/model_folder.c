@@ -10,7 +10,7 @@
 #ifndef CH05_MODEL_FOLDER
 #define CH05_MODEL_FOLDER
 
-#include "mamba_block.c"
+#include "layers.c"
 #include "safetensors.c"
 #include "tokenizer_json.c"
 #include "words.c" /* path_in */
@@ -288,7 +288,8 @@ static bool folder_find_ends(ModelFolder *folder, Error *error)
         !shards_expect(&folder->norm_f, shards, "backbone.norm_f.weight", 1, shape + 1, error))
         return false;
     folder->embeddings = folder->head = table;
-    folder->print = hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1);
+    folder->print =
+        hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1 + (uint64_t)config->kind);
     folder->print = hash_bytes(table->data, smaller(table->bytes, 4096), folder->print);
     folder->print = hash_bytes(folder->norm_f->data, folder->norm_f->bytes, folder->print);
     return config->tie_word_embeddings ||
@@ -300,7 +301,7 @@ static bool folder_find_layers(ModelFolder *folder, Error *error)
 {
     TensorShape shape[BLOCK_TENSORS];
     size_t layers = folder->config.num_hidden_layers;
-    block_shapes(shape, &folder->config);
+    layer_shapes(shape, &folder->config);
     folder->part = NEW(const Tensor *, layers *BLOCK_TENSORS);
     for (size_t i = 0; i < layers * BLOCK_TENSORS; i++) {
         const TensorShape *part = &shape[i % BLOCK_TENSORS];

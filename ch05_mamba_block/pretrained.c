@@ -59,8 +59,8 @@ typedef struct {
     /* one token */
     float *memory; /* of what follows */
     float *hidden; /* (d_model) the residual: what the layers add to */
-    float *in;     /* (2 d_inner) u and z as in_proj gives them */
-    float *u;      /* (d_inner) u after convolution and silu */
+    float *in;     /* (rows of in_proj) u and z as in_proj gives them; Mamba-2: z, uBC, dt */
+    float *u;      /* (d_inner) u after convolution and silu; Mamba-2: (width) u, B, C */
     float *x_dbl;  /* (dt_rank + 2 d_state) dt, B and C as x_proj gives them */
     float *dt;     /* (d_inner) Delta before its bias and softplus */
     float *gated;  /* (d_inner) y silu(z) */
@@ -74,7 +74,7 @@ typedef struct {
     bool timed;
     /* many tokens at once */
     size_t room; /* tokens that there is space for; 0 before the first prompt */
-    BlockCache cache;
+    LayerCache cache;
     float *cache_memory;
     float *rows, *final; /* (room, d_model) the residuals; after the last norm */
     float *scale;        /* (room) of the norm */
@@ -99,16 +99,18 @@ Runner runner_new(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
     size_t d_inner = config->intermediate_size, used = 0;
+    size_t narrow = config->time_step_rank + 2 * config->state_size;
+    size_t widest = config->hidden_size > d_inner ? config->hidden_size : d_inner;
     Runner run;
     memset(&run, 0, sizeof run);
     run.model = model;
-    run.widest = on_a_vector(config->hidden_size > d_inner ? config->hidden_size : d_inner);
+    run.widest = on_a_vector(widest > narrow ? widest : narrow);
     runner_threads(&run, pretrained_step_bytes(model) < ALONE_BYTES ? 1 : (size_t)threads_most());
     for (int pass = 0; pass < 2; pass++, used = 0) {
         run.hidden = take(run.memory, &used, config->hidden_size);
-        run.in = take(run.memory, &used, 2 * d_inner);
-        run.u = take(run.memory, &used, d_inner);
-        run.x_dbl = take(run.memory, &used, config->time_step_rank + 2 * config->state_size);
+        run.in = take(run.memory, &used, model->layer[0].weight[W_IN].rows);
+        run.u = take(run.memory, &used, config_conv_width(config));
+        run.x_dbl = take(run.memory, &used, narrow);
         run.dt = take(run.memory, &used, d_inner);
         run.gated = take(run.memory, &used, d_inner);
         run.mixed = take(run.memory, &used, config->hidden_size);
@@ -134,6 +136,34 @@ static void step_time(Runner *run, StepTime what, size_t thread)
     double now = seconds_now();
     run->seconds[what] += now - run->mark;
     run->mark = now;
+}
+
+/* Falcon-Mamba's dt, B and C, each normed by itself: out (dt_rank + 2 d_state) from x_dbl. Each
+   thread does all of it, into a vector of its own, for that is sooner done than waited for. */
+static void norm_parts(float *out, const float *x_dbl, const MambaConfig *config)
+{
+    size_t dt_rank = config->time_step_rank, d_state = config->state_size;
+    double epsilon = config->mixer_rms_eps;
+    norm_token(out, x_dbl, NULL, epsilon, dt_rank);
+    norm_token(out + dt_rank, x_dbl + dt_rank, NULL, epsilon, d_state);
+    norm_token(out + dt_rank + d_state, x_dbl + dt_rank + d_state, NULL, epsilon, d_state);
+}
+
+/* h = h + out_proj(y), y (d_inner) in x->value: each thread has rows of d_model, and each wants all
+   of y. Then all wait for all of h. */
+static void step_out(Runner *run, const PretrainedLayer *layer, Activation *x, size_t thread,
+                     size_t threads)
+{
+    size_t d_model = run->model->config.hidden_size;
+    size_t first = share_start(d_model, thread, threads);
+    size_t end = share_start(d_model, thread + 1, threads);
+    const float *bias = layer->block.params.tensor[OUT_PROJ_BIAS];
+    activation_set(x, &layer->weight[W_OUT]);
+    weight_product(run->mixed, &layer->weight[W_OUT], x, first, end);
+    for (size_t i = first; i < end; i++)
+        run->hidden[i] += run->mixed[i] + (bias == NULL ? 0.0f : bias[i]);
+    threads_meet(&run->meeting, threads);
+    step_time(run, T_OUT, thread);
 }
 
 /* One thread's part of a layer: chapter 5's block for one token.
@@ -186,15 +216,17 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_time(run, T_X, thread);
     /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z): chapter 4's
        recurrence, one step of it, back on the thread's own channels */
-    x->value = run->x_dbl;
+    x->value = config->kind == MODEL_FALCON_MAMBA ? normed : run->x_dbl;
+    if (config->kind == MODEL_FALCON_MAMBA)
+        norm_parts(normed, run->x_dbl, config);
     activation_set(x, &W[W_DT]);
     weight_product(run->dt, &W[W_DT], x, first, end);
     step_time(run, T_DT, thread);
     const TokenScan scan = {run->u,
                             run->dt,
                             run->in + d_inner,
-                            run->x_dbl + dt_rank,
-                            run->x_dbl + dt_rank + d_state,
+                            x->value + dt_rank,
+                            x->value + dt_rank + d_state,
                             layer->A2,
                             p[DT_PROJ_BIAS],
                             p[D_SKIP],
@@ -202,17 +234,68 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_scan(run->gated, memory->x + which * x_floats(config), &scan, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_SCAN, thread);
-    /* h = h + out_proj(y): rows of d_model are shared now, and each wants all of y */
     x->value = run->gated;
-    activation_set(x, &W[W_OUT]);
-    first = share_start(d_model, thread, threads);
-    end = share_start(d_model, thread + 1, threads);
-    weight_product(run->mixed, &W[W_OUT], x, first, end);
-    for (size_t i = first; i < end; i++)
-        run->hidden[i] += run->mixed[i] + (p[OUT_PROJ_BIAS] == NULL ? 0.0f : p[OUT_PROJ_BIAS][i]);
+    step_out(run, layer, x, thread, threads);
     x->value = normed;
+}
+
+/* One thread's part of a layer of Mamba-2.
+
+       z, uBC, dt = in_proj(norm(h)).split()          (d_inner), (width), (n_head)
+       u, B, C = silu(conv1d(uBC)).split()            (d_inner), (n_group d_state) twice
+       Delta = clamp(softplus(dt + bias))             (n_head)
+       x = exp(Delta A) x + Delta u B                 (n_head, d_head, d_state)
+       h = h + out_proj(norm((x C + D u) silu(z)))    (d_model)
+
+   There is one meeting less, for B, C and dt do not wait for u: threads meet before the scan, before
+   the norm, which wants all channels of a group, and before the next layer. */
+static void step_layer_heads(Runner *run, Memory *memory, size_t which, Activation *x,
+                             size_t thread, size_t threads)
+{
+    const PretrainedLayer *layer = &run->model->layer[which];
+    const MambaConfig *config = &run->model->config;
+    float *const *p = layer->block.params.tensor;
+    size_t d_inner = config->intermediate_size, width = config_conv_width(config);
+    size_t shared = config->n_groups * config->state_size, group = d_inner / config->n_groups;
+    const size_t part[3] = {d_inner, width, config->num_heads};
+
+    norm_token(x->value, run->hidden, p[NORM_WEIGHT], config->layer_norm_epsilon,
+               config->hidden_size);
+    activation_set(x, &layer->weight[W_IN]);
+    for (size_t k = 0, at = 0; k < 3; at += part[k++]) { /* the thread's share of each part */
+        size_t first = at + share_start(part[k], thread, threads);
+        size_t end = at + share_start(part[k], thread + 1, threads);
+        weight_product(run->in, &layer->weight[W_IN], x, first, end);
+        for (size_t i = first; i < end && p[IN_PROJ_BIAS] != NULL; i++)
+            run->in[i] += p[IN_PROJ_BIAS][i];
+    }
+    step_time(run, T_IN, thread);
+    step_conv(run->u, memory->conv + which * conv_floats(config), run->in + d_inner, layer->conv,
+              p[CONV1D_BIAS], width, config->conv_kernel, share_start(width, thread, threads),
+              share_start(width, thread + 1, threads));
     threads_meet(&run->meeting, threads);
-    step_time(run, T_OUT, thread);
+    step_time(run, T_CONV, thread);
+    const TokenHeads token = {run->u,
+                              run->in,
+                              run->in + d_inner + width,
+                              run->u + d_inner,
+                              run->u + d_inner + shared,
+                              layer->block.A,
+                              p[DT_BIAS],
+                              p[D_SKIP],
+                              config->time_step_limit,
+                              config->num_heads,
+                              config->head_dim,
+                              config->n_groups,
+                              config->state_size};
+    step_heads(run->gated, memory->x + which * x_floats(config), &token,
+               config->num_heads * thread / threads, config->num_heads * (thread + 1) / threads);
+    threads_meet(&run->meeting, threads);
+    step_time(run, T_SCAN, thread);
+    for (size_t d = 0; d < d_inner; d += group) /* each thread for itself */
+        norm_token(x->value + d, run->gated + d, p[GATED_NORM_WEIGHT] + d,
+                   config->layer_norm_epsilon, group);
+    step_out(run, layer, x, thread, threads);
 }
 
 /* One thread's part of the head: logits (vocab) = head (vocab, d_model) norm_f(h). The largest
@@ -237,7 +320,8 @@ static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, siz
         activation_place(run->own + thread * activation_floats(run->widest), run->widest);
     if (id != NO_TOKEN) { /* run->hidden holds its embedding */
         for (size_t i = 0; i < config->num_hidden_layers; i++)
-            step_layer(run, memory, i, &x, thread, threads);
+            (layer_has_heads(config) ? step_layer_heads : step_layer)(run, memory, i, &x, thread,
+                                                                      threads);
         norm_token(x.value, run->hidden, run->model->norm_f, config->layer_norm_epsilon,
                    config->hidden_size);
         if (thread == 0)
@@ -285,7 +369,7 @@ void runner_logits(Runner *run, Memory *memory)
 
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
-   together, by chapter 5's own block_forward, and a weight that was read is used for all of them.
+   together, by chapter 5's own block (or Mamba-2's), and a weight that was read is used for all of them.
    This is no walk through memory any more, but arithmetic: each number that was read is multiplied
    once for each of up to 256 tokens. The block wants floats; they are made of the matrices, one
    layer at a time. */
@@ -309,7 +393,7 @@ static void runner_room(Runner *run, size_t tokens)
         return;
     free(run->cache_memory), free(run->rows), free(run->final), free(run->scale);
     run->room = tokens;
-    run->cache_memory = NEW(float, block_cache_place(&run->cache, NULL, block, 1, tokens, false));
+    run->cache_memory = NEW(float, layer_cache_place(&run->cache, NULL, block, 1, tokens, false));
     run->rows = NEW(float, tokens * config->hidden_size);
     run->final = NEW(float, tokens * config->hidden_size);
     run->scale = NEW(float, tokens);
@@ -326,28 +410,13 @@ static MambaBlock layer_as_floats(Runner *run, const PretrainedLayer *layer)
     size_t used = 0;
     for (int w = 0; w < W_COUNT; w++) {
         const Weight *weight = &layer->weight[w];
-        if (weight->type == TENSOR_F32)
+        if (weight->type == TENSOR_F32 || weight->rows == 0)
             continue;
         weight_rows_to_float(run->matrices + used, weight, 0, weight->rows);
         block.params.tensor[weight_tensor[w]] = run->matrices + used;
         used += on_a_vector(weight->rows * weight->cols);
     }
     return block;
-}
-
-/* The mean Delta of each token in one layer, over its d_inner channels: how far it opens the gate.
-   exp(Delta A) is what it leaves of the state, Delta B u what it writes. */
-static void runner_focus(Runner *run, size_t layer, size_t start, size_t len,
-                         const MambaBlock *block)
-{
-    size_t d_inner = block->config.intermediate_size;
-    for (size_t t = 0; t < len; t++) {
-        double sum = 0.0;
-        for (size_t d = 0; d < d_inner; d++)
-            sum += (double)softplus(run->cache.dt_raw[t * d_inner + d] +
-                                    block->params.tensor[DT_PROJ_BIAS][d]);
-        run->focus->delta[layer * run->focus->tokens + start + t] = sum / (double)d_inner;
-    }
 }
 
 /* Up to PROMPT_CHUNK tokens at once; run->final (len, d_model) is what came out for each. A longer
@@ -359,7 +428,7 @@ static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_
     const MambaConfig *config = &model->config;
     size_t d_model = config->hidden_size;
     runner_room(run, len);
-    block_cache_place(&run->cache, run->cache_memory, &model->layer[0].block, 1, len, false);
+    layer_cache_place(&run->cache, run->cache_memory, &model->layer[0].block, 1, len, false);
     /* h = embeddings[ids] (len, d_model) */
     for (size_t t = 0; t < len; t++)
         weight_rows_to_float(run->rows + t * d_model, &model->embeddings, ids[t], 1);
@@ -368,11 +437,12 @@ static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_
         MambaBlock block = layer_as_floats(run, &model->layer[i]);
         float *x = memory->x + i * x_floats(config);
         BlockState state = {memory->conv + i * conv_floats(config), run->x_turned};
-        states_in_rows(run->x_turned, x, config->intermediate_size, config->state_size);
-        block_forward(run->rows, &run->cache, &state, run->rows, &block);
-        states_in_lanes(x, run->x_turned, config->intermediate_size, config->state_size);
-        if (run->focus != NULL)
-            runner_focus(run, i, start, len, &block);
+        states_turn(run->x_turned, x, config, false);
+        layer_forward(run->rows, &run->cache, &state, run->rows, &block);
+        states_turn(run->x_turned, x, config, true);
+        for (size_t t = 0; t < len && run->focus != NULL; t++)
+            run->focus->delta[i * run->focus->tokens + start + t] =
+                layer_mean_step(&run->cache, t, &block);
     }
     rms_norm_forward(run->final, run->scale, run->rows, model->norm_f, config->layer_norm_epsilon,
                      len, d_model);

@@ -1,5 +1,5 @@
-/* A pretrained model in memory: its weights where they lie in the mapped files, and what it remembers
-   of a text.
+/* A pretrained model in memory: its weights where they lie in the mapped files, and what it
+   remembers of a text.
 
    HOLDS   a layer's matrices and vectors (PretrainedLayer), the whole model, opened and closed
            (Pretrained), the bytes that a step reads; the memory of a conversation (Memory), to a
@@ -23,7 +23,8 @@
 
 /* The four matrices of a block, in the order in which a token meets them. Nearly all bytes of a
    layer are theirs: in_proj (2 d_inner, d_model), x_proj (dt_rank + 2 d_state, d_inner), dt_proj
-   (d_inner, dt_rank) and out_proj (d_model, d_inner). */
+   (d_inner, dt_rank) and out_proj (d_model, d_inner). Mamba-2 has only the first and the last, and
+   rows of in_proj for B, C and dt too. */
 typedef enum { W_IN, W_X, W_DT, W_OUT, W_COUNT } WeightName;
 
 static const BlockTensor weight_tensor[W_COUNT] = {IN_PROJ_WEIGHT, X_PROJ_WEIGHT, DT_PROJ_WEIGHT,
@@ -33,8 +34,9 @@ static const BlockTensor weight_tensor[W_COUNT] = {IN_PROJ_WEIGHT, X_PROJ_WEIGHT
 typedef struct {
     Weight weight[W_COUNT]; /* in F32, F16 or BF16 as they lie, or copies in 8 or 4 bits */
     MambaBlock block; /* for many tokens at once; its matrices are NULL unless they lie in F32 */
-    float *conv;      /* (d_conv, d_inner) the convolution's weights, transposed */
-    float *A2;        /* (d_inner, d_state), in lanes: A log2 e, so exp(Delta A) = 2^(Delta A2) */
+    float *conv;      /* (d_conv, width) the convolution's weights, transposed */
+    float *A2;        /* (d_inner, d_state), in lanes: A log2 e, so exp(Delta A) = 2^(Delta A2);
+                         Mamba-2's heads have one A each, block.A, and need none */
     float *memory;    /* of all vectors of the block */
 } PretrainedLayer;
 
@@ -49,13 +51,13 @@ typedef struct {
     float *norm_f;          /* (d_model) */
 } Pretrained;
 
-/* Which of the four matrices a part of chapter 5's block is; W_COUNT: it is a vector. */
-static int weight_of(int part)
+/* Which of the four matrices a part of a block is; W_COUNT: it is a vector, or not there. */
+static int weight_of(int part, const Tensor *tensor)
 {
     int which = 0;
     while (which < W_COUNT && (int)weight_tensor[which] != part)
         which++;
-    return which;
+    return tensor != NULL && tensor->rank == 2 ? which : W_COUNT;
 }
 
 /* A layer from its tensors. The vectors (norm, convolution, A_log, D, biases) become floats in
@@ -65,14 +67,15 @@ static void layer_read(PretrainedLayer *layer, const Tensor *const *part, size_t
 {
     size_t used = 0, room = 0;
     for (int k = 0; k < BLOCK_TENSORS; k++)
-        room += part[k] == NULL || weight_of(k) < W_COUNT ? 0 : on_a_vector(part[k]->count);
+        if (part[k] != NULL && weight_of(k, part[k]) == W_COUNT)
+            room += on_a_vector(part[k]->count);
     layer->memory = NEW(float, room);
     for (int k = 0; k < BLOCK_TENSORS; k++) {
         float **to = &layer->block.params.tensor[k];
         if (part[k] == NULL) /* a bias that this model has not */
             continue;
-        if (weight_of(k) < W_COUNT) {
-            Weight *weight = &layer->weight[weight_of(k)];
+        if (weight_of(k, part[k]) < W_COUNT) {
+            Weight *weight = &layer->weight[weight_of(k, part[k])];
             *weight = weight_kept(part[k], bits, arena);
             *to = weight->type == TENSOR_F32 ? (float *)(void *)weight->data : NULL;
         } else {
@@ -87,12 +90,26 @@ static void layer_read(PretrainedLayer *layer, const Tensor *const *part, size_t
    states of its scan, filled up to whole vectors of channels. */
 static size_t conv_floats(const MambaConfig *config)
 {
-    return config->intermediate_size * (config->conv_kernel - 1);
+    return config_conv_width(config) * (config->conv_kernel - 1);
 }
 
 static size_t x_floats(const MambaConfig *config)
 {
+    if (layer_has_heads(config)) /* a head's states lie side by side as they are */
+        return config->intermediate_size * config->state_size;
     return states_floats(config->intermediate_size, config->state_size);
+}
+
+/* One layer's states in rows (d_inner, d_state), from x as it is kept, or back into it. */
+static void states_turn(float *rows, float *x, const MambaConfig *config, bool back)
+{
+    size_t d_inner = config->intermediate_size, d_state = config->state_size;
+    if (layer_has_heads(config))
+        memcpy(back ? x : rows, back ? rows : x, d_inner * d_state * sizeof(float));
+    else if (back)
+        states_in_lanes(x, rows, d_inner, d_state);
+    else
+        states_in_rows(rows, x, d_inner, d_state);
 }
 
 /* What a step would otherwise work out again for each token: A = -exp(A_log), which never changes,
@@ -102,23 +119,25 @@ static size_t x_floats(const MambaConfig *config)
 static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
 {
     size_t d_inner = config->intermediate_size, d_state = config->state_size;
-    size_t d_conv = config->conv_kernel;
+    size_t d_conv = config->conv_kernel, width = config_conv_width(config);
+    size_t states = layer_has_heads(config) ? 0 : x_floats(config);
     const float log2_e = 1.44269504f;
     layer->block.config = *config;
-    layer->block.A = NEW(float, d_inner *d_state);
-    layer->A2 = NEW(float, x_floats(config));
-    layer->conv = NEW(float, d_inner *d_conv);
+    layer->block.A = NEW(float, layer_A_count(config));
+    layer->A2 = NEW(float, states);
+    layer->conv = NEW(float, width *d_conv);
     /* A = -exp(A_log) (d_inner, d_state); 2^(Delta A log2 e) = exp(Delta A), and 2^x is the
        exponential that a processor finds easiest */
-    block_refresh(&layer->block);
-    states_in_lanes(layer->A2, layer->block.A, d_inner, d_state);
-    for (size_t i = 0; i < x_floats(config); i++)
+    layer_refresh(&layer->block);
+    if (states > 0)
+        states_in_lanes(layer->A2, layer->block.A, d_inner, d_state);
+    for (size_t i = 0; i < states; i++)
         layer->A2[i] *= log2_e;
-    /* conv = conv1d.weight.T (d_conv, d_inner) */
+    /* conv = conv1d.weight.T (d_conv, width) */
     const float *weight = layer->block.params.tensor[CONV1D_WEIGHT];
-    for (size_t d = 0; d < d_inner; d++)
+    for (size_t d = 0; d < width; d++)
         for (size_t j = 0; j < d_conv; j++)
-            layer->conv[j * d_inner + d] = weight[d * d_conv + j];
+            layer->conv[j * width + d] = weight[d * d_conv + j];
 }
 
 /* Bytes that all matrices take in 8 or 4 bits: a quarter or an eighth of F32, and the scales. */
@@ -128,7 +147,8 @@ static size_t arena_bytes(const ModelFolder *folder, size_t bits)
     for (size_t i = 0; i < folder->config.num_hidden_layers; i++)
         for (int w = 0; w < W_COUNT; w++) {
             const Tensor *matrix = folder->part[i * BLOCK_TENSORS + weight_tensor[w]];
-            bytes += int_bytes(matrix->shape[0], matrix->shape[1], bits);
+            if (weight_of(weight_tensor[w], matrix) < W_COUNT)
+                bytes += int_bytes(matrix->shape[0], matrix->shape[1], bits);
         }
     return bytes;
 }
@@ -180,8 +200,9 @@ void pretrained_close(Pretrained *model)
 size_t pretrained_step_bytes(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
-    size_t vectors = config->intermediate_size * (config->conv_kernel + 3) + config->hidden_size;
+    size_t vectors = config_conv_width(config) * (config->conv_kernel + 1) + config->hidden_size;
     size_t states = 2 * x_floats(config) + conv_floats(config);
+    vectors += config->intermediate_size * (layer_has_heads(config) ? 1 : 2); /* norm; bias, D */
     size_t bytes = weight_bytes(&model->head);
     for (size_t i = 0; i < config->num_hidden_layers; i++) {
         for (int w = 0; w < W_COUNT; w++)
@@ -199,8 +220,8 @@ size_t pretrained_step_bytes(const Pretrained *model)
 
 typedef struct {
     size_t count; /* tokens so far */
-    float *conv;  /* (n_layer, d_conv - 1, d_inner) the last inputs of each convolution */
-    float *x;     /* (n_layer, d_inner, d_state) the states, each layer's in lanes */
+    float *conv;  /* (n_layer, d_conv - 1, width) the last inputs of each convolution */
+    float *x; /* (n_layer, d_inner, d_state) the states, each layer's in lanes; heads' in rows */
     float *final; /* (d_model) after the last norm, of the last token: its logits come from there */
 } Memory;
 
@@ -221,14 +242,9 @@ void memory_free(Memory *memory)
    back. */
 static void memory_turn(float *rows, const Memory *memory, const MambaConfig *config, bool back)
 {
-    size_t d_inner = config->intermediate_size, d_state = config->state_size;
-    for (size_t i = 0; i < config->num_hidden_layers; i++) {
-        float *of_file = rows + i * d_inner * d_state, *x = memory->x + i * x_floats(config);
-        if (back)
-            states_in_lanes(x, of_file, d_inner, d_state);
-        else
-            states_in_rows(of_file, x, d_inner, d_state);
-    }
+    size_t states = config->intermediate_size * config->state_size;
+    for (size_t i = 0; i < config->num_hidden_layers; i++)
+        states_turn(rows + i * states, memory->x + i * x_floats(config), config, back);
 }
 
 /* The memory as a file wants it; .ssm is new and to be freed. */

@@ -174,11 +174,7 @@ static bool show_lengths(const Model *model, const Vocabulary *words, Error *err
    (work->back) of a single sequence. */
 double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
 {
-    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-    double sum = 0.0;
-    for (size_t d = 0; d < scan.d_inner; d++)
-        sum += (double)step_size(&scan, token, d);
-    return sum / (double)scan.d_inner;
+    return layer_mean_step(&work->cache[layer], token, &model->block[layer]);
 }
 
 /* How much of what the states held before tokens first .. last is still there after them. Every
@@ -195,7 +191,7 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
     size_t d_inner = config->intermediate_size, d_state = config->state_size;
     double all = 0.0, left = 0.0;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+        Scan scan = block_scan(&work->cache[layer].block, &model->block[layer], NULL);
         const float *x =
             block_state_place(state + layer * block_state_floats(config, 1), config, 1).x;
         for (size_t d = 0; d < d_inner; d++)
@@ -223,7 +219,7 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
    over all states of the layer, and the shares add up to 1: share (len). */
 void state_shares(double *share, const ModelWork *work, size_t layer, const Model *model)
 {
-    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+    Scan scan = block_scan(&work->cache[layer].block, &model->block[layer], NULL);
     double *wrote = NEW(double, scan.len), square = 0.0;
     memset(share, 0, scan.len * sizeof *share);
     for (size_t d = 0; d < scan.d_inner; d++)

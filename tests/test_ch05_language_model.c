@@ -210,6 +210,71 @@ static void greedy_tokens_agree_with_golden(void **state)
     for_golden_files("ch05_lm_bf16", "greedy", check_greedy);
 }
 
+/* ---- the family ---- */
+
+/* Calls `check` for the golden file of every folder whose name matches. */
+static void for_family(const char *folders, void (*check)(const Safetensors *, Model *))
+{
+    glob_t found;
+    char pattern[128];
+    snprintf(pattern, sizeof pattern, "%s/golden.safetensors", folders);
+    size_t files = golden_list(&found, pattern);
+    for (size_t i = 0; i < files; i++) {
+        Safetensors file;
+        char folder[128], *path = found.gl_pathv[i], *end = strrchr(path, '/');
+        const char *start = path + strlen(golden_dir()) + 1;
+        snprintf(folder, sizeof folder, "%.*s", (int)(end - start), start);
+        golden_open(&file, path);
+        Model model = golden_model(folder);
+        check(&file, &model);
+        model_free(&model);
+        safetensors_close(&file);
+    }
+    globfree(&found);
+}
+
+/* Logits of every position, and the mean loss. */
+static void check_family_logits(const Safetensors *file, Model *model)
+{
+    Prompts prompts = golden_prompts(file);
+    ModelWork work = model_work_new(model, prompts.batch, prompts.len, true);
+    double *nll = NEW(double, prompts.batch *prompts.len);
+    model_forward(&work, NULL, prompts.ids, model);
+    assert_golden(file, "logits", work.logits, 2e-5);
+    assert_near(model_loss(nll, &work, prompts.targets, model), golden_scalar(file, "nll"), 0,
+                2e-5);
+    free(nll);
+    prompts_free(&prompts);
+    model_work_free(&work);
+}
+
+/* The tokens that follow the first prompt. */
+static void check_family_greedy(const Safetensors *file, Model *model)
+{
+    Prompts prompts = golden_prompts(file);
+    const Tensor *tensor;
+    double *want = golden_doubles(&tensor, file, "greedy");
+    int32_t *got = NEW(int32_t, tensor->count);
+    generate_greedy(got, tensor->count, prompts.ids, prompts.len, model);
+    for (size_t i = 0; i < tensor->count; i++)
+        assert_int_equal(got[i], (int32_t)want[i]);
+    free(want), free(got);
+    prompts_free(&prompts);
+}
+
+static void falcon_mamba_agrees_with_golden(void **state)
+{
+    (void)state;
+    for_family("falcon_mamba_*", check_family_logits);
+    for_family("falcon_mamba_*", check_family_greedy);
+}
+
+static void every_gradient_of_falcon_mamba_agrees_with_golden(void **state)
+{
+    (void)state;
+    for_family("falcon_mamba_*", check_gradients);
+}
+
 static void check_adamw(const Safetensors *file, Model *model)
 {
     Prompts prompts = {0, 0, NULL, NULL};
@@ -1004,7 +1069,7 @@ static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(vo
     for (int which = 0; which < 2; which++) {
         ModelWork work = model_work_new(both[which], 1, LEN, true);
         model_forward(&work, NULL, ids, both[which]);
-        const BlockCache *cache = &work.cache[1];
+        const BlockCache *cache = &work.cache[1].block;
         size_t narrow = model.config.time_step_rank + 2 * model.config.state_size;
         for (int t = 1; t < LEN; t++)
             assert_int_equal(memcmp(cache->x_dbl, cache->x_dbl + (size_t)t * narrow,
@@ -1459,7 +1524,7 @@ static void ex5_8_what_is_kept_is_what_a_state_put_in_leaves(void **state)
     for (size_t layer = 0; layer < layers; layer++) {
         float *own = block_state_place(start + layer * floats, &model.config, 1).x;
         for (int with = 0; with < 2; with++) {
-            Scan scan = block_scan(&reading.work.cache[layer], &model.block[layer], NULL);
+            Scan scan = block_scan(&reading.work.cache[layer].block, &model.block[layer], NULL);
             scan.u += first * d_inner, scan.delta += first * d_inner;
             scan.B += first * d_state, scan.C += first * d_state;
             scan.z = NULL, scan.checkpoint = NULL;
@@ -1499,7 +1564,7 @@ static void a_word_s_share_is_what_it_left_in_the_state(void **state)
     float *y = NEW(float, d_inner *reading.len), *u = NEW(float, d_inner *reading.len);
     double along = 0.0, square = 0.0, sum = 0.0;
     for (int alone = 0; alone < 2; alone++) {
-        Scan scan = block_scan(&reading.work.cache[LAYER], &model.block[LAYER], NULL);
+        Scan scan = block_scan(&reading.work.cache[LAYER].block, &model.block[LAYER], NULL);
         memcpy(u + WORD * d_inner, scan.u + WORD * d_inner, d_inner * sizeof *u);
         scan.z = NULL, scan.checkpoint = NULL;
         scan.u = alone ? u : scan.u;
@@ -1529,7 +1594,7 @@ static void a_word_s_delta_is_the_mean_of_its_channels(void **state)
     open_tiny(&model, &words);
     assert_true(reading_new(&reading, "grandmother sang about kerry .", &words, &model, &error));
     size_t d_inner = model.config.intermediate_size, t = 3;
-    const float *raw = reading.work.cache[1].dt_raw + t * d_inner;
+    const float *raw = reading.work.cache[1].block.dt_raw + t * d_inner;
     double sum = 0.0;
     for (size_t d = 0; d < d_inner; d++) {
         double delta =
@@ -1899,6 +1964,8 @@ int main(void)
         cmocka_unit_test(weights_in_bf16_agree_with_golden),
         cmocka_unit_test(every_gradient_agrees_with_golden),
         cmocka_unit_test(greedy_tokens_agree_with_golden),
+        cmocka_unit_test(falcon_mamba_agrees_with_golden),
+        cmocka_unit_test(every_gradient_of_falcon_mamba_agrees_with_golden),
         cmocka_unit_test(ex5_7_five_steps_of_adamw_agree_with_golden),
         cmocka_unit_test(a_prompt_in_pieces_and_by_steps_gives_the_same_logits),
         cmocka_unit_test(an_untied_head_has_a_gradient_of_its_own),

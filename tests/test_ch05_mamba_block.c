@@ -557,10 +557,11 @@ static void check_direction(Bench *bench, float *values, const float *gradient, 
     free(direction), free(kept);
 }
 
-static void every_gradient_is_the_slope_of_the_loss(void **state)
+static void check_gradients_of(ModelKind kind)
 {
-    (void)state;
     MambaConfig config = odd_config();
+    config.kind = kind;
+    config.mixer_rms_eps = 0.01;
     Bench bench = bench_new(&config, 2, 6, 7);
     TensorShape shapes[BLOCK_TENSORS];
     size_t count = 2 * 6 * 11;
@@ -579,6 +580,47 @@ static void every_gradient_is_the_slope_of_the_loss(void **state)
     for (uint64_t seed = 0; seed < 3; seed++)
         check_direction(&bench, input, input_grad, count, input, g, seed);
     free(input), free(g), free(out), free(input_grad);
+    bench_free(&bench);
+}
+
+static void every_gradient_is_the_slope_of_the_loss(void **state)
+{
+    (void)state;
+    check_gradients_of(MODEL_MAMBA);
+}
+
+static void with_norms_of_dt_B_and_C_too(void **state)
+{
+    (void)state;
+    check_gradients_of(MODEL_FALCON_MAMBA);
+}
+
+/* Each is of length one after its norm, but for epsilon: the mean of its squares is 1. */
+static void the_norms_of_falcon_mamba_are_of_each_part_by_itself(void **state)
+{
+    (void)state;
+    MambaConfig config = odd_config();
+    config.kind = MODEL_FALCON_MAMBA;
+    Bench bench = bench_new(&config, 2, 6, 7);
+    Random random = random_from_seed(8);
+    float *input = random_array(2 * 6 * 11, &random), *out = nan_filled(2 * 6 * 11);
+    block_forward(out, &bench.cache, NULL, input, &bench.block);
+    const float *part[3] = {bench.cache.dt_low, bench.cache.B, bench.cache.C};
+    size_t width[3] = {config.time_step_rank, config.state_size, config.state_size}, first = 0;
+    size_t narrow = width[0] + 2 * width[1];
+    for (size_t k = 0; k < 3; first += width[k++])
+        for (size_t t = 0; t < 12; t++) {
+            double square = 0.0;
+            for (size_t i = 0; i < width[k]; i++) {
+                double raw = bench.cache.x_dbl[t * narrow + first + i];
+                square += raw * raw / (double)width[k];
+            }
+            for (size_t i = 0; i < width[k]; i++)
+                assert_near(part[k][t * width[k] + i],
+                            bench.cache.x_dbl[t * narrow + first + i] / sqrt(square + 1e-6), 1e-6,
+                            1e-5);
+        }
+    free(input), free(out);
     bench_free(&bench);
 }
 
@@ -1037,6 +1079,8 @@ int main(void)
         cmocka_unit_test(pieces_and_steps_are_the_whole),
         cmocka_unit_test(many_sequences_are_each_by_itself),
         cmocka_unit_test(every_gradient_is_the_slope_of_the_loss),
+        cmocka_unit_test(with_norms_of_dt_B_and_C_too),
+        cmocka_unit_test(the_norms_of_falcon_mamba_are_of_each_part_by_itself),
         cmocka_unit_test(ex5_1_the_norm_s_gradient_is_its_slope),
         cmocka_unit_test(ex5_2_the_convolution_by_hand),
         cmocka_unit_test(ex5_2_each_channel_has_its_own_weights),

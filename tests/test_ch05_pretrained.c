@@ -402,6 +402,11 @@ static void steps_and_prompts_agree_with_the_clear_model(void **state)
     check_against_clear(&odd, TENSOR_F16, 1e-5);
     check_against_clear(&plain, TENSOR_F32, 1e-5);
     check_against_clear(&one, TENSOR_BF16, 1e-5);
+    odd.kind = MODEL_FALCON_MAMBA;
+    odd.mixer_rms_eps = 0.03; /* large enough to tell */
+    check_against_clear(&odd, TENSOR_F32, 1e-5);
+    check_against_clear(&odd, TENSOR_BF16, 1e-5);
+    check_against_clear(&odd, TENSOR_F16, 1e-5);
 }
 
 /* ---- golden ---- */
@@ -420,7 +425,8 @@ static void check_golden(const char *folder, const char *expected, size_t bits, 
     double *ids = golden_doubles(&ids_tensor, &file, "ids");
     double *greedy = golden_doubles(&greedy_tensor, &file, "greedy");
     float *want = golden_floats(NULL, &file, "logits");
-    size_t len = ids_tensor->shape[1], more = greedy_tensor->shape[1];
+    size_t len = ids_tensor->shape[1], more = greedy_tensor->shape[greedy_tensor->rank - 1];
+    size_t continued = greedy_tensor->count / more; /* all prompts, or the first one */
     size_t vocab = model.config.vocab_size;
     double more_loss = 0.0, count = 0.0;
     for (size_t b = 0; b < ids_tensor->shape[0]; b++) {
@@ -433,7 +439,7 @@ static void check_golden(const char *folder, const char *expected, size_t bits, 
                 more_loss +=
                     fabs(token_loss(run.logits, vocab, next) - token_loss(golden, vocab, next));
         }
-        for (size_t t = 0; t < more && bits == 0; t++) {
+        for (size_t t = 0; t < more && b < continued && bits == 0; t++) {
             size_t token = token_greedy(run.logits, vocab);
             assert_int_equal(token, (size_t)greedy[b * more + t]);
             runner_step(&run, &memory, (uint32_t)token, true);
@@ -453,6 +459,25 @@ static void golden_folders_give_golden_logits_and_tokens(void **state)
     check_golden("ch05_lm", "ch05_lm", 0, 2e-5, 1e-4);
     check_golden("ch05_lm_sharded", "ch05_lm", 0, 2e-5, 1e-4);
     check_golden("ch05_lm_bf16", "ch05_lm_bf16", 0, 2e-5, 1e-4);
+}
+
+/* Every folder whose name matches, with its own golden data. */
+static void check_family(const char *folders, size_t bits, double tolerance, double loss_tolerance)
+{
+    glob_t found;
+    size_t count = golden_list(&found, folders);
+    for (size_t i = 0; i < count; i++) {
+        const char *folder = found.gl_pathv[i] + strlen(golden_dir()) + 1;
+        check_golden(folder, folder, bits, tolerance, loss_tolerance);
+    }
+    globfree(&found);
+}
+
+static void falcon_mamba_gives_golden_logits_and_tokens(void **state)
+{
+    (void)state;
+    check_family("falcon_mamba_*", 0, 2e-5, 1e-4);
+    check_family("falcon_mamba_*", 8, 0.08, 0.03);
 }
 
 /* Weights are off by 1/254 of the largest of 64 at most, about 1 % of a usual one; that much is
@@ -1098,6 +1123,7 @@ int main(void)
         cmocka_unit_test(numbers_that_are_none_stay_none_in_few_bits),
         cmocka_unit_test(steps_and_prompts_agree_with_the_clear_model),
         cmocka_unit_test(golden_folders_give_golden_logits_and_tokens),
+        cmocka_unit_test(falcon_mamba_gives_golden_logits_and_tokens),
         cmocka_unit_test(fewer_bits_lose_little_of_the_golden_logits),
         cmocka_unit_test(four_bits_cost_the_trained_model_little),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),

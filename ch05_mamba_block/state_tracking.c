@@ -86,15 +86,15 @@ typedef struct {
     void (*piece)(int32_t *id, int32_t *target, size_t len, Random *random);
     size_t answers; /* how many different ones */
     size_t layers;
-    uint64_t steps;
+    uint64_t steps, batch, len;
 } TrackTask;
 
 enum { TRACK_PARITY, TRACK_SUMS, TRACK_PRODUCTS, TRACK_TASKS };
 
 static const TrackTask track_task[TRACK_TASKS] = {
-    {"Parity: is the number of ones odd?", parity_piece, 2, 1, 1500},
-    {"Sums modulo 5", sums_piece, MODULUS, 2, 2000},
-    {"Sums of products modulo 5", products_piece, MODULUS, 2, 2000}};
+    {"Parity: is the number of ones odd?", parity_piece, 2, 1, 1000, 8, 160},
+    {"Sums modulo 5", sums_piece, MODULUS, 2, 2000, 16, 40},
+    {"Sums of products modulo 5", products_piece, MODULUS, 2, 2000, 16, 40}};
 
 static void track_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
                        Random *random)
@@ -129,9 +129,9 @@ static MambaConfig track_config(int which, size_t layers)
 }
 
 /* How all of them learn. */
-static TrainSettings track_settings(uint64_t steps, uint64_t seed)
+static TrainSettings track_settings(const TrackTask *task, uint64_t seed)
 {
-    TrainSettings settings = {16, 40, steps, seed, 4e-3, 0.1, 1.0, 0.0};
+    TrainSettings settings = {task->batch, task->len, task->steps, seed, 4e-3, 0.1, 1.0, 0.0};
     return settings;
 }
 
@@ -222,10 +222,10 @@ static void track_table(const TrackTask *task, uint64_t seeds, uint64_t first, i
 {
     double right[TRACK_SEEDS][TRACK_RANGES];
     char name[32];
-    printf("%s\n%zu layer%s of 32 channels, 16 states; %" PRIu64
-           " steps of 16 x 40 tokens; right answers in\npercent, chance is %.0f\n\n  tokens    ",
-           task->title, task->layers, task->layers == 1 ? "" : "s", task->steps,
-           100.0 / (double)task->answers);
+    printf("%s\n%zu layer%s of 32 channels, 16 states; %" PRIu64 " steps of %" PRIu64 " x %" PRIu64
+           " tokens; right answers in\npercent, chance is %.0f\n\n  tokens    ",
+           task->title, task->layers, task->layers == 1 ? "" : "s", task->steps, task->batch,
+           task->len, 100.0 / (double)task->answers);
     for (int range = 0; range < TRACK_RANGES; range++) {
         snprintf(name, sizeof name, "%zu to %zu", range > 0 ? range_end[range - 1] + 1 : 1,
                  range_end[range]);
@@ -238,7 +238,7 @@ static void track_table(const TrackTask *task, uint64_t seeds, uint64_t first, i
         MambaConfig config = track_config(which, task->layers);
         printf("\n%s, %zu parameters\n", track_name[which], model_floats(&config));
         for (size_t i = 0; i < seeds; i++) {
-            TrainSettings settings = track_settings(task->steps, first + i);
+            TrainSettings settings = track_settings(task, first + i);
             double start = seconds_now();
             track_learn(right[i], which, task, &settings);
             fprintf(stderr, "%s, seed %" PRIu64 ": %.0f s\n", track_name[which], settings.seed,
@@ -270,7 +270,7 @@ static void print_piece(const TrackTask *task, Random *random)
 
 int state_tracking_main(int argc, char **argv)
 {
-    uint64_t seed = 1, seeds = 5, steps = 0, layers = 0;
+    uint64_t seed = 1, seeds = 5, steps = 0, layers = 0, batch = 0, len = 0;
     int which = -1, only = -1;
     const Option table[] = {
         {"task", "parity|sums|products", OPTION_CHOICE, 0, 0, &which, "mode",
@@ -279,6 +279,9 @@ int state_tracking_main(int argc, char **argv)
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &steps, "task",
          "of the training (default 1500 or more)"},
         {"layers", "N", OPTION_WHOLE, 1, 64, &layers, "task", "of each model (default 1 or 2)"},
+        {"length", "N", OPTION_WHOLE, 1, 65536, &len, "task",
+         "tokens in a piece (default 160 or 40)"},
+        {"batch", "N", OPTION_WHOLE, 1, 4096, &batch, "task", "pieces in a step (default 8 or 16)"},
         {"seeds", "N", OPTION_WHOLE, 1, TRACK_SEEDS, &seeds, "task",
          "train so many times, from seed S on (default 5)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "",
@@ -303,6 +306,8 @@ int state_tracking_main(int argc, char **argv)
         TrackTask task = track_task[which];
         task.steps = steps > 0 ? steps : task.steps;
         task.layers = layers > 0 ? (size_t)layers : task.layers;
+        task.len = len > 0 ? len : task.len;
+        task.batch = batch > 0 ? batch : task.batch;
         track_table(&task, seeds, seed, only);
     }
     return program_end(true, &error);

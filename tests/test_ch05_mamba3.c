@@ -36,8 +36,17 @@ static size_t array_count(const TurnScan *scan, int which)
 {
     size_t tokens = scan->batch * scan->len, heads = tokens * scan->n_head;
     size_t shared = tokens * scan->n_group * scan->d_state, bias = scan->n_head * scan->d_state;
-    size_t counts[N_ARRAYS] = {heads * scan->d_head, heads * scan->d_head, heads, heads, heads,
-                               tokens * scan->n_angle, shared, shared, bias, bias, scan->n_head};
+    size_t counts[N_ARRAYS] = {heads * scan->d_head,
+                               heads * scan->d_head,
+                               heads,
+                               heads,
+                               heads,
+                               tokens * scan->n_angle,
+                               shared,
+                               shared,
+                               bias,
+                               bias,
+                               scan->n_head};
     return counts[which];
 }
 
@@ -266,8 +275,10 @@ static void ex5_16_turns_add_up_and_keep_lengths_and_angles_between(void **state
     Random random = random_from_seed(3);
     for (size_t n_angle = 0; n_angle <= 20; n_angle++) {
         size_t d_state = 2 * n_angle + n_angle % 3;
-        float *a = random_array(n_angle, -9, 9, &random), *b = random_array(n_angle, -9, 9, &random);
-        float *B = random_array(d_state, -1, 1, &random), *C = random_array(d_state, -1, 1, &random);
+        float *a = random_array(n_angle, -9, 9, &random),
+              *b = random_array(n_angle, -9, 9, &random);
+        float *B = random_array(d_state, -1, 1, &random),
+              *C = random_array(d_state, -1, 1, &random);
         float room[3][40], both[20], B2[44], C2[44], at_once[44];
         for (size_t k = 0; k < n_angle; k++)
             both[k] = a[k] + b[k];
@@ -301,7 +312,7 @@ static void ex5_16_the_lesson_s_four_bits(void **state)
 static void ex5_17_the_weights_by_hand(void **state)
 {
     (void)state;
-    float alpha, beta, gamma, half = -0.693147181f; /* a step of 1 leaves a half */
+    float alpha, beta, gamma, half = -0.693147181f;       /* a step of 1 leaves a half */
     trapezoid_weights(&alpha, &beta, &gamma, 1, half, 1); /* Mamba's rule */
     assert_near(alpha, 0.5, 1e-7, 0);
     assert_true(beta == 0.0f && gamma == 1.0f);
@@ -414,10 +425,10 @@ static void ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
     enum { LEN = 60 };
     Ssm system;
     Error error;
-    double impulse[LEN] = {1}, want[LEN];
+    double impulse[LEN] = {1}, want[LEN], *basis;
     float u[LEN] = {1}, delta[LEN], A[LEN], lambda[LEN], theta[LEN], B[2 * LEN], C[2 * LEN];
     float y[LEN];
-    assert_true(ssm_read(&system, "data/oscillator.ssm", &error));
+    assert_true(ssm_read(&system, &basis, "data/oscillator.ssm", &error));
     ssm_run(want, system.x0, impulse, &system, LEN, READ_AFTER);
     for (size_t t = 0; t < LEN; t++) {
         delta[t] = 1.0f, A[t] = logf(0.9f), lambda[t] = INFINITY;
@@ -433,6 +444,7 @@ static void ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
     scan.B = B, scan.C = C;
     turn_scan(y, NULL, &scan);
     assert_relmax(y, want, LEN, 1e-4); /* the file has four digits */
+    free(basis);
     ssm_free(&system);
 }
 
@@ -615,4 +627,408 @@ static void gradients_that_are_not_wanted_are_not_written(void **state)
     }
     grad_free(&all, &scan);
     scan_free(&scan);
+}
+
+/* ---- the layer ------------------------------------------------------------------------------ */
+
+/* A small model of turning layers, every parameter random. */
+static Model random_model(size_t layers, size_t groups, uint64_t seed)
+{
+    MambaConfig config = config_default_turning(6, 3, 5, 2); /* 4 heads; one state stands still */
+    Random random = random_from_seed(seed);
+    config.num_hidden_layers = layers;
+    config.n_groups = groups;
+    config.vocab_size = 7;
+    config.tie_word_embeddings = false;
+    config.time_step_min = 0.3, config.time_step_max = 1.0;
+    Model model = model_new(&config);
+    model_init(&model, &random);
+    for (size_t k = 0; k < model_tensor_count(&config); k++) {
+        ModelTensor p = model_tensor(&model.params, &config, k);
+        for (size_t i = 0; i < p.count; i++)
+            p.values[i] += 0.3f * (float)random_normal(&random);
+    }
+    model_refresh(&model);
+    return model;
+}
+
+/* The mean loss of a batch, all logits in double. */
+static double loss_of(ModelWork *work, const int32_t *ids, const int32_t *targets,
+                      const Model *model)
+{
+    size_t vocab = model->config.vocab_size, tokens = work->batch * work->len;
+    double sum = 0.0;
+    model_forward(work, NULL, ids, model);
+    for (size_t t = 0; t < tokens; t++)
+        sum += token_loss(work->logits + t * vocab, vocab, (size_t)targets[t]);
+    return sum / (double)tokens;
+}
+
+static void every_parameter_of_a_layer_has_the_slope_of_the_loss(void **state)
+{
+    (void)state;
+    enum { BATCH = 3, LEN = 5, TOKENS = BATCH * LEN };
+    for (size_t groups = 1; groups <= 2; groups++) {
+        Model model = random_model(2, groups, groups);
+        Random random = random_from_seed(8);
+        ModelWork work = model_work_new(&model, BATCH, LEN, true);
+        ModelParams grad = model_params_new(&model.config);
+        int32_t ids[TOKENS], targets[TOKENS];
+        for (int i = 0; i < TOKENS; i++) {
+            ids[i] = (int32_t)(random_u32(&random) % 7);
+            targets[i] = (int32_t)(random_u32(&random) % 7);
+        }
+        for (size_t i = 0; i < model_floats(&model.config); i++)
+            grad.memory[i] = NAN;
+        model_forward(&work, NULL, ids, &model);
+        model_backward(&grad, &work, ids, targets, TOKENS, &model);
+        for (size_t k = 0; k < model_tensor_count(&model.config); k++) {
+            ModelTensor p = model_tensor(&model.params, &model.config, k);
+            const float *g = grad.memory + (p.count > 0 ? p.values - model.params.memory : 0);
+            double *slope = NEW(double, p.count + 1);
+            for (size_t i = 0; i < p.count; i++) {
+                float value = p.values[i], low = value - 4e-3f, high = value + 4e-3f;
+                p.values[i] = high;
+                double above = loss_of(&work, ids, targets, &model);
+                p.values[i] = low;
+                slope[i] =
+                    (above - loss_of(&work, ids, targets, &model)) / ((double)high - (double)low);
+                p.values[i] = value;
+            }
+            if (p.count > 0)
+                assert_all_near(g, slope, p.count, 3e-4, 1e-2); /* a float loss: 1e-7 over 8e-3 */
+            free(slope);
+        }
+        model_params_free(&grad);
+        model_work_free(&work);
+        model_free(&model);
+    }
+}
+
+static void a_model_reads_token_by_token_what_it_reads_at_once(void **state)
+{
+    (void)state;
+    enum { LEN = 23, VOCAB = 7 };
+    Model model = random_model(2, 2, 9);
+    ModelWork work = model_work_new(&model, 1, LEN, false);
+    Writer writer = writer_new(&model);
+    int32_t ids[LEN];
+    for (int t = 0; t < LEN; t++)
+        ids[t] = t * t % VOCAB;
+    model_forward(&work, NULL, ids, &model);
+    for (int t = 0; t < LEN; t++) {
+        const float *logits = writer_read(&writer, ids[t]);
+        assert_relmax(logits, work.logits + t * VOCAB, VOCAB, 1e-5);
+    }
+    writer_free(&writer);
+    model_work_free(&work);
+    model_free(&model);
+}
+
+static void the_names_and_sizes_are_the_published_ones(void **state)
+{
+    (void)state; /* in_proj makes z, x, B, C, dt, A, lambda and the angles, in this order */
+    MambaConfig config = config_default_turning(64, 16, 32, 8);
+    TensorShape shapes[BLOCK_TENSORS];
+    static const struct {
+        const char *name;
+        size_t count;
+    } want[] = {{"norm.weight", 64},
+                {"mixer.in_proj.weight", 64 * (2 * 128 + 2 * 32 + 3 * 8 + 8)},
+                {"mixer.dt_bias", 8},
+                {"mixer.B_norm.weight", 32},
+                {"mixer.C_norm.weight", 32},
+                {"mixer.B_bias", 8 * 32},
+                {"mixer.C_bias", 8 * 32},
+                {"mixer.D", 8},
+                {"mixer.out_proj.weight", 64 * 128}};
+    size_t all = 0, named = 0;
+    layer_shapes(shapes, &config);
+    for (int i = 0; i < BLOCK_TENSORS; i++) {
+        all += shapes[i].count;
+        named += shapes[i].count > 0;
+        for (size_t k = 0; k < sizeof want / sizeof *want; k++)
+            if (shapes[i].count > 0 && strcmp(shapes[i].name, want[k].name) == 0)
+                all -= shapes[i].count == want[k].count ? want[k].count : 0;
+    }
+    assert_int_equal(named, sizeof want / sizeof *want);
+    assert_int_equal(all, 0);
+}
+
+static void norms_factors_and_biases_start_at_one_and_delta_between_its_limits(void **state)
+{
+    (void)state;
+    MambaConfig config = track_config(TRACK_MAMBA3, 1);
+    Random random = random_from_seed(4);
+    Model model = model_new(&config);
+    model_init(&model, &random);
+    float *const *p = model.params.layer[0].tensor;
+    for (size_t n = 0; n < config.state_size; n++)
+        assert_true(p[TURN_B_NORM][n] == 1.0f && p[TURN_C_NORM][n] == 1.0f);
+    for (size_t n = 0; n < config.num_heads * config.state_size; n++)
+        assert_true(p[TURN_B_BIAS][n] == 1.0f && p[TURN_C_BIAS][n] == 1.0f);
+    for (size_t h = 0; h < config.num_heads; h++) {
+        double delta = (double)softplus(p[TURN_DT_BIAS][h]);
+        assert_true(delta > 0.1 - 1e-6 && delta < 1.0 + 1e-6 && p[D_SKIP][h] == 1.0f);
+    }
+    model_free(&model);
+}
+
+/* ---- state tracking ------------------------------------------------------------------------- */
+
+static void the_answers_of_the_tasks_are_right(void **state)
+{
+    (void)state;
+    enum { LEN = 61 };
+    int32_t id[LEN], target[LEN];
+    Random random = random_from_seed(2);
+    for (int round = 0; round < 20; round++) {
+        parity_piece(id, target, LEN, &random);
+        for (int t = 0, ones = 0; t < LEN; t++) {
+            ones += id[t];
+            assert_int_equal(target[t], ones % 2);
+        }
+        for (int products = 0; products <= 1; products++) {
+            (products ? products_piece : sums_piece)(id, target, LEN, &random);
+            for (int end = 0; end < LEN; end++) { /* every beginning anew, the long way */
+                int sum = 0, t = 0;
+                if (end % 2 == 1) {
+                    assert_int_equal(target[end], NOT_ASKED);
+                    assert_in_range(id[end], PLUS, products ? TIMES : MINUS);
+                    continue;
+                }
+                while (t <= end) {
+                    int sign = t > 0 && id[t - 1] == MINUS ? -1 : 1, term = id[t];
+                    for (t += 2; t <= end && id[t - 1] == TIMES; t += 2)
+                        term *= id[t];
+                    term %= MODULUS;
+                    sum += sign * term;
+                }
+                assert_int_equal(target[end], ((sum % MODULUS) + MODULUS) % MODULUS);
+            }
+        }
+    }
+}
+
+static void the_worth_by_hand(void **state)
+{
+    (void)state; /* 2 + 3 * 4 - 1 = 13: 3 modulo 5 */
+    Worth worth = {0, 0};
+    assert_int_equal(worth_read(&worth, PLUS, 2), 2);
+    assert_int_equal(worth_read(&worth, PLUS, 3), 0);
+    assert_int_equal(worth_read(&worth, TIMES, 4), 4);
+    assert_int_equal(worth_read(&worth, MINUS, 1), 3);
+    assert_int_equal(worth_read(&worth, TIMES, 0), 4);
+}
+
+/* Parity wired by hand into a layer of Mamba-3: a 1 turns by half, the first token writes. The
+   model has to answer at any length. */
+static void a_layer_wired_by_hand_knows_parity_at_any_length(void **state)
+{
+    (void)state;
+    enum { LEN = 1000 };
+    static const size_t size[7] = {1, LEN, 1, 1, 1, 2, 1};
+    TurnScan scan = random_scan(size, 0, 1);
+    int32_t id[LEN], target[LEN];
+    float all[6 * LEN], u[LEN] = {1}, theta[LEN], y[LEN];
+    Random random = random_from_seed(3);
+    scan_free(&scan);
+    parity_piece(id, target, LEN, &random);
+    for (size_t t = 0; t < LEN; t++)
+        theta[t] = raw_of_degrees(t > 0 && id[t] ? 180 : 0);
+    scan = turn_scan_plain(all, u, theta, 1.0f, -1e-4f, LEN); /* the slowest decay there is */
+    turn_scan(y, NULL, &scan);
+    for (size_t t = 0; t < LEN; t++)
+        assert_int_equal(y[t] < 0.0f, target[t] ^ id[0]);
+}
+
+/* A state that only fades cannot: its answer to a text of ones alone, as a function of their
+   number, goes to a limit, and so, from some length on, never changes sign. */
+static void what_only_fades_answers_ones_alike_in_the_end(void **state)
+{
+    (void)state;
+    enum { LEN = 400 };
+    float u[LEN], delta[LEN], B[3 * LEN], C[3 * LEN], y[LEN], A[1] = {-0.05f};
+    Random random = random_from_seed(11);
+    float one[7];
+    for (int i = 0; i < 7; i++)
+        one[i] = (float)random_normal(&random);
+    for (size_t t = 0; t < LEN; t++) {
+        u[t] = one[0], delta[t] = 1.0f;
+        memcpy(B + 3 * t, one + 1, 3 * sizeof(float));
+        memcpy(C + 3 * t, one + 4, 3 * sizeof(float));
+    }
+    HeadScan scan = head_scan_new(LEN, 1, 1, 3, u, delta, A, B, C);
+    head_scan(y, NULL, &scan);
+    for (size_t t = LEN - 1; t > LEN - 10; t--)
+        assert_near(y[t], y[t - 1], 0, 1e-6);
+    assert_true(fabsf(y[0]) > 0.0f);
+}
+
+static void a_trained_model_is_the_same_for_any_number_of_threads(void **state)
+{
+    (void)state;
+    int most = threads_most();
+    TrackTask task = track_task[TRACK_PARITY];
+    MambaConfig config = track_config(TRACK_MAMBA3, 1);
+    task.steps = 4, task.len = 12;
+    TrainSettings settings = track_settings(&task, 3);
+    float *first = NULL;
+    for (int threads = 1; threads <= 3; threads++) {
+        Random random = random_from_seed(3);
+        Model model = model_new(&config);
+        threads_use(threads);
+        model_init(&model, &random);
+        Trainer trainer = trainer_new(&model, &settings);
+        BatchSource source = {track_fill, &task};
+        for (int i = 0; i < 4; i++)
+            assert_true(isfinite(trainer_step(&trainer, &source)));
+        if (first == NULL) {
+            first = NEW(float, model_floats(&config));
+            memcpy(first, model.params.memory, model_floats(&config) * sizeof(float));
+        }
+        assert_memory_equal(model.params.memory, first, model_floats(&config) * sizeof(float));
+        trainer_free(&trainer);
+        model_free(&model);
+    }
+    threads_use(most);
+    free(first);
+}
+
+/* ---- a weather that goes round, bad sizes, and the programs --------------------------------- */
+
+static void the_forecast_of_a_weather_that_goes_round_is_chapter_1_s(void **state)
+{
+    (void)state;
+    enum { DAYS = 12 };
+    double P[9] = {0.2, 0.8, 0, 0, 0.2, 0.8, 0.8, 0, 0.2}, want[3 * DAYS] = {1, 0, 0};
+    double pi[3 * DAYS];
+    for (int t = 1; t < DAYS; t++)
+        for (int j = 0; j < 3; j++)
+            for (int i = 0; i < 3; i++)
+                want[3 * t + j] += want[3 * (t - 1) + i] * P[3 * i + j];
+    turn_forecast(pi, DAYS);
+    assert_all_near(pi, want, 3 * DAYS, 1e-6, 0);
+}
+
+static void the_trapezoid_s_error_falls_by_four_and_mamba_s_by_two(void **state)
+{
+    (void)state;
+    double mamba = step_rule_error(0, 0.0625) / step_rule_error(0, 0.03125);
+    double trapezoid = step_rule_error(1, 0.0625) / step_rule_error(1, 0.03125);
+    double bilinear = step_rule_error(2, 0.0625) / step_rule_error(2, 0.03125);
+    assert_near(mamba, 2, 0.05, 0);
+    assert_near(trapezoid, 4, 0.05, 0);
+    assert_near(bilinear, 4, 0.05, 0);
+}
+
+/* Is this scan refused? */
+static bool is_refused(const TurnScan *scan)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGABRT, SIG_DFL);
+        (void)!freopen("/dev/null", "w", stderr);
+        turn_scan(NEW(float, 4096), NULL, scan);
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+static void sizes_that_cannot_be_are_refused(void **state)
+{
+    (void)state;
+    static const size_t size[7] = {1, 8, 4, 2, 2, 5, 2};
+    TurnScan good = random_scan(size, HAS_ALL, 60), scan = good;
+    assert_false(is_refused(&scan));
+    scan.n_group = 3; /* does not divide 4 heads */
+    assert_true(is_refused(&scan));
+    scan = good, scan.n_group = 0;
+    assert_true(is_refused(&scan));
+    scan = good, scan.d_state = 0, scan.n_angle = 0;
+    assert_true(is_refused(&scan));
+    scan = good, scan.n_angle = 3; /* six of five states */
+    assert_true(is_refused(&scan));
+    scan_free(&good);
+}
+
+static void wrong_options_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *program, *words, *sentence;
+    } cases[] = {
+        {"ch05_mamba3", "--demo nothing", "--demo: 'nothing' is none of hand"},
+        {"ch05_mamba3", "--demo hand --ascii", "--ascii does nothing with --demo hand"},
+        {"ch05_mamba3", "--svg x.svg", "--svg needs --demo turn"},
+        {"ch05_mamba3", "turn", "'turn' is not an option"},
+        {"ch05_state_tracking", "--task chess", "--task: 'chess' is none of parity"},
+        {"ch05_state_tracking", "--steps 10", "--steps needs --task"},
+        {"ch05_state_tracking", "--task sums --steps 0", "--steps: 0 is out of range"},
+        {"ch05_state_tracking", "--task sums --seeds 65", "--seeds: 65 is out of range: 1 to 64"},
+        {"ch05_state_tracking", "--task sums --model mamba4",
+         "--model: 'mamba4' is none of mamba1"},
+        {"ch05_state_tracking", "--task sums --layers 0", "--layers: 0 is out of range: 1 to 64"},
+    };
+    char text[4096];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(run_program(text, sizeof text, cases[i].program, cases[i].words), 2);
+        assert_contains(text, cases[i].sentence);
+    }
+}
+
+static void a_few_steps_of_every_model_make_a_table(void **state)
+{
+    (void)state;
+    char text[4096];
+    run_program_output(text, sizeof text, "ch05_state_tracking",
+                       "--task products --steps 2 --seeds 2 --layers 1");
+    assert_contains(text, "percent, chance is 20");
+    assert_contains(text, "tokens         1 to 40    41 to 128   129 to 256");
+    assert_contains(text, "Mamba-1, ");
+    assert_contains(text, "Mamba-2, ");
+    assert_contains(text, "Mamba-3, ");
+    assert_contains(text, "seed 2 ");
+    assert_contains(text, "median");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ex5_16_ex5_17_the_scan_agrees_with_golden),
+        cmocka_unit_test(ex5_18_every_gradient_agrees_with_golden),
+        cmocka_unit_test(ex5_16_a_quarter_turn_by_hand),
+        cmocka_unit_test(ex5_16_turns_add_up_and_keep_lengths_and_angles_between),
+        cmocka_unit_test(ex5_16_the_lesson_s_four_bits),
+        cmocka_unit_test(ex5_17_the_weights_by_hand),
+        cmocka_unit_test(ex5_17_without_a_decay_the_trapezoid_is_chapter_3_s_bilinear_rule),
+        cmocka_unit_test(ex5_17_both_rules_differ_by_the_cube_of_a_small_step),
+        cmocka_unit_test(with_lambda_1_one_state_is_chapter_3_s_rule_of_mamba),
+        cmocka_unit_test(ex5_17_with_lambda_1_and_no_turn_it_is_mamba_2),
+        cmocka_unit_test(ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator),
+        cmocka_unit_test(ex5_16_ex5_17_turned_axes_are_a_state_that_turns),
+        cmocka_unit_test(pieces_and_single_steps_are_the_whole),
+        cmocka_unit_test(no_tokens_leave_everything_as_it_was),
+        cmocka_unit_test(a_turn_of_a_thousand_rounds_keeps_its_digits),
+        cmocka_unit_test(ex5_18_a_pair_s_slope_by_hand),
+        cmocka_unit_test(ex5_18_gradients_are_the_slopes_of_the_loss),
+        cmocka_unit_test(gradients_that_are_not_wanted_are_not_written),
+        cmocka_unit_test(every_parameter_of_a_layer_has_the_slope_of_the_loss),
+        cmocka_unit_test(a_model_reads_token_by_token_what_it_reads_at_once),
+        cmocka_unit_test(the_names_and_sizes_are_the_published_ones),
+        cmocka_unit_test(norms_factors_and_biases_start_at_one_and_delta_between_its_limits),
+        cmocka_unit_test(the_answers_of_the_tasks_are_right),
+        cmocka_unit_test(the_worth_by_hand),
+        cmocka_unit_test(a_layer_wired_by_hand_knows_parity_at_any_length),
+        cmocka_unit_test(what_only_fades_answers_ones_alike_in_the_end),
+        cmocka_unit_test(a_trained_model_is_the_same_for_any_number_of_threads),
+        cmocka_unit_test(the_forecast_of_a_weather_that_goes_round_is_chapter_1_s),
+        cmocka_unit_test(the_trapezoid_s_error_falls_by_four_and_mamba_s_by_two),
+        cmocka_unit_test(sizes_that_cannot_be_are_refused),
+        cmocka_unit_test(wrong_options_are_named),
+        cmocka_unit_test(a_few_steps_of_every_model_make_a_table),
+    };
+    return cmocka_run_group_tests_name("chapter 5d", tests, NULL, NULL);
 }

@@ -92,9 +92,9 @@ typedef struct {
 enum { TRACK_PARITY, TRACK_SUMS, TRACK_PRODUCTS, TRACK_TASKS };
 
 static const TrackTask track_task[TRACK_TASKS] = {
-    {"Parity: is the number of ones odd?", parity_piece, 2, 1, 1000, 8, 160},
-    {"Sums modulo 5", sums_piece, MODULUS, 2, 2000, 16, 40},
-    {"Sums of products modulo 5", products_piece, MODULUS, 2, 2000, 16, 40}};
+    {"Parity: is the number of ones odd?", parity_piece, 2, 2, 1500, 16, 40},
+    {"Sums modulo 5", sums_piece, MODULUS, 2, 1500, 16, 40},
+    {"Sums of products modulo 5", products_piece, MODULUS, 2, 1500, 16, 40}};
 
 static void track_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
                        Random *random)
@@ -276,12 +276,10 @@ int state_tracking_main(int argc, char **argv)
         {"task", "parity|sums|products", OPTION_CHOICE, 0, 0, &which, "mode",
          "train all three models on it (minutes)"},
         {"model", "mamba1|mamba2|mamba3", OPTION_CHOICE, 0, 0, &only, "task", "only this one"},
-        {"steps", "N", OPTION_WHOLE, 1, 1e8, &steps, "task",
-         "of the training (default 1500 or more)"},
-        {"layers", "N", OPTION_WHOLE, 1, 64, &layers, "task", "of each model (default 1 or 2)"},
-        {"length", "N", OPTION_WHOLE, 1, 65536, &len, "task",
-         "tokens in a piece (default 160 or 40)"},
-        {"batch", "N", OPTION_WHOLE, 1, 4096, &batch, "task", "pieces in a step (default 8 or 16)"},
+        {"steps", "N", OPTION_WHOLE, 1, 1e8, &steps, "task", "of the training (default 1500)"},
+        {"layers", "N", OPTION_WHOLE, 1, 64, &layers, "task", "of each model (default 2)"},
+        {"length", "N", OPTION_WHOLE, 1, 65536, &len, "task", "tokens in a piece (default 40)"},
+        {"batch", "N", OPTION_WHOLE, 1, 4096, &batch, "task", "pieces in a step (default 16)"},
         {"seeds", "N", OPTION_WHOLE, 1, TRACK_SEEDS, &seeds, "task",
          "train so many times, from seed S on (default 5)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "",

@@ -276,8 +276,6 @@ void turn_scan(float *y, const TurnState *state, const TurnScan *scan)
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t h = 0; h < scan->n_head; h++) {
             zero(x, states + scan->n_angle);
-            zero(head.u, d_head);
-            zero(head.B, scan->d_state);
             if (state != NULL)
                 turn_state_move(state, x, angle, head.u, head.B, false, scan, b * scan->n_head + h);
             turn_head_gather(&head, angle, scan, b, h);

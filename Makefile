@@ -190,6 +190,7 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	$(call show,$(BUILD)/ch05_pretrained)
 	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba2)
+	$(call show,$(BUILD)/ch05_mamba2_block)
 	@printf '\n==== Chapter 5d: Mamba-3 (ch05_mamba_block/MAMBA3.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba3)
 	$(call show,$(BUILD)/ch05_state_tracking)

@@ -1,6 +1,7 @@
 /* A model's sizes, under Hugging Face's names, and the file that they come in.
 
-   HOLDS   MambaConfig and its defaults; the reader of config.json
+   HOLDS   MambaConfig and its defaults; the reader of config.json, as Hugging Face writes it and as
+           the first published models had it (state-spaces)
    FOR     mamba_block.c and what stands on it: a block is laid out by its config */
 
 #ifndef CH05_CONFIG
@@ -15,8 +16,7 @@ typedef enum {
     MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
     MODEL_MAMBA2,       /* one A a head: mamba2_block.c */
     MODEL_KINDS,
-    MODEL_MAMBA3 =
-        MODEL_KINDS /* a state that turns: mamba3_block.c. No folder has it, it is trained */
+    MODEL_MAMBA3 = MODEL_KINDS /* a state that turns: mamba3_block.c; trained, never in a folder */
 } ModelKind;
 
 static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba", "mamba2"};
@@ -191,7 +191,7 @@ static void config_rank(Json *json, MambaConfig *config)
     }
 }
 
-/* A number, or infinity: Infinity as some versions write it, {"__float__": "Infinity"} as others. */
+/* A number or infinity: some versions write Infinity, others {"__float__": "Infinity"}. */
 static void config_limit(Json *json, double *limit)
 {
     JsonText text = {NULL, 0};
@@ -211,10 +211,10 @@ static void config_limit(Json *json, double *limit)
 }
 
 /* time_step_limit: [least, most]. */
-static void config_limits(Json *json, MambaConfig *config)
+static void config_limits(Json *json, MambaConfig *config, const char *name)
 {
     size_t count = 0;
-    json->subject = "time_step_limit";
+    json->subject = name;
     json_enter_array(json);
     for (; json_next_item(json); count++) {
         if (count < 2)
@@ -310,35 +310,168 @@ static bool config_fits(MambaConfig *config, bool has_inner, const char *path, E
     return true;
 }
 
-/* What a config.json says of its model_type: read first, for what is left out depends on it. */
-static bool config_parse_kind(MambaConfig *config, const char *text, size_t len, const char *path,
+/* ================================== The original layout ==================================== */
+/* The first published models (state-spaces/mamba-130m and its like, without -hf) have a config.json
+   of their own: the names of mamba_ssm's MambaConfig, and in ssm_cfg those of its class Mamba. */
+
+typedef struct {
+    MambaConfig config;
+    size_t pad;    /* the vocabulary is filled up to a multiple of this */
+    bool rms_norm; /* false: LayerNorm, which is not built here */
+} OriginalConfig;
+
+/* The defaults of mamba_ssm's classes Mamba and Mamba2. */
+static MambaConfig original_left_out(ModelKind kind)
+{
+    MambaConfig config = config_left_out(kind);
+    config.tie_word_embeddings = true;
+    config.n_groups = kind == MODEL_MAMBA2 ? 1 : 0;
+    return config;
+}
+
+/* A switch of Mamba2 that must stand as all published models have it. */
+static void original_switch(Json *json, JsonText key, bool wanted)
+{
+    bool on = wanted;
+    if (json_boolean(json, &on) && on != wanted)
+        json_fail(json, "ssm_cfg: %s is %s, which is not known here", shown_name(key.bytes).text,
+                  on ? "true" : "false");
+}
+
+/* What ssm_cfg says of a Mamba2 besides; false: nothing that is known. */
+static bool original_heads(Json *json, JsonText key, MambaConfig *config)
+{
+    if (json_is(key, "headdim"))
+        config_size(json, &config->head_dim, 16 * CONFIG_MAX_SIZE, "headdim");
+    else if (json_is(key, "ngroups"))
+        config_size(json, &config->n_groups, CONFIG_MAX_SIZE, "ngroups");
+    else if (json_is(key, "chunk_size"))
+        config_size(json, &config->chunk_size, CONFIG_MAX_SIZE, "chunk_size");
+    else if (json_is(key, "dt_limit"))
+        config_limits(json, config, "dt_limit");
+    else if (json_is(key, "rmsnorm") || json_is(key, "norm_before_gate") ||
+             json_is(key, "D_has_hdim"))
+        original_switch(json, key, json_is(key, "rmsnorm"));
+    else
+        return false;
+    return true;
+}
+
+/* ssm_cfg: the sizes of a block; what concerns only its first weights is left out. */
+static void original_block(Json *json, MambaConfig *config)
+{
+    JsonText layer = {NULL, 0};
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "d_state"))
+            config_size(json, &config->state_size, SCAN_MAX_STATE, "d_state");
+        else if (json_is(key, "d_conv"))
+            config_size(json, &config->conv_kernel, CONV_MOST, "d_conv");
+        else if (json_is(key, "expand"))
+            config_size(json, &config->expand, 16, "expand");
+        else if (json_is(key, "dt_rank"))
+            config_rank(json, config);
+        else if (json_is(key, "conv_bias"))
+            json_boolean(json, &config->use_conv_bias);
+        else if (json_is(key, "bias"))
+            json_boolean(json, &config->use_bias);
+        else if (original_heads(json, key, config))
+            continue;
+        else if (!json_is(key, "layer"))
+            json_skip(json);
+        else if (json_string(json, &layer)) {
+            if (json_is(layer, "Mamba2"))
+                config->kind = MODEL_MAMBA2;
+            else if (!json_is(layer, "Mamba1"))
+                json_fail(json,
+                          "ssm_cfg: a layer \"%s\" is not known here: \"Mamba1\" and "
+                          "\"Mamba2\" are",
+                          shown_name(layer.bytes).text);
+        }
+    }
+}
+
+/* Reads what stands under one of the original names; false: it is none of them. */
+static bool original_known(Json *json, JsonText key, OriginalConfig *original)
+{
+    MambaConfig *config = &original->config;
+    uint64_t width = 0;
+    if (json_is(key, "d_model"))
+        config_size(json, &config->hidden_size, CONFIG_MAX_SIZE, "d_model");
+    else if (json_is(key, "n_layer"))
+        config_size(json, &config->num_hidden_layers, CONFIG_MAX_LAYERS, "n_layer");
+    else if (json_is(key, "pad_vocab_size_multiple"))
+        config_size(json, &original->pad, CONFIG_MAX_SIZE, "pad_vocab_size_multiple");
+    else if (json_is(key, "tie_embeddings"))
+        json_boolean(json, &config->tie_word_embeddings);
+    else if (json_is(key, "rms_norm"))
+        json_boolean(json, &original->rms_norm);
+    else if (json_is(key, "ssm_cfg") && json_peek(json) == JSON_OBJECT)
+        original_block(json, config);
+    else if (json_is(key, "d_intermediate")) {
+        if (json_integer(json, &width, 16 * CONFIG_MAX_SIZE) && width > 0)
+            json_fail(json, "d_intermediate: layers with an MLP are not known here");
+    } else if (json_is(key, "attn_layer_idx") && json_peek(json) == JSON_ARRAY) {
+        for (json_enter_array(json); json_next_item(json); json_skip(json))
+            json_fail(json, "attn_layer_idx: a hybrid, with attention in some of its layers, is "
+                            "not known here; mamba_ssm runs it");
+    } else
+        return false;
+    return true;
+}
+
+/* A config of the original layout, whose vocabulary Hugging Face's reader has found. */
+static bool original_take(MambaConfig *config, const OriginalConfig *original, const char *path,
+                          Error *error)
+{
+    size_t vocab = config->vocab_size, pad = original->pad;
+    if (!original->rms_norm)
+        return fail(error, "%s: rms_norm is false: LayerNorm is not known here", path);
+    *config = original->config;
+    config->vocab_size = (vocab + pad - 1) / pad * pad;
+    return config->vocab_size <= CONFIG_MAX_VOCAB ||
+           fail(error, "%s: vocab_size %zu in multiples of %zu is over the limit of %d", path,
+                vocab, pad, CONFIG_MAX_VOCAB);
+}
+
+/* ========================================= All of it ======================================= */
+
+/* What a config.json says of its model's kind, in either layout: read first, for what is left out
+   depends on it. */
+static bool config_parse_kind(ModelKind *kind, const char *text, size_t len, const char *path,
                               Error *error)
 {
+    MambaConfig config = config_default(1);
     Json json;
     json_open(&json, text, len, path, error);
     json.python = true;
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
         if (json_is(key, "model_type"))
-            config_kind(&json, config);
+            config_kind(&json, &config);
+        else if (json_is(key, "ssm_cfg") && json_peek(&json) == JSON_OBJECT)
+            original_block(&json, &config);
         else
             json_skip(&json);
     }
     bool ok = json_end(&json);
     json_close(&json);
-    *config = config_left_out(config->kind);
+    *kind = config.kind;
     return ok;
 }
 
-/* A config from JSON (len bytes); `path` is for messages. What is left out has Hugging Face's
-   default, but hidden_size must be there. */
+/* A config from JSON (len bytes); `path` is for messages. What is left out has the default of who
+   wrote it, but hidden_size, or d_model, must be there. */
 bool config_parse(MambaConfig *config, const char *text, size_t len, const char *path, Error *error)
 {
-    MambaConfig got = config_default(1);
+    MambaConfig got;
     bool has_inner = false;
     Json json;
-    if (!config_parse_kind(&got, text, len, path, error))
+    ModelKind kind = MODEL_MAMBA;
+    if (!config_parse_kind(&kind, text, len, path, error))
         return false;
+    got = config_left_out(kind);
+    OriginalConfig original = {original_left_out(kind), 1, true};
     json_open(&json, text, len, path, error);
     json.python = true;
     json_enter_object(&json);
@@ -347,19 +480,21 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
         if (json_is(key, "time_step_rank"))
             config_rank(&json, &got);
         else if (json_is(key, "time_step_limit"))
-            config_limits(&json, &got);
+            config_limits(&json, &got, "time_step_limit");
         else if (json_is(key, "model_type"))
             config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))
             config_word(&json, "hidden_act", "silu");
-        else if (!config_known(&json, key, &got))
+        else if (!config_known(&json, key, &got) && !original_known(&json, key, &original))
             json_skip(&json);
     }
-    bool ok = json_end(&json);
+    bool ok = json_end(&json), is_original = got.hidden_size == 0;
     json_close(&json);
-    if (ok && got.hidden_size == 0)
+    if (ok && is_original && original.config.hidden_size == 0)
         ok = fail(error, "%s: there is no hidden_size in it", path);
-    ok = ok && config_fits(&got, has_inner, path, error);
+    if (is_original)
+        ok = ok && original_take(&got, &original, path, error);
+    ok = ok && config_fits(&got, has_inner && !is_original, path, error);
     if (ok)
         *config = got;
     return ok;

@@ -2,8 +2,8 @@
 
    HOLDS   all that a model remembers of a text (SavedState), written and read: conv (n_layer,
            d_conv - 1, width of the convolution) and ssm (n_layer, d_inner, d_state) as Hugging Face
-           lays them out, final (d_model), and seen, the tokens that count as said; logits, row by row as they
-           are made (LogitsFile)
+           lays them out, final (d_model), and seen, the tokens that count as said; logits, row by
+           row as they are made (LogitsFile)
    FOR     pretrained.c: --save-state, --load-state, --logits */
 
 #ifndef CH05_CONVERSATION_FILES

@@ -963,7 +963,7 @@ typedef struct {
    steps, seed; rate, decay, clip, average. */
 TrainingRun training_default(void)
 {
-    TrainingRun run = {64, 2, {8, 320, 5000, 1, 4e-3, 0.1, 1.0, 0.998}, false, false, NULL, false};
+    TrainingRun run = {64, 2, {8, 320, 6000, 1, 4e-3, 0.1, 1.0, 0.998}, false, false, NULL, false};
     return run;
 }
 
@@ -1146,7 +1146,7 @@ int language_model_main(int argc, char **argv)
         {"length", "N", OPTION_WHOLE, 1, 65536, &settings->len, "train",
          "tokens in a piece (default 320)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &settings->steps, "train",
-         "steps of AdamW (default 5000)"},
+         "steps of AdamW (default 6000)"},
         {"rate", "R", OPTION_NUMBER, 1e-9, 1, &settings->rate, "train",
          "the highest learning rate (default 0.004)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &settings->average, "train",

@@ -21,7 +21,7 @@
               n_head d_head n_group                                   num_heads head_dim n_groups
    BUILD      cc -O2 ch05_mamba_block/mamba2_block.c -o mamba2_block -lm && ./mamba2_block
    TIME       20 minutes to read, 15 to do the exercise
-   SOURCES    T. Dao, A. Gu, Transformers are SSMs, arXiv 2405.21060: section 7, figure 6
+   SOURCES    T. Dao, A. Gu, Transformers are SSMs, arXiv 2405.21060: sections 7, 8.1; figure 6
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467 */
 
 #ifndef CH05_MAMBA2_BLOCK
@@ -30,10 +30,9 @@
 #include "mamba2_fast.c" /* head_scan_fast, head_scan_chunked_backward_fast */
 
 /* =============================== The gate, and then a norm ================================ */
-/* Chapter 5's block ends with y silu(z). In larger models that grew too loud for what follows */
-/* (section 7.1), so here it is divided by its root mean square once more. Not by that of all  */
-/* channels, but group by group: then a group of heads needs to know nothing of the others,    */
-/* and can live on a device of its own.                                                        */
+/* Chapter 5's block ends with y silu(z). Large models trained more steadily with one more norm */
+/* after it (section 7.1). It does not go over all channels but group by group: then a group of */
+/* heads needs to know nothing of the others, and can live on a device of its own (8.1).        */
 
 /* out (tokens, d_inner) = gated / sqrt(mean(gated^2) + epsilon) * weight, where gated (tokens,
    d_inner) is y silu(z), weight is (d_inner), and each mean is over one of n_group groups of
@@ -49,7 +48,7 @@ void gated_norm_forward(float *out, float *scale, const float *gated, const floa
         const float *in = gated + i * width;
         float *to = out + i * width;
         //> EX 5.14 [2 pts] [15 min] the norm of one group
-        //? Chapter 5's rms_norm_forward does this for a whole token: here a row has `width` numbers.
+        //? Chapter 5's rms_norm_forward does this for a whole token; a group has `width` numbers.
         //? scale[i] is 1 / sqrt(mean(in^2) + epsilon); dot(in, in, width) is the sum of squares.
         //? Which weights? Channel c of this group is channel i % n_group * width + c of the token.
         const float *factor = weight + i % n_group * width;
@@ -75,13 +74,13 @@ void gated_norm_backward(float *gated_grad, float *weight_grad, const float *out
     PARALLEL_FOR(schedule(static) if (worth_sharing_each(tokens * d_inner)))
     for (size_t i = 0; i < tokens * n_group; i++) {
         const float *in = gated + i * width, *dy = out_grad + i * width;
-        const float *factor = weight + i % n_group * width;
+        const float *w = weight + (i % n_group) * width;
         float along = 0.0f;
         for (size_t c = 0; c < width; c++)
-            along += dy[c] * factor[c] * in[c] * scale[i];
+            along += dy[c] * w[c] * in[c] * scale[i];
         along /= (float)width;
         for (size_t c = 0; c < width; c++)
-            gated_grad[i * width + c] = scale[i] * (dy[c] * factor[c] - in[c] * scale[i] * along);
+            gated_grad[i * width + c] = scale[i] * (dy[c] * w[c] - in[c] * scale[i] * along);
     }
 }
 

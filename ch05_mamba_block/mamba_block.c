@@ -875,6 +875,8 @@ int mamba_block_main(int argc, char **argv)
                       config_default(width ? (size_t)width : 768)};
     Error error;
     bool ok = !file || config_read(&with.config, file, &error);
+    if (ok && with.config.kind == MODEL_MAMBA2)
+        ok = fail(&error, "%s: this is a Mamba-2: ch05_mamba2_block shows its block", file);
     if (ok && file)
         with.counted = with.config;
     if (ok)

@@ -37,8 +37,11 @@ bool folder_write(const Model *model, const char *dir, TensorType type, Error *e
     }
     bool ok = out_open(&out, path, error);
     if (ok) {
+        fputs("{\n", out.stream);
+        if (layer_has_heads(config))
+            write_config_heads(out.stream, config);
         fprintf(out.stream,
-                "{\"model_type\": \"%s\", \"mixer_rms_eps\": %g, \"hidden_size\": %zu, "
+                "\"model_type\": \"%s\", \"mixer_rms_eps\": %g, \"hidden_size\": %zu, "
                 "\"state_size\": %zu, "
                 "\"num_hidden_layers\": %zu, \"vocab_size\": %zu, \"conv_kernel\": %zu, "
                 "\"time_step_rank\": %zu, \"use_bias\": %s, \"use_conv_bias\": %s, "
@@ -234,7 +237,7 @@ static bool bench_kind(const BenchKind *kind, bool steps, const char *dir, Error
     size_t threads = (size_t)threads_most();
     Pretrained model;
     char *sub = path_in(dir, kind->folder);
-    bool ok = pretrained_open(&model, sub, kind->bits, error);
+    bool ok = pretrained_open(&model, sub, NULL, kind->bits, error);
     free(sub);
     if (!ok)
         return false;

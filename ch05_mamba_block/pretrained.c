@@ -234,6 +234,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_scan(run->gated, memory->x + which * x_floats(config), &scan, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_SCAN, thread);
+    /* h = h + out_proj(y) */
     x->value = run->gated;
     step_out(run, layer, x, thread, threads);
     x->value = normed;
@@ -247,8 +248,8 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
        x = exp(Delta A) x + Delta u B                 (n_head, d_head, d_state)
        h = h + out_proj(norm((x C + D u) silu(z)))    (d_model)
 
-   There is one meeting less, for B, C and dt do not wait for u: threads meet before the scan, before
-   the norm, which wants all channels of a group, and before the next layer. */
+   There is one meeting less, for B, C and dt do not wait for u: threads meet before the scan,
+   before the norm, which wants all channels of a group, and before the next layer. */
 static void step_layer_heads(Runner *run, Memory *memory, size_t which, Activation *x,
                              size_t thread, size_t threads)
 {
@@ -320,8 +321,10 @@ static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, siz
         activation_place(run->own + thread * activation_floats(run->widest), run->widest);
     if (id != NO_TOKEN) { /* run->hidden holds its embedding */
         for (size_t i = 0; i < config->num_hidden_layers; i++)
-            (layer_has_heads(config) ? step_layer_heads : step_layer)(run, memory, i, &x, thread,
-                                                                      threads);
+            if (layer_has_heads(config))
+                step_layer_heads(run, memory, i, &x, thread, threads);
+            else
+                step_layer(run, memory, i, &x, thread, threads);
         norm_token(x.value, run->hidden, run->model->norm_f, config->layer_norm_epsilon,
                    config->hidden_size);
         if (thread == 0)
@@ -369,7 +372,7 @@ void runner_logits(Runner *run, Memory *memory)
 
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
-   together, by chapter 5's own block (or Mamba-2's), and a weight that was read is used for all of them.
+   together, by chapter 5's own block or Mamba-2's, and a weight that was read is used for all.
    This is no walk through memory any more, but arithmetic: each number that was read is multiplied
    once for each of up to 256 tokens. The block wants floats; they are made of the matrices, one
    layer at a time. */
@@ -570,7 +573,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     Ids ids = {NULL, 0, 0};
     memset(surprise, 0, sizeof *surprise);
     if (!run->model->folder.has_tokenizer)
-        return fail(error, "--perplexity needs a tokenizer.json in the folder");
+        return fail(error, "--perplexity needs a tokenizer.json in the folder, or --tokenizer DIR");
     if (!source_open(&source, path, error))
         return false;
     Memory memory = memory_new(config);
@@ -702,7 +705,7 @@ static bool demo_focus(Conversation *talk, const Ids *ids, const Show *show, Err
 /* ================================= What the program does =================================== */
 
 typedef struct {
-    const char *dir, *prompt, *ids, *logits, *perplexity, *save, *load;
+    const char *dir, *tokenizer, *prompt, *ids, *logits, *perplexity, *save, *load;
     Texts stop;
     uint64_t count, top_k, seed, threads;
     double temperature, top_p, penalty, bandwidth; /* temperature NAN: not given */
@@ -717,7 +720,9 @@ static bool prompt_ids(Ids *ids, Text *text, const PretrainedOptions *options,
     if (options->ids != NULL)
         return ids_parse(ids, options->ids, model->config.vocab_size, error);
     if (options->prompt != NULL && !model->folder.has_tokenizer)
-        return fail(error, "%s: there is no tokenizer.json for a prompt of words: give --ids 1,2,3",
+        return fail(error,
+                    "%s: there is no tokenizer.json for a prompt of words: give --ids 1,2,3, or "
+                    "--tokenizer DIR",
                     shown_path(options->dir));
     if (options->prompt != NULL && (!prompt_text(text, options->prompt, error) ||
                                     !prompt_encode(ids, &model->folder.tokenizer, text, error)))
@@ -756,7 +761,7 @@ static bool run_compared(const PretrainedOptions *options, Error *error)
         Pretrained model;
         Surprise surprise;
         size_t bytes;
-        if (!pretrained_open(&model, options->dir, bits[i], error))
+        if (!pretrained_open(&model, options->dir, options->tokenizer, bits[i], error))
             return false;
         Runner run = runner_new(&model);
         ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
@@ -806,7 +811,8 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     Ids ids = {NULL, 0, 0};
     Text text = {NULL, 0, 0};
     if (!model->folder.has_tokenizer)
-        return fail(error, "--interactive needs a tokenizer.json in the folder");
+        return fail(error,
+                    "--interactive needs a tokenizer.json in the folder, or --tokenizer DIR");
     lines_begin();
     while (line_next(&text)) {
         ids.count = 0;
@@ -859,10 +865,11 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
 /* Options that are right by themselves, and together say nothing. */
 static bool options_mean_something(const PretrainedOptions *options, Error *error)
 {
-    const char *names[] = {options->dir, options->perplexity, options->save, options->load};
+    const char *names[] = {options->dir, options->tokenizer, options->perplexity, options->save,
+                           options->load};
     for (size_t i = 0; i < TABLE_SIZE(names); i++)
         if (names[i] != NULL && names[i][0] == '\0')
-            return fail(error, "the name of a %s is empty", i == 0 ? "folder" : "file");
+            return fail(error, "the name of a %s is empty", i < 2 ? "folder" : "file");
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");
@@ -895,14 +902,16 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         return true;
     }
     if (options->tokenize) {
-        char *path = path_in(options->dir, "tokenizer.json");
+        const char *dir = options->tokenizer != NULL ? options->tokenizer : options->dir;
+        char *path = path_in(dir, "tokenizer.json");
         bool ok = show_tokens(path, options->prompt, error);
         free(path);
         return ok;
     }
     if (options->compare)
         return run_compared(options, error);
-    if (!pretrained_open(&model, options->dir, options->int8 ? 8 : options->int4 ? 4 : 0, error))
+    size_t bits = options->int8 ? 8 : options->int4 ? 4 : 0;
+    if (!pretrained_open(&model, options->dir, options->tokenizer, bits, error))
         return false;
     Runner run = runner_new(&model);
     bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
@@ -940,6 +949,9 @@ int pretrained_main(int argc, char **argv)
          "at most N tokens (default 64)"},
         {"ids", "1,2,3", OPTION_TEXT, 0, 0, &options.ids, "- focus",
          "the prompt as ids; without a tokenizer.json ids come out, too"},
+        {"tokenizer", "DIR", OPTION_TEXT, 0, 0, &options.tokenizer,
+         "- tokenize interactive perplexity focus",
+         "the tokenizer.json of another folder, for one that has none"},
         {"temperature", "T", OPTION_NUMBER, 0, 1e6, &options.temperature, "- interactive",
          "0: always the likeliest token (default); 1: as the model says (default with a cut)"},
         {"top-k", "K", OPTION_WHOLE, 0, CONFIG_MAX_VOCAB, &options.top_k, "- interactive",

@@ -153,12 +153,14 @@ static size_t arena_bytes(const ModelFolder *folder, size_t bits)
     return bytes;
 }
 
-/* A model from its folder, all of it checked; its matrices in 8 or 4 bits, or (0) as they are.
-   Nobody may shorten the files before pretrained_close. */
-bool pretrained_open(Pretrained *model, const char *dir, size_t bits, Error *error)
+/* A model from its folder, all of it checked; its matrices in 8 or 4 bits, or (0) as they are; its
+   tokenizer from another folder, or (NULL) its own. Nobody may shorten the files before
+   pretrained_close. */
+bool pretrained_open(Pretrained *model, const char *dir, const char *tokenizer, size_t bits,
+                     Error *error)
 {
     ModelFolder folder;
-    if (!model_folder_open(&folder, dir, error))
+    if (!model_folder_open(&folder, dir, tokenizer, error))
         return false;
     memset(model, 0, sizeof *model);
     /* from here on nothing can go wrong: the folder has every tensor, in its right shape */

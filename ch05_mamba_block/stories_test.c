@@ -260,10 +260,11 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
     size_t room = strlen(text), unknown;
     int32_t *ids = NEW(int32_t, room + 1);
     size_t len = text_to_tokens(ids, &unknown, text, room, words, false);
-    if (len == 0 || words->bytes) {
+    if (len == 0 || words->bytes || layer_has_heads(&model->config)) {
         free(ids);
-        return fail(error, len == 0 ? "--prompt: there is no word to look at"
-                                    : "--model: a model of words is wanted, not one of bytes");
+        return fail(error, len == 0       ? "--prompt: there is no word to look at"
+                           : words->bytes ? "--model: a model of words is wanted, not one of bytes"
+                                          : "--model: the states of a Mamba-2 are not looked into");
     }
     reading->ids = ids;
     reading->len = len;
@@ -694,7 +695,7 @@ int stories_test_main(int argc, char **argv)
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.run.settings.seed, "compare",
          "of the first training (default 1)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.run.settings.steps, "compare",
-         "of the training (default 5000)"},
+         "of the training (default 6000)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &o.run.settings.average, "compare",
          "what a step keeps of the weights' average; 0: none (default 0.998)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "focus", "write the figure as SVG"},

@@ -656,6 +656,28 @@ static void a_step_that_is_no_number_is_not_hidden_by_a_limit(void **state)
     assert_true(isnan(delta[0]));
 }
 
+static void a_layer_s_mean_step_is_that_of_its_heads(void **state)
+{
+    (void)state;
+    enum { LEN = 4 };
+    MambaConfig config = even_config();
+    Bench bench = bench_new(&config, 1, LEN, 2);
+    Random random = random_from_seed(3);
+    float *input = random_array(LEN * config.hidden_size, &random);
+    float *out = nan_filled(LEN * config.hidden_size);
+    layer_forward(out, &bench.cache, NULL, input, &bench.block);
+    for (size_t t = 0; t < LEN; t++) {
+        double sum = 0.0;
+        for (size_t h = 0; h < config.num_heads; h++)
+            sum += log1p(exp((double)bench.cache.heads.dt_raw[t * config.num_heads + h] +
+                             (double)bench.block.params.tensor[DT_BIAS][h]));
+        assert_near(layer_mean_step(&bench.cache, t, &bench.block), sum / (double)config.num_heads,
+                    0, 1e-5);
+    }
+    free(input), free(out);
+    bench_free(&bench);
+}
+
 /* ---- shapes --------------------------------------------------------------------------------- */
 
 /* The sizes of mamba2-130m. */
@@ -783,6 +805,53 @@ static void a_config_that_contradicts_itself_is_refused(void **state)
     }
 }
 
+/* state-spaces/mamba2-130m's own config.json has no more than this. */
+static void the_original_layout_is_read(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"d_model\": 768, \"d_intermediate\": 0, \"n_layer\": 24, \"vocab_size\": 50277, "
+        "\"ssm_cfg\": {\"layer\": \"Mamba2\"}, \"attn_layer_idx\": [], \"attn_cfg\": {}, "
+        "\"rms_norm\": true, \"residual_in_fp32\": true, \"fused_add_norm\": true, "
+        "\"pad_vocab_size_multiple\": 16, \"tie_embeddings\": true}";
+    MambaConfig config;
+    Error error;
+    if (!config_parse(&config, text, strlen(text), "config.json", &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(config.kind, MODEL_MAMBA2);
+    assert_int_equal(config.hidden_size, 768);
+    assert_int_equal(config.intermediate_size, 1536);
+    assert_int_equal(config.num_heads, 24);
+    assert_int_equal(config.head_dim, 64);
+    assert_int_equal(config.n_groups, 1);
+    assert_int_equal(config.state_size, 128);
+    assert_int_equal(config.num_hidden_layers, 24);
+    assert_int_equal(config.vocab_size, 50288);
+    assert_true(config.tie_word_embeddings && isinf(config.time_step_limit[1]));
+}
+
+static void original_switches_that_are_not_built_are_refused(void **state)
+{
+    (void)state;
+    static const char *const wrong[][2] = {
+        {"\"rmsnorm\": false", "ssm_cfg: rmsnorm is false, which is not known here"},
+        {"\"norm_before_gate\": true", "norm_before_gate is true, which is not known here"},
+        {"\"D_has_hdim\": true", "D_has_hdim is true, which is not known here"},
+        {"\"headdim\": 60", "num_heads 3 of head_dim 60 are 180 channels"},
+        {"\"ngroups\": 3", "n_groups 3 does not divide num_heads 2"},
+        {"\"dt_limit\": [1, 0]", "0 <= least <= most is wanted"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        MambaConfig config;
+        Error error;
+        char text[256];
+        snprintf(text, sizeof text, "{\"d_model\": 64, \"ssm_cfg\": {%s, \"layer\": \"Mamba2\"}}",
+                 wrong[i][0]);
+        if (config_parse(&config, text, strlen(text), "config.json", &error))
+            fail_msg("%s: accepted", text);
+        assert_contains(error.text, wrong[i][1]);
+    }
+}
+
 /* ---- training ------------------------------------------------------------------------------- */
 
 static const char lessons[] = "the cat sat. the dog sat. the cat ran. the dog ran. the cow sat. "
@@ -881,6 +950,23 @@ static void a_folder_is_read_as_it_was_written(void **state)
     assert_int_equal(system(command), 0);
 }
 
+static void the_programs_send_a_config_to_the_right_one(void **state)
+{
+    (void)state;
+    char text[512];
+    assert_int_equal(
+        run_program(text, sizeof text, "ch05_mamba2_block", "--config data/tiny-mamba/config.json"),
+        1);
+    assert_contains(text, "this is no Mamba-2; ch05_mamba_block shows the others");
+    assert_int_equal(run_program(text, sizeof text, "ch05_mamba_block",
+                                 "--count --config tests/golden/mamba2_groups/config.json"),
+                     1);
+    assert_contains(text, "this is a Mamba-2: ch05_mamba2_block shows its block");
+    assert_int_equal(run_program(text, sizeof text, "ch05_mamba2_block",
+                                 "--demo count --config tests/golden/mamba2_groups/config.json"),
+                     0);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -900,14 +986,18 @@ int main(void)
         cmocka_unit_test(the_gate_and_its_gradients_are_as_defined),
         cmocka_unit_test(a_step_is_held_between_its_limits),
         cmocka_unit_test(a_step_that_is_no_number_is_not_hidden_by_a_limit),
+        cmocka_unit_test(a_layer_s_mean_step_is_that_of_its_heads),
         cmocka_unit_test(a_block_has_the_parameters_counted_by_hand),
         cmocka_unit_test(a_fresh_block_moves_slowly_and_its_heads_differ),
         cmocka_unit_test(what_a_config_leaves_out_has_hugging_face_s_default),
         cmocka_unit_test(an_infinite_limit_is_read_in_both_spellings),
         cmocka_unit_test(a_config_that_contradicts_itself_is_refused),
+        cmocka_unit_test(the_original_layout_is_read),
+        cmocka_unit_test(original_switches_that_are_not_built_are_refused),
         cmocka_unit_test(a_model_learns_and_its_bits_are_the_same_for_any_threads),
         cmocka_unit_test(the_decays_biases_and_factors_do_not_decay),
         cmocka_unit_test(a_folder_is_read_as_it_was_written),
+        cmocka_unit_test(the_programs_send_a_config_to_the_right_one),
     };
     return cmocka_run_group_tests_name("the block of Mamba-2", tests, NULL, NULL);
 }

@@ -900,7 +900,7 @@ static void wrong_configs_are_named(void **state)
     assert_config_refused("{\"hidden_size\": 8, \"time_step_rank\": \"many\"}",
                           "time_step_rank is a number or \"auto\"");
     assert_config_refused("{\"hidden_size\": 8, \"model_type\": \"gpt2\"}",
-                          "model_type \"gpt2\" is not known here: \"mamba\" and");
+                          "model_type \"gpt2\" is not known here: \"mamba\", ");
     for (size_t i = 0; i < sizeof hybrid_name / sizeof *hybrid_name; i++) {
         char text[96];
         snprintf(text, sizeof text, "{\"model_type\": \"%s\", \"hidden_size\": 8}", hybrid_name[i]);
@@ -934,6 +934,57 @@ static void a_config_of_hugging_face_is_read(void **state)
     assert_int_equal(config.intermediate_size, 80);
     assert_true(config.use_conv_bias && !config.use_bias);
     assert_true(config.mixer_rms_eps == 1e-6);
+}
+
+/* The config.json of state-spaces/mamba-130m and its like. */
+static void a_config_of_the_original_layout_is_read(void **state)
+{
+    static const char plain[] =
+        "{\"d_model\": 40, \"n_layer\": 3, \"vocab_size\": 90, \"ssm_cfg\": {}, \"rms_norm\": "
+        "true, "
+        "\"residual_in_fp32\": true, \"fused_add_norm\": true, \"pad_vocab_size_multiple\": 16}";
+    static const char full[] =
+        "{\"ssm_cfg\": {\"layer\": \"Mamba1\", \"d_state\": 8, \"d_conv\": 3, \"expand\": 1, "
+        "\"dt_rank\": 5, \"conv_bias\": false, \"bias\": true, \"dt_min\": 0.1}, \"d_model\": 40, "
+        "\"tie_embeddings\": false, \"attn_layer_idx\": [], \"attn_cfg\": {}, "
+        "\"d_intermediate\": 0, \"vocab_size\": 96, \"pad_vocab_size_multiple\": 16}";
+    MambaConfig config;
+    Error error;
+    (void)state;
+    assert_true(config_parse(&config, plain, strlen(plain), "config.json", &error));
+    assert_int_equal(config.hidden_size, 40);
+    assert_int_equal(config.intermediate_size, 80);
+    assert_int_equal(config.num_hidden_layers, 3);
+    assert_int_equal(config.vocab_size, 96);
+    assert_int_equal(config.time_step_rank, 3);
+    assert_int_equal(config.state_size, 16);
+    assert_true(config.kind == MODEL_MAMBA && config.use_conv_bias && !config.use_bias);
+    assert_true(config.tie_word_embeddings);
+    assert_true(config_parse(&config, full, strlen(full), "config.json", &error));
+    assert_int_equal(config.intermediate_size, 40);
+    assert_int_equal(config.vocab_size, 96);
+    assert_int_equal(config.time_step_rank, 5);
+    assert_int_equal(config.state_size, 8);
+    assert_int_equal(config.conv_kernel, 3);
+    assert_true(!config.use_conv_bias && config.use_bias && !config.tie_word_embeddings);
+}
+
+static void wrong_configs_of_the_original_layout_are_named(void **state)
+{
+    (void)state;
+    assert_config_refused("{\"d_model\": 8, \"rms_norm\": false}", "rms_norm is false: LayerNorm");
+    assert_config_refused("{\"d_model\": 8, \"attn_layer_idx\": [1]}", "attn_layer_idx: a hybrid");
+    assert_config_refused("{\"d_model\": 8, \"d_intermediate\": 16}",
+                          "d_intermediate: layers with");
+    assert_config_refused("{\"d_model\": 8, \"ssm_cfg\": {\"layer\": \"Mamba9\"}}",
+                          "ssm_cfg: a layer \"Mamba9\" is not known here");
+    assert_config_refused("{\"d_model\": 0}", "d_model: 0 is too small");
+    assert_config_refused("{\"d_model\": 8, \"pad_vocab_size_multiple\": 0}",
+                          "pad_vocab_size_multiple: 0 is too small");
+    assert_config_refused(
+        "{\"d_model\": 8, \"vocab_size\": 16777216, \"pad_vocab_size_multiple\": 5}",
+        "vocab_size 16777216 in multiples of 5 is over the limit");
+    assert_config_refused("{\"n_layer\": 8}", "there is no hidden_size in it");
 }
 
 /* As Transformers has it, for both kinds of model. */
@@ -1095,6 +1146,8 @@ int main(void)
         cmocka_unit_test(a_block_set_to_pass_through_is_the_scan_of_chapter_4),
         cmocka_unit_test(wrong_configs_are_named),
         cmocka_unit_test(a_config_of_hugging_face_is_read),
+        cmocka_unit_test(a_config_of_the_original_layout_is_read),
+        cmocka_unit_test(wrong_configs_of_the_original_layout_are_named),
         cmocka_unit_test(an_intermediate_size_holds_whatever_expand_says),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(the_parameters_are_those_of_mamba_130m_in_every_listing),

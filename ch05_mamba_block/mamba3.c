@@ -18,7 +18,7 @@
               A_t      A            (batch, len, n_head)               A_t: now the token's, too
               lambda_t lambda       (batch, len, n_head)               lambda_t, before its sigmoid
               theta_t  theta        (batch, len, n_angle)              theta_t, before pi tanh
-              B_t C_t  B C          (batch, len, n_group, d_state)     B, C, and biases for each head
+              B_t C_t  B C          (batch, len, n_group, d_state)     B, C, and biases each head
               phi_t    state.angle  (batch, n_head, n_angle)           the sum of all Delta theta
    BUILD      cc -O2 ch05_mamba_block/mamba3.c -o mamba3 -lm && ./mamba3
    TIME       45 minutes to read, 45 to do the exercises

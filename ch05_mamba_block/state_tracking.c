@@ -85,16 +85,14 @@ typedef struct {
     const char *title;
     void (*piece)(int32_t *id, int32_t *target, size_t len, Random *random);
     size_t answers; /* how many different ones */
-    size_t layers;
-    uint64_t steps, batch, len;
 } TrackTask;
 
 enum { TRACK_PARITY, TRACK_SUMS, TRACK_PRODUCTS, TRACK_TASKS };
 
 static const TrackTask track_task[TRACK_TASKS] = {
-    {"Parity: is the number of ones odd?", parity_piece, 2, 2, 1500, 16, 40},
-    {"Sums modulo 5", sums_piece, MODULUS, 2, 1500, 16, 40},
-    {"Sums of products modulo 5", products_piece, MODULUS, 2, 1500, 16, 40}};
+    {"Parity: is the number of ones odd?", parity_piece, 2},
+    {"Sums modulo 5", sums_piece, MODULUS},
+    {"Sums of products modulo 5", products_piece, MODULUS}};
 
 static void track_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
                        Random *random)
@@ -128,18 +126,35 @@ static MambaConfig track_config(int which, size_t layers)
     return config;
 }
 
-/* How all of them learn. */
-static TrainSettings track_settings(const TrackTask *task, uint64_t seed)
+/* How all of them learn: short pieces first, which teach to count, then long ones, which teach to
+   count exactly. The paper goes from 40 tokens to 160 too. The last third of the steps is long. */
+typedef struct {
+    uint64_t batch, len;
+    double rate;
+} TrackStage;
+
+enum { TRACK_STAGES = 2 };
+static const TrackStage track_stage[TRACK_STAGES] = {{16, 40, 4e-3}, {4, 160, 1e-3}};
+
+static TrainSettings track_settings(int stage, uint64_t steps, uint64_t seed)
 {
-    TrainSettings settings = {task->batch, task->len, task->steps, seed, 4e-3, 0.1, 1.0, 0.0};
+    uint64_t first = steps - steps / 3;
+    TrainSettings settings = {track_stage[stage].batch,
+                              track_stage[stage].len,
+                              stage == 0 ? first : steps - first,
+                              seed,
+                              track_stage[stage].rate,
+                              0.1,
+                              1.0,
+                              0.0};
     return settings;
 }
 
 /* ===================================== Right answers ======================================= */
 
-/* Tokens are counted in ranges: those of training, and two beyond. */
+/* Tokens are counted in ranges: those of either stage, and beyond. */
 enum { TRACK_RANGES = 3, TRACK_LEN = 256, TRACK_ASKED = 128, TRACK_TOGETHER = 16 };
-static const size_t range_end[TRACK_RANGES] = {40, 128, TRACK_LEN};
+static const size_t range_end[TRACK_RANGES] = {40, 160, TRACK_LEN};
 
 /* Right answers in percent, by where in the text they are asked. */
 static void track_ask(double right[TRACK_RANGES], const TrackTask *task, const Model *model)
@@ -168,24 +183,35 @@ static void track_ask(double right[TRACK_RANGES], const TrackTask *task, const M
     free(ids);
 }
 
-/* A model of one kind, trained; what it gets right. */
-static void track_learn(double right[TRACK_RANGES], int which, const TrackTask *task,
+/* Trains a model with everything that a stage says. */
+static void track_train(Model *model, const char *name, const TrackTask *task,
                         const TrainSettings *settings)
 {
-    MambaConfig config = track_config(which, task->layers);
-    Random random = random_from_seed(settings->seed);
-    Model model = model_new(&config);
-    model_init(&model, &random);
-    Trainer trainer = trainer_new(&model, settings);
+    Trainer trainer = trainer_new(model, settings);
     BatchSource source = {track_fill, task};
-    Progress progress = progress_start(track_name[which]);
+    Progress progress = progress_start(name);
     while (trainer.adam.step < settings->steps) {
         trainer_step(&trainer, &source);
         progress_show(&progress, (double)trainer.adam.step, (double)settings->steps);
     }
     progress_end(&progress);
-    track_ask(right, task, &model);
     trainer_free(&trainer);
+}
+
+/* A model of one kind, trained; what it gets right. */
+static void track_learn(double right[TRACK_RANGES], int which, const TrackTask *task,
+                        uint64_t steps, size_t layers, uint64_t seed)
+{
+    MambaConfig config = track_config(which, layers);
+    Random random = random_from_seed(seed);
+    Model model = model_new(&config);
+    model_init(&model, &random);
+    for (int stage = 0; stage < TRACK_STAGES; stage++) {
+        TrainSettings settings = track_settings(stage, steps, seed);
+        if (settings.steps > 0)
+            track_train(&model, track_name[which], task, &settings);
+    }
+    track_ask(right, task, &model);
     model_free(&model);
 }
 
@@ -217,38 +243,47 @@ static void print_median(double right[][TRACK_RANGES], size_t seeds)
     print_right("worst", worst);
 }
 
-/* A task from start to end: every model, with every seed. `only` is one of them, or below 0. */
-static void track_table(const TrackTask *task, uint64_t seeds, uint64_t first, int only)
+/* What is asked for at the command line. */
+typedef struct {
+    uint64_t seed, seeds, steps, layers;
+    int only; /* a model, or below 0: all */
+} TrackWish;
+
+/* One model with every seed. */
+static void track_rows(int which, const TrackTask *task, const TrackWish *wish)
 {
     double right[TRACK_SEEDS][TRACK_RANGES];
     char name[32];
-    printf("%s\n%zu layer%s of 32 channels, 16 states; %" PRIu64 " steps of %" PRIu64 " x %" PRIu64
-           " tokens; right answers in\npercent, chance is %.0f\n\n  tokens    ",
-           task->title, task->layers, task->layers == 1 ? "" : "s", task->steps, task->batch,
-           task->len, 100.0 / (double)task->answers);
+    MambaConfig config = track_config(which, (size_t)wish->layers);
+    printf("\n%s, %zu parameters\n", track_name[which], model_floats(&config));
+    for (size_t i = 0; i < wish->seeds; i++) {
+        double start = seconds_now();
+        track_learn(right[i], which, task, wish->steps, (size_t)wish->layers, wish->seed + i);
+        fprintf(stderr, "%s, seed %" PRIu64 ": %.0f s\n", track_name[which], wish->seed + i,
+                seconds_now() - start);
+        snprintf(name, sizeof name, "seed %" PRIu64, wish->seed + i);
+        print_right(name, right[i]);
+    }
+    if (wish->seeds > 1)
+        print_median(right, (size_t)wish->seeds);
+}
+
+/* A task from start to end: every model, with every seed. */
+static void track_table(const TrackTask *task, const TrackWish *wish)
+{
+    char name[32];
+    printf("%s\nLayers: %" PRIu64 ", of 32 channels, 16 states each; %" PRIu64
+           " steps of 640 tokens. Right answers in percent,\nchance is %.0f\n\n  tokens    ",
+           task->title, wish->layers, wish->steps, 100.0 / (double)task->answers);
     for (int range = 0; range < TRACK_RANGES; range++) {
         snprintf(name, sizeof name, "%zu to %zu", range > 0 ? range_end[range - 1] + 1 : 1,
                  range_end[range]);
         printf(" %12s", name);
     }
     putchar('\n');
-    for (int which = 0; which < TRACK_MODELS; which++) {
-        if (only >= 0 && which != only)
-            continue;
-        MambaConfig config = track_config(which, task->layers);
-        printf("\n%s, %zu parameters\n", track_name[which], model_floats(&config));
-        for (size_t i = 0; i < seeds; i++) {
-            TrainSettings settings = track_settings(task, first + i);
-            double start = seconds_now();
-            track_learn(right[i], which, task, &settings);
-            fprintf(stderr, "%s, seed %" PRIu64 ": %.0f s\n", track_name[which], settings.seed,
-                    seconds_now() - start);
-            snprintf(name, sizeof name, "seed %" PRIu64, settings.seed);
-            print_right(name, right[i]);
-        }
-        if (seeds > 1)
-            print_median(right, (size_t)seeds);
-    }
+    for (int which = 0; which < TRACK_MODELS; which++)
+        if (wish->only < 0 || which == wish->only)
+            track_rows(which, task, wish);
 }
 
 /* The beginning of a piece of a task: what is read, and below it what is to be said. */
@@ -270,19 +305,18 @@ static void print_piece(const TrackTask *task, Random *random)
 
 int state_tracking_main(int argc, char **argv)
 {
-    uint64_t seed = 1, seeds = 5, steps = 0, layers = 0, batch = 0, len = 0;
-    int which = -1, only = -1;
+    TrackWish wish = {1, 5, 1500, 2, -1};
+    int task = -1;
     const Option table[] = {
-        {"task", "parity|sums|products", OPTION_CHOICE, 0, 0, &which, "mode",
+        {"task", "parity|sums|products", OPTION_CHOICE, 0, 0, &task, "mode",
          "train all three models on it (minutes)"},
-        {"model", "mamba1|mamba2|mamba3", OPTION_CHOICE, 0, 0, &only, "task", "only this one"},
-        {"steps", "N", OPTION_WHOLE, 1, 1e8, &steps, "task", "of the training (default 1500)"},
-        {"layers", "N", OPTION_WHOLE, 1, 64, &layers, "task", "of each model (default 2)"},
-        {"length", "N", OPTION_WHOLE, 1, 65536, &len, "task", "tokens in a piece (default 40)"},
-        {"batch", "N", OPTION_WHOLE, 1, 4096, &batch, "task", "pieces in a step (default 16)"},
-        {"seeds", "N", OPTION_WHOLE, 1, TRACK_SEEDS, &seeds, "task",
+        {"model", "mamba1|mamba2|mamba3", OPTION_CHOICE, 0, 0, &wish.only, "task", "only this one"},
+        {"steps", "N", OPTION_WHOLE, 1, 1e8, &wish.steps, "task",
+         "of the training, a third of them with longer pieces (default 1500)"},
+        {"layers", "N", OPTION_WHOLE, 1, 64, &wish.layers, "task", "of each model (default 2)"},
+        {"seeds", "N", OPTION_WHOLE, 1, TRACK_SEEDS, &wish.seeds, "task",
          "train so many times, from seed S on (default 5)"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &wish.seed, "",
          "of the training, or of the examples (default 1)"},
     };
     const Program program = {"ch05_state_tracking",
@@ -293,20 +327,13 @@ int state_tracking_main(int argc, char **argv)
     if (!program_begin(&status, &program, argc, argv))
         return status;
     Error error;
-    Random random = random_from_seed(seed);
-    if (which < 0)
-        for (int i = 0; i < TRACK_TASKS; i++) {
-            print_piece(&track_task[i], &random);
-            if (i + 1 < TRACK_TASKS)
-                putchar('\n');
-        }
-    else {
-        TrackTask task = track_task[which];
-        task.steps = steps > 0 ? steps : task.steps;
-        task.layers = layers > 0 ? (size_t)layers : task.layers;
-        task.len = len > 0 ? len : task.len;
-        task.batch = batch > 0 ? batch : task.batch;
-        track_table(&task, seeds, seed, only);
+    Random random = random_from_seed(wish.seed);
+    if (task >= 0)
+        track_table(&track_task[task], &wish);
+    for (int i = 0; i < TRACK_TASKS && task < 0; i++) {
+        print_piece(&track_task[i], &random);
+        if (i + 1 < TRACK_TASKS)
+            putchar('\n');
     }
     return program_end(true, &error);
 }

@@ -21,10 +21,10 @@
               B_t C_t  B C          (batch, len, n_group, d_state)     B, C, and biases each head
               phi_t    state.angle  (batch, n_head, n_angle)           the sum of all Delta theta
    BUILD      cc -O2 ch05_mamba_block/mamba3.c -o mamba3 -lm && ./mamba3
-   TIME       45 minutes to read, 45 to do the exercises
+   TIME       45 minutes to read, 40 to do the exercises
    SOURCES    A. Lahoti et al., Mamba-3, arXiv 2603.15569: section 3
-              R. Grazzi et al., Unlocking state-tracking in linear RNNs through negative eigenvalues,
-              arXiv 2411.12537
+              R. Grazzi et al., Unlocking state-tracking in linear RNNs through negative
+              eigenvalues, arXiv 2411.12537
               J. Su et al., RoFormer, arXiv 2104.09864 (queries and keys that are turned) */
 
 #ifndef CH05_MAMBA3
@@ -78,7 +78,7 @@ void trapezoid_weights(float *alpha, float *beta, float *gamma, float delta, flo
 {
     //> EX 5.17 [2 pts] [10 min] the trapezoid
     //? alpha is what a step leaves of a state: chapter 4's A_bar.
-    //? The area under f is Delta times a mean of its ends: lambda of the right, the rest of the left.
+    //? The area under f is Delta times a mean of its ends: lambda of the right one, the rest left.
     //? What stood at the left end has the whole step behind it, and has faded like a state.
     *alpha = expf(delta * A);
     *beta = (1.0f - lambda) * delta * *alpha;
@@ -602,8 +602,8 @@ static bool demo_turn_impulse(const Show *show, Error *error)
     return chart_show(&chart, show, error);
 }
 
-/* x' = -x + cos t from x = 0, in steps of delta up to 8: how far x is ever off. rule 0 and 1 are the
-   weights with lambda 1 and 1/2, rule 2 is chapter 3's bilinear one. */
+/* x' = -x + cos t from x = 0, in steps of delta up to 8: how far x is ever off. Rules 0 and 1 are
+   the weights with lambda 1 and 1/2, rule 2 is chapter 3's bilinear one. */
 static double step_rule_error(int rule, double delta)
 {
     double x = 0.0, worst = 0.0, A = -1.0, B = 1.0, A_bar = 0.0, B_bar = 0.0;

@@ -544,25 +544,83 @@ static bool demo_head_count(const Show *show, Error *error)
     return true;
 }
 
+/* Whether one head finds the value of one key among `pairs` of them. All is set by hand, as in
+   recall.c: each pair writes its value u under its key B, nothing fades (Delta = 1, A = 0), and the
+   last token reads with C = the key asked for. */
+static bool head_recalls(size_t pairs, size_t d_state, Random *random)
+{
+    static const float A[1] = {0.0f};
+    size_t len = pairs + 1, asked = random_u32(random) % pairs, right = 0;
+    float *key = random_floats(len * d_state, random), *u = NEW(float, len *RECALL_WIDE);
+    float *y = NEW(float, len *RECALL_WIDE), *delta = NEW(float, len);
+    float code[RECALL_VALUES * RECALL_WIDE];
+    for (size_t i = 0; i < RECALL_VALUES * RECALL_WIDE; i++)
+        code[i] = random_u32(random) % 2 ? 1.0f : -1.0f;
+    for (size_t t = 0; t < pairs; t++) {
+        float *k = key + t * d_state, size = sqrtf(dot(k, k, d_state));
+        size_t value = random_u32(random) % RECALL_VALUES;
+        for (size_t n = 0; n < d_state; n++)
+            k[n] /= size;
+        memcpy(u + t * RECALL_WIDE, code + value * RECALL_WIDE, RECALL_WIDE * sizeof(float));
+        delta[t] = 1.0f;
+        right = t == asked ? value : right;
+    }
+    memcpy(key + pairs * d_state, key + asked * d_state, d_state * sizeof(float));
+    HeadScan scan = head_scan_new(len, 1, RECALL_WIDE, d_state, u, delta, A, key, key);
+    head_scan_fast(y, NULL, &scan);
+    bool found = nearest_value(y + pairs * RECALL_WIDE, code) == right;
+    free(key), free(u), free(y), free(delta);
+    return found;
+}
+
+/* What more states are for. */
+static bool demo_head_recall(const Show *show, Error *error)
+{
+    enum { TRIES = 100, SIZES = 4, MOST = 256 };
+    static const size_t states[SIZES] = {16, 64, 128, 256};
+    Random random = random_from_seed(show->seed);
+    printf(
+        "Exact recall, set by hand as in chapter 5: k pairs of a key and a value, then one key.\n"
+        "Right answers in percent, by states of a head; one value in %d is right by chance\n\n"
+        "      k",
+        RECALL_VALUES);
+    for (size_t i = 0; i < SIZES; i++)
+        printf(" %6zu", states[i]);
+    putchar('\n');
+    for (size_t pairs = 4; pairs <= MOST; pairs *= 2) {
+        printf("  %5zu", pairs);
+        for (size_t i = 0; i < SIZES; i++) {
+            int right = 0;
+            for (int k = 0; k < TRIES; k++)
+                right += head_recalls(pairs, states[i], &random);
+            printf(" %6.0f", 100.0 * right / TRIES);
+        }
+        putchar('\n');
+    }
+    (void)error;
+    return true;
+}
+
 int mamba2_block_main(int argc, char **argv)
 {
-    enum { DEMOS = 2 };
-    static Demo *const demos[DEMOS] = {demo_head_trace, demo_head_count};
+    enum { DEMOS = 3 };
+    static Demo *const demos[DEMOS] = {demo_head_trace, demo_head_count, demo_head_recall};
     HeadBlockShow with = {{{false, false}, NULL, 1},
                           config_default_heads(16, 4, 16),
                           config_default_heads(768, 64, 128)};
     const char *file = NULL;
     int demo = -1;
     const Option table[] = {
-        {"demo", "trace|count", OPTION_CHOICE, 0, 0, &demo, "mode", "one demo of the lesson"},
-        {"config", "FILE", OPTION_TEXT, 0, 0, &file, "",
+        {"demo", "trace|count|recall", OPTION_CHOICE, 0, 0, &demo, "mode",
+         "one demo of the lesson"},
+        {"config", "FILE", OPTION_TEXT, 0, 0, &file, "- demo:trace demo:count",
          "sizes from a Hugging Face config.json of a Mamba-2"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &with.show.seed, "- demo:trace",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &with.show.seed, "- demo:trace demo:recall",
          "of what is random (default 1)"},
     };
     const Program program = {"ch05_mamba2_block",
                              "The block of Mamba-2 (chapter 5c). Without options: a token's way "
-                             "through it, and its parameters.",
+                             "through it, its parameters, and what its state has room for.",
                              table, sizeof table / sizeof *table};
     int status;
     if (!program_begin(&status, &program, argc, argv))

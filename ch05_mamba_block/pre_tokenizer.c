@@ -4,7 +4,7 @@
            becomes of a match (CutBehavior), and stages of such cuts, one after another (Stage)
    FOR     tokenizer.c, which sends a text through all stages; tokenizer_json.c fills them in
    SOURCES A. Radford et al., GPT-2 (2019): the first of these patterns; Hugging Face's tokenizers,
-           whose pieces these are: pre_tokenizers Split, Digits, Punctuation, ByteLevel, Whitespace */
+           whose pieces these are: Split, Digits, Punctuation, ByteLevel, Whitespace */
 
 #ifndef CH05_PRE_TOKENIZER
 #define CH05_PRE_TOKENIZER
@@ -14,7 +14,7 @@
 /* ==================================== A text to be cut ===================================== */
 
 /* A part of a text. From the stage on that is called ByteLevel, each byte counts as a character of
-   its own, its stand-in: a later stage sees an e with an accent as two signs, one of them a letter. */
+   its own, its stand-in: a later stage sees an e with an accent as two characters. */
 typedef struct {
     const unsigned char *bytes; /* (len) */
     size_t len;

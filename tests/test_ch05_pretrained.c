@@ -505,6 +505,7 @@ static void falcon_mamba_gives_golden_logits_and_tokens(void **state)
     (void)state;
     check_family("falcon_mamba_*", 0, 2e-5, 1e-4);
     check_family("falcon_mamba_*", 8, 0.08, 0.03);
+    check_family("falcon_mamba_*", 4, 1.0, 0.3);
 }
 
 static void mamba_2_gives_golden_logits_and_tokens(void **state)
@@ -603,7 +604,10 @@ static void check_threads(MambaConfig config)
 static void any_number_of_threads_gives_the_same_bits(void **state)
 {
     (void)state;
+    MambaConfig falcon = config_default(96);
+    falcon.kind = MODEL_FALCON_MAMBA;
     check_threads(config_default(96));
+    check_threads(falcon);
     check_threads(config_default_heads(96, 16, 24));
 }
 
@@ -709,8 +713,11 @@ static void check_memory_on_disk(MambaConfig config, size_t bits)
 static void a_memory_comes_back_from_its_file(void **state)
 {
     (void)state;
+    MambaConfig falcon = odd_config();
+    falcon.kind = MODEL_FALCON_MAMBA;
     check_memory_on_disk(odd_config(), 0);
     check_memory_on_disk(odd_config(), 4);
+    check_memory_on_disk(falcon, 0);
     check_memory_on_disk(heads_config(), 0);
     check_memory_on_disk(heads_config(), 4);
 }

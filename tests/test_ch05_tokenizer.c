@@ -136,7 +136,7 @@ static void pieces_are_cut_as_llama_3_cuts_them(void **state)
     parts_are(llama, "x;\n\n y", "x|;\n\n| y|");           /* ends of lines go with the sign */
     parts_are(llama, "a \n \n  b", "a| \n \n| | b|");      /* blanks up to the last end of a line */
     parts_are(llama, "a  b  ", "a| | b|  |");
-    parts_are(llama, "\r\nx", "\r\n|x|");
+    parts_are(llama, "\r\nx\ny", "\r\n|x|\n|y|");
     parts_are(llama, "e\xCC\x81x", "e|\xCC\x81x|"); /* an accent by itself is no letter */
 }
 
@@ -397,6 +397,8 @@ static void bytes_are(const char *pre_tokenizer, const char *merge, const char *
 #define BYTES_ONLY       "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
 #define DIGITS           "{\"type\":\"Digits\",\"individual_digits\":false}"
 
+#define NUMBERS(regex) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"}}"
+
 /* The only merge is of 1 and 2 (ids 16 and 17, merged 256), or of bytes of a character. */
 static void stages_cut_one_after_another(void **state)
 {
@@ -415,8 +417,17 @@ static void stages_cut_one_after_another(void **state)
         SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\"1\"},\"behavior\":\"Removed\","
                  "\"invert\":true}," BYTES_ONLY),
         "1 2", "212", "16");
+    bytes_are(SEQUENCE(NUMBERS("\\\\p{N}") "," BYTES_ONLY), "1 2", "12", "16 17");
+    bytes_are(SEQUENCE(NUMBERS("\\\\p{N}{1,3}") "," BYTES_ONLY), "1 2", "12", "256");
     /* a Sequence inside a Sequence is as good */
     bytes_are(SEQUENCE(SEQUENCE(DIGITS) "," BYTES_ONLY), "a 1", "a1", "64 16");
+}
+
+static void every_byte_has_a_stand_in_of_its_own(void **state)
+{
+    (void)state;
+    for (uint32_t byte = 0; byte < 256; byte++)
+        assert_int_equal(byte_of_stand_in(stand_in_of_byte(byte)), byte);
 }
 
 /* U+0439, the bytes D0 B9: after ByteLevel it is two signs, of which the second (superscript one)
@@ -751,6 +762,7 @@ int main(void)
         cmocka_unit_test(a_match_is_a_piece_or_part_of_one_or_nothing),
         cmocka_unit_test(digits_signs_and_words_are_cut),
         cmocka_unit_test(stages_cut_one_after_another),
+        cmocka_unit_test(every_byte_has_a_stand_in_of_its_own),
         cmocka_unit_test(after_byte_level_a_stage_sees_stand_ins),
         cmocka_unit_test(a_text_is_cut_only_where_no_stage_joins),
         cmocka_unit_test(encodings_agree_with_golden),

@@ -191,7 +191,7 @@ static TurnScan golden_scan(Safetensors *file)
     return scan;
 }
 
-static void ex5_16_ex5_17_the_scan_agrees_with_golden(void **state)
+static void ex5_17_the_scan_agrees_with_golden(void **state)
 {
     (void)state;
     Safetensors file;
@@ -450,7 +450,7 @@ static void ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
 
 /* ---- at any size ---------------------------------------------------------------------------- */
 
-static void ex5_16_ex5_17_turned_axes_are_a_state_that_turns(void **state)
+static void ex5_17_turned_axes_are_a_state_that_turns(void **state)
 {
     (void)state; /* B and C turned, against complex numbers in double */
     for (int i = 0; i < N_ODD; i++)
@@ -997,7 +997,7 @@ static void a_few_steps_of_every_model_make_a_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ex5_16_ex5_17_the_scan_agrees_with_golden),
+        cmocka_unit_test(ex5_17_the_scan_agrees_with_golden),
         cmocka_unit_test(ex5_18_every_gradient_agrees_with_golden),
         cmocka_unit_test(ex5_16_a_quarter_turn_by_hand),
         cmocka_unit_test(ex5_16_turns_add_up_and_keep_lengths_and_angles_between),
@@ -1008,7 +1008,7 @@ int main(void)
         cmocka_unit_test(with_lambda_1_one_state_is_chapter_3_s_rule_of_mamba),
         cmocka_unit_test(ex5_17_with_lambda_1_and_no_turn_it_is_mamba_2),
         cmocka_unit_test(ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator),
-        cmocka_unit_test(ex5_16_ex5_17_turned_axes_are_a_state_that_turns),
+        cmocka_unit_test(ex5_17_turned_axes_are_a_state_that_turns),
         cmocka_unit_test(pieces_and_single_steps_are_the_whole),
         cmocka_unit_test(no_tokens_leave_everything_as_it_was),
         cmocka_unit_test(a_turn_of_a_thousand_rounds_keeps_its_digits),

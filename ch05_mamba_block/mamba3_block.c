@@ -33,16 +33,17 @@ typedef enum {
     PART_A,
     PART_LAMBDA,
     PART_THETA,
-    PARTS
+    TURN_PARTS
 } TurnPart;
 
 /* How many numbers a token has in each part; returns their sum. */
-static size_t turn_parts(size_t width[PARTS], const MambaConfig *config)
+static size_t turn_parts(size_t width[TURN_PARTS], const MambaConfig *config)
 {
     size_t d_inner = config->intermediate_size, n_head = config->num_heads, sum = 0;
     size_t shared = config->n_groups * config->state_size;
-    size_t all[PARTS] = {d_inner, d_inner, shared, shared, n_head, n_head, n_head, config->n_angle};
-    for (int i = 0; i < PARTS; i++)
+    size_t all[TURN_PARTS] = {d_inner, d_inner, shared, shared,
+                              n_head,  n_head,  n_head, config->n_angle};
+    for (int i = 0; i < TURN_PARTS; i++)
         sum += width[i] = all[i];
     return sum;
 }
@@ -50,7 +51,7 @@ static size_t turn_parts(size_t width[PARTS], const MambaConfig *config)
 /* The table. The biases, (n_head, d_state), stand as one row: AdamW lets no row decay. */
 void turn_block_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
 {
-    size_t width[PARTS], rows = turn_parts(width, config), d_model = config->hidden_size;
+    size_t width[TURN_PARTS], rows = turn_parts(width, config), d_model = config->hidden_size;
     size_t n_head = config->num_heads, d_state = config->state_size, d_inner = width[PART_U];
     TensorShape all[BLOCK_TENSORS] = {
         /* name, shape, rank, fan_in, count */
@@ -94,7 +95,7 @@ void turn_block_init(const BlockParams *params, const MambaConfig *config, Rando
 typedef struct {
     size_t batch, len;
     float *normed, *scale;    /* (batch, len, d_model), (batch, len) */
-    float *part[PARTS];       /* (batch, len, the part's width) as in_proj makes them */
+    float *part[TURN_PARTS];  /* (batch, len, the part's width) as in_proj makes them */
     float *B, *C;             /* (batch, len, n_group, d_state) after their norms */
     float *B_scale, *C_scale; /* (batch, len, n_group) */
     float *delta, *A;         /* (batch, len, n_head) */
@@ -106,14 +107,14 @@ typedef struct {
 size_t turn_cache_place(TurnCache *cache, float *memory, const MambaConfig *config, size_t batch,
                         size_t len, bool training)
 {
-    size_t width[PARTS], tokens = batch * len, used = 0;
+    size_t width[TURN_PARTS], tokens = batch * len, used = 0;
     turn_parts(width, config);
     cache->batch = batch;
     cache->len = len;
     cache->keep = training;
     cache->normed = take(memory, &used, tokens * config->hidden_size);
     cache->scale = take(memory, &used, tokens);
-    for (int i = 0; i < PARTS; i++)
+    for (int i = 0; i < TURN_PARTS; i++)
         cache->part[i] = take(memory, &used, tokens * width[i]);
     cache->B = take(memory, &used, tokens * width[PART_B]);
     cache->C = take(memory, &used, tokens * width[PART_C]);
@@ -174,13 +175,13 @@ void turn_block_forward(float *out, const TurnCache *cache, const BlockState *st
 {
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor;
-    size_t width[PARTS], tokens = cache->batch * cache->len, d_model = config->hidden_size;
+    size_t width[TURN_PARTS], tokens = cache->batch * cache->len, d_model = config->hidden_size;
     size_t groups = tokens * config->n_groups, first = 0;
     turn_parts(width, config);
     assert(!cache->keep || out != input);
     rms_norm_forward(cache->normed, cache->scale, input, p[NORM_WEIGHT], config->layer_norm_epsilon,
                      tokens, d_model);
-    for (int i = 0; i < PARTS; first += width[i++])
+    for (int i = 0; i < TURN_PARTS; first += width[i++])
         if (width[i] > 0)
             linear_forward_fast(cache->part[i], cache->normed, p[IN_PROJ_WEIGHT] + first * d_model,
                                 NULL, tokens, d_model, width[i]);
@@ -234,7 +235,7 @@ void turn_block_backward(const BlockParams *grad, float *input_grad, const TurnC
 {
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor, *const *g = grad->tensor;
-    size_t width[PARTS], tokens = cache->batch * cache->len, d_model = config->hidden_size;
+    size_t width[TURN_PARTS], tokens = cache->batch * cache->len, d_model = config->hidden_size;
     size_t groups = tokens * config->n_groups, d_state = config->state_size, first = 0;
     turn_parts(width, config);
     /* out = input + out_proj(y) */
@@ -254,7 +255,7 @@ void turn_block_backward(const BlockParams *grad, float *input_grad, const TurnC
                        groups, d_state);
     turn_norm_backward(back, g[TURN_C_NORM], back->C, cache->C_scale, PART_C, cache, p[TURN_C_NORM],
                        groups, d_state);
-    for (int i = 0; i < PARTS; first += width[i++]) {
+    for (int i = 0; i < TURN_PARTS; first += width[i++]) {
         if (width[i] == 0)
             continue;
         linear_backward_weight_fast(g[IN_PROJ_WEIGHT] + first * d_model, back->part[i],

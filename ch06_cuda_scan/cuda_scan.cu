@@ -586,6 +586,7 @@ DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const Fused
             *elapsed += delta;
         }
         if (shape.reads) { /* y of four tokens, a part in each lane of the channel */
+            __syncwarp();  /* every lane has read the Delta that is written over here */
             LaneSums sums = lane_sums(y, FUSED_GROUP, shape.lanes_known, 1, shape.lanes / 2);
             UNROLL
             for (int g = 0; g < FUSED_GROUP; g++)

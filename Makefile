@@ -136,6 +136,7 @@ ch05_mamba_block     ch05_mamba_block --trace
 ch05_language_model  ch05_stories_test --focus
 ch05_pretrained      ch05_pretrained
 ch05_mamba2          ch05_mamba2 --demo matrix --length 12 --chunk 4
+ch05_mamba3          ch05_mamba3 --demo hand
 ch06_cuda_scan       ch06_cuda_scan --demo ladder
 endef
 export TOUR
@@ -192,6 +193,9 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba2)
 	$(call show,$(BUILD)/ch05_mamba2_block)
+	@printf '\n==== Chapter 5d: Mamba-3 (ch05_mamba_block/MAMBA3.md) ====\n'
+	$(call show,$(BUILD)/ch05_mamba3)
+	$(call show,$(BUILD)/ch05_state_tracking)
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'

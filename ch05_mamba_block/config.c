@@ -15,7 +15,8 @@ typedef enum {
     MODEL_MAMBA,        /* Mamba-1 */
     MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
     MODEL_MAMBA2,       /* one A a head: mamba2_block.c */
-    MODEL_KINDS
+    MODEL_KINDS,
+    MODEL_MAMBA3 = MODEL_KINDS /* a state that turns: mamba3_block.c; trained, never in a folder */
 } ModelKind;
 
 static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba", "mamba2"};
@@ -35,6 +36,7 @@ typedef struct {
     size_t num_heads, head_dim, n_groups;                 /* these and the next of Mamba-2 alone */
     size_t chunk_size;                                    /* tokens of its chunks, at most */
     double time_step_limit[2];                            /* Delta is held between these */
+    size_t n_angle;      /* of Mamba-3 alone: pairs of states that turn */
     bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 
@@ -79,6 +81,15 @@ MambaConfig config_default_heads(size_t d_model, size_t d_head, size_t d_state)
     config.chunk_size = 256;
     config.time_step_limit[0] = 0.0;
     config.time_step_limit[1] = INFINITY;
+    return config;
+}
+
+/* A Mamba-3: the same, and n_angle pairs of states turn. */
+MambaConfig config_default_turning(size_t d_model, size_t d_head, size_t d_state, size_t n_angle)
+{
+    MambaConfig config = config_default_heads(d_model, d_head, d_state);
+    config.kind = MODEL_MAMBA3;
+    config.n_angle = n_angle;
     return config;
 }
 

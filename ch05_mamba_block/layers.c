@@ -1,7 +1,7 @@
-/* A layer of a model, whichever block it is: chapter 5's, or Mamba-2's.
+/* A layer of a model, whichever block it is: chapter 5's, Mamba-2's or Mamba-3's.
 
    HOLDS   shapes, parameters, states, caches, forward and backward pass of a layer, each by
-           config.kind from mamba_block.c or from mamba2_block.c
+           config.kind from mamba_block.c, mamba2_block.c or mamba3_block.c
    FOR     parameters.c and language_model.c, which stack layers, and who runs or looks at a model:
            none of them needs to know what kind it is */
 
@@ -10,10 +10,16 @@
 
 #include "mamba_block.c"
 #include "mamba2_block.c"
+#include "mamba3_block.c"
 
 static bool layer_has_heads(const MambaConfig *config)
 {
     return config->kind == MODEL_MAMBA2;
+}
+
+static bool layer_turns(const MambaConfig *config)
+{
+    return config->kind == MODEL_MAMBA3;
 }
 
 /* ====================================== Parameters ========================================= */
@@ -21,7 +27,9 @@ static bool layer_has_heads(const MambaConfig *config)
 /* What the layer has, under the names of a BlockTensor; a count of 0: this kind has no such. */
 void layer_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
 {
-    if (layer_has_heads(config))
+    if (layer_turns(config))
+        turn_block_shapes(shapes, config);
+    else if (layer_has_heads(config))
         head_block_shapes(shapes, config);
     else
         block_shapes(shapes, config);
@@ -55,17 +63,21 @@ BlockParams layer_params_place(float *memory, const MambaConfig *config)
 /* Parameters to start from. */
 void layer_init(const BlockParams *params, const MambaConfig *config, Random *random)
 {
-    if (layer_has_heads(config))
+    if (layer_turns(config))
+        turn_block_init(params, config, random);
+    else if (layer_has_heads(config))
         head_block_init(params, config, random);
     else
         block_init(params, config, random);
 }
 
-/* How many numbers A has: one for each channel and state, or one for each head. */
+/* How many numbers A has: one for each channel and state, or one for each head; Mamba-3 makes its
+   A of every token, and has none here. */
 size_t layer_A_count(const MambaConfig *config)
 {
-    return layer_has_heads(config) ? config->num_heads
-                                   : config->intermediate_size * config->state_size;
+    return layer_turns(config)       ? 0
+           : layer_has_heads(config) ? config->num_heads
+                                     : config->intermediate_size * config->state_size;
 }
 
 /* A = -exp(A_log), after every change of the parameters. */
@@ -73,7 +85,7 @@ void layer_refresh(MambaBlock *block)
 {
     if (layer_has_heads(&block->config))
         head_block_refresh(block);
-    else
+    else if (!layer_turns(&block->config))
         block_refresh(block);
 }
 
@@ -81,33 +93,41 @@ void layer_refresh(MambaBlock *block)
 
 size_t layer_state_floats(const MambaConfig *config, size_t batch)
 {
-    return layer_has_heads(config) ? head_block_state_floats(config, batch)
-                                   : block_state_floats(config, batch);
+    return layer_turns(config)       ? turn_block_state_floats(config, batch)
+           : layer_has_heads(config) ? head_block_state_floats(config, batch)
+                                     : block_state_floats(config, batch);
 }
 
 BlockState layer_state_place(float *memory, const MambaConfig *config, size_t batch)
 {
+    BlockState turns = {NULL, memory};
+    if (layer_turns(config))
+        return turns;
     return layer_has_heads(config) ? head_block_state_place(memory, config, batch)
                                    : block_state_place(memory, config, batch);
 }
 
 /* ================================ What it works with ======================================= */
 
-/* What a layer computes on its way, or the gradients of that; of the two only one is used. */
+/* What a layer computes on its way, or the gradients of that; only one is used. */
 typedef struct {
     BlockCache block;
     HeadCache heads;
+    TurnCache turns;
 } LayerCache;
 
 typedef struct {
     BlockBack block;
     HeadBlockBack heads;
+    TurnCache turns;
 } LayerBack;
 
 /* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. */
 size_t layer_cache_place(LayerCache *cache, float *memory, const MambaBlock *block, size_t batch,
                          size_t len, bool training)
 {
+    if (layer_turns(&block->config))
+        return turn_cache_place(&cache->turns, memory, &block->config, batch, len, training);
     if (layer_has_heads(&block->config))
         return head_cache_place(&cache->heads, memory, &block->config, batch, len, training);
     return block_cache_place(&cache->block, memory, block, batch, len, training);
@@ -117,6 +137,9 @@ size_t layer_cache_place(LayerCache *cache, float *memory, const MambaBlock *blo
 size_t layer_back_place(LayerBack *back, float *memory, const LayerCache *cache,
                         const MambaBlock *block)
 {
+    if (layer_turns(&block->config))
+        return turn_cache_place(&back->turns, memory, &block->config, cache->turns.batch,
+                                cache->turns.len, false);
     if (layer_has_heads(&block->config))
         return head_cache_place(&back->heads, memory, &block->config, cache->heads.batch,
                                 cache->heads.len, false);
@@ -130,7 +153,9 @@ size_t layer_back_place(LayerBack *back, float *memory, const LayerCache *cache,
 void layer_forward(float *out, const LayerCache *cache, const BlockState *state, const float *input,
                    const MambaBlock *block)
 {
-    if (layer_has_heads(&block->config))
+    if (layer_turns(&block->config))
+        turn_block_forward(out, &cache->turns, state, input, block);
+    else if (layer_has_heads(&block->config))
         head_block_forward(out, &cache->heads, state, input, block);
     else
         block_forward(out, &cache->block, state, input, block);
@@ -141,7 +166,9 @@ void layer_backward(const BlockParams *grad, float *input_grad, const LayerBack 
                     const float *out_grad, const LayerCache *cache, const float *input,
                     const MambaBlock *block)
 {
-    if (layer_has_heads(&block->config))
+    if (layer_turns(&block->config))
+        turn_block_backward(grad, input_grad, &back->turns, out_grad, &cache->turns, input, block);
+    else if (layer_has_heads(&block->config))
         head_block_backward(grad, input_grad, &back->heads, out_grad, &cache->heads, input, block);
     else
         block_backward(grad, input_grad, &back->block, out_grad, &cache->block, input, block);
@@ -153,10 +180,11 @@ double layer_mean_step(const LayerCache *cache, size_t token, const MambaBlock *
 {
     size_t count = block->config.intermediate_size;
     double sum = 0.0;
-    if (layer_has_heads(&block->config)) {
+    if (layer_has_heads(&block->config) || layer_turns(&block->config)) {
+        bool turns = layer_turns(&block->config);
         count = block->config.num_heads;
         for (size_t h = 0; h < count; h++)
-            sum += (double)cache->heads.delta[token * count + h];
+            sum += (double)(turns ? cache->turns.delta : cache->heads.delta)[token * count + h];
     } else {
         Scan scan = block_scan(&cache->block, block, NULL);
         for (size_t d = 0; d < count; d++)

@@ -229,7 +229,7 @@ static void say_question(StoryText *story, size_t question, Random *random)
     say(story, questions[question]);
 }
 
-/* One part of a story to learn from: cue, wandering, and, if it is asked about, question and answer.
+/* One part of a story to learn from: cue, wandering, and, if it is asked, question and answer.
    Which question comes has nothing to do with the cue, or a model would gain by remembering which
    cue it was; so the pairs that training never answers are asked as well, and then nobody says
    anything. */

@@ -179,12 +179,13 @@ void layer_backward(const BlockParams *grad, float *input_grad, const LayerBack 
 double layer_mean_step(const LayerCache *cache, size_t token, const MambaBlock *block)
 {
     size_t count = block->config.intermediate_size;
+    bool turns = layer_turns(&block->config);
     double sum = 0.0;
-    if (layer_has_heads(&block->config) || layer_turns(&block->config)) {
-        bool turns = layer_turns(&block->config);
+    if (turns || layer_has_heads(&block->config)) {
+        const float *delta = turns ? cache->turns.delta : cache->heads.delta;
         count = block->config.num_heads;
         for (size_t h = 0; h < count; h++)
-            sum += (double)(turns ? cache->turns.delta : cache->heads.delta)[token * count + h];
+            sum += (double)delta[token * count + h];
     } else {
         Scan scan = block_scan(&cache->block, block, NULL);
         for (size_t d = 0; d < count; d++)

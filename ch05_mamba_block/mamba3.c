@@ -47,20 +47,20 @@ typedef struct {
 /* out (d_state) is `in` with its pairs (2k, 2k + 1) turned by angle k; what is behind the last
    pair stays. `way` is 1, or -1 to turn back. out may be in.
 
-   Exercise 5.16. Turn the pairs. */
+   Exercise 5.15. Turn the pairs. */
 void turn_pairs(float *out, const float *in, Turn turn, float way, size_t d_state)
 {
     for (size_t n = 2 * turn.n_angle; n < d_state; n++)
         out[n] = in[n];
     for (size_t k = 0; k < turn.n_angle; k++) {
         float c = turn.cosine[k], s = way * turn.sine[k], first = in[2 * k], second = in[2 * k + 1];
-        //> EX 5.16 [2 pts] [10 min] turning a pair
+        //> EX 5.15 [2 pts] [10 min] turning a pair
         //? (1, 0), turned by an angle, is (cos, sin); and (0, 1) is (-sin, cos).
         //? (first, second) is first times the one and second times the other.
         //? Both outputs need both inputs: `first` and `second` hold them, should out be in.
         out[2 * k] = c * first - s * second;
         out[2 * k + 1] = s * first + c * second;
-        //< EX 5.16
+        //< EX 5.15
     }
 }
 
@@ -73,17 +73,17 @@ void turn_pairs(float *out, const float *in, Turn turn, float way, size_t d_stat
 
 /* How much of x_{t-1}, of what token t - 1 wrote, and of what token t writes is in x_t.
 
-   Exercise 5.17. The three weights (Mamba-3, proposition 1). */
+   Exercise 5.16. The three weights (Mamba-3, proposition 1). */
 void trapezoid_weights(float *alpha, float *beta, float *gamma, float delta, float A, float lambda)
 {
-    //> EX 5.17 [2 pts] [10 min] the trapezoid
+    //> EX 5.16 [2 pts] [10 min] the trapezoid
     //? alpha is what a step leaves of a state: chapter 4's A_bar.
     //? The area under f is Delta times a mean of its ends: lambda of the right one, the rest left.
     //? What stood at the left end has the whole step behind it, and has faded like a state.
     *alpha = expf(delta * A);
     *beta = (1.0f - lambda) * delta * *alpha;
     *gamma = lambda * delta;
-    //< EX 5.17
+    //< EX 5.16
 }
 
 /* ==================================== What it is given ===================================== */

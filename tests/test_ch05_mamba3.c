@@ -191,7 +191,7 @@ static TurnScan golden_scan(Safetensors *file)
     return scan;
 }
 
-static void ex5_17_the_scan_agrees_with_golden(void **state)
+static void ex5_16_the_scan_agrees_with_golden(void **state)
 {
     (void)state;
     Safetensors file;
@@ -251,7 +251,7 @@ static Turn turn_by(float *room, const float *angle, size_t n_angle)
     return turn;
 }
 
-static void ex5_16_a_quarter_turn_by_hand(void **state)
+static void ex5_15_a_quarter_turn_by_hand(void **state)
 {
     (void)state;
     static const float turns[4] = {0, -1, 1, 0}; /* cosines, then sines: 90 and -90 degrees */
@@ -269,7 +269,7 @@ static void ex5_16_a_quarter_turn_by_hand(void **state)
     free(out);
 }
 
-static void ex5_16_turns_add_up_and_keep_lengths_and_angles_between(void **state)
+static void ex5_15_turns_add_up_and_keep_lengths_and_angles_between(void **state)
 {
     (void)state; /* R_a R_b = R_(a+b); (R B).(R C) = B.C, on which the whole of it rests */
     Random random = random_from_seed(3);
@@ -295,7 +295,7 @@ static void ex5_16_turns_add_up_and_keep_lengths_and_angles_between(void **state
     }
 }
 
-static void ex5_16_the_lesson_s_four_bits(void **state)
+static void ex5_15_the_lesson_s_four_bits(void **state)
 {
     (void)state; /* half a turn for each 1: the sign of what is read is the parity */
     static const float bits[5] = {0, 1, 0, 1, 1}, want[5] = {1, -1, -1, 1, -1};
@@ -309,7 +309,7 @@ static void ex5_16_the_lesson_s_four_bits(void **state)
 
 /* ---- the trapezoid -------------------------------------------------------------------------- */
 
-static void ex5_17_the_weights_by_hand(void **state)
+static void ex5_16_the_weights_by_hand(void **state)
 {
     (void)state;
     float alpha, beta, gamma, half = -0.693147181f;       /* a step of 1 leaves a half */
@@ -341,7 +341,7 @@ static void run_one_state(float *y, const float *u, size_t len, float delta, flo
     free(all);
 }
 
-static void ex5_17_without_a_decay_the_trapezoid_is_chapter_3_s_bilinear_rule(void **state)
+static void ex5_16_without_a_decay_the_trapezoid_is_chapter_3_s_bilinear_rule(void **state)
 {
     (void)state; /* of the mean of both ends: A_bar = 1, B_bar = delta */
     enum { LEN = 33 };
@@ -358,7 +358,7 @@ static void ex5_17_without_a_decay_the_trapezoid_is_chapter_3_s_bilinear_rule(vo
     assert_relmax(y, want, LEN, 1e-6);
 }
 
-static void ex5_17_both_rules_differ_by_the_cube_of_a_small_step(void **state)
+static void ex5_16_both_rules_differ_by_the_cube_of_a_small_step(void **state)
 {
     (void)state; /* after one step from x = 1 and f = 1 at both ends, A = -1 */
     double apart[2], A = -1.0, B = 1.0;
@@ -390,7 +390,7 @@ static void with_lambda_1_one_state_is_chapter_3_s_rule_of_mamba(void **state)
 
 /* ---- against other chapters ----------------------------------------------------------------- */
 
-static void ex5_17_with_lambda_1_and_no_turn_it_is_mamba_2(void **state)
+static void ex5_16_with_lambda_1_and_no_turn_it_is_mamba_2(void **state)
 {
     (void)state; /* one A a head for all tokens, no biases, no gate */
     for (int i = 0; i < N_ODD; i++) {
@@ -419,7 +419,7 @@ static void ex5_17_with_lambda_1_and_no_turn_it_is_mamba_2(void **state)
     }
 }
 
-static void ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
+static void ex5_15_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
 {
     (void)state; /* data/oscillator.ssm: each step turns the state by 36 degrees, and leaves 0.9 */
     enum { LEN = 60 };
@@ -450,7 +450,7 @@ static void ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
 
 /* ---- at any size ---------------------------------------------------------------------------- */
 
-static void ex5_17_turned_axes_are_a_state_that_turns(void **state)
+static void ex5_16_turned_axes_are_a_state_that_turns(void **state)
 {
     (void)state; /* B and C turned, against complex numbers in double */
     for (int i = 0; i < N_ODD; i++)
@@ -997,18 +997,18 @@ static void a_few_steps_of_every_model_make_a_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ex5_17_the_scan_agrees_with_golden),
+        cmocka_unit_test(ex5_16_the_scan_agrees_with_golden),
         cmocka_unit_test(ex5_18_every_gradient_agrees_with_golden),
-        cmocka_unit_test(ex5_16_a_quarter_turn_by_hand),
-        cmocka_unit_test(ex5_16_turns_add_up_and_keep_lengths_and_angles_between),
-        cmocka_unit_test(ex5_16_the_lesson_s_four_bits),
-        cmocka_unit_test(ex5_17_the_weights_by_hand),
-        cmocka_unit_test(ex5_17_without_a_decay_the_trapezoid_is_chapter_3_s_bilinear_rule),
-        cmocka_unit_test(ex5_17_both_rules_differ_by_the_cube_of_a_small_step),
+        cmocka_unit_test(ex5_15_a_quarter_turn_by_hand),
+        cmocka_unit_test(ex5_15_turns_add_up_and_keep_lengths_and_angles_between),
+        cmocka_unit_test(ex5_15_the_lesson_s_four_bits),
+        cmocka_unit_test(ex5_16_the_weights_by_hand),
+        cmocka_unit_test(ex5_16_without_a_decay_the_trapezoid_is_chapter_3_s_bilinear_rule),
+        cmocka_unit_test(ex5_16_both_rules_differ_by_the_cube_of_a_small_step),
         cmocka_unit_test(with_lambda_1_one_state_is_chapter_3_s_rule_of_mamba),
-        cmocka_unit_test(ex5_17_with_lambda_1_and_no_turn_it_is_mamba_2),
-        cmocka_unit_test(ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator),
-        cmocka_unit_test(ex5_17_turned_axes_are_a_state_that_turns),
+        cmocka_unit_test(ex5_16_with_lambda_1_and_no_turn_it_is_mamba_2),
+        cmocka_unit_test(ex5_15_a_head_of_two_states_is_chapter_2_s_oscillator),
+        cmocka_unit_test(ex5_16_turned_axes_are_a_state_that_turns),
         cmocka_unit_test(pieces_and_single_steps_are_the_whole),
         cmocka_unit_test(no_tokens_leave_everything_as_it_was),
         cmocka_unit_test(a_turn_of_a_thousand_rounds_keeps_its_digits),

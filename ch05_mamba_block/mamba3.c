@@ -357,16 +357,16 @@ static void turn_row_backward(const TurnBack *back, float *row, float dy, const 
 
 /* What one angle gets, of a turned pair and that pair's gradient.
 
-   Exercise 5.18. How the loss changes as the pair turns on. */
+   Exercise 5.17. How the loss changes as the pair turns on. */
 static float turn_slope(const float pair[2], const float pair_grad[2])
 {
     float slope = 0.0f;
-    //> EX 5.18 [3 pts] [20 min] the gradient of an angle
+    //> EX 5.17 [3 pts] [20 min] the gradient of an angle
     //? Where does a pair move as it turns on? At right angles to itself: a quarter of a turn ahead.
     //? (first, second), a quarter of a turn ahead, is (-second, first).
     //? The slope is how much of the gradient points that way: a product of two vectors.
     slope = pair[0] * pair_grad[1] - pair[1] * pair_grad[0];
-    //< EX 5.18
+    //< EX 5.17
     return slope;
 }
 

@@ -216,7 +216,7 @@ static void ex5_16_the_scan_agrees_with_golden(void **state)
     safetensors_close(&file);
 }
 
-static void ex5_18_every_gradient_agrees_with_golden(void **state)
+static void ex5_17_every_gradient_agrees_with_golden(void **state)
 {
     (void)state;
     Safetensors file;
@@ -546,7 +546,7 @@ static void a_turn_of_a_thousand_rounds_keeps_its_digits(void **state)
 
 /* ---- backwards ------------------------------------------------------------------------------ */
 
-static void ex5_18_a_pair_s_slope_by_hand(void **state)
+static void ex5_17_a_pair_s_slope_by_hand(void **state)
 {
     (void)state;
     static const float pair[2] = {3, 4}, along[2] = {6, 8}, ahead[2] = {-4, 3}, one[2] = {1, 0};
@@ -591,7 +591,7 @@ static void check_slopes(const TurnScan *scan)
     free(y_grad);
 }
 
-static void ex5_18_gradients_are_the_slopes_of_the_loss(void **state)
+static void ex5_17_gradients_are_the_slopes_of_the_loss(void **state)
 {
     (void)state;
     static const size_t sizes[4][7] = {
@@ -998,7 +998,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ex5_16_the_scan_agrees_with_golden),
-        cmocka_unit_test(ex5_18_every_gradient_agrees_with_golden),
+        cmocka_unit_test(ex5_17_every_gradient_agrees_with_golden),
         cmocka_unit_test(ex5_15_a_quarter_turn_by_hand),
         cmocka_unit_test(ex5_15_turns_add_up_and_keep_lengths_and_angles_between),
         cmocka_unit_test(ex5_15_the_lesson_s_four_bits),
@@ -1012,8 +1012,8 @@ int main(void)
         cmocka_unit_test(pieces_and_single_steps_are_the_whole),
         cmocka_unit_test(no_tokens_leave_everything_as_it_was),
         cmocka_unit_test(a_turn_of_a_thousand_rounds_keeps_its_digits),
-        cmocka_unit_test(ex5_18_a_pair_s_slope_by_hand),
-        cmocka_unit_test(ex5_18_gradients_are_the_slopes_of_the_loss),
+        cmocka_unit_test(ex5_17_a_pair_s_slope_by_hand),
+        cmocka_unit_test(ex5_17_gradients_are_the_slopes_of_the_loss),
         cmocka_unit_test(gradients_that_are_not_wanted_are_not_written),
         cmocka_unit_test(every_parameter_of_a_layer_has_the_slope_of_the_loss),
         cmocka_unit_test(a_model_reads_token_by_token_what_it_reads_at_once),

@@ -228,10 +228,10 @@ typedef struct {
 enum { N_TRAFFIC = 6 };
 
 /* Instructions of a thread for a token and state, as `make counts` finds them. */
-#define ISSUED_16X1 9.0
-#define ISSUED_4X4  11.1
+#define ISSUED_16X1 9.1
+#define ISSUED_4X4  10.7
 #define ISSUED_END  6.3
-#define ISSUED_BACK 33.4
+#define ISSUED_BACK 27.0
 
 /* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
    tile of B and C, and a checkpoint is kept every `stretch` tokens. Of special functions softplus

@@ -63,11 +63,11 @@ function finish(   i, to, low, high, n, states) {
     }
     split("", way); split("", next_at); split("", n)
     for (i = high; i >= low && low >= 0; i--) {
-        way[i] = i == high ? 1 : -1
+        way[i] = (i == high)
         to = target(said[i])
         if (i < high && to > i && to <= high && way[to] > 0) { way[i] = way[to] + 1; next_at[i] = to }
-        if (i < high && said[i] !~ /^(BRA|EXIT)/ && way[i + 1] >= way[i]) { way[i] = way[i + 1] + 1; next_at[i] = i + 1 }
-        if (said[i] ~ /LDGSTS\.E \[/) way[i] = -1
+        if (i < high && said[i] !~ /^(BRA|EXIT)/ && way[i + 1] > 0 && way[i + 1] >= way[i]) { way[i] = way[i + 1] + 1; next_at[i] = i + 1 }
+        if (said[i] ~ /LDGSTS\.E \[/) way[i] = 0
     }
     for (i = low; low >= 0 && way[low] > 0; i = next_at[i]) {
         n[class(said[i])]++
@@ -77,7 +77,7 @@ function finish(   i, to, low, high, n, states) {
         printf "%-20s %9s %7s %7s %6s %6s %6s %7s %6s %8s\n", "kernel", "registers", "a loop", "special", "float", "shared", "global", "shuffle", "other", "a state"
     if (low >= 0 && way[low] > 0 && name != "race_sum") {
         states = works_on(name)
-        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["other"], states > 0 ? sprintf("%.1f", way[low] / states) : "-"
+        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["other"], (states > 0) ? sprintf("%.1f", way[low] / states) : "-"
     }
     split("", place)
     name = ""

@@ -235,10 +235,10 @@ enum { N_TRAFFIC = 6 };
 
 /* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
    tile of B and C, and a checkpoint is kept every `stretch` tokens. Of special functions softplus
-   takes one and the gate two. Instructions are those that `make counts` finds in a kernel's loop,
-   of 4 lanes; in pieces of 1 lane. Unfused is an array library's way, an operation a kernel:
-   softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate, each of which reads and writes
-   whole arrays. */
+   takes one and the gate two, and the way back four more. Instructions are those that `make counts`
+   finds in a kernel's loop, with 4 lanes, or 1 in pieces. Unfused is an array library's way, an
+   operation a kernel: softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate, each of
+   which reads and writes whole arrays. */
 void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double channels,
                    double stretch)
 {
@@ -246,13 +246,13 @@ void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double chan
     const ScanTraffic all[N_TRAFFIC] = {
         {"unfused, a kernel an operation", 2 + (1 + n) + (2 + n) + 3 * n + (n + 1) + 3 + 3, 2 * n,
          n + 3, 0},
-        {"0 to 3: B, C read by each channel", 4 + shared, 2 * n, n + 3, 0},
+        {"0 to 3: A, B, C at every token", 4 + shared, 3 * n, n + 3, 0},
         {"5 fused: B, C read by each block", 4 + shared, 2 * n / channels, n + 3, ISSUED_4X4},
         {"6 in pieces of time", 6 + 1.5 * shared, 3 * n / (4 * channels), 2 * n + 4,
          ISSUED_16X1 + ISSUED_END},
         {"5 forwards, keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 3,
          ISSUED_4X4},
-        {"backwards", 7 + shared + n / stretch + 4 * n / 32, 2 * n / 32, n + 5, ISSUED_BACK},
+        {"backwards", 7 + shared + n / stretch + 4 * n / 32, 2 * n / 32, n + 7, ISSUED_BACK},
     };
     memcpy(traffic, all, sizeof all);
 }

@@ -89,8 +89,8 @@ DEVICE float gate_of(const Scan *scan, size_t where)
 /* ==================================== 0. A thread a channel =============================== */
 /* IDEA    Channels do not need each other, so each gets a thread, which does what chapter 4 does.
    GRID    batch * ceil(d_inner / 128) blocks of 128 threads
-   COSTS   Every thread reads B and C for itself. The states lie in memory, being too many and of
-           unknown number for registers. And few channels are few threads. */
+   COSTS   Every thread reads A, B and C for itself, at every token. The states lie in memory, being
+           too many and of unknown number for registers. And few channels are few threads. */
 
 enum { CHANNEL_THREADS = 128 };
 
@@ -128,7 +128,8 @@ KERNEL(scan_channels, ScanJob)
            state is scanned in log2 256 = 8 rounds; what the tile's last token holds is carried to
            the next tile.
    GRID    batch * d_inner blocks of 256 threads
-   COSTS   7 joins a token and state where one would do, and a barrier for each round. */
+   COSTS   7 joins a token and state where one would do, and a barrier for each round. Neighbouring
+           threads have neighbouring tokens, and their u and delta lie d_inner apart. */
 
 enum { TIME_THREADS = 256 };
 
@@ -1127,7 +1128,7 @@ static bool demo_floors(const Show *show, Error *error)
     Scan scan;
     memset(&scan, 0, sizeof scan);
     scan.batch = 8, scan.len = scan.d_inner = 2048, scan.d_state = 16;
-    return floors_show(&scan, 64.0, (double)scan_stretch(&scan), show, error);
+    return floors_show(&scan, 32.0, (double)scan_stretch(&scan), show, error);
 }
 
 /* ---- a barrier too few ---- */

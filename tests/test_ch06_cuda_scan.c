@@ -193,11 +193,11 @@ static void every_number_of_lanes_is_chapter_4_s_scan(void **state)
 static void whatever_is_optional_may_be_left_out(void **state)
 {
     (void)state;
-    static const size_t size[4] = {2, 19, 3, 5}, whole[4] = {1, 19, 8, 4};
+    static const size_t size[4] = {2, 19, 3, 5}, whole[4] = {1, 19, 4, 4};
     need_device();
     for (int has = 0; has <= HAS_ALL; has++) {
         check_kernels(size, has, SCAN_CHANNELS, SCAN_PIECES, 1e-5);
-        check_kernels(whole, has, SCAN_TILED, SCAN_PIECES, 1e-5);
+        check_kernels(whole, has, SCAN_FUSED, SCAN_PIECES, 1e-5);
     }
 }
 

@@ -253,10 +253,9 @@ DEVICE void states_read(float *x, const float *from, size_t row, const FusedPlac
 {
     unsigned n = at->part * (unsigned)shape.states;
     bool inside = from != NULL && at->channel + at->worker < at->d_inner;
-    from += row * at->d_state + n;
     UNROLL
     for (unsigned k = 0; k < (unsigned)shape.states; k++)
-        x[k] = inside && n + k < at->d_state ? from[k] : 0.0f;
+        x[k] = inside && n + k < at->d_state ? from[row * at->d_state + n + k] : 0.0f;
 }
 
 DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace *at,

@@ -251,8 +251,8 @@ static bool cuda_time_forward(CudaBench *bench, const BenchScan *host, Error *er
     return true;
 }
 
-/* The gradients of u, delta and A by the device against chapter 4's; a way back that is wrong is not
-   measured. */
+/* The gradients of u, delta and A by the device against chapter 4's; a way back that is wrong is
+   not measured. */
 static bool cuda_back_check(const DeviceBack *back, const BenchScan *host, Error *error)
 {
     const Scan *scan = &host->scan;
@@ -294,8 +294,8 @@ static bool cuda_time_backward(CudaBench *bench, const BenchScan *host, Error *e
     return ok;
 }
 
-/* Whether the device has room for both passes on such a scan; a sentence if it has not. 14 arrays of
-   (batch, len, d_inner), checkpoints and all parts of the gradients are more than are ever there. */
+/* Whether the device has room for both passes on such a scan; a sentence if it has not. 14 arrays
+   of (batch, len, d_inner) and checkpoints every 4 tokens are more than are ever there. */
 static bool shape_fits(const size_t size[4], Error *error)
 {
     size_t unused = 0, total = 0;

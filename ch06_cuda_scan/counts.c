@@ -1,8 +1,8 @@
 /* What chapter 6's demos work on, count and draw.
 
    HOLDS   scans of random numbers, and how far two results are apart; joins, depth and barriers of
-           the ways to scan; turns of a warp at the banks of shared memory; bytes, special functions,
-           instructions, and the roof over them
+           the ways to scan; turns of a warp at the banks of shared memory; bytes, special
+           functions, instructions, and the roof over them
    FOR     the demos of cuda_scan.cu; the roof for bench.cu too. Knows a Scan, and no kernel. */
 
 #ifndef CH06_COUNTS

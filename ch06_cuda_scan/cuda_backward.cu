@@ -135,8 +135,8 @@ DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float *sums, co
         BC[states + k] = y_grad * x_after[k];
         sums[2] += C[k] * x_after[k];
         //> EX 6.6 [3 pts] [20 min] the backward pass of one line, on the device
-        //? Exercise 4.3 once more: `now` is dL/dx_t. BC[k] is dL/dB; sums[1] sums now B over states.
-        //? What goes on to x_grad[k] is now A_bar[k]. Times x_before[k] it is dL/dA_bar times A_bar.
+        //? Exercise 4.3 once more: `now` is dL/dx_t. BC[k] is dL/dB; sums[1] sums now B over k.
+        //? What goes on to x_grad[k] is now A_bar[k]. Times x_before[k]: dL/dA_bar times A_bar.
         //? A_bar = 2^(delta A2): sums[0] sums that product times A2, A_grad[k] it times delta.
         x_grad[k] = now * A_bar[k];
         float through_A = x_grad[k] * x_before[k];
@@ -200,8 +200,8 @@ DEVICE void back_state_parts(const BackTileShared *tile, unsigned i0, const Fuse
 }
 
 /* The tile from its last token to its first. Two kinds of sums go over lanes: over those that share
-   a channel, and over the channels of the warp. What a lane adds to them it leaves in shared memory,
-   and after every few tokens each lane takes up some sums as a whole. */
+   a channel, and over the channels of the warp. What a lane adds to them it leaves in shared
+   memory, and after every few tokens each lane takes up some sums as a whole. */
 DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const float *A_bar,
                         const float *A2, const BackTileShared *tile, const FusedPlace *at,
                         const FusedShape shape)
@@ -232,7 +232,7 @@ DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const floa
     }
 }
 
-/* What comes out for a quad of channels of a token, from what `back_tokens` has left in its tile. */
+/* What comes out for a quad of channels of a token, from what `back_tokens` has left behind. */
 typedef struct {
     float u[4], delta[4], z[4], D[4]; /* the gradients; D: this token's part */
 } BackQuad;
@@ -286,11 +286,11 @@ DEVICE void back_finish(float *D_grad, float *bias_grad, const float *bias, cons
             bias_grad[k] += grad.delta[k];
         }
         if (to->u != NULL)
-            quad_write(to->u + where, grad.u, at->count, shape.whole);
+            quad_write(to->u + where, grad.u, at->count, at->whole);
         if (to->delta != NULL)
-            quad_write(to->delta + where, grad.delta, at->count, shape.whole);
+            quad_write(to->delta + where, grad.delta, at->count, at->whole);
         if (job->scan.z != NULL && to->z != NULL)
-            quad_write(to->z + where, grad.z, at->count, shape.whole);
+            quad_write(to->z + where, grad.z, at->count, at->whole);
     }
 }
 
@@ -316,7 +316,7 @@ DEVICE void back_shared_sums(const BackTileShared *tile, const ScanJob *job, con
             for (int k = 0; k < 4; k++)
                 sums[k] += part[k];
         }
-        quad_write(to + (first + i) * at->d_state + n, sums, at->d_state - n, shape.whole);
+        quad_write(to + (first + i) * at->d_state + n, sums, at->d_state - n, at->whole);
     }
 }
 
@@ -344,8 +344,8 @@ DEVICE void back_channel_sums(float *shared, const float *D_grad, const float *b
 
 /* ==================================== The kernels ========================================= */
 
-/* The kernel: as `fused`, from the last tile to the first; x (tokens + 1, states) and A_bar (tokens,
-   states) are a tile's. */
+/* The kernel: as `fused`, from the last tile to the first; x (tokens + 1, states) and A_bar
+   (tokens, states) are a tile's. */
 DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar,
                        const FusedShape shape)
 {
@@ -405,8 +405,8 @@ KERNEL(back_4x4, ScanJob)
 __global__ void __launch_bounds__(FUSED_THREADS) back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 8, job.lanes, false, true};
-    float x[9 * 8], A_bar[8 * 8];
+    const FusedShape shape = {8, 4, job.lanes, false, true};
+    float x[5 * 8], A_bar[4 * 8];
     fused_back(&job, shared, x, A_bar, shape);
 }
 KERNEL(back_8xn, ScanJob)
@@ -507,7 +507,7 @@ KERNEL(piece_end_back_16x1, ScanJob)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 8, job.lanes, false, false};
+    const FusedShape shape = {8, 4, job.lanes, false, false};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_8xn, ScanJob)
@@ -563,7 +563,7 @@ static bool start_piece_end_back(const ScanJob *job, Error *error)
     one.lanes = lanes_least(&job->scan);
     size_t blocks = fused_blocks(&one);
     if (!scan_whole(&job->scan))
-        START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(one.lanes, 8, 8), one, error);
+        START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(one.lanes, 8, 4), one, error);
     START(piece_end_back_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), one, error);
 }
 
@@ -571,7 +571,7 @@ static bool start_back(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (!scan_whole(&job->scan))
-        START(back_8xn, blocks, FUSED_THREADS, back_shared(job->lanes, 8, 8), *job, error);
+        START(back_8xn, blocks, FUSED_THREADS, back_shared(job->lanes, 8, 4), *job, error);
     START(back_4x4, blocks, FUSED_THREADS, back_shared(4, 4, 16), *job, error);
 }
 

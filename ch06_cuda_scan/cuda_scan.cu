@@ -13,7 +13,7 @@
               tile     tokens that a block works on between two barriers
               piece    tokens of one sequence that one block goes through; few channels: many pieces
    BUILD      cc -x c -O2 ch06_cuda_scan/cuda_scan.cu -o cuda_scan -lm && ./cuda_scan
-              nvcc -O3 -arch=native ch06_cuda_scan/cuda_scan.cu -o cuda_scan && ./cuda_scan    with a GPU
+              nvcc -O3 -arch=native ch06_cuda_scan/cuda_scan.cu -o cuda_scan    with a GPU
    TIME       60 minutes to read, 110 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 3.3, appendix D
               W. D. Hillis, G. L. Steele, Data parallel algorithms, CACM 29 (1986)
@@ -41,7 +41,7 @@ typedef struct {
     Scan scan;         /* its checkpoint: (batch, ceil(len / stretch), d_inner, d_state), or NULL */
     float *y, *x_last; /* x_last may be NULL */
     unsigned lanes;    /* threads to a channel, from kernel 5 on */
-    unsigned stretch;  /* tokens between two checkpoints: 8 or 16 */
+    unsigned stretch;  /* tokens between two checkpoints: 4 or 16 */
     size_t pieces;     /* every sequence is cut into so many, in kernel 6; else 1 */
     size_t piece_len;  /* tokens of a piece, a multiple of `stretch`; the last may be shorter */
     const float *start;  /* (batch, pieces, d_inner, d_state) x before each piece, or NULL: 0 */
@@ -434,9 +434,9 @@ __global__ void scan_shuffle(ScanJob job)
 KERNEL(scan_shuffle, ScanJob)
 
 /* ==================================== 4. A tile for a block =============================== */
-/* IDEA    Channels and sequences are thousands already, so time need not be cut: it goes back into a
-           loop, a thread a channel as in kernel 0, and all care goes to memory. The states live in
-           registers, which have no index: every loop over them has a length that is known and is
+/* IDEA    Channels and sequences are thousands already, so time need not be cut: it goes back into
+           a loop, a thread a channel as in kernel 0, and all care goes to memory. The states live
+           in registers, which have no index: every loop over them has a length that is known and is
            written out. And a tile of B and C is read once for the 128 channels of a block.
    GRID    batch * ceil(d_inner / 128) blocks of 128 threads; d_state 16 at most
    COSTS   The block waits for every tile, and for u and delta at every token. And few channels are
@@ -494,10 +494,11 @@ __global__ void scan_tiled(ScanJob job)
 KERNEL(scan_tiled, ScanJob)
 
 /* ==================================== 5. Fused ============================================ */
-/* IDEA    Kernel 4, and whatever keeps it from being fast. u, delta, z come in tiles too, 16 bytes at
-           a time, and what the next tile needs is on its way while this one is worked on; softplus
-           and gate are made where four channels at a time pass by; and one, two or four lanes share
-           a channel's states, or as many as d_state needs, so that there are enough warps.
+/* IDEA    Kernel 4, and whatever keeps it from being fast. u, delta, z come in tiles too, 16 bytes
+           at a time, and what the next tile needs is on its way while this one is worked on;
+           softplus and gate are made where four channels at a time pass by; and one, two or four
+           lanes share a channel's states, or as many as d_state needs, so that there are enough
+           warps.
    JOBS    A thread has two (FusedPlace, in cuda_tiles.h). It moves quads, four channels of a token,
            between the memories, as they lie there; and it works on a channel, neighbouring threads
            its states.
@@ -672,7 +673,7 @@ DEVICE void fused_store(const FusedTile *tile, const ScanJob *job, const FusedPl
         UNROLL
         for (int k = 0; k < 4; k++)
             y[k] = gate[k] * (y[k] + D[k] * u[k]);
-        quad_write(to, y, at->count, shape.whole);
+        quad_write(to, y, at->count, at->whole);
         to += (size_t)at->rows * at->d_inner;
     }
 }
@@ -744,7 +745,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
 FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true)
 FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true)
 FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true)
-FUSED_KERNEL(fused_8xn, 8, 8, job.lanes, false, true)
+FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
 
 /* ==================================== 6. Time in pieces =================================== */
 /* IDEA    Where channels are few, time is cut into pieces after all, a block each, in three phases.
@@ -754,7 +755,7 @@ FUSED_KERNEL(fused_8xn, 8, 8, job.lanes, false, true)
    COSTS   Every exponential twice; and u, delta and B are read twice. */
 
 FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false)
-FUSED_KERNEL(piece_end_8xn, 8, 8, job.lanes, false, false)
+FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false)
 
 enum { CARRY_THREADS = 128, CARRY_AHEAD = 8 };
 
@@ -837,7 +838,7 @@ bool scan_whole(const Scan *scan)
 /* Tokens between two checkpoints: what the backward kernel holds in registers. */
 unsigned scan_stretch(const Scan *scan)
 {
-    return scan_whole(scan) ? 16 : 8;
+    return scan_whole(scan) ? 16 : 4;
 }
 
 /* The fewest and the most lanes that a kernel is compiled for: lanes * states >= d_state. */
@@ -931,7 +932,7 @@ static bool start_fused(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (!scan_whole(&job->scan))
-        START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 8), *job, error);
+        START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     if (job->lanes == 1)
         START(fused_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
     if (job->lanes == 2)
@@ -943,7 +944,7 @@ static bool start_piece_end(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (!scan_whole(&job->scan))
-        START(piece_end_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 8), *job, error);
+        START(piece_end_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     START(piece_end_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
 }
 

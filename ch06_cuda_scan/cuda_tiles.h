@@ -86,14 +86,14 @@ DEVICE size_t least_of(size_t a, size_t b)
 
 enum { FUSED_THREADS = 128 };
 
-/* What a kernel's body is compiled for: constants, but for `lanes` where they are not whole. Only so
-   can arrays of `states` floats live in registers: registers have no index. */
+/* What a kernel's body is compiled for: constants, but for `lanes` where not `whole`. Only so can
+   arrays of `states` floats live in registers: registers have no index. */
 typedef struct {
     int states;     /* a thread has, in registers; a multiple of 4 */
     int tokens;     /* of a tile; a multiple of FUSED_GROUP */
     unsigned lanes; /* to a channel */
-    bool whole;     /* `lanes` is a constant, d_inner and d_state are multiples of 4, and a thread
-                       has as many quads of a tile as the next one */
+    bool whole;     /* `lanes` is a constant, 4 divides d_inner and d_state, and a thread has as
+                       many quads of a tile as the next one */
     bool reads;     /* y, and x_last; else only where a piece ends: piece_x and piece_a */
 } FusedShape;
 
@@ -111,6 +111,7 @@ typedef struct {
     size_t moved;             /* where the first of them lies in an array (batch, len, d_inner) */
     unsigned worker, part;    /* works on that channel, states part * states ... */
     unsigned d_inner, d_state; /* as in the scan: 32 bits are multiplied faster than 64 */
+    bool whole;                /* 4 divides both: every quad begins at a multiple of 16 bytes */
 } FusedPlace;
 
 DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len,
@@ -135,6 +136,7 @@ DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len,
     at.part = threadIdx.x % shape.lanes;
     at.d_inner = (unsigned)scan->d_inner;
     at.d_state = (unsigned)scan->d_state;
+    at.whole = shape.whole || (at.d_inner % 4 == 0 && at.d_state % 4 == 0);
     return at;
 }
 
@@ -172,7 +174,7 @@ DEVICE void quads_store(float *to, const float *from, const int count)
 /* A quad on its way from global to shared memory: its first `count` floats, then zeros. `whole`: it
    is there or it is not, and one copy of 16 bytes takes it. What is not copied is not looked at:
    `from` may then point to nothing. */
-DEVICE void quad_fetch(float *shared, const float *from, unsigned count, const bool whole)
+DEVICE void quad_fetch(float *shared, const float *from, unsigned count, bool whole)
 {
     if (whole) {
         __pipeline_memcpy_async(shared, from, 16, count > 0 ? 0 : 16);
@@ -184,7 +186,7 @@ DEVICE void quad_fetch(float *shared, const float *from, unsigned count, const b
 }
 
 /* A quad of results to global memory, past the caches: no kernel reads it again soon. */
-DEVICE void quad_write(float *to, const float *quad, unsigned count, const bool whole)
+DEVICE void quad_write(float *to, const float *quad, unsigned count, bool whole)
 {
     if (whole) {
 #ifdef __CUDA_ARCH__
@@ -221,7 +223,7 @@ DEVICE void rows_fetch(float *tile, const float *from, const FusedPlace *at, uns
         unsigned i = at->row + (unsigned)k * at->rows;
         if (in_tile(i, shape))
             quad_fetch(tile + i * at->channels + at->quad, from,
-                       done + i < at->tokens ? at->count : 0, shape.whole);
+                       done + i < at->tokens ? at->count : 0, at->whole);
         from += (size_t)at->rows * at->d_inner;
     }
 }
@@ -240,7 +242,7 @@ DEVICE void states_fetch(float *tile, const float *B, const float *C, const bool
         unsigned count = n < at->d_state && done + i < at->tokens ? at->d_state - n : 0;
         if (j < all)
             quad_fetch(tile + 4 * j, (j < quads ? B : C) + first + (i * at->d_state + n), count,
-                       shape.whole);
+                       at->whole);
     }
 }
 
@@ -268,7 +270,7 @@ DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace
     UNROLL
     for (unsigned k = 0; k < (unsigned)shape.states; k += 4)
         if (n + k < at->d_state)
-            quad_write(to + k, x + k, (unsigned)least_of(at->d_state - n - k, 4), shape.whole);
+            quad_write(to + k, x + k, (unsigned)least_of(at->d_state - n - k, 4), at->whole);
 }
 
 #endif /* CH06_CUDA_TILES */

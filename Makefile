@@ -37,7 +37,9 @@ WARNINGS := -Wall -Wextra -Wshadow $(if $(WHOLE),-Wno-maybe-uninitialized -Wno-s
 # compiler makes of it (ch04_selective/vectors.h).
 BITS     := $(call try,-ffp-contract=off)
 ifeq ($(SANITIZE),1)
-OPTIMISE := -O1 -g1 $(WHOLE) $(BITS) -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+# gcc looks after the shared arrays of chapter 6's kernels if it is told so.
+OPTIMISE := -O1 -g1 $(WHOLE) $(BITS) -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all \
+            $(call try,-fsanitize=address -fsanitize-sections=cuda_shared)
 else
 OPTIMISE := -O3 $(WHOLE) $(BITS) $(if $(filter 1,$(NATIVE)),$(call try,-march=native)) \
             $(if $(filter 1,$(OPENMP)),$(call try,-fopenmp))
@@ -134,6 +136,7 @@ ch05_mamba_block     ch05_mamba_block --trace
 ch05_language_model  ch05_stories_test --focus
 ch05_pretrained      ch05_pretrained
 ch05_mamba2          ch05_mamba2 --demo matrix --length 12 --chunk 4
+ch05_mamba3          ch05_mamba3 --demo hand
 ch06_cuda_scan       ch06_cuda_scan --demo ladder
 endef
 export TOUR
@@ -189,6 +192,10 @@ run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
 	$(call show,$(BUILD)/ch05_pretrained)
 	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba2)
+	$(call show,$(BUILD)/ch05_mamba2_block)
+	@printf '\n==== Chapter 5d: Mamba-3 (ch05_mamba_block/MAMBA3.md) ====\n'
+	$(call show,$(BUILD)/ch05_mamba3)
+	$(call show,$(BUILD)/ch05_state_tracking)
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
@@ -221,6 +228,15 @@ test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the G
 	$< $(if $(shell command -v compute-sanitizer 2>/dev/null),\
 	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
 	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
+
+# Chapter 6's kernels, every thread known to ThreadSanitizer: races that no order of threads shows.
+.PHONY: races
+RACES := build/races/test_ch06_cuda_on_cpu
+races: $(BUILD)/cmocka.flags ## chapter 6's kernels under ThreadSanitizer: each race by its two lines
+	@mkdir -p $(dir $(RACES)) && echo 'building $(RACES)'
+	@$(CC) -O1 -g $(BITS) -Wall -Wextra -Wshadow -fsanitize=thread tests/test_ch06_cuda_on_cpu.c -o $(RACES) \
+	    $$(cat $(BUILD)/cmocka.flags) -lm
+	@BUILD=build sh tests/run_tests.sh $(RACES)
 
 mutants: $(BUILD)/cmocka.flags $(DEMOS) ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh

@@ -1,16 +1,47 @@
 /* A layer of attention: a block's fair opponent.
 
-   HOLDS   plain multi-head causal attention over a whole sequence, made of the chapter's attend;
-           the same in blocks of queries and keys with a running softmax, for use; and a token at a
-           time with a cache of keys and values
+   HOLDS   what one query takes from all values (attend, exercise 5.5); plain multi-head causal
+           attention over a whole sequence, made of it; the same in blocks of queries and keys with
+           a running softmax, for use; and a token at a time with a cache of keys and values
    FOR     measure_block.c, which compares
-   SOURCE  M. Milakov, N. Gimelshein, Online normalizer calculation for softmax,
-           arXiv 1805.02867 */
+   SOURCES A. Vaswani et al., Attention is all you need, arXiv 1706.03762
+           M. Milakov, N. Gimelshein, Online normalizer calculation for softmax, arXiv 1805.02867 */
 
 #ifndef CH05_ATTENTION
 #define CH05_ATTENTION
 
 #include "mamba_block.c"
+
+/* ======================================= One query ======================================== */
+/* The other way to look back: keep every token's key and value, and look at all of them anew */
+/* for every token. Nothing is forgotten, and nothing is ever cheap: the n-th token costs n.  */
+
+/* What one query takes from all values, for one head (Vaswani et al., equation 1): mixed (d_head)
+   is the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)). q is (d_head), k
+   and v point at the head's first channel of token 0; a token is d_model further. weight is (len).
+
+   Exercise 5.5. What one query takes from all values. */
+void attend(float *mixed, float *weight, const float *q, const float *k, const float *v, size_t len,
+            size_t d_head, size_t d_model)
+{
+    float largest = -INFINITY, total = 0.0f, factor = 1.0f / sqrtf((float)d_head);
+    /* how well each key fits the query; 1 / sqrt(d_head) keeps its size the same at any width */
+    for (size_t s = 0; s < len; s++) {
+        weight[s] = factor * dot(q, k + s * d_model, d_head);
+        largest = fmaxf(largest, weight[s]);
+    }
+    zero(mixed, d_head);
+    //> EX 5.5 [2 pts] [15 min] attention's weights
+    //? softmax: each weight is exp(score) over the sum of all exp(score).
+    //? Take the largest score from each first: nothing overflows, and the quotients are the same.
+    //? Then mixed[i] is the sum of weight times v[s * d_model + i] over s.
+    for (size_t s = 0; s < len; s++)
+        total += weight[s] = expf(weight[s] - largest);
+    for (size_t s = 0; s < len; s++)
+        for (size_t i = 0; i < d_head; i++)
+            mixed[i] += weight[s] / total * v[s * d_model + i];
+    //< EX 5.5
+}
 
 /* ===================================== As it is defined =================================== */
 

@@ -100,17 +100,38 @@ bool saved_read(const SavedList *list, size_t count, const char *settings, const
 
 /* ================================== A model in its folder ================================== */
 
+/* What a config.json of Mamba-2 says besides; limits that are no limits are left out, for not every
+   reader of JSON knows Infinity. */
+static void write_config_heads(FILE *out, const MambaConfig *config)
+{
+    const double *limit = config->time_step_limit;
+    fprintf(out,
+            "  \"num_heads\": %zu,\n  \"head_dim\": %zu,\n  \"n_groups\": %zu,\n"
+            "  \"chunk_size\": %zu,\n",
+            config->num_heads, config->head_dim, config->n_groups, config->chunk_size);
+    if (isinf(limit[1]) && limit[0] > 0.0)
+        fprintf(out, "  \"time_step_limit\": [%#.17g, Infinity],\n", limit[0]);
+    else if (!isinf(limit[1]))
+        fprintf(out, "  \"time_step_limit\": [%#.17g, %#.17g],\n", limit[0], limit[1]);
+}
+
 static void write_config(FILE *out, const MambaConfig *config)
 {
+    static const char *const architecture[MODEL_KINDS] = {
+        "MambaForCausalLM", "FalconMambaForCausalLM", "Mamba2ForCausalLM"};
     fprintf(out,
-            "{\n  \"architectures\": [\"MambaForCausalLM\"],\n  \"model_type\": \"mamba\",\n"
+            "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n"
             "  \"bos_token_id\": %d,\n  \"eos_token_id\": %d,\n  \"pad_token_id\": %d,\n"
             "  \"vocab_size\": %zu,\n  \"hidden_size\": %zu,\n  \"intermediate_size\": %zu,\n"
             "  \"state_size\": %zu,\n  \"num_hidden_layers\": %zu,\n  \"conv_kernel\": %zu,\n"
             "  \"expand\": %zu,\n  \"time_step_rank\": %zu,\n  \"hidden_act\": \"silu\",\n",
-            WORD_END, WORD_END, WORD_END, config->vocab_size, config->hidden_size,
-            config->intermediate_size, config->state_size, config->num_hidden_layers,
-            config->conv_kernel, config->expand, config->time_step_rank);
+            architecture[config->kind], model_type_name[config->kind], WORD_END, WORD_END, WORD_END,
+            config->vocab_size, config->hidden_size, config->intermediate_size, config->state_size,
+            config->num_hidden_layers, config->conv_kernel, config->expand, config->time_step_rank);
+    if (config->kind == MODEL_FALCON_MAMBA)
+        fprintf(out, "  \"mixer_rms_eps\": %g,\n", config->mixer_rms_eps);
+    if (config->kind == MODEL_MAMBA2)
+        write_config_heads(out, config);
     fprintf(out,
             "  \"use_bias\": %s,\n  \"use_conv_bias\": %s,\n  \"tie_word_embeddings\": %s,\n"
             "  \"layer_norm_epsilon\": %g,\n  \"initializer_range\": %g,\n"

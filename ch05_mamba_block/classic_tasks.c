@@ -1,5 +1,6 @@
 /* Two classic tasks, the Mamba paper's own: remember what matters among noise, and find again what
-   once followed a word. Each with a selective and a time-invariant model of the same size.
+   once followed a word. Each with a selective and a time-invariant model of the same size; or with
+   Mamba-2 beside the selective one.
 
    HOLDS   selective copying and induction heads; the lessons that lead up to them; right answers,
            piece by piece; the training of both models with several seeds, and their scores at
@@ -119,11 +120,18 @@ static void induction_lesson(int32_t *ids, int32_t *targets, size_t batch, size_
 typedef void (*TaskFill)(int32_t *ids, int32_t *targets, size_t batch, size_t len, const void *from,
                          Random *random);
 
-/* How a task is learnt. */
+/* A part of a training: so many steps on `batch` pieces of `len` tokens. */
+typedef struct {
+    uint64_t batch, len, steps;
+    double rate; /* the highest */
+} TaskPart;
+
+/* How a task is learnt: in at most two parts, the second with longer pieces (or with no steps). */
+enum { TASK_PARTS = 2 };
 typedef struct {
     TaskFill fill;
-    uint64_t batch, len, steps;
-    double rate, decay;
+    TaskPart part[TASK_PARTS];
+    double decay, average;
     double delta_least, delta_most; /* the Deltas at the start */
 } TaskTraining;
 
@@ -138,20 +146,22 @@ typedef struct {
 /* The paper's rates are constant; here they go up first and then down, as for the stories. Its
    Deltas start from 0.001 to 0.1. In the classroom nearly shut gates come first: a state that
    holds by itself has only to learn when to open. */
-static const Task task_copying = {"copying",
-                                  "Selective copying: 16 symbols among noise",
-                                  copying_fill,
-                                  64,
-                                  1024,
-                                  {copying_lesson, 16, 64, 10000, 4e-3, 0.1, 1e-3, 0.1},
-                                  {copying_fill, 64, 4096, 400000, 1e-4, 0.1, 1e-3, 0.1}};
-static const Task task_induction = {"induction",
-                                    "Induction heads: what followed the marker?",
-                                    induction_fill,
-                                    256,
-                                    65536,
-                                    {induction_lesson, 1, 4096, 1200, 4e-3, 0.1, 1e-6, 0.01},
-                                    {induction_fill, 8, 256, 204800, 1e-3, 0.0, 1e-3, 0.1}};
+static const Task task_copying = {
+    "copying",
+    "Selective copying: 16 symbols among noise",
+    copying_fill,
+    64,
+    1024,
+    {copying_lesson, {{16, 64, 8000, 4e-3}, {4, 256, 6000, 2e-3}}, 0.1, 0.998, 1e-6, 0.1},
+    {copying_fill, {{64, 4096, 400000, 1e-4}}, 0.1, 0.0, 1e-3, 0.1}};
+static const Task task_induction = {
+    "induction",
+    "Induction heads: what followed the marker?",
+    induction_fill,
+    256,
+    65536,
+    {induction_lesson, {{1, 4096, 1200, 4e-3}}, 0.1, 0.0, 1e-6, 0.01},
+    {induction_fill, {{8, 256, 204800, 1e-3}}, 0.0, 0.0, 1e-3, 0.1}};
 
 /* ===================================== Right answers ======================================= */
 
@@ -201,14 +211,26 @@ static double percent_right(TaskFill question, size_t count, size_t len, const M
 
 /* ======================================= Learning ========================================== */
 
-/* The paper's model for both tasks: two layers, 64 channels. */
-static Model task_model(bool time_invariant, const TaskTraining *training, uint64_t seed)
+/* What is trained beside what. Mamba-2 has heads of 16 channels and 64 states. */
+typedef enum { MODEL_SELECTIVE, MODEL_INVARIANT, MODEL_OF_HEADS, TASK_NAMES } TaskModel;
+
+static const char *const task_model_name[TASK_NAMES] = {"selective", "time-invariant", "Mamba-2"};
+
+static MambaConfig task_config(TaskModel which)
 {
-    MambaConfig config = config_default(64);
-    Random random = random_from_seed(seed);
+    MambaConfig config =
+        which == MODEL_OF_HEADS ? config_default_heads(64, 16, 64) : config_default(64);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
-    config.time_invariant = time_invariant;
+    config.time_invariant = which == MODEL_INVARIANT;
+    return config;
+}
+
+/* The paper's model for both tasks: two layers, 64 channels. */
+static Model task_model(TaskModel which, const TaskTraining *training, uint64_t seed)
+{
+    MambaConfig config = task_config(which);
+    Random random = random_from_seed(seed);
     config.time_step_min = config.time_step_floor = training->delta_least;
     config.time_step_max = training->delta_most;
     Model model = model_new(&config);
@@ -216,22 +238,29 @@ static Model task_model(bool time_invariant, const TaskTraining *training, uint6
     return model;
 }
 
-static TrainSettings task_settings(const TaskTraining *training, uint64_t seed)
+static TrainSettings task_settings(const TaskTraining *training, const TaskPart *part,
+                                   uint64_t seed)
 {
     TrainSettings settings;
     memset(&settings, 0, sizeof settings);
-    settings.batch = training->batch;
-    settings.len = training->len;
-    settings.steps = training->steps;
+    settings.batch = part->batch;
+    settings.len = part->len;
+    settings.steps = part->steps;
     settings.seed = seed;
-    settings.rate = training->rate;
+    settings.rate = part->rate;
     settings.decay = training->decay;
+    settings.average = training->average;
     settings.clip = 1.0;
     return settings;
 }
 
-/* How many symbols are to be copied at a step: more and more, and all of them from the middle of
-   training on. */
+static uint64_t task_steps(const TaskTraining *training)
+{
+    return training->part[0].steps + training->part[1].steps;
+}
+
+/* How many symbols are to be copied at a step of the first part: more and more, and all of them
+   from its middle on. */
 static size_t symbols_now(uint64_t step, uint64_t steps)
 {
     return smaller(TASK_REMEMBER, 1 + (size_t)(2 * TASK_REMEMBER * step / steps));
@@ -239,37 +268,54 @@ static size_t symbols_now(uint64_t step, uint64_t steps)
 
 enum { TASK_SEEDS = 64, TASK_LENGTHS = 8, TASK_POINTS = 20, TASK_MODELS = 2 };
 
-/* What both models score, in percent: [0] the selective one, [1] its twin. */
+/* What both models score, in percent: [0] the selective one, [1] its twin; or Mamba-2, and the
+   selective one. */
 typedef struct {
+    TaskModel model[TASK_MODELS];
     size_t n_seed, n_length;
     double at[TASK_POINTS], learning[TASK_MODELS][TASK_POINTS][TASK_SEEDS];
     double length[TASK_LENGTHS], right[TASK_MODELS][TASK_LENGTHS][TASK_SEEDS];
     size_t count[TASK_LENGTHS]; /* sequences asked */
 } TaskScores;
 
-/* Trains a model; now and then the question is asked, at the shortest length. */
+/* The question itself, at the shortest length, to the average of the weights. */
+static double task_ask(Trainer *trainer, const Task *task)
+{
+    Random random = random_from_seed(98);
+    trainer_swap_average(trainer);
+    double percent =
+        percent_right(task->ask, TASK_TOGETHER * 4, task->shortest, trainer->model, &random);
+    trainer_swap_average(trainer);
+    return percent;
+}
+
+/* Trains a model, part after part, and leaves it with the average of its weights; now and then it
+   is asked. */
 static void task_train(TaskScores *scores, int which, size_t seed, Model *model, const Task *task,
                        const TaskTraining *training, uint64_t seed_of_run)
 {
-    TrainSettings settings = task_settings(training, seed_of_run);
-    Trainer trainer = trainer_new(model, &settings);
-    size_t symbols = 1;
-    BatchSource source = {training->fill, &symbols};
+    uint64_t done = 0, steps = task_steps(training);
     Progress progress = progress_start(task->name);
-    for (size_t i = 0; i < TASK_POINTS; i++) {
-        uint64_t until = settings.steps * (i + 1) / TASK_POINTS;
-        Random random = random_from_seed(98);
-        while (trainer.adam.step < until) {
-            symbols = symbols_now(trainer.adam.step, settings.steps);
+    for (size_t i = 0, point = 0; i < TASK_PARTS; i++) {
+        TrainSettings settings = task_settings(training, &training->part[i], seed_of_run);
+        if (settings.steps == 0)
+            continue;
+        Trainer trainer = trainer_new(model, &settings);
+        size_t symbols = TASK_REMEMBER;
+        BatchSource source = {training->fill, &symbols};
+        while (trainer.adam.step < settings.steps) {
+            symbols = i == 0 ? symbols_now(trainer.adam.step, settings.steps) : symbols;
             trainer_step(&trainer, &source);
-            progress_show(&progress, (double)trainer.adam.step, (double)settings.steps);
+            progress_show(&progress, (double)++done, (double)steps);
+            for (; point < done * TASK_POINTS / steps; point++) {
+                scores->at[point] = (double)done;
+                scores->learning[which][point][seed] = task_ask(&trainer, task);
+            }
         }
-        scores->at[i] = (double)until;
-        scores->learning[which][i][seed] =
-            percent_right(task->ask, TASK_TOGETHER * 4, task->shortest, model, &random);
+        trainer_swap_average(&trainer);
+        trainer_free(&trainer);
     }
     progress_end(&progress);
-    trainer_free(&trainer);
 }
 
 /* As many sequences as a quarter of a million tokens have, from 128 to 1,024. */
@@ -295,9 +341,11 @@ static void task_lengths(TaskScores *scores, int which, size_t seed, const Task 
 }
 
 /* No model yet, and the lengths that will be asked. */
-static TaskScores *task_scores_new(const Task *task, size_t seeds)
+static TaskScores *task_scores_new(const Task *task, size_t seeds, bool mamba2)
 {
     TaskScores *scores = NEW(TaskScores, 1);
+    scores->model[0] = mamba2 ? MODEL_OF_HEADS : MODEL_SELECTIVE;
+    scores->model[1] = mamba2 ? MODEL_SELECTIVE : MODEL_INVARIANT;
     scores->n_seed = seeds;
     for (size_t len = task->shortest; len <= task->longest; len *= 4) {
         assert(scores->n_length < TASK_LENGTHS);
@@ -313,13 +361,13 @@ static void task_learn(TaskScores *scores, const Task *task, const TaskTraining 
 {
     for (size_t seed = 0; seed < scores->n_seed; seed++)
         for (int which = 0; which < TASK_MODELS; which++) {
-            Model model = task_model(which == 1, training, first + seed);
+            Model model = task_model(scores->model[which], training, first + seed);
             double start = seconds_now();
             task_train(scores, which, seed, &model, task, training, first + seed);
             double trained = seconds_now();
             task_lengths(scores, which, seed, task, &model);
             fprintf(stderr, "%s, seed %" PRIu64 ": trained in %.0f s, asked in %.0f s\n",
-                    which == 0 ? "selective" : "time-invariant", first + seed, trained - start,
+                    task_model_name[scores->model[which]], first + seed, trained - start,
                     seconds_now() - trained);
             model_free(&model);
         }
@@ -341,7 +389,7 @@ static double median_of(const double *values, size_t count, double *least)
 static void print_scores(const TaskScores *scores, int which, uint64_t first)
 {
     double middle[TASK_LENGTHS], worst[TASK_LENGTHS];
-    printf("\n%s\n", which == 0 ? "selective" : "time-invariant");
+    printf("\n%s\n", task_model_name[scores->model[which]]);
     for (size_t seed = 0; seed < scores->n_seed; seed++) {
         printf("  seed %-5" PRIu64, first + seed);
         for (size_t i = 0; i < scores->n_length; i++)
@@ -389,24 +437,27 @@ static bool draw_task(const Task *task, const TaskScores *scores, const Show *sh
             middle[which][i] =
                 median_of(copying ? scores->learning[which][i] : scores->right[which][i],
                           scores->n_seed, &least);
-        chart_add(&chart, which == 0 ? "selective" : "time-invariant", MARK_LINE,
+        chart_add(&chart, task_model_name[scores->model[which]], MARK_LINE,
                   copying ? scores->at : scores->length, middle[which], points);
     }
     return chart_show(&chart, show, error);
 }
 
 /* A task from start to end: both models trained with every seed, a table, a chart. */
-static bool show_task(const Task *task, const TaskTraining *training, size_t seeds,
+static bool show_task(const Task *task, const TaskTraining *training, size_t seeds, bool mamba2,
                       const Show *show, Error *error)
 {
-    MambaConfig config = config_default(64);
-    config.num_hidden_layers = 2;
-    config.vocab_size = TASK_SYMBOLS;
-    printf("%s\n2 layers of 64 channels, %zu parameters; %" PRIu64 " steps of %" PRIu64
-           " x %" PRIu64 " tokens\n\n",
-           task->title, model_floats(&config), training->steps, training->batch, training->len);
+    MambaConfig config = task_config(MODEL_SELECTIVE), heads = task_config(MODEL_OF_HEADS);
+    printf("%s\n2 layers of 64 channels, %zu parameters", task->title, model_floats(&config));
+    for (const TaskPart *part = training->part; part < training->part + TASK_PARTS; part++)
+        if (part->steps > 0)
+            printf("; %" PRIu64 " steps of %" PRIu64 " x %" PRIu64, part->steps, part->batch,
+                   part->len);
+    puts(" tokens\n");
+    if (mamba2)
+        printf("Mamba-2 has %zu: 8 heads of 16 channels, 64 states\n\n", model_floats(&heads));
     fflush(stdout);
-    TaskScores *scores = task_scores_new(task, seeds);
+    TaskScores *scores = task_scores_new(task, seeds, mamba2);
     task_learn(scores, task, training, show->seed);
     print_task_table(scores, show->seed);
     bool ok = draw_task(task, scores, show, error);
@@ -433,7 +484,7 @@ static void print_example(const Task *task, Random *random)
 /* ======================================= Program =========================================== */
 
 typedef struct {
-    bool copying, induction, full, ascii;
+    bool copying, induction, full, mamba2, ascii;
     const char *svg;
     uint64_t steps, seed, seeds;
 } TaskOptions;
@@ -442,12 +493,16 @@ static bool run_task(const TaskOptions *options, const Show *show, Error *error)
 {
     Task task = options->copying ? task_copying : task_induction;
     TaskTraining training = options->full ? task.paper : task.lessons;
-    training.steps = options->steps > 0 ? options->steps : training.steps;
+    if (options->steps > 0) { /* each part its share */
+        uint64_t second = options->steps * training.part[1].steps / task_steps(&training);
+        training.part[0].steps = options->steps - second;
+        training.part[1].steps = second;
+    }
     if (options->full && options->copying) { /* asked at its own length, and beyond */
-        task.shortest = (size_t)training.len;
+        task.shortest = (size_t)training.part[0].len;
         task.longest = 16 * task.shortest;
     }
-    return show_task(&task, &training, (size_t)options->seeds, show, error);
+    return show_task(&task, &training, (size_t)options->seeds, options->mamba2, show, error);
 }
 
 static bool demo_examples(const Show *show, Error *error)
@@ -462,7 +517,7 @@ static bool demo_examples(const Show *show, Error *error)
 
 int classic_tasks_main(int argc, char **argv)
 {
-    TaskOptions o = {false, false, false, false, NULL, 0, 1, 1};
+    TaskOptions o = {false, false, false, false, false, NULL, 0, 1, 1};
     const Option table[] = {
         {"copying", NULL, OPTION_SWITCH, 0, 0, &o.copying, "mode",
          "train both models on selective copying (minutes)"},
@@ -470,8 +525,10 @@ int classic_tasks_main(int argc, char **argv)
          "train both models on induction heads (minutes)"},
         {"full", NULL, OPTION_SWITCH, 0, 0, &o.full, "copying induction",
          "as the paper learns them: its sizes, its steps, no lessons (days)"},
+        {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.mamba2, "copying induction",
+         "Mamba-2, and the selective model beside it"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.steps, "copying induction",
-         "of the training (default 10000 and 1200)"},
+         "of the training (default 14000 and 1200)"},
         {"seeds", "N", OPTION_WHOLE, 1, TASK_SEEDS, &o.seeds, "copying induction",
          "train so many times, from seed S on (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",

@@ -1,9 +1,9 @@
 /* What a conversation leaves in files, as safetensors.
 
    HOLDS   all that a model remembers of a text (SavedState), written and read: conv (n_layer,
-           d_conv - 1, d_inner) and ssm (n_layer, d_inner, d_state) as Hugging Face lays them out,
-           final (d_model), and seen, the tokens that count as said; logits, row by row as they
-           are made (LogitsFile)
+           d_conv - 1, width of the convolution) and ssm (n_layer, d_inner, d_state) as Hugging Face
+           lays them out, final (d_model), and seen, the tokens that count as said; logits, row by
+           row as they are made (LogitsFile)
    FOR     pretrained.c: --save-state, --load-state, --logits */
 
 #ifndef CH05_CONVERSATION_FILES
@@ -19,7 +19,7 @@
 typedef struct {
     uint64_t print;  /* of the model: another one's state means nothing to it */
     uint64_t tokens; /* so far */
-    float *conv;     /* (n_layer, d_conv - 1, d_inner) */
+    float *conv;     /* (n_layer, d_conv - 1, config_conv_width) */
     float *ssm;      /* (n_layer, d_inner, d_state) */
     float *final;    /* (d_model) */
 } SavedState;
@@ -34,9 +34,9 @@ static void state_note(SafetensorsWriter *writer, const char *key, uint64_t valu
 bool state_write(const SavedState *state, const Sampler *sampler, const MambaConfig *config,
                  const char *path, Error *error)
 {
-    size_t layers = config->num_hidden_layers, d_inner = config->intermediate_size;
-    size_t conv_shape[3] = {layers, config->conv_kernel - 1, d_inner};
-    size_t ssm_shape[3] = {layers, d_inner, config->state_size};
+    size_t layers = config->num_hidden_layers;
+    size_t conv_shape[3] = {layers, config->conv_kernel - 1, config_conv_width(config)};
+    size_t ssm_shape[3] = {layers, config->intermediate_size, config->state_size};
     SafetensorsWriter writer;
     safetensors_writer_init(&writer);
     safetensors_add_metadata(&writer, "format", "mamba-memory");
@@ -68,7 +68,7 @@ static bool state_check(const Tensor *tensor[4], uint64_t *tokens, const Safeten
 {
     uint64_t of_file = 0;
     size_t conv_shape[3] = {config->num_hidden_layers, config->conv_kernel - 1,
-                            config->intermediate_size};
+                            config_conv_width(config)};
     size_t ssm_shape[3] = {config->num_hidden_layers, config->intermediate_size,
                            config->state_size};
     if (!state_read_note(&of_file, file, "model", error) ||

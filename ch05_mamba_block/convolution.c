@@ -1,7 +1,7 @@
 /* The convolution of a block and the silu after it, as fast as the processor allows.
 
-   HOLDS   the causal convolution of every channel, forward and backward; silu, forward and
-           backward, a vector of numbers at a time; a penalty on Delta
+   HOLDS   the causal convolution of every channel, forward and backward; silu and the
+           gate by it, forward and backward, a vector of numbers at a time
    FOR     mamba_block.c, which has them as they are defined: conv1d_forward, conv1d_backward,
            and chapter 4's silu */
 
@@ -164,6 +164,33 @@ void silu_backward_all(float *out, const float *gradient, const float *at, size_
         size_t some = smaller(count - i, LANES);
         Lanes slope = lanes_silu_slope(lanes_load_some(at + i, some), table);
         lanes_store_some(out + i, lanes_load_some(gradient + i, some) * slope, some);
+    }
+}
+
+/* out = y silu(z), sixteen at a time. */
+void gate_all(float *out, const float *y, const float *z, size_t count)
+{
+    const ExpTable table = exp_table();
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
+    for (size_t i = 0; i < count; i += LANES) {
+        size_t some = smaller(count - i, LANES);
+        Lanes v = lanes_load_some(z + i, some);
+        lanes_store_some(out + i, lanes_load_some(y + i, some) * v * lanes_sigmoid(v, table), some);
+    }
+}
+
+/* y_grad = out_grad silu(z) and z_grad = out_grad y silu'(z). */
+void gate_backward_all(float *y_grad, float *z_grad, const float *out_grad, const float *y,
+                       const float *z, size_t count)
+{
+    const ExpTable table = exp_table();
+    PARALLEL_FOR(schedule(static) if (worth_sharing_each(count)))
+    for (size_t i = 0; i < count; i += LANES) {
+        size_t some = smaller(count - i, LANES);
+        Lanes v = lanes_load_some(z + i, some), dy = lanes_load_some(out_grad + i, some);
+        Lanes slope = lanes_silu_slope(v, table);
+        lanes_store_some(z_grad + i, dy * lanes_load_some(y + i, some) * slope, some);
+        lanes_store_some(y_grad + i, dy * v * lanes_sigmoid(v, table), some);
     }
 }
 

@@ -112,6 +112,7 @@ typedef struct {
     size_t depth;        /* objects and arrays that are open */
     bool first;          /* the object or array just opened has given nothing yet */
     bool failed;         /* *error is filled */
+    bool python;         /* Infinity and NaN are numbers: Python writes them, JSON has them not */
     const char *path;    /* named in messages */
     const char *subject; /* "tensor 'P'": named too; NULL for nothing */
     char *strings;       /* (len + 1) the strings read so far, one after the other */
@@ -191,6 +192,8 @@ JsonType json_peek(Json *json)
     case 'f': return JSON_BOOLEAN;
     case 'n': return JSON_NULL;
     case '-': return JSON_NUMBER;
+    case 'I':
+    case 'N': return json->python ? JSON_NUMBER : JSON_NOTHING;
     default: return json_digit(json, json->at) ? JSON_NUMBER : JSON_NOTHING;
     }
 }
@@ -423,6 +426,15 @@ static size_t json_digits(const Json *json, size_t at, bool *good)
     return at;
 }
 
+static bool json_word(Json *json, const char *word)
+{
+    for (size_t i = 0; word[i]; i++)
+        if (json_byte(json, json->at + i) != word[i])
+            return json_fail(json, "expected %s, found another word", word);
+    json->at += strlen(word);
+    return true;
+}
+
 /* -? (0 | [1-9] digit*) (. digit+)? ([eE] [+-]? digit+)?   `whole` if it is digits alone. */
 static bool json_scan_number(Json *json, bool *whole)
 {
@@ -430,6 +442,12 @@ static bool json_scan_number(Json *json, bool *whole)
         return json_expected(json, json_type_name(JSON_NUMBER));
     bool good = true;
     size_t start = json->at + (json_byte(json, json->at) == '-');
+    int letter = json_byte(json, start);
+    if (json->python && (letter == 'I' || letter == 'N')) {
+        *whole = false;
+        json->at = start;
+        return json_word(json, letter == 'I' ? "Infinity" : "NaN");
+    }
     size_t at = json_digits(json, start, &good), digits_end = at;
     good = good && (at == start + 1 || json_byte(json, start) != '0');
     if (json_byte(json, at) == '.')
@@ -466,8 +484,8 @@ bool json_integer(Json *json, uint64_t *value, uint64_t most)
     return true;
 }
 
-/* Any number; finite. */
-bool json_number(Json *json, double *value)
+/* Any number, also one that is too large for a double: that is infinite. */
+bool json_number_any(Json *json, double *value)
 {
     bool whole = false;
     if (!json_scan_number(json, &whole))
@@ -476,19 +494,20 @@ bool json_number(Json *json, double *value)
     char *copy = json->strings + json->used; /* strtod needs a 0 byte after it */
     memcpy(copy, json->text + json->mark, len);
     copy[len] = '\0';
-    double number = strtod(copy, NULL);
-    if (!isfinite(number))
-        return json_fail(json, "%.*s is too large for a double", json_shown_digits(json), copy);
-    *value = number;
+    *value = strtod(copy, NULL);
     return true;
 }
 
-static bool json_word(Json *json, const char *word)
+/* Any number; finite. */
+bool json_number(Json *json, double *value)
 {
-    for (size_t i = 0; word[i]; i++)
-        if (json_byte(json, json->at + i) != word[i])
-            return json_fail(json, "expected %s, found another word", word);
-    json->at += strlen(word);
+    double number = 0.0;
+    if (!json_number_any(json, &number))
+        return false;
+    if (!isfinite(number))
+        return json_fail(json, "%.*s is too large for a double", json_shown_digits(json),
+                         json->text + json->mark);
+    *value = number;
     return true;
 }
 

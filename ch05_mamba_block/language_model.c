@@ -24,7 +24,7 @@
 #ifndef CH05_LANGUAGE_MODEL
 #define CH05_LANGUAGE_MODEL
 
-#include "mamba_block.c" /* the block, its parameters and its gradients */
+#include "layers.c"      /* the block, its parameters and its gradients; or Mamba-2's */
 #include "parameters.c"  /* a model's: ModelParams, model_tensor */
 #include "words.c"       /* texts as tokens */
 #include "rainbow.c"     /* stories to learn from */
@@ -41,14 +41,14 @@ typedef struct {
     MambaConfig config;
     ModelParams params;
     MambaBlock *block; /* (n_layer) views into params and A */
-    float *A;          /* (n_layer, d_inner, d_state) = -exp(A_log), kept up to date by refresh */
+    float *A;          /* (n_layer, layer_A_count) = -exp(A_log), kept up to date by refresh */
 } Model;
 
 /* After every change of the parameters. */
 void model_refresh(Model *model)
 {
     for (size_t i = 0; i < model->config.num_hidden_layers; i++)
-        block_refresh(&model->block[i]);
+        layer_refresh(&model->block[i]);
 }
 
 /* A model with all parameters 0: every block sees its own part of them, and its own A. model_free
@@ -56,7 +56,7 @@ void model_refresh(Model *model)
 Model model_new(const MambaConfig *config)
 {
     Model model;
-    size_t A = config->intermediate_size * config->state_size;
+    size_t A = layer_A_count(config);
     model.config = *config;
     model.params = model_params_new(config);
     model.block = NEW(MambaBlock, config->num_hidden_layers);
@@ -91,7 +91,7 @@ void model_init(Model *model, Random *random)
         model->params.lm_head[i] = (float)(config->initializer_range * random_normal(random));
     /* the blocks; of n_layer independent addends the sum is sqrt(n_layer) times as loud as one */
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        block_init(&model->params.layer[layer], config, random);
+        layer_init(&model->params.layer[layer], config, random);
         for (size_t i = 0; i < out; i++)
             model->params.layer[layer].tensor[OUT_PROJ_WEIGHT][i] /=
                 sqrtf((float)config->num_hidden_layers);
@@ -115,8 +115,8 @@ typedef struct {
     float *final, *scale;  /* (tokens, d_model), (tokens) after norm_f, and its scales */
     float *logits;         /* (tokens, vocab); model_backward puts their gradient there */
     float *hidden_grad[2]; /* (tokens, d_model) each */
-    BlockCache *cache;     /* (n_layer); forward only: (1), which all layers share */
-    BlockBack block_back;
+    LayerCache *cache;     /* (n_layer); forward only: (1), which all layers share */
+    LayerBack layer_back;
 } ModelWork;
 
 /* Lays the workspace out in `memory`, or, if that is NULL, only counts its floats. */
@@ -131,14 +131,14 @@ static size_t model_work_layout(ModelWork *work, float *memory, const Model *mod
     work->logits = take(memory, &used, tokens * config->vocab_size);
     for (size_t i = 0; i < kept; i++) {
         float *at = memory == NULL ? NULL : memory + used;
-        used += block_cache_place(&work->cache[i], at, &model->block[0], work->batch, work->len,
+        used += layer_cache_place(&work->cache[i], at, &model->block[0], work->batch, work->len,
                                   work->back);
     }
     if (work->back) {
         work->hidden_grad[0] = take(memory, &used, tokens * d_model);
         work->hidden_grad[1] = take(memory, &used, tokens * d_model);
         float *at = memory == NULL ? NULL : memory + used;
-        used += block_back_place(&work->block_back, at, &work->cache[0], &model->block[0]);
+        used += layer_back_place(&work->layer_back, at, &work->cache[0], &model->block[0]);
     }
     return used;
 }
@@ -151,7 +151,7 @@ ModelWork model_work_new(const Model *model, size_t batch, size_t len, bool back
     work.batch = batch;
     work.len = len;
     work.back = back;
-    work.cache = NEW(BlockCache, back ? model->config.num_hidden_layers : 1);
+    work.cache = NEW(LayerCache, back ? model->config.num_hidden_layers : 1);
     work.memory = NEW(float, model_work_layout(&work, NULL, model));
     model_work_layout(&work, work.memory, model);
     return work;
@@ -174,7 +174,7 @@ static float *hidden_at(const ModelWork *work, const Model *model, size_t layer)
 /* What goes on from token to token: a BlockState for every layer, in one piece of memory. */
 size_t model_state_floats(const MambaConfig *config, size_t batch)
 {
-    return config->num_hidden_layers * block_state_floats(config, batch);
+    return config->num_hidden_layers * layer_state_floats(config, batch);
 }
 
 /* work->logits (batch, len, vocab) for tokens ids (batch, len), each below vocab. `state`
@@ -191,9 +191,9 @@ void model_forward(ModelWork *work, float *state, const int32_t *ids, const Mode
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
         BlockState own = {NULL, NULL};
         if (state != NULL)
-            own = block_state_place(state + layer * block_state_floats(config, work->batch), config,
+            own = layer_state_place(state + layer * layer_state_floats(config, work->batch), config,
                                     work->batch);
-        block_forward(hidden_at(work, model, layer + 1), &work->cache[work->back ? layer : 0],
+        layer_forward(hidden_at(work, model, layer + 1), &work->cache[work->back ? layer : 0],
                       state == NULL ? NULL : &own, hidden_at(work, model, layer),
                       &model->block[layer]);
     }
@@ -310,7 +310,7 @@ void model_backward(ModelParams *grad, ModelWork *work, const int32_t *ids, cons
                       model->params.norm_f, tokens, d_model);
     /* the blocks: each adds what it did to the stream, and hands the stream's gradient down */
     for (size_t layer = n_layer; layer-- > 0;) {
-        block_backward(&grad->layer[layer], next, &work->block_back, now, &work->cache[layer],
+        layer_backward(&grad->layer[layer], next, &work->layer_back, now, &work->cache[layer],
                        hidden_at(work, model, layer), &model->block[layer]);
         float *swap = now;
         now = next;
@@ -883,9 +883,10 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
     const TrainSettings *s = &trainer->settings;
     snprintf(text, room,
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %" PRIu64 " --length %" PRIu64
-             " --seed %" PRIu64 " --rate %g --average %g, %zu tokens",
+             " --seed %" PRIu64 " --rate %g --average %g%s, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
-             s->rate, s->average, config->vocab_size);
+             s->rate, s->average, config->kind == MODEL_MAMBA2 ? " --mamba2" : "",
+             config->vocab_size);
 }
 
 /* All that a run needs to go on as if it had never stopped, its numbers first. */
@@ -953,6 +954,7 @@ typedef struct {
     uint64_t width, layers;
     TrainSettings settings;
     bool time_invariant;    /* Delta, B and C the same for every token: chapter 3's system */
+    bool mamba2;            /* layers of Mamba-2 */
     const char *checkpoint; /* the file that is written on the way, or NULL */
     bool resume;            /* go on from there */
 } TrainingRun;
@@ -961,14 +963,17 @@ typedef struct {
    steps, seed; rate, decay, clip, average. */
 TrainingRun training_default(void)
 {
-    TrainingRun run = {64, 2, {8, 320, 5000, 1, 4e-3, 0.1, 1.0, 0.998}, false, NULL, false};
+    TrainingRun run = {64, 2, {8, 320, 6000, 1, 4e-3, 0.1, 1.0, 0.998}, false, false, NULL, false};
     return run;
 }
 
-/* The starting point of a run; model_free when done. */
+/* The starting point of a run; model_free when done. Mamba-2's heads have 16 channels, where so
+   many divide d_inner = 2 width, and 64 states. */
 Model model_to_train(const TrainingRun *run, size_t vocab)
 {
-    MambaConfig config = config_default((size_t)run->width);
+    size_t width = (size_t)run->width;
+    MambaConfig config = run->mamba2 ? config_default_heads(width, width % 8 == 0 ? 16 : 2, 64)
+                                     : config_default(width);
     Random random = random_from_seed(run->settings.seed);
     config.num_hidden_layers = (size_t)run->layers;
     config.vocab_size = vocab;
@@ -1012,8 +1017,10 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
     Trainer trainer = trainer_new(model, &run->settings);
     trainer.looked_at = lessons->looked_at;
     printf("\nA %s model of %zu parameters learns from %s, %zu different words\n\n",
-           run->time_invariant ? "time-invariant" : "selective", model_floats(&model->config),
-           lessons->from, lessons->words->n_word);
+           run->time_invariant ? "time-invariant"
+           : run->mamba2       ? "Mamba-2"
+                               : "selective",
+           model_floats(&model->config), lessons->from, lessons->words->n_word);
     bool ok = !run->resume || trainer_load(&trainer, run->checkpoint, error);
     double start = seconds_now();
     ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
@@ -1125,6 +1132,7 @@ int language_model_main(int argc, char **argv)
         {"corpus", "FILE", OPTION_TEXT, 0, 0, &o.corpus, "train",
          "learn from this text instead, in words; with --bytes in bytes"},
         {"bytes", NULL, OPTION_SWITCH, 0, 0, &o.bytes, "corpus", "a token is a byte"},
+        {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.run.mamba2, "train", "with layers of Mamba-2"},
         {"out", "DIR", OPTION_TEXT, 0, 0, &o.out, "train",
          "where the model goes (default build/rainbow-mamba)"},
         {"checkpoint", "FILE", OPTION_TEXT, 0, 0, &o.run.checkpoint, "train",
@@ -1138,7 +1146,7 @@ int language_model_main(int argc, char **argv)
         {"length", "N", OPTION_WHOLE, 1, 65536, &settings->len, "train",
          "tokens in a piece (default 320)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &settings->steps, "train",
-         "steps of AdamW (default 5000)"},
+         "steps of AdamW (default 6000)"},
         {"rate", "R", OPTION_NUMBER, 1e-9, 1, &settings->rate, "train",
          "the highest learning rate (default 0.004)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &settings->average, "train",

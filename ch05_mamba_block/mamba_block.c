@@ -25,7 +25,7 @@
    TIME       50 minutes to read, 70 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: sections 3.4 and 3.6, figure 3, algorithm 2
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
-              A. Vaswani et al., Attention is all you need, arXiv 1706.03762 */
+              J. Zuo et al., Falcon Mamba, arXiv 2410.05355: norms of dt, B and C */
 
 #ifndef CH05_MAMBA_BLOCK
 #define CH05_MAMBA_BLOCK
@@ -425,6 +425,7 @@ typedef struct {
     float *conv, *u;       /* the same: after the convolution, and after its silu */
     float *x_dbl;          /* (batch, len, dt_rank + 2 d_state) x_proj, whose parts are: */
     float *dt_low, *B, *C; /* (batch, len, dt_rank), (batch, len, d_state) twice */
+    float *part_scale;     /* (3, batch, len) of Falcon-Mamba's norms of these three; else NULL */
     float *dt_raw;         /* (batch, len, d_inner) dt_proj, its bias not yet added */
     float *gated;          /* (batch, len, d_inner) the scan's output, gated */
     float *zeros;          /* (d_inner) */
@@ -480,6 +481,8 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     cache->dt_low = take(memory, &used, tokens * dt_rank);
     cache->B = take(memory, &used, tokens * d_state);
     cache->C = take(memory, &used, tokens * d_state);
+    if (config->kind == MODEL_FALCON_MAMBA)
+        cache->part_scale = take(memory, &used, 3 * tokens);
     cache->dt_raw = take(memory, &used, wide);
     cache->gated = take(memory, &used, wide);
     cache->zeros = take(memory, &used, d_inner);
@@ -512,6 +515,18 @@ void gate_forward(float *out, const float *y, const float *z, size_t count)
         out[i] = y[i] * silu(z[i]);
         //< EX 5.4
     }
+}
+
+/* Falcon-Mamba only: dt, B and C of each token, as x_proj has made them, are each divided by their
+   root mean square, without a factor per channel, which keeps the training of a large model stable
+   (Zuo et al.): whatever a token is, Delta, B and C stay of one size. In place. */
+static void selection_norms(const BlockCache *cache, const MambaConfig *config)
+{
+    size_t tokens = cache->batch * cache->len, d_state = config->state_size;
+    float *scale = cache->part_scale;
+    rows_norm(cache->dt_low, scale, config->mixer_rms_eps, tokens, config->time_step_rank);
+    rows_norm(cache->B, scale + tokens, config->mixer_rms_eps, tokens, d_state);
+    rows_norm(cache->C, scale + 2 * tokens, config->mixer_rms_eps, tokens, d_state);
 }
 
 /* The scan that blocks go through: chapter 6 can be put in its place. */
@@ -554,6 +569,8 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
+    if (config->kind == MODEL_FALCON_MAMBA)
+        selection_norms(cache, config);
     /* Delta = softplus(dt_proj(dt)): the bias and the softplus are the scan's business */
     linear_forward_fast(cache->dt_raw, cache->dt_low, p[DT_PROJ_WEIGHT], NULL, tokens, dt_rank,
                         d_inner);
@@ -610,6 +627,17 @@ size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
     return used;
 }
 
+/* Its norms backwards, in place: exercise 5.1 without a weight, three times. */
+static void selection_norms_backward(const BlockBack *back, const BlockCache *cache,
+                                     const MambaConfig *config)
+{
+    size_t tokens = cache->batch * cache->len, d_state = config->state_size;
+    const float *scale = cache->part_scale;
+    rows_norm_backward(back->dt_low, cache->dt_low, scale, tokens, config->time_step_rank);
+    rows_norm_backward(back->B, cache->B, scale + tokens, tokens, d_state);
+    rows_norm_backward(back->C, cache->C, scale + 2 * tokens, tokens, d_state);
+}
+
 /* dt_raw = dt_proj(dt_low) and dt_low, B, C = x_proj(u), backwards: from the gradients of dt_raw, B
    and C to that of u, which the scan has left in back->u and which is added to here. */
 static void selection_backward(const BlockParams *grad, const BlockBack *back,
@@ -625,6 +653,8 @@ static void selection_backward(const BlockParams *grad, const BlockBack *back,
                                 d_inner);
     linear_backward_input_fast(back->dt_low, back->dt_raw, p[DT_PROJ_WEIGHT], false, tokens,
                                dt_rank, d_inner);
+    if (config->kind == MODEL_FALCON_MAMBA)
+        selection_norms_backward(back, cache, config);
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
@@ -701,38 +731,6 @@ void block_backward(const BlockParams *grad, float *input_grad, const BlockBack 
     memcpy(input_grad, out_grad, tokens * d_model * sizeof(float));
     rms_norm_backward(input_grad, grad->tensor[NORM_WEIGHT], back->normed, cache->scale, input,
                       block->params.tensor[NORM_WEIGHT], tokens, d_model);
-}
-
-/* =============================== Attention, to compare with =============================== */
-/* The other way to look back: keep every token's key and value, and look at all of them anew */
-/* for every token. Nothing is forgotten, and nothing is ever cheap: the n-th token costs n.  */
-/* attention.c makes a layer of this, and bench.c measures it beside a block.                 */
-
-/* What one query takes from all values, for one head (Vaswani et al., equation 1): mixed (d_head)
-   is the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)). q is (d_head), k
-   and v point at the head's first channel of token 0; a token is d_model further. weight is (len).
-
-   Exercise 5.5. What one query takes from all values. */
-void attend(float *mixed, float *weight, const float *q, const float *k, const float *v, size_t len,
-            size_t d_head, size_t d_model)
-{
-    float largest = -INFINITY, total = 0.0f, factor = 1.0f / sqrtf((float)d_head);
-    /* how well each key fits the query; 1 / sqrt(d_head) keeps its size the same at any width */
-    for (size_t s = 0; s < len; s++) {
-        weight[s] = factor * dot(q, k + s * d_model, d_head);
-        largest = fmaxf(largest, weight[s]);
-    }
-    zero(mixed, d_head);
-    //> EX 5.5 [2 pts] [15 min] attention's weights
-    //? softmax: each weight is exp(score) over the sum of all exp(score).
-    //? Take the largest score from each first: nothing overflows, and the quotients are the same.
-    //? Then mixed[i] is the sum of weight times v[s * d_model + i] over s.
-    for (size_t s = 0; s < len; s++)
-        total += weight[s] = expf(weight[s] - largest);
-    for (size_t s = 0; s < len; s++)
-        for (size_t i = 0; i < d_head; i++)
-            mixed[i] += weight[s] / total * v[s * d_model + i];
-    //< EX 5.5
 }
 
 /* ======================================= The demos ======================================== */
@@ -877,6 +875,8 @@ int mamba_block_main(int argc, char **argv)
                       config_default(width ? (size_t)width : 768)};
     Error error;
     bool ok = !file || config_read(&with.config, file, &error);
+    if (ok && with.config.kind == MODEL_MAMBA2)
+        ok = fail(&error, "%s: this is a Mamba-2: ch05_mamba2_block shows its block", file);
     if (ok && file)
         with.counted = with.config;
     if (ok)

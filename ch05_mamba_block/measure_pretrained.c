@@ -37,14 +37,19 @@ bool folder_write(const Model *model, const char *dir, TensorType type, Error *e
     }
     bool ok = out_open(&out, path, error);
     if (ok) {
+        fputs("{\n", out.stream);
+        if (layer_has_heads(config))
+            write_config_heads(out.stream, config);
         fprintf(out.stream,
-                "{\"model_type\": \"mamba\", \"hidden_size\": %zu, \"state_size\": %zu, "
+                "\"model_type\": \"%s\", \"mixer_rms_eps\": %g, \"hidden_size\": %zu, "
+                "\"state_size\": %zu, "
                 "\"num_hidden_layers\": %zu, \"vocab_size\": %zu, \"conv_kernel\": %zu, "
                 "\"time_step_rank\": %zu, \"use_bias\": %s, \"use_conv_bias\": %s, "
                 "\"tie_word_embeddings\": %s}\n",
-                config->hidden_size, config->state_size, config->num_hidden_layers,
-                config->vocab_size, config->conv_kernel, config->time_step_rank,
-                config->use_bias ? "true" : "false", config->use_conv_bias ? "true" : "false",
+                model_type_name[config->kind], config->mixer_rms_eps, config->hidden_size,
+                config->state_size, config->num_hidden_layers, config->vocab_size,
+                config->conv_kernel, config->time_step_rank, config->use_bias ? "true" : "false",
+                config->use_conv_bias ? "true" : "false",
                 config->tie_word_embeddings ? "true" : "false");
         ok = out_close(&out, error);
     }
@@ -232,7 +237,7 @@ static bool bench_kind(const BenchKind *kind, bool steps, const char *dir, Error
     size_t threads = (size_t)threads_most();
     Pretrained model;
     char *sub = path_in(dir, kind->folder);
-    bool ok = pretrained_open(&model, sub, kind->bits, error);
+    bool ok = pretrained_open(&model, sub, NULL, kind->bits, error);
     free(sub);
     if (!ok)
         return false;

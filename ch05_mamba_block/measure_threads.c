@@ -104,8 +104,8 @@ static bool decode_job_new(DecodeJob *job, Error *error)
         return fail(error, "%s: %s", dir, strerror(errno));
     Model model = model_new(&config);
     model_init(&model, &random);
-    bool ok =
-        folder_write(&model, dir, TENSOR_F32, error) && pretrained_open(&job->model, dir, 0, error);
+    bool ok = folder_write(&model, dir, TENSOR_F32, error) &&
+              pretrained_open(&job->model, dir, NULL, 0, error);
     model_free(&model);
     static const char *const files[] = {"config.json", "model.safetensors"};
     for (size_t i = 0; i < 2; i++) {

@@ -92,7 +92,7 @@ static void bench_linear(float *y, float *x, const float *W, float *W_grad, size
 static void bench_all_products(Group *group, const Model *model)
 {
     const MambaConfig *config = &model->config;
-    const BlockBack *to = &group->work.block_back;
+    const BlockBack *to = &group->work.layer_back.block;
     size_t tokens = group->work.batch * group->work.len, d_model = config->hidden_size;
     size_t d_inner = config->intermediate_size, dt_rank = config->time_step_rank;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
@@ -116,9 +116,9 @@ static void bench_all_products(Group *group, const Model *model)
 
 static void bench_all_scans(Group *group, const Model *model)
 {
-    const BlockBack *to = &group->work.block_back;
+    const BlockBack *to = &group->work.layer_back.block;
     for (size_t layer = 0; layer < model->config.num_hidden_layers; layer++) {
-        const BlockCache *cache = &group->work.cache[layer];
+        const BlockCache *cache = &group->work.cache[layer].block;
         float *const *g = group->grad.layer[layer].tensor;
         Scan scan = block_scan(cache, &model->block[layer], NULL);
         ScanGrad grad = {to->u, to->dt_raw, g[DT_PROJ_BIAS], to->A, to->B,
@@ -131,10 +131,10 @@ static void bench_all_scans(Group *group, const Model *model)
 static void bench_all_convolutions(Group *group, const Model *model)
 {
     const MambaConfig *config = &model->config;
-    const BlockBack *to = &group->work.block_back;
+    const BlockBack *to = &group->work.layer_back.block;
     size_t d_inner = config->intermediate_size, d_conv = config->conv_kernel;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        const BlockCache *cache = &group->work.cache[layer];
+        const BlockCache *cache = &group->work.cache[layer].block;
         float *const *p = model->block[layer].params.tensor;
         float *const *g = group->grad.layer[layer].tensor;
         size_t count = cache->batch * cache->len * d_inner;

@@ -10,7 +10,7 @@
 #ifndef CH05_MODEL_FOLDER
 #define CH05_MODEL_FOLDER
 
-#include "mamba_block.c"
+#include "layers.c"
 #include "safetensors.c"
 #include "tokenizer_json.c"
 #include "words.c" /* path_in */
@@ -133,9 +133,10 @@ static bool folder_refuse(const char *dir, Error *error)
     for (int i = 0; pickles[i] != NULL; i++)
         if (path_exists(dir, pickles[i]))
             return fail(error,
-                        "%s: has its weights only in %s, which is Python's pickle; take a folder "
-                        "with model.safetensors, such as state-spaces/mamba-130m-hf",
-                        shown_path(dir), pickles[i]);
+                        "%s: %s is Python's pickle; torch and safetensors.torch convert it: "
+                        "save_file({k: v.clone() for k, v in torch.load('%s').items()}, "
+                        "'model.safetensors')",
+                        shown_path(dir), pickles[i], pickles[0]);
     return fail(error, "%s: there is no model.safetensors and no model.safetensors.index.json",
                 shown_path(dir));
 }
@@ -220,14 +221,9 @@ static bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *
 {
     char *path = path_in(dir, "config.json"), *text = NULL;
     size_t len = 0;
-    bool ok = text_read(&text, &len, path, error);
-    if (ok && memmem(text, len, "\"d_model\"", 9) && !memmem(text, len, "\"hidden_size\"", 13))
-        ok = fail(error,
-                  "%s: this is the original layout of state-spaces/mamba; take the folder whose "
-                  "name ends in -hf",
-                  shown_path(path));
-    ok = ok && config_parse(config, text, len, shown_path(path), error) &&
-         ends_parse(ends, text, len, path, error);
+    bool ok = text_read(&text, &len, path, error) &&
+              config_parse(config, text, len, shown_path(path), error) &&
+              ends_parse(ends, text, len, path, error);
     free(text);
     free(path);
     return ok;
@@ -257,10 +253,27 @@ void model_folder_close(ModelFolder *folder)
     memset(folder, 0, sizeof *folder);
 }
 
-static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, Error *error)
+/* The ids that end a text, from the folder of a tokenizer, for a model that names none itself. */
+static bool folder_borrow_ends(ModelFolder *folder, const char *dir, Error *error)
 {
-    char *path = path_in(dir, "tokenizer.json");
-    folder->has_tokenizer = access(path, F_OK) == 0;
+    char *path = path_in(dir, "config.json"), *text = NULL;
+    size_t len = 0;
+    bool ok = true;
+    if (folder->ends.n_stop == 0 && folder->ends.begin == UINT32_MAX && access(path, F_OK) == 0)
+        ok = text_read(&text, &len, path, error) &&
+             ends_parse(&folder->ends, text, len, path, error);
+    free(text), free(path);
+    return ok;
+}
+
+/* The folder's own tokenizer.json, if it has one; or that of another, `from`. */
+static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, const char *from,
+                                  Error *error)
+{
+    if (from != NULL && !folder_borrow_ends(folder, from, error))
+        return false;
+    char *path = path_in(from != NULL ? from : dir, "tokenizer.json");
+    folder->has_tokenizer = from != NULL || access(path, F_OK) == 0;
     bool ok = !folder->has_tokenizer || tokenizer_read(&folder->tokenizer, path, error);
     if (!ok)
         folder->has_tokenizer = false;
@@ -271,24 +284,35 @@ static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, Error *e
     return ok;
 }
 
+/* A tensor in any of the files, or NULL. */
+static const Tensor *shards_find(const Shards *shards, const char *name)
+{
+    const Tensor *tensor = NULL;
+    for (size_t i = 0; i < shards->n_file && tensor == NULL; i++)
+        tensor = safetensors_find(&shards->file[i], name);
+    return tensor;
+}
+
 /* Embeddings, last norm and head. The table may have more rows than config.json says: a vocabulary
-   is padded to a round number. */
+   is padded to a round number. The first published models call it "embedding". */
 static bool folder_find_ends(ModelFolder *folder, Error *error)
 {
     MambaConfig *config = &folder->config;
     const Shards *shards = &folder->shards;
-    const Tensor *table = NULL;
+    const char *name = "backbone.embeddings.weight", *original = "backbone.embedding.weight";
     size_t shape[2] = {config->vocab_size, config->hidden_size};
-    for (size_t i = 0; i < shards->n_file && table == NULL; i++)
-        table = safetensors_find(&shards->file[i], "backbone.embeddings.weight");
+    if (shards_find(shards, name) == NULL && shards_find(shards, original) != NULL)
+        name = original;
+    const Tensor *table = shards_find(shards, name);
     if (table != NULL && table->rank == 2 && table->shape[0] > shape[0] &&
         table->shape[0] <= CONFIG_MAX_VOCAB)
         config->vocab_size = shape[0] = table->shape[0];
-    if (!shards_expect(&table, shards, "backbone.embeddings.weight", 2, shape, error) ||
+    if (!shards_expect(&table, shards, name, 2, shape, error) ||
         !shards_expect(&folder->norm_f, shards, "backbone.norm_f.weight", 1, shape + 1, error))
         return false;
     folder->embeddings = folder->head = table;
-    folder->print = hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1);
+    folder->print =
+        hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1 + (uint64_t)config->kind);
     folder->print = hash_bytes(table->data, smaller(table->bytes, 4096), folder->print);
     folder->print = hash_bytes(folder->norm_f->data, folder->norm_f->bytes, folder->print);
     return config->tie_word_embeddings ||
@@ -300,7 +324,7 @@ static bool folder_find_layers(ModelFolder *folder, Error *error)
 {
     TensorShape shape[BLOCK_TENSORS];
     size_t layers = folder->config.num_hidden_layers;
-    block_shapes(shape, &folder->config);
+    layer_shapes(shape, &folder->config);
     folder->part = NEW(const Tensor *, layers *BLOCK_TENSORS);
     for (size_t i = 0; i < layers * BLOCK_TENSORS; i++) {
         const TensorShape *part = &shape[i % BLOCK_TENSORS];
@@ -326,14 +350,15 @@ static bool folder_is_one(const char *dir, Error *error)
                 shown_path(dir));
 }
 
-/* Nobody may shorten the files before model_folder_close. */
-bool model_folder_open(ModelFolder *folder, const char *dir, Error *error)
+/* A folder, with its own tokenizer or, unless that is NULL, the one in the folder `tokenizer`.
+   Nobody may shorten the files before model_folder_close. */
+bool model_folder_open(ModelFolder *folder, const char *dir, const char *tokenizer, Error *error)
 {
     ModelFolder open;
     memset(&open, 0, sizeof open);
     if (!folder_is_one(dir, error) || !folder_read_config(&open.config, &open.ends, dir, error) ||
         !folder_open_weights(&open.shards, dir, error) || !folder_find_ends(&open, error) ||
-        !folder_read_tokenizer(&open, dir, error) || !folder_find_layers(&open, error)) {
+        !folder_read_tokenizer(&open, dir, tokenizer, error) || !folder_find_layers(&open, error)) {
         model_folder_close(&open);
         return false;
     }

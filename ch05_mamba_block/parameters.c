@@ -7,7 +7,7 @@
 #ifndef CH05_PARAMETERS
 #define CH05_PARAMETERS
 
-#include "mamba_block.c"
+#include "layers.c"
 
 /* ===================================== In memory =========================================== */
 /* Embeddings, then layer after layer, then the last norm, then a head that is not tied. What is
@@ -17,7 +17,7 @@
 typedef struct {
     float *memory;      /* (model_floats) */
     float *embeddings;  /* (vocab, d_model) row w is what word w looks like to the model */
-    BlockParams *layer; /* (n_layer) the blocks of chapter 5 */
+    BlockParams *layer; /* (n_layer) */
     float *norm_f;      /* (d_model) the factors of the last norm */
     float *lm_head;     /* (vocab, d_model); the embeddings, if they are tied */
 } ModelParams;
@@ -33,7 +33,7 @@ size_t model_floats(const MambaConfig *config)
 {
     size_t table = on_a_vector(config->vocab_size * config->hidden_size);
     return table * (config->tie_word_embeddings ? 1 : 2) + on_a_vector(config->hidden_size) +
-           config->num_hidden_layers * block_params_floats(config);
+           config->num_hidden_layers * layer_params_floats(config);
 }
 
 /* Zeroed memory with all its views, in the order of the memory; model_params_free when done. */
@@ -45,8 +45,8 @@ ModelParams model_params_new(const MambaConfig *config)
     params.layer = NEW(BlockParams, config->num_hidden_layers);
     params.embeddings = params.memory;
     float *next = params.memory + table;
-    for (size_t i = 0; i < config->num_hidden_layers; i++, next += block_params_floats(config))
-        params.layer[i] = block_params_place(next, config);
+    for (size_t i = 0; i < config->num_hidden_layers; i++, next += layer_params_floats(config))
+        params.layer[i] = layer_params_place(next, config);
     params.norm_f = next;
     /* a tied head is no parameter of its own: it is the embeddings, used a second time */
     params.lm_head =
@@ -108,7 +108,7 @@ ModelTensor model_tensor(const ModelParams *params, const MambaConfig *config, s
     TensorShape shapes[BLOCK_TENSORS];
     size_t layer = (which - 3) / BLOCK_TENSORS, part = (which - 3) % BLOCK_TENSORS;
     ModelTensor tensor;
-    block_shapes(shapes, config);
+    layer_shapes(shapes, config);
     snprintf(tensor.name, sizeof tensor.name, "backbone.layers.%zu.%s", layer, shapes[part].name);
     tensor.values = params->layer[layer].tensor[part];
     memcpy(tensor.shape, shapes[part].shape, sizeof tensor.shape);

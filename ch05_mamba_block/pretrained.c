@@ -10,8 +10,9 @@
               conv         (d_conv - 1, d_inner)      conv_states, without their oldest
               x            (d_inner, d_state)         ssm_states; here in lanes: see token_step.c
               logits       (vocab)                    logits
-   BESIDE IT  tokenizer.c (texts and ids)   tokenizer_json.c   unicode.c   text_stream.c
-              model_folder.c (config.json, shards)             quantized.c (matrix times vector)
+   BESIDE IT  pretrained_model.c (weights and memory)   model_folder.c (config.json, shards)
+              tokenizer.c (texts and ids)   tokenizer_json.c   unicode.c   text_stream.c
+              quantized.c (matrix times vector)
               token_step.c (convolution and scan of a token)   conversation_files.c
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
    TIME       50 minutes to read, 25 to do the exercises
@@ -22,273 +23,9 @@
 #define CH05_PRETRAINED
 
 #include "language_model.c"
-#include "conversation_files.c"
-#include "model_folder.c"
 #include "pretrained_charts.c"
-#include "quantized.c"
-#include "token_step.c"
+#include "pretrained_model.c"
 #include <signal.h>
-
-/* ================================= The model in memory ===================================== */
-/* A published model is a folder: config.json says the sizes, tokenizer.json how a text becomes
-   ids, and model.safetensors, or its shards, holds the weights. Of these nothing is loaded: the
-   file is mapped, a page of it is fetched when it is first looked at, and a matrix is used where
-   it lies. So a model is open in no time, and programs that run the same one share its memory. */
-
-/* The four matrices of a block, in the order in which a token meets them. Nearly all bytes of a
-   layer are theirs: in_proj (2 d_inner, d_model), x_proj (dt_rank + 2 d_state, d_inner), dt_proj
-   (d_inner, dt_rank) and out_proj (d_model, d_inner). */
-typedef enum { W_IN, W_X, W_DT, W_OUT, W_COUNT } WeightName;
-
-static const BlockTensor weight_tensor[W_COUNT] = {IN_PROJ_WEIGHT, X_PROJ_WEIGHT, DT_PROJ_WEIGHT,
-                                                   OUT_PROJ_WEIGHT};
-
-/* A layer: its matrices as the file has them, and its vectors as floats, which are few. */
-typedef struct {
-    Weight weight[W_COUNT]; /* in F32, F16 or BF16 as they lie, or copies in 8 or 4 bits */
-    MambaBlock block; /* for many tokens at once; its matrices are NULL unless they lie in F32 */
-    float *conv;      /* (d_conv, d_inner) the convolution's weights, transposed */
-    float *A2;        /* (d_inner, d_state), in lanes: A log2 e, so exp(Delta A) = 2^(Delta A2) */
-    float *memory;    /* of all vectors of the block */
-} PretrainedLayer;
-
-/* A model as it was published, ready to run. */
-typedef struct {
-    MambaConfig config;
-    ModelFolder folder;     /* its files, mapped into memory; its tokenizer */
-    PretrainedLayer *layer; /* (n_layer) */
-    Weight embeddings;      /* (vocab, d_model) */
-    Weight head;            /* (vocab, d_model) the embeddings again, if they are tied */
-    Arena arena;            /* of copies in 8 or 4 bits; bytes NULL: there are none */
-    float *norm_f;          /* (d_model) */
-} Pretrained;
-
-/* Which of the four matrices a part of chapter 5's block is; W_COUNT: it is a vector. */
-static int weight_of(int part)
-{
-    int which = 0;
-    while (which < W_COUNT && (int)weight_tensor[which] != part)
-        which++;
-    return which;
-}
-
-/* A layer from its tensors. The vectors (norm, convolution, A_log, D, biases) become floats in
-   layer->memory, whatever they were: they are some thousand numbers. A matrix stays, or becomes a
-   copy in few bits in the arena. One that lies there in F32 serves chapter 5's block as it is. */
-static void layer_read(PretrainedLayer *layer, const Tensor *const *part, size_t bits, Arena *arena)
-{
-    size_t used = 0, room = 0;
-    for (int k = 0; k < BLOCK_TENSORS; k++)
-        room += part[k] == NULL || weight_of(k) < W_COUNT ? 0 : on_a_vector(part[k]->count);
-    layer->memory = NEW(float, room);
-    for (int k = 0; k < BLOCK_TENSORS; k++) {
-        float **to = &layer->block.params.tensor[k];
-        if (part[k] == NULL) /* a bias that this model has not */
-            continue;
-        if (weight_of(k) < W_COUNT) {
-            Weight *weight = &layer->weight[weight_of(k)];
-            *weight = weight_kept(part[k], bits, arena);
-            *to = weight->type == TENSOR_F32 ? (float *)(void *)weight->data : NULL;
-        } else {
-            *to = layer->memory + used;
-            tensor_to_float(*to, part[k]);
-            used += on_a_vector(part[k]->count);
-        }
-    }
-}
-
-/* What one layer remembers, in floats: the last d_conv - 1 inputs of its convolution, and the
-   states of its scan, filled up to whole vectors of channels. */
-static size_t conv_floats(const MambaConfig *config)
-{
-    return config->intermediate_size * (config->conv_kernel - 1);
-}
-
-static size_t x_floats(const MambaConfig *config)
-{
-    return states_floats(config->intermediate_size, config->state_size);
-}
-
-/* What a step would otherwise work out again for each token: A = -exp(A_log), which never changes,
-   times log2 e and with the states of neighbouring channels side by side; and the convolution's
-   weights (d_inner, d_conv) turned to (d_conv, d_inner), so that neighbouring channels are one
-   vector there too. */
-static void layer_prepare(PretrainedLayer *layer, const MambaConfig *config)
-{
-    size_t d_inner = config->intermediate_size, d_state = config->state_size;
-    size_t d_conv = config->conv_kernel;
-    const float log2_e = 1.44269504f;
-    layer->block.config = *config;
-    layer->block.A = NEW(float, d_inner *d_state);
-    layer->A2 = NEW(float, x_floats(config));
-    layer->conv = NEW(float, d_inner *d_conv);
-    /* A = -exp(A_log) (d_inner, d_state); 2^(Delta A log2 e) = exp(Delta A), and 2^x is the
-       exponential that a processor finds easiest */
-    block_refresh(&layer->block);
-    states_in_lanes(layer->A2, layer->block.A, d_inner, d_state);
-    for (size_t i = 0; i < x_floats(config); i++)
-        layer->A2[i] *= log2_e;
-    /* conv = conv1d.weight.T (d_conv, d_inner) */
-    const float *weight = layer->block.params.tensor[CONV1D_WEIGHT];
-    for (size_t d = 0; d < d_inner; d++)
-        for (size_t j = 0; j < d_conv; j++)
-            layer->conv[j * d_inner + d] = weight[d * d_conv + j];
-}
-
-/* Bytes that all matrices take in 8 or 4 bits: a quarter or an eighth of F32, and the scales. */
-static size_t arena_bytes(const ModelFolder *folder, size_t bits)
-{
-    size_t bytes = int_bytes(folder->head->shape[0], folder->head->shape[1], bits);
-    for (size_t i = 0; i < folder->config.num_hidden_layers; i++)
-        for (int w = 0; w < W_COUNT; w++) {
-            const Tensor *matrix = folder->part[i * BLOCK_TENSORS + weight_tensor[w]];
-            bytes += int_bytes(matrix->shape[0], matrix->shape[1], bits);
-        }
-    return bytes;
-}
-
-/* A model from its folder, all of it checked; its matrices in 8 or 4 bits, or (0) as they are.
-   Nobody may shorten the files before pretrained_close. */
-bool pretrained_open(Pretrained *model, const char *dir, size_t bits, Error *error)
-{
-    ModelFolder folder;
-    if (!model_folder_open(&folder, dir, error))
-        return false;
-    memset(model, 0, sizeof *model);
-    /* from here on nothing can go wrong: the folder has every tensor, in its right shape */
-    model->folder = folder;
-    model->config = folder.config;
-    if (bits > 0)
-        model->arena = arena_new(arena_bytes(&folder, bits));
-    /* The embeddings and the head are one table, if they are tied, but used in two ways. A step
-       looks up one row of the embeddings, so they stay as they are; it reads all of the head. */
-    model->embeddings = weight_from_tensor(folder.embeddings);
-    model->head = weight_kept(folder.head, bits, &model->arena);
-    model->norm_f = NEW(float, model->config.hidden_size);
-    tensor_to_float(model->norm_f, folder.norm_f);
-    model->layer = NEW(PretrainedLayer, model->config.num_hidden_layers);
-    for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
-        layer_read(&model->layer[i], folder.part + i * BLOCK_TENSORS, bits, &model->arena);
-        layer_prepare(&model->layer[i], &model->config);
-    }
-    return true;
-}
-
-/* Gives back what was asked for, and lets go of the files. */
-void pretrained_close(Pretrained *model)
-{
-    for (size_t i = 0; i < model->config.num_hidden_layers; i++) {
-        PretrainedLayer *layer = &model->layer[i];
-        for (int w = 0; w < W_COUNT; w++)
-            weight_free(&layer->weight[w]);
-        free(layer->memory), free(layer->conv), free(layer->A2), free(layer->block.A);
-    }
-    free(model->layer), free(model->norm_f), free(model->arena.bytes);
-    weight_free(&model->embeddings), weight_free(&model->head);
-    model_folder_close(&model->folder);
-    memset(model, 0, sizeof *model);
-}
-
-/* The right side of the equation: bytes that are read for each token. All matrices; of each channel
-   the convolution's weights and three vectors; A, and the states, which are written too. */
-size_t pretrained_step_bytes(const Pretrained *model)
-{
-    const MambaConfig *config = &model->config;
-    size_t vectors = config->intermediate_size * (config->conv_kernel + 3) + config->hidden_size;
-    size_t states = 2 * x_floats(config) + conv_floats(config);
-    size_t bytes = weight_bytes(&model->head);
-    for (size_t i = 0; i < config->num_hidden_layers; i++) {
-        for (int w = 0; w < W_COUNT; w++)
-            bytes += weight_bytes(&model->layer[i].weight[w]);
-        bytes += (vectors + states) * sizeof(float);
-    }
-    return bytes;
-}
-
-/* ============================== Memory of a conversation =================================== */
-/* Everything that a model knows of the text so far, be it ten words or ten thousand. A transformer
-   keeps keys and values of every token; this never grows. What does not survive here is forgotten:
-   nobody looks back at the text. That is also why it can be put into a small file and gone on with
-   another day, to the last bit. */
-
-typedef struct {
-    size_t count; /* tokens so far */
-    float *conv;  /* (n_layer, d_conv - 1, d_inner) the last inputs of each convolution */
-    float *x;     /* (n_layer, d_inner, d_state) the states, each layer's in lanes */
-    float *final; /* (d_model) after the last norm, of the last token: its logits come from there */
-} Memory;
-
-Memory memory_new(const MambaConfig *config)
-{
-    Memory memory = {0, NEW(float, config->num_hidden_layers *conv_floats(config)),
-                     NEW(float, config->num_hidden_layers *x_floats(config)),
-                     NEW(float, config->hidden_size)};
-    return memory;
-}
-
-void memory_free(Memory *memory)
-{
-    free(memory->conv), free(memory->x), free(memory->final);
-}
-
-/* A file has the states in rows (n_layer, d_inner, d_state), as Hugging Face has them: here and
-   back. */
-static void memory_turn(float *rows, const Memory *memory, const MambaConfig *config, bool back)
-{
-    size_t d_inner = config->intermediate_size, d_state = config->state_size;
-    for (size_t i = 0; i < config->num_hidden_layers; i++) {
-        float *of_file = rows + i * d_inner * d_state, *x = memory->x + i * x_floats(config);
-        if (back)
-            states_in_lanes(x, of_file, d_inner, d_state);
-        else
-            states_in_rows(of_file, x, d_inner, d_state);
-    }
-}
-
-/* The memory as a file wants it; .ssm is new and to be freed. */
-static SavedState memory_as_saved(const Memory *memory, const Pretrained *model)
-{
-    const MambaConfig *config = &model->config;
-    size_t states = config->num_hidden_layers * config->intermediate_size * config->state_size;
-    SavedState saved = {model->folder.print, memory->count, memory->conv, NEW(float, states),
-                        memory->final};
-    memory_turn(saved.ssm, memory, config, false);
-    return saved;
-}
-
-/* Writes a memory, and the tokens that count as said, to one file. */
-bool memory_save(const Memory *memory, const Sampler *sampler, const Pretrained *model,
-                 const char *path, Error *error)
-{
-    SavedState saved = memory_as_saved(memory, model);
-    bool ok = state_write(&saved, sampler, &model->config, path, error);
-    free(saved.ssm);
-    return ok;
-}
-
-/* A memory from an open file; `memory` and `sampler` are those of the model, and stay as they
-   are if it fails. */
-bool memory_take(Memory *memory, Sampler *sampler, const Safetensors *file, const Pretrained *model,
-                 Error *error)
-{
-    SavedState saved = memory_as_saved(memory, model);
-    bool ok = state_read(&saved, sampler, file, &model->config, error);
-    memory->count = (size_t)saved.tokens;
-    memory_turn(saved.ssm, memory, &model->config, true);
-    free(saved.ssm);
-    return ok;
-}
-
-bool memory_load(Memory *memory, Sampler *sampler, const Pretrained *model, const char *path,
-                 Error *error)
-{
-    Safetensors file;
-    if (!safetensors_open(&file, path, error))
-        return false;
-    bool ok = memory_take(memory, sampler, &file, model, error);
-    safetensors_close(&file);
-    return ok;
-}
 
 /* ====================================== One token ========================================== */
 /* A step reads every weight once, for one multiplication and one addition. A processor does dozens
@@ -322,8 +59,8 @@ typedef struct {
     /* one token */
     float *memory; /* of what follows */
     float *hidden; /* (d_model) the residual: what the layers add to */
-    float *in;     /* (2 d_inner) u and z as in_proj gives them */
-    float *u;      /* (d_inner) u after convolution and silu */
+    float *in;     /* (rows of in_proj) u and z as in_proj gives them; Mamba-2: z, uBC, dt */
+    float *u;      /* (d_inner) u after convolution and silu; Mamba-2: (width) u, B, C */
     float *x_dbl;  /* (dt_rank + 2 d_state) dt, B and C as x_proj gives them */
     float *dt;     /* (d_inner) Delta before its bias and softplus */
     float *gated;  /* (d_inner) y silu(z) */
@@ -337,7 +74,7 @@ typedef struct {
     bool timed;
     /* many tokens at once */
     size_t room; /* tokens that there is space for; 0 before the first prompt */
-    BlockCache cache;
+    LayerCache cache;
     float *cache_memory;
     float *rows, *final; /* (room, d_model) the residuals; after the last norm */
     float *scale;        /* (room) of the norm */
@@ -362,16 +99,18 @@ Runner runner_new(const Pretrained *model)
 {
     const MambaConfig *config = &model->config;
     size_t d_inner = config->intermediate_size, used = 0;
+    size_t narrow = config->time_step_rank + 2 * config->state_size;
+    size_t widest = config->hidden_size > d_inner ? config->hidden_size : d_inner;
     Runner run;
     memset(&run, 0, sizeof run);
     run.model = model;
-    run.widest = on_a_vector(config->hidden_size > d_inner ? config->hidden_size : d_inner);
+    run.widest = on_a_vector(widest > narrow ? widest : narrow);
     runner_threads(&run, pretrained_step_bytes(model) < ALONE_BYTES ? 1 : (size_t)threads_most());
     for (int pass = 0; pass < 2; pass++, used = 0) {
         run.hidden = take(run.memory, &used, config->hidden_size);
-        run.in = take(run.memory, &used, 2 * d_inner);
-        run.u = take(run.memory, &used, d_inner);
-        run.x_dbl = take(run.memory, &used, config->time_step_rank + 2 * config->state_size);
+        run.in = take(run.memory, &used, model->layer[0].weight[W_IN].rows);
+        run.u = take(run.memory, &used, config_conv_width(config));
+        run.x_dbl = take(run.memory, &used, narrow);
         run.dt = take(run.memory, &used, d_inner);
         run.gated = take(run.memory, &used, d_inner);
         run.mixed = take(run.memory, &used, config->hidden_size);
@@ -397,6 +136,34 @@ static void step_time(Runner *run, StepTime what, size_t thread)
     double now = seconds_now();
     run->seconds[what] += now - run->mark;
     run->mark = now;
+}
+
+/* Falcon-Mamba's dt, B and C, each normed by itself: out (dt_rank + 2 d_state) from x_dbl. Each
+   thread does all of it, into a vector of its own, for that is sooner done than waited for. */
+static void norm_parts(float *out, const float *x_dbl, const MambaConfig *config)
+{
+    size_t dt_rank = config->time_step_rank, d_state = config->state_size;
+    double epsilon = config->mixer_rms_eps;
+    norm_token(out, x_dbl, NULL, epsilon, dt_rank);
+    norm_token(out + dt_rank, x_dbl + dt_rank, NULL, epsilon, d_state);
+    norm_token(out + dt_rank + d_state, x_dbl + dt_rank + d_state, NULL, epsilon, d_state);
+}
+
+/* h = h + out_proj(y), y (d_inner) in x->value: each thread has rows of d_model, and each wants all
+   of y. Then all wait for all of h. */
+static void step_out(Runner *run, const PretrainedLayer *layer, Activation *x, size_t thread,
+                     size_t threads)
+{
+    size_t d_model = run->model->config.hidden_size;
+    size_t first = share_start(d_model, thread, threads);
+    size_t end = share_start(d_model, thread + 1, threads);
+    const float *bias = layer->block.params.tensor[OUT_PROJ_BIAS];
+    activation_set(x, &layer->weight[W_OUT]);
+    weight_product(run->mixed, &layer->weight[W_OUT], x, first, end);
+    for (size_t i = first; i < end; i++)
+        run->hidden[i] += run->mixed[i] + (bias == NULL ? 0.0f : bias[i]);
+    threads_meet(&run->meeting, threads);
+    step_time(run, T_OUT, thread);
 }
 
 /* One thread's part of a layer: chapter 5's block for one token.
@@ -449,15 +216,17 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_time(run, T_X, thread);
     /* Delta = softplus(dt_proj(dt)); y = scan(u, Delta, A, B, C, D) silu(z): chapter 4's
        recurrence, one step of it, back on the thread's own channels */
-    x->value = run->x_dbl;
+    x->value = config->kind == MODEL_FALCON_MAMBA ? normed : run->x_dbl;
+    if (config->kind == MODEL_FALCON_MAMBA)
+        norm_parts(normed, run->x_dbl, config);
     activation_set(x, &W[W_DT]);
     weight_product(run->dt, &W[W_DT], x, first, end);
     step_time(run, T_DT, thread);
     const TokenScan scan = {run->u,
                             run->dt,
                             run->in + d_inner,
-                            run->x_dbl + dt_rank,
-                            run->x_dbl + dt_rank + d_state,
+                            x->value + dt_rank,
+                            x->value + dt_rank + d_state,
                             layer->A2,
                             p[DT_PROJ_BIAS],
                             p[D_SKIP],
@@ -465,17 +234,69 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     step_scan(run->gated, memory->x + which * x_floats(config), &scan, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_SCAN, thread);
-    /* h = h + out_proj(y): rows of d_model are shared now, and each wants all of y */
+    /* h = h + out_proj(y) */
     x->value = run->gated;
-    activation_set(x, &W[W_OUT]);
-    first = share_start(d_model, thread, threads);
-    end = share_start(d_model, thread + 1, threads);
-    weight_product(run->mixed, &W[W_OUT], x, first, end);
-    for (size_t i = first; i < end; i++)
-        run->hidden[i] += run->mixed[i] + (p[OUT_PROJ_BIAS] == NULL ? 0.0f : p[OUT_PROJ_BIAS][i]);
+    step_out(run, layer, x, thread, threads);
     x->value = normed;
+}
+
+/* One thread's part of a layer of Mamba-2.
+
+       z, uBC, dt = in_proj(norm(h)).split()          (d_inner), (width), (n_head)
+       u, B, C = silu(conv1d(uBC)).split()            (d_inner), (n_group d_state) twice
+       Delta = clamp(softplus(dt + bias))             (n_head)
+       x = exp(Delta A) x + Delta u B                 (n_head, d_head, d_state)
+       h = h + out_proj(norm((x C + D u) silu(z)))    (d_model)
+
+   There is one meeting less, for B, C and dt do not wait for u: threads meet before the scan,
+   before the norm, which wants all channels of a group, and before the next layer. */
+static void step_layer_heads(Runner *run, Memory *memory, size_t which, Activation *x,
+                             size_t thread, size_t threads)
+{
+    const PretrainedLayer *layer = &run->model->layer[which];
+    const MambaConfig *config = &run->model->config;
+    float *const *p = layer->block.params.tensor;
+    size_t d_inner = config->intermediate_size, width = config_conv_width(config);
+    size_t shared = config->n_groups * config->state_size, group = d_inner / config->n_groups;
+    const size_t part[3] = {d_inner, width, config->num_heads};
+
+    norm_token(x->value, run->hidden, p[NORM_WEIGHT], config->layer_norm_epsilon,
+               config->hidden_size);
+    activation_set(x, &layer->weight[W_IN]);
+    for (size_t k = 0, at = 0; k < 3; at += part[k++]) { /* the thread's share of each part */
+        size_t first = at + share_start(part[k], thread, threads);
+        size_t end = at + share_start(part[k], thread + 1, threads);
+        weight_product(run->in, &layer->weight[W_IN], x, first, end);
+        for (size_t i = first; i < end && p[IN_PROJ_BIAS] != NULL; i++)
+            run->in[i] += p[IN_PROJ_BIAS][i];
+    }
+    step_time(run, T_IN, thread);
+    step_conv(run->u, memory->conv + which * conv_floats(config), run->in + d_inner, layer->conv,
+              p[CONV1D_BIAS], width, config->conv_kernel, share_start(width, thread, threads),
+              share_start(width, thread + 1, threads));
     threads_meet(&run->meeting, threads);
-    step_time(run, T_OUT, thread);
+    step_time(run, T_CONV, thread);
+    const TokenHeads token = {run->u,
+                              run->in,
+                              run->in + d_inner + width,
+                              run->u + d_inner,
+                              run->u + d_inner + shared,
+                              layer->block.A,
+                              p[DT_BIAS],
+                              p[D_SKIP],
+                              config->time_step_limit,
+                              config->num_heads,
+                              config->head_dim,
+                              config->n_groups,
+                              config->state_size};
+    step_heads(run->gated, memory->x + which * x_floats(config), &token,
+               config->num_heads * thread / threads, config->num_heads * (thread + 1) / threads);
+    threads_meet(&run->meeting, threads);
+    step_time(run, T_SCAN, thread);
+    for (size_t d = 0; d < d_inner; d += group) /* each thread for itself */
+        norm_token(x->value + d, run->gated + d, p[GATED_NORM_WEIGHT] + d,
+                   config->layer_norm_epsilon, group);
+    step_out(run, layer, x, thread, threads);
 }
 
 /* One thread's part of the head: logits (vocab) = head (vocab, d_model) norm_f(h). The largest
@@ -500,7 +321,10 @@ static void step_part(Runner *run, Memory *memory, uint32_t id, bool logits, siz
         activation_place(run->own + thread * activation_floats(run->widest), run->widest);
     if (id != NO_TOKEN) { /* run->hidden holds its embedding */
         for (size_t i = 0; i < config->num_hidden_layers; i++)
-            step_layer(run, memory, i, &x, thread, threads);
+            if (layer_has_heads(config))
+                step_layer_heads(run, memory, i, &x, thread, threads);
+            else
+                step_layer(run, memory, i, &x, thread, threads);
         norm_token(x.value, run->hidden, run->model->norm_f, config->layer_norm_epsilon,
                    config->hidden_size);
         if (thread == 0)
@@ -548,7 +372,7 @@ void runner_logits(Runner *run, Memory *memory)
 
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
-   together, by chapter 5's own block_forward, and a weight that was read is used for all of them.
+   together, by chapter 5's own block or Mamba-2's, and a weight that was read is used for all.
    This is no walk through memory any more, but arithmetic: each number that was read is multiplied
    once for each of up to 256 tokens. The block wants floats; they are made of the matrices, one
    layer at a time. */
@@ -572,7 +396,7 @@ static void runner_room(Runner *run, size_t tokens)
         return;
     free(run->cache_memory), free(run->rows), free(run->final), free(run->scale);
     run->room = tokens;
-    run->cache_memory = NEW(float, block_cache_place(&run->cache, NULL, block, 1, tokens, false));
+    run->cache_memory = NEW(float, layer_cache_place(&run->cache, NULL, block, 1, tokens, false));
     run->rows = NEW(float, tokens * config->hidden_size);
     run->final = NEW(float, tokens * config->hidden_size);
     run->scale = NEW(float, tokens);
@@ -589,28 +413,13 @@ static MambaBlock layer_as_floats(Runner *run, const PretrainedLayer *layer)
     size_t used = 0;
     for (int w = 0; w < W_COUNT; w++) {
         const Weight *weight = &layer->weight[w];
-        if (weight->type == TENSOR_F32)
+        if (weight->type == TENSOR_F32 || weight->rows == 0)
             continue;
         weight_rows_to_float(run->matrices + used, weight, 0, weight->rows);
         block.params.tensor[weight_tensor[w]] = run->matrices + used;
         used += on_a_vector(weight->rows * weight->cols);
     }
     return block;
-}
-
-/* The mean Delta of each token in one layer, over its d_inner channels: how far it opens the gate.
-   exp(Delta A) is what it leaves of the state, Delta B u what it writes. */
-static void runner_focus(Runner *run, size_t layer, size_t start, size_t len,
-                         const MambaBlock *block)
-{
-    size_t d_inner = block->config.intermediate_size;
-    for (size_t t = 0; t < len; t++) {
-        double sum = 0.0;
-        for (size_t d = 0; d < d_inner; d++)
-            sum += (double)softplus(run->cache.dt_raw[t * d_inner + d] +
-                                    block->params.tensor[DT_PROJ_BIAS][d]);
-        run->focus->delta[layer * run->focus->tokens + start + t] = sum / (double)d_inner;
-    }
 }
 
 /* Up to PROMPT_CHUNK tokens at once; run->final (len, d_model) is what came out for each. A longer
@@ -622,7 +431,7 @@ static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_
     const MambaConfig *config = &model->config;
     size_t d_model = config->hidden_size;
     runner_room(run, len);
-    block_cache_place(&run->cache, run->cache_memory, &model->layer[0].block, 1, len, false);
+    layer_cache_place(&run->cache, run->cache_memory, &model->layer[0].block, 1, len, false);
     /* h = embeddings[ids] (len, d_model) */
     for (size_t t = 0; t < len; t++)
         weight_rows_to_float(run->rows + t * d_model, &model->embeddings, ids[t], 1);
@@ -631,11 +440,12 @@ static void runner_chunk(Runner *run, Memory *memory, const uint32_t *ids, size_
         MambaBlock block = layer_as_floats(run, &model->layer[i]);
         float *x = memory->x + i * x_floats(config);
         BlockState state = {memory->conv + i * conv_floats(config), run->x_turned};
-        states_in_rows(run->x_turned, x, config->intermediate_size, config->state_size);
-        block_forward(run->rows, &run->cache, &state, run->rows, &block);
-        states_in_lanes(x, run->x_turned, config->intermediate_size, config->state_size);
-        if (run->focus != NULL)
-            runner_focus(run, i, start, len, &block);
+        states_turn(run->x_turned, x, config, false);
+        layer_forward(run->rows, &run->cache, &state, run->rows, &block);
+        states_turn(run->x_turned, x, config, true);
+        for (size_t t = 0; t < len && run->focus != NULL; t++)
+            run->focus->delta[i * run->focus->tokens + start + t] =
+                layer_mean_step(&run->cache, t, &block);
     }
     rms_norm_forward(run->final, run->scale, run->rows, model->norm_f, config->layer_norm_epsilon,
                      len, d_model);
@@ -763,7 +573,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     Ids ids = {NULL, 0, 0};
     memset(surprise, 0, sizeof *surprise);
     if (!run->model->folder.has_tokenizer)
-        return fail(error, "--perplexity needs a tokenizer.json in the folder");
+        return fail(error, "--perplexity needs a tokenizer.json in the folder, or --tokenizer DIR");
     if (!source_open(&source, path, error))
         return false;
     Memory memory = memory_new(config);
@@ -895,7 +705,7 @@ static bool demo_focus(Conversation *talk, const Ids *ids, const Show *show, Err
 /* ================================= What the program does =================================== */
 
 typedef struct {
-    const char *dir, *prompt, *ids, *logits, *perplexity, *save, *load;
+    const char *dir, *tokenizer, *prompt, *ids, *logits, *perplexity, *save, *load;
     Texts stop;
     uint64_t count, top_k, seed, threads;
     double temperature, top_p, penalty, bandwidth; /* temperature NAN: not given */
@@ -910,7 +720,9 @@ static bool prompt_ids(Ids *ids, Text *text, const PretrainedOptions *options,
     if (options->ids != NULL)
         return ids_parse(ids, options->ids, model->config.vocab_size, error);
     if (options->prompt != NULL && !model->folder.has_tokenizer)
-        return fail(error, "%s: there is no tokenizer.json for a prompt of words: give --ids 1,2,3",
+        return fail(error,
+                    "%s: there is no tokenizer.json for a prompt of words: give --ids 1,2,3, or "
+                    "--tokenizer DIR",
                     shown_path(options->dir));
     if (options->prompt != NULL && (!prompt_text(text, options->prompt, error) ||
                                     !prompt_encode(ids, &model->folder.tokenizer, text, error)))
@@ -949,7 +761,7 @@ static bool run_compared(const PretrainedOptions *options, Error *error)
         Pretrained model;
         Surprise surprise;
         size_t bytes;
-        if (!pretrained_open(&model, options->dir, bits[i], error))
+        if (!pretrained_open(&model, options->dir, options->tokenizer, bits[i], error))
             return false;
         Runner run = runner_new(&model);
         ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
@@ -999,7 +811,8 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     Ids ids = {NULL, 0, 0};
     Text text = {NULL, 0, 0};
     if (!model->folder.has_tokenizer)
-        return fail(error, "--interactive needs a tokenizer.json in the folder");
+        return fail(error,
+                    "--interactive needs a tokenizer.json in the folder, or --tokenizer DIR");
     lines_begin();
     while (line_next(&text)) {
         ids.count = 0;
@@ -1052,10 +865,11 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
 /* Options that are right by themselves, and together say nothing. */
 static bool options_mean_something(const PretrainedOptions *options, Error *error)
 {
-    const char *names[] = {options->dir, options->perplexity, options->save, options->load};
+    const char *names[] = {options->dir, options->tokenizer, options->perplexity, options->save,
+                           options->load};
     for (size_t i = 0; i < TABLE_SIZE(names); i++)
         if (names[i] != NULL && names[i][0] == '\0')
-            return fail(error, "the name of a %s is empty", i == 0 ? "folder" : "file");
+            return fail(error, "the name of a %s is empty", i < 2 ? "folder" : "file");
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");
@@ -1088,14 +902,16 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         return true;
     }
     if (options->tokenize) {
-        char *path = path_in(options->dir, "tokenizer.json");
+        const char *dir = options->tokenizer != NULL ? options->tokenizer : options->dir;
+        char *path = path_in(dir, "tokenizer.json");
         bool ok = show_tokens(path, options->prompt, error);
         free(path);
         return ok;
     }
     if (options->compare)
         return run_compared(options, error);
-    if (!pretrained_open(&model, options->dir, options->int8 ? 8 : options->int4 ? 4 : 0, error))
+    size_t bits = options->int8 ? 8 : options->int4 ? 4 : 0;
+    if (!pretrained_open(&model, options->dir, options->tokenizer, bits, error))
         return false;
     Runner run = runner_new(&model);
     bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
@@ -1133,6 +949,9 @@ int pretrained_main(int argc, char **argv)
          "at most N tokens (default 64)"},
         {"ids", "1,2,3", OPTION_TEXT, 0, 0, &options.ids, "- focus",
          "the prompt as ids; without a tokenizer.json ids come out, too"},
+        {"tokenizer", "DIR", OPTION_TEXT, 0, 0, &options.tokenizer,
+         "- tokenize interactive perplexity focus",
+         "the tokenizer.json of another folder, for one that has none"},
         {"temperature", "T", OPTION_NUMBER, 0, 1e6, &options.temperature, "- interactive",
          "0: always the likeliest token (default); 1: as the model says (default with a cut)"},
         {"top-k", "K", OPTION_WHOLE, 0, CONFIG_MAX_VOCAB, &options.top_k, "- interactive",

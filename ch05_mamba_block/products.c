@@ -414,4 +414,27 @@ void columns_in(float *to, const float *in, size_t first, size_t count, size_t r
         memcpy(to + r * cols + first, in + r * count, count * sizeof(float));
 }
 
+/* Each row of x (rows, width) divided by its root mean square, in place; scale (rows) is 1 over
+   sqrt(mean(x^2) + epsilon). */
+void rows_norm(float *x, float *scale, double epsilon, size_t rows, size_t width)
+{
+    for (size_t r = 0; r < rows; r++) {
+        float *row = x + r * width;
+        scale[r] = (float)(1.0 / sqrt((double)dot(row, row, width) / (double)width + epsilon));
+        for (size_t i = 0; i < width; i++)
+            row[i] *= scale[r];
+    }
+}
+
+/* Backwards, from the rows n as rows_norm has left them: grad (rows, width), the gradient of n,
+   becomes that of x, which is scale (grad - n mean(grad n)). */
+void rows_norm_backward(float *grad, const float *n, const float *scale, size_t rows, size_t width)
+{
+    for (size_t r = 0; r < rows; r++, grad += width, n += width) {
+        float along = dot(grad, n, width) / (float)width;
+        for (size_t i = 0; i < width; i++)
+            grad[i] = scale[r] * (grad[i] - n[i] * along);
+    }
+}
+
 #endif /* CH05_PRODUCTS */

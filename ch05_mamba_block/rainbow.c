@@ -153,11 +153,14 @@ typedef struct {
     bool unseen_telling; /* the last cue is told in a way in which training never tells it */
 } StoryKind;
 
-/* To learn from: a question after every cue, so that there is much to answer; and every length of
-   wandering up to that of the far test, for nobody learns to hold what need not be held. */
+/* To learn from: a question after nearly every cue, so that there is much to answer; now and then
+   none before a turn, or a model may learn to let go of a register only once it has answered; and
+   every length of wandering up to that of the far test, for nobody learns to hold what need not be
+   held. */
 static const StoryKind story_to_learn = {NULL, 0, 0, 4, 0, 3, false, false};
 enum { WANDER_FAR = 24 };
-static const double share_without_wandering = 0.3, share_of_far_wandering = 0.15;
+static const double share_without_wandering = 0.5, share_of_far_wandering = 0.15,
+                    share_turning_unasked = 0.1;
 
 /* The tests: they ask once, at their end, for an answer that training holds back. */
 static const StoryKind story_tests[] = {
@@ -226,10 +229,11 @@ static void say_question(StoryText *story, size_t question, Random *random)
     say(story, questions[question]);
 }
 
-/* One part of a story to learn from: cue, wandering, question, answer. Which question comes has
-   nothing to do with the cue, or a model would gain by remembering which cue it was; so the pairs
-   that training never answers are asked as well, and then nobody says anything. */
-static void tell_to_learn(StoryText *story, size_t which, bool turn, size_t sentences,
+/* One part of a story to learn from: cue, wandering, and, if it is asked, question and answer.
+   Which question comes has nothing to do with the cue, or a model would gain by remembering which
+   cue it was; so the pairs that training never answers are asked as well, and then nobody says
+   anything. */
+static void tell_to_learn(StoryText *story, size_t which, bool turn, bool asked, size_t sentences,
                           Random *random)
 {
     size_t cue, telling, question = one_of(random, QUESTIONS);
@@ -239,6 +243,8 @@ static void tell_to_learn(StoryText *story, size_t which, bool turn, size_t sent
     } while (telling_is_unseen(which, cue, telling));
     say_cue(story, which, cue, telling, turn, random);
     wander(story, sentences, random);
+    if (!asked)
+        return;
     say_question(story, question, random);
     say(story, pair_is_unseen(which, cue, question) ? silence : registers[which].answer[question]);
 }
@@ -308,11 +314,13 @@ void tell(StoryText *story, const StoryKind *kind, Random *random)
         if (part > 0)
             which = turn_to(which, random);
         size_t sentences = range[0] + one_of(random, range[1] - range[0] + 1);
+        bool last = part == turns;
         if (kind->test)
-            tell_to_test(story, which, part > 0, part == turns, kind->unseen_telling, sentences,
-                         random);
+            tell_to_test(story, which, part > 0, last, kind->unseen_telling, sentences, random);
         else
-            tell_to_learn(story, which, part > 0, sentences, random);
+            tell_to_learn(story, which, part > 0,
+                          last || random_uniform(random) >= share_turning_unasked, sentences,
+                          random);
     }
     say(story, "\n");
 }

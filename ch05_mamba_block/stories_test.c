@@ -174,11 +174,7 @@ static bool show_lengths(const Model *model, const Vocabulary *words, Error *err
    (work->back) of a single sequence. */
 double mean_step(const ModelWork *work, size_t layer, size_t token, const Model *model)
 {
-    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
-    double sum = 0.0;
-    for (size_t d = 0; d < scan.d_inner; d++)
-        sum += (double)step_size(&scan, token, d);
-    return sum / (double)scan.d_inner;
+    return layer_mean_step(&work->cache[layer], token, &model->block[layer]);
 }
 
 /* How much of what the states held before tokens first .. last is still there after them. Every
@@ -195,7 +191,7 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
     size_t d_inner = config->intermediate_size, d_state = config->state_size;
     double all = 0.0, left = 0.0;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+        Scan scan = block_scan(&work->cache[layer].block, &model->block[layer], NULL);
         const float *x =
             block_state_place(state + layer * block_state_floats(config, 1), config, 1).x;
         for (size_t d = 0; d < d_inner; d++)
@@ -223,7 +219,7 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
    over all states of the layer, and the shares add up to 1: share (len). */
 void state_shares(double *share, const ModelWork *work, size_t layer, const Model *model)
 {
-    Scan scan = block_scan(&work->cache[layer], &model->block[layer], NULL);
+    Scan scan = block_scan(&work->cache[layer].block, &model->block[layer], NULL);
     double *wrote = NEW(double, scan.len), square = 0.0;
     memset(share, 0, scan.len * sizeof *share);
     for (size_t d = 0; d < scan.d_inner; d++)
@@ -264,10 +260,11 @@ static bool reading_new(StoryReading *reading, const char *text, const Vocabular
     size_t room = strlen(text), unknown;
     int32_t *ids = NEW(int32_t, room + 1);
     size_t len = text_to_tokens(ids, &unknown, text, room, words, false);
-    if (len == 0 || words->bytes) {
+    if (len == 0 || words->bytes || layer_has_heads(&model->config)) {
         free(ids);
-        return fail(error, len == 0 ? "--prompt: there is no word to look at"
-                                    : "--model: a model of words is wanted, not one of bytes");
+        return fail(error, len == 0       ? "--prompt: there is no word to look at"
+                           : words->bytes ? "--model: a model of words is wanted, not one of bytes"
+                                          : "--model: the states of a Mamba-2 are not looked into");
     }
     reading->ids = ids;
     reading->len = len;
@@ -698,7 +695,7 @@ int stories_test_main(int argc, char **argv)
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.run.settings.seed, "compare",
          "of the first training (default 1)"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &o.run.settings.steps, "compare",
-         "of the training (default 5000)"},
+         "of the training (default 6000)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &o.run.settings.average, "compare",
          "what a step keeps of the weights' average; 0: none (default 0.998)"},
         {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "focus", "write the figure as SVG"},

@@ -1,6 +1,6 @@
 /* What a step of one token does besides its matrices, as vectors want it; and how threads share it.
 
-   HOLDS   the norm, the convolution and the scan of one token, a thread's channels at a time; the
+   HOLDS   the norm, the convolution and the scans of one token, a thread's channels at a time; the
            states of neighbouring channels side by side, and back; shares of rows, and the place
            where threads wait for each other
    FOR     pretrained.c
@@ -146,12 +146,12 @@ void states_in_rows(float *out, const float *in, size_t d_inner, size_t d_state)
 
 /* ================================= Norm, convolution, scan ================================= */
 
-/* out (count) = in / sqrt(mean(in^2) + epsilon) weight */
+/* out (count) = in / sqrt(mean(in^2) + epsilon) weight; NULL: no weight. In place, if out is in. */
 void norm_token(float *out, const float *in, const float *weight, double epsilon, size_t count)
 {
     float scale = (float)(1.0 / sqrt((double)dot(in, in, count) / (double)count + epsilon));
     for (size_t i = 0; i < count; i++)
-        out[i] = in[i] * scale * weight[i];
+        out[i] = in[i] * scale * (weight == NULL ? 1.0f : weight[i]);
 }
 
 /* Channels first .. end - 1 of u = silu(conv1d(in)). weight (d_conv, d_inner) is transposed, bias
@@ -207,6 +207,59 @@ void step_scan(float *y, float *x, const TokenScan *token, size_t first, size_t 
             sum = lanes_scale_add(now, token->C[n], sum);
         }
         lanes_store_some(y + d, sum * z * lanes_sigmoid(z, table), some);
+    }
+}
+
+/* ================================= Mamba-2's heads ======================================== */
+
+/* What the scan of one token over heads reads. */
+typedef struct {
+    const float *u, *z;           /* (n_head, d_head) */
+    const float *dt;              /* (n_head) raw: before its bias, softplus and clamp */
+    const float *B, *C;           /* (n_group, d_state) */
+    const float *A, *dt_bias, *D; /* (n_head) */
+    const double *limit;          /* least and most Delta */
+    size_t n_head, d_head, n_group, d_state;
+} TokenHeads;
+
+/* One channel: x (d_state) = a x + v B, and returns x C, a sum over sixteen lanes. */
+INLINE float step_channel(float *x, float a, float v, const float *B, const float *C,
+                          size_t d_state)
+{
+    Sixteen sum = sixteen_zero();
+    for (size_t n = 0; n < d_state; n += SIXTEEN)
+        for (size_t j = 0; j < SIXTEEN_PARTS; j++) {
+            size_t some = sixteen_share(d_state - n, j), at = some > 0 ? n + j * LANES : n;
+            Lanes now = v * lanes_load_some(B + at, some);
+            now = lanes_scale_add(lanes_load_some(x + at, some), a, now);
+            lanes_store_some(x + at, now, some);
+            sum.part[j] = lanes_multiply_add(now, lanes_load_some(C + at, some), sum.part[j]);
+        }
+    return sixteen_sum(sum);
+}
+
+/* Heads first .. end - 1 of y silu(z), y = scan(u, Delta, A, B, C, D), for one token: mamba2.c's
+   recurrence. x (n_head, d_head, d_state) moves on by this token. */
+void step_heads(float *gated, float *x, const TokenHeads *token, size_t first, size_t end)
+{
+    const ExpTable table = exp_table();
+    size_t d_head = token->d_head, d_state = token->d_state;
+    for (size_t h = first; h < end; h++) {
+        size_t group = h * token->n_group / token->n_head * d_state;
+        float delta = softplus(token->dt[h] + token->dt_bias[h]);
+        float least = (float)token->limit[0], most = (float)token->limit[1];
+        delta = delta < least ? least : delta > most ? most : delta;
+        float a = expf(delta * token->A[h]);
+        for (size_t d = h * d_head; d < (h + 1) * d_head; d++)
+            gated[d] = step_channel(x + d * d_state, a, delta * token->u[d], token->B + group,
+                                    token->C + group, d_state) +
+                       token->D[h] * token->u[d];
+    }
+    for (size_t d = first * d_head; d < end * d_head; d += LANES) {
+        size_t some = smaller(end * d_head - d, LANES);
+        Lanes z = lanes_load_some(token->z + d, some);
+        lanes_store_some(gated + d, lanes_load_some(gated + d, some) * z * lanes_sigmoid(z, table),
+                         some);
     }
 }
 

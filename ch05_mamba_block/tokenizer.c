@@ -1,66 +1,18 @@
 /* A tokenizer at work: a text becomes ids, and ids become a text.
 
-   HOLDS   how a text is cut into pieces; the tables of tokens, merges and added tokens; the merges
-           of byte-level BPE, as they are defined (exercise 5.10) and by a heap; ids and texts that
-           grow
+   HOLDS   the tables of tokens, merges and added tokens; the merges of byte-level BPE, as they are
+           defined (exercise 5.10) and by a heap; a text's way through normalization and the stages
+           that cut it (pre_tokenizer.c); ids and texts that grow
    FOR     pretrained.c and its lesson, PRETRAINED.md; tokenizer_json.c fills the tables
    SOURCES R. Sennrich, B. Haddow, A. Birch, Neural machine translation of rare words with subword
-           units, arXiv 1508.07909 (BPE); A. Radford et al., GPT-2 (2019): bytes, and the pattern
-           of the pieces; Hugging Face's tokenizers, whose ids these are */
+           units, arXiv 1508.07909 (BPE); A. Radford et al., GPT-2 (2019): bytes; Hugging Face's
+           tokenizers, whose ids these are */
 
 #ifndef CH05_TOKENIZER
 #define CH05_TOKENIZER
 
 #include "json.c"
-#include "unicode.c"
-
-/* ================================ Cutting a text into pieces =============================== */
-/* Merges never cross the border of a piece: a word with the space before it, a number, a sign, or
-   blanks. GPT-2 gives the rule as a regular expression:
-       's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
-
-enum { PIECE_CLASSES = UNICODE_LETTER | UNICODE_NUMBER | UNICODE_SPACE };
-
-static uint32_t class_at(size_t *step, const unsigned char *text, size_t at, size_t len)
-{
-    return unicode_class_of(utf8_decode(step, text + at, len - at)) & PIECE_CLASSES;
-}
-
-/* Where a run of characters of one class ends that begins at `at`. */
-static size_t run_end(const unsigned char *text, size_t at, size_t len, uint32_t class_)
-{
-    for (size_t step; at < len && class_at(&step, text, at, len) == class_; at += step)
-        ;
-    return at;
-}
-
-static size_t contraction_length(const unsigned char *text, size_t left)
-{
-    static const char *const endings[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
-    for (size_t i = 0; i < TABLE_SIZE(endings); i++) {
-        size_t len = strlen(endings[i]);
-        if (len <= left && memcmp(text, endings[i], len) == 0)
-            return len;
-    }
-    return 0;
-}
-
-/* The length of the piece at text[at]; at < len. */
-size_t piece_length(const unsigned char *text, size_t at, size_t len)
-{
-    size_t step, contraction = contraction_length(text + at, len - at);
-    if (contraction > 0)
-        return contraction;
-    size_t start = at + (text[at] == ' ' && at + 1 < len);
-    uint32_t class_ = class_at(&step, text, start, len);
-    if (class_ != UNICODE_SPACE) /* letters, numbers or signs, with a space before them or not */
-        return run_end(text, start, len, class_) - at;
-    size_t end = at, last = at;
-    for (; end < len && class_at(&step, text, end, len) == UNICODE_SPACE; end += step)
-        last = end;
-    /* \s+(?!\S) leaves the last blank to what follows; where there is only one, \s+ takes it */
-    return (end < len && last > at ? last : end) - at;
-}
+#include "pre_tokenizer.c"
 
 /* ======================================== Tables =========================================== */
 /* Texts and pairs are looked up by their hash, in tables that are never more than half full. */
@@ -108,9 +60,9 @@ typedef struct {
 } Trie;
 
 typedef struct {
-    bool words;       /* WordLevel: a word is a token; else byte-level BPE */
-    bool signs_apart; /* WordLevel: "Whitespace" cuts at signs too; else "WhitespaceSplit" */
+    bool words; /* WordLevel: a word is a token; else byte-level BPE */
     bool nfc, lowercase;
+    Stages stages; /* how a text is cut into pieces, or into words */
     size_t n_token;
     Token *token;    /* (n_token) by id; text NULL where there is none */
     uint32_t *place; /* (n_place) ids by the hash of their text */
@@ -404,38 +356,48 @@ static bool encode_word(const Encoding *to, const unsigned char *text, size_t le
     return true;
 }
 
-/* Words: what stands between blanks; if signs_apart, \w+ and [^\w\s]+ are words of their own. */
-static bool encode_words(const Encoding *to, const unsigned char *text, size_t len)
+static bool encode_stage(const Encoding *to, const Piece *piece, size_t which);
+
+/* A space goes before what does not begin with one. */
+static bool encode_prefixed(const Encoding *to, const Piece *piece, size_t which)
 {
-    bool ok = true;
-    for (size_t at = 0, end; ok && at < len; at = end) {
-        size_t step;
-        uint32_t class_ = unicode_class_of(utf8_decode(&step, text + at, len - at));
-        end = at + step;
-        if (class_ & UNICODE_SPACE)
-            continue;
-        for (; end < len; end += step) {
-            uint32_t next = unicode_class_of(utf8_decode(&step, text + end, len - end));
-            bool border = to->tokenizer->signs_apart && (next ^ class_) & UNICODE_WORD;
-            if (next & UNICODE_SPACE || border)
-                break;
-        }
-        ok = encode_word(to, text + at, end - at);
-    }
+    if (piece->bytes[0] == ' ')
+        return encode_stage(to, piece, which);
+    unsigned char *copy = NEW(unsigned char, piece->len + 1);
+    const Piece longer = {copy, piece->len + 1, piece->stand_ins};
+    copy[0] = ' ';
+    memcpy(copy + 1, piece->bytes, piece->len);
+    bool ok = encode_stage(to, &longer, which);
+    free(copy);
     return ok;
 }
 
-/* A text without added tokens. */
+/* A piece goes through the stages from `which` on; what comes out of the last is encoded. */
+static bool encode_stage(const Encoding *to, const Piece *piece, size_t which)
+{
+    const Stages *stages = &to->tokenizer->stages;
+    if (which == stages->count)
+        return to->tokenizer->words ? encode_word(to, piece->bytes, piece->len)
+                                    : encode_piece(to, piece->bytes, piece->len);
+    const Stage *stage = &stages->stage[which];
+    Piece part = *piece;
+    bool ok = true;
+    if (stage->kind == STAGE_PREFIX)
+        return encode_prefixed(to, piece, which + 1);
+    if (stage->kind == STAGE_BYTES) {
+        part.stand_ins = true;
+        return encode_stage(to, &part, which + 1);
+    }
+    for (size_t at = 0; ok && stage_next(&part, &at, stage, piece);)
+        ok = encode_stage(to, &part, which + 1);
+    return ok;
+}
+
+/* A text without added tokens; len > 0. */
 static bool encode_plain(const Encoding *to, const unsigned char *text, size_t len)
 {
-    if (to->tokenizer->words)
-        return encode_words(to, text, len);
-    bool ok = true;
-    for (size_t at = 0, piece; ok && at < len; at += piece) {
-        piece = piece_length(text, at, len);
-        ok = encode_piece(to, text + at, piece);
-    }
-    return ok;
+    const Piece all = {text, len, false};
+    return encode_stage(to, &all, 0);
 }
 
 static bool encode_normalized(const Encoding *to, const unsigned char *text, size_t len);
@@ -503,12 +465,15 @@ bool tokenizer_encode(Ids *ids, const Tokenizer *tokenizer, const char *text, si
 size_t tokenizer_safe_cut(const Tokenizer *tokenizer, const char *text, size_t len)
 {
     const unsigned char *bytes = (const unsigned char *)text;
-    for (size_t at = len; !tokenizer->blank_inside && at-- > 1;) {
-        bool blank = bytes[at] == ' ' || bytes[at] == '\n';
+    bool lines = stages_cut_at_blanks(&tokenizer->stages, true);
+    bool spaces = lines || stages_cut_at_blanks(&tokenizer->stages, false);
+    for (size_t at = len; spaces && !tokenizer->blank_inside && at-- > 1;) {
+        bool blank = bytes[at] == ' ' || (lines && bytes[at] == '\n');
         size_t start = at - 1, step;
         while (blank && start > 0 && at - start < 4 && (bytes[start] & 0xC0) == 0x80)
             start--;
-        if (blank && class_at(&step, bytes, start, at) != UNICODE_SPACE && start + step == at)
+        const Piece before = {bytes, at, false};
+        if (blank && class_at(&step, &before, start) != UNICODE_SPACE && start + step == at)
             return at;
     }
     return 0;

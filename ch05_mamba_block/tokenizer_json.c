@@ -35,7 +35,8 @@ typedef struct {
     MergeEntry *merge;
     AddedEntry *added;
     size_t n_vocab, n_merge, n_added;
-    JsonText model, unknown, pre_tokenizer; /* types, and the unknown token; bytes NULL: none */
+    JsonText model, unknown; /* the type, and the unknown token; bytes NULL: none */
+    Stages stages;
     bool nfc, lowercase;
 } TokenizerParts;
 
@@ -122,52 +123,175 @@ static void parts_normalizer(TokenizerParts *parts)
     parts->lowercase = json_is(type, "Lowercase");
 }
 
-static void parts_pre_tokenizer(TokenizerParts *parts)
+/* ---- "pre_tokenizer": what cuts a text, stage by stage ---- */
+
+/* An entry of "pre_tokenizer", whose fields may come in any order. */
+typedef struct {
+    JsonText type;
+    Stage stage;                /* of Split, Digits, Punctuation */
+    bool pattern, digits_apart; /* there is a pattern; "individual_digits" */
+    bool prefix, regex;         /* of ByteLevel: "add_prefix_space", "use_regex" */
+} StageEntry;
+
+static void stages_add(Json *json, Stages *stages, Stage stage)
 {
-    static const char *const types[] = {"ByteLevel", "Whitespace", "WhitespaceSplit", NULL};
-    Json *json = &parts->json;
-    const char *name;
-    bool regex = true;
+    if (stages->count == STAGES_MOST)
+        json_fail(json, "pre_tokenizer: more than %d stages", STAGES_MOST);
+    else if (!json->failed)
+        stages->stage[stages->count++] = stage;
+}
+
+static Stage stage_of(StageKind kind, CutBehavior behavior, bool invert)
+{
+    Stage stage;
+    memset(&stage, 0, sizeof stage);
+    stage.kind = kind;
+    stage.behavior = behavior;
+    stage.invert = invert;
+    return stage;
+}
+
+/* "pattern": {"String": "x"} or {"Regex": "x+"}, the second only if it is one that is known. */
+static void entry_pattern(StageEntry *entry, Json *json)
+{
+    JsonText text = {"", 0};
     json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (json_is(key, "add_prefix_space"))
-            parts_unset(json, "add_prefix_space");
-        else if (json_is(key, "use_regex")) {
-            if (json_boolean(json, &regex) && !regex)
-                json_fail(json, "use_regex is false, which is not known here");
-        } else if (!json_is(key, "type"))
-            json_skip(json);
-        else if (json_string(json, &parts->pre_tokenizer) &&
-                 !json_is_one_of(parts->pre_tokenizer, types, &name))
-            json_fail(json, "pre_tokenizer '%s' is not known here",
-                      shown_name(parts->pre_tokenizer.bytes).text);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key); entry->pattern = true) {
+        bool regex = json_is(key, "Regex");
+        size_t i = 0;
+        if (!regex && !json_is(key, "String"))
+            json_fail(json, "pre_tokenizer: a pattern is a String or a Regex");
+        if (!json_string(json, &text))
+            return;
+        entry->stage.kind = STAGE_TEXT;
+        entry->stage.text = text.bytes;
+        entry->stage.text_len = text.len;
+        while (regex && i < TABLE_SIZE(known_pattern) && !json_is(text, known_pattern[i].pattern))
+            i++;
+        if (regex && i == TABLE_SIZE(known_pattern))
+            json_fail(json, "pre_tokenizer: the pattern '%s' is not known here",
+                      shown_name(text.bytes).text);
+        else if (regex) {
+            entry->stage.kind = known_pattern[i].kind;
+            entry->stage.most = known_pattern[i].most;
+        }
     }
 }
 
-/* Templates may add tokens round a text; only one that adds none is known here. */
-static void parts_post_processor(TokenizerParts *parts)
+static void entry_behavior(StageEntry *entry, Json *json)
 {
-    Json *json = &parts->json;
+    JsonText text = {"", 0};
+    int i = 0;
+    if (!json_string(json, &text))
+        return;
+    while (i < CUT_BEHAVIORS && !json_is(text, cut_behavior_name[i]))
+        i++;
+    if (i == CUT_BEHAVIORS)
+        json_fail(json, "pre_tokenizer: the behavior '%s' is not known here",
+                  shown_name(text.bytes).text);
+    else
+        entry->stage.behavior = (CutBehavior)i;
+}
+
+/* What an entry does, as stages. ByteLevel is up to three: a space in front, the cut, the bytes. */
+static void entry_stages(const StageEntry *entry, Json *json, Stages *stages)
+{
+    JsonText type = entry->type;
+    Stage stage = entry->stage;
+    if (json_is(type, "ByteLevel")) {
+        for (size_t i = 0; i < stages->count; i++)
+            if (stages->stage[i].kind == STAGE_BYTES)
+                json_fail(json, "pre_tokenizer: a second ByteLevel, which is not known here");
+        if (entry->prefix)
+            stages_add(json, stages, stage_of(STAGE_PREFIX, CUT_ISOLATED, false));
+        if (entry->regex)
+            stages_add(json, stages, stage_of(STAGE_GPT2, CUT_ISOLATED, false));
+        stages_add(json, stages, stage_of(STAGE_BYTES, CUT_ISOLATED, false));
+    } else if (json_is(type, "Split") && !entry->pattern)
+        json_fail(json, "pre_tokenizer: a Split without a pattern");
+    else if (json_is(type, "Split"))
+        stages_add(json, stages, stage);
+    else if (json_is(type, "Digits"))
+        stages_add(
+            json, stages,
+            stage_of(STAGE_NUMBER, entry->digits_apart ? CUT_ISOLATED : CUT_CONTIGUOUS, false));
+    else if (json_is(type, "Punctuation"))
+        stages_add(json, stages, stage_of(STAGE_SIGN, stage.behavior, false));
+    else if (json_is(type, "Whitespace"))
+        stages_add(json, stages, stage_of(STAGE_WORD, CUT_REMOVED, true));
+    else if (json_is(type, "WhitespaceSplit"))
+        stages_add(json, stages, stage_of(STAGE_BLANK, CUT_REMOVED, false));
+    else if (!json_is(type, "Sequence"))
+        json_fail(json, "pre_tokenizer '%s' is not known here", shown_name(type.bytes).text);
+}
+
+/* One entry; a Sequence holds others, whose stages are added as they come. */
+static void parts_pre_tokenizer(Json *json, Stages *stages, size_t depth)
+{
+    enum { DEPTH_MOST = 4 };
+    StageEntry entry = {{"", 0}, stage_of(STAGE_TEXT, CUT_ISOLATED, false), false, false, false,
+                        true};
+    json_enter_object(json);
+    if (depth == DEPTH_MOST)
+        json_fail(json, "pre_tokenizer: a Sequence inside a Sequence, %d deep", DEPTH_MOST);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (json_is(key, "type"))
+            json_string(json, &entry.type);
+        else if (json_is(key, "pretokenizers")) {
+            json_enter_array(json);
+            while (json_next_item(json))
+                parts_pre_tokenizer(json, stages, depth + 1);
+        } else if (json_is(key, "pattern"))
+            entry_pattern(&entry, json);
+        else if (json_is(key, "behavior"))
+            entry_behavior(&entry, json);
+        else if (json_is(key, "invert"))
+            json_boolean(json, &entry.stage.invert);
+        else if (json_is(key, "individual_digits"))
+            json_boolean(json, &entry.digits_apart);
+        else if (json_is(key, "add_prefix_space"))
+            json_boolean(json, &entry.prefix);
+        else if (json_is(key, "use_regex"))
+            json_boolean(json, &entry.regex);
+        else
+            json_skip(json);
+    }
+    if (!json->failed)
+        entry_stages(&entry, json, stages);
+}
+
+/* Templates may add tokens round a text; only one that adds none is known here. They may stand in a
+   Sequence of "processors". */
+static void post_template(Json *json)
+{
+    json_enter_array(json);
+    while (json_next_item(json)) {
+        json_enter_object(json);
+        for (JsonText part = {NULL, 0}; json_next_key(json, &part);) {
+            if (json_is(part, "SpecialToken"))
+                json_fail(json, "post_processor adds a token to every text, which is not known "
+                                "here");
+            json_skip(json);
+        }
+    }
+}
+
+static void parts_post_processor(Json *json, bool inside)
+{
     if (json_peek(json) != JSON_OBJECT) {
         json_skip(json);
         return;
     }
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (!json_is(key, "single") || json_peek(json) != JSON_ARRAY) {
+        if (json_is(key, "single") && json_peek(json) == JSON_ARRAY)
+            post_template(json);
+        else if (json_is(key, "processors") && json_peek(json) == JSON_ARRAY && !inside) {
+            json_enter_array(json);
+            while (json_next_item(json))
+                parts_post_processor(json, true);
+        } else
             json_skip(json);
-            continue;
-        }
-        json_enter_array(json);
-        while (json_next_item(json)) {
-            json_enter_object(json);
-            for (JsonText part = {NULL, 0}; json_next_key(json, &part);) {
-                if (json_is(part, "SpecialToken"))
-                    json_fail(json, "post_processor adds a token to every text, which is not "
-                                    "known here");
-                json_skip(json);
-            }
-        }
     }
 }
 
@@ -254,9 +378,9 @@ static void parts_read(TokenizerParts *parts)
         } else if (json_is(key, "normalizer"))
             parts_normalizer(parts);
         else if (json_is(key, "pre_tokenizer") && json_peek(json) != JSON_NULL)
-            parts_pre_tokenizer(parts);
+            parts_pre_tokenizer(json, &parts->stages, 0);
         else if (json_is(key, "post_processor"))
-            parts_post_processor(parts);
+            parts_post_processor(json, false);
         else if (json_is(key, "model"))
             parts_model(parts);
         else
@@ -420,13 +544,14 @@ static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, c
     tokenizer->nfc = parts->nfc;
     tokenizer->lowercase = parts->lowercase;
     tokenizer->unknown = NO_TOKEN;
-    bool byte_level =
-        parts->pre_tokenizer.bytes != NULL && json_is(parts->pre_tokenizer, "ByteLevel");
-    if (parts->pre_tokenizer.bytes == NULL || byte_level == tokenizer->words)
+    tokenizer->stages = parts->stages;
+    bool byte_level = false;
+    for (size_t i = 0; i < parts->stages.count; i++)
+        byte_level = byte_level || parts->stages.stage[i].kind == STAGE_BYTES;
+    if (parts->stages.count == 0 || byte_level == tokenizer->words)
         return fail(error, "%s: a %s model goes with the pre_tokenizer %s", path,
                     tokenizer->words ? "WordLevel" : "BPE",
                     tokenizer->words ? "Whitespace or WhitespaceSplit" : "ByteLevel");
-    tokenizer->signs_apart = json_is(parts->pre_tokenizer, "Whitespace");
     if (!tokenizer_place_tokens(tokenizer, parts, path, error))
         return false;
     tokenizer_place_added(tokenizer, parts);

@@ -1,6 +1,6 @@
 /* Text as the Unicode Consortium defines it, as far as a tokenizer asks.
 
-   HOLDS   UTF-8 to characters and back; which characters are letters, numbers and blanks;
+   HOLDS   UTF-8 to characters and back; which characters are letters, numbers, blanks and signs;
            normalization form C, in which an e with an accent and an e followed by an accent are
            one and the same; lower case
    FOR     tokenizer.c; what shows a text token by token (text_stream.c)
@@ -95,7 +95,9 @@ static const UnicodePair *unicode_pair(const UnicodePair *pair, size_t count, ui
 uint32_t unicode_class_of(uint32_t code)
 {
     if (code < 128) { /* as the table has it, but sooner */
-        uint32_t class_ = code == '_' ? UNICODE_WORD : 0;
+        uint32_t class_ = code > ' ' && code < 0x7F ? UNICODE_PUNCTUATION : 0;
+        if (code == '_')
+            class_ |= UNICODE_WORD;
         if ((code | 0x20) >= 'a' && (code | 0x20) <= 'z')
             class_ = UNICODE_LETTER | UNICODE_WORD;
         if (code >= '0' && code <= '9')

@@ -15,8 +15,9 @@
 #define LAUNCH(kernel, grid, block, shared, job) kernel<<<(grid), (block), (shared)>>>(job)
 #define DYNAMIC_SHARED(type, name)               extern __shared__ __align__(16) type name[]
 #define UNROLL                                   _Pragma("unroll")
+#define USED_UP(memory, size)                    ((void)0) /* on the CPU: unwritten again */
 #else
-#include "cuda_on_cpu.h"
+#include "cuda_runtime_on_cpu.h"
 #define UNROLL
 #endif
 #define DEVICE      static __device__ __forceinline__

@@ -1,4 +1,4 @@
-/* CUDA without a GPU: the part of CUDA that chapter 6 uses, in plain C, on the CPU.
+/* CUDA without a GPU: the part of CUDA that chapter 6 uses, in GNU C, on the CPU.
 
    HOLDS   CUDA's names; threads, blocks, warps, barriers, shuffles and votes; atomics; asynchronous
            copies; memory, events and launches as the host calls them
@@ -10,17 +10,21 @@
    on a GPU once in a thousand runs goes wrong here every time:
 
    - threads and blocks run in order, backwards, or shuffled by a seed (cuda_cpu_order): a result
-     that changes with it has a race, a barrier too few;
-   - shared memory is filled with NaN (-1 as whole numbers) before each block, and what
-     __pipeline_memcpy_async copies arrives no sooner than __pipeline_wait_prior says;
+     that changes with it has a race, or reads what nobody wrote: shared memory before each block,
+     and memory from cudaMalloc, hold NaN, large, or large negative numbers, one for each order;
+   - what __pipeline_memcpy_async copies arrives no sooner than __pipeline_wait_prior says;
    - memory from cudaMalloc and dynamic shared memory are malloc'ed with the exact size, so that
-     AddressSanitizer sees every access beyond it;
-   - a barrier that not all threads reach ends the launch with cudaErrorLaunchFailure, and
-     cudaGetErrorString says which block, which thread and which line.
+     AddressSanitizer sees every access beyond it; static shared arrays too, if gcc is told to by
+     -fsanitize-sections=cuda_shared;
+   - a barrier that not all threads reach, a lane outside of a shuffle's mask, a copy of a size that
+     is none, a thread that never waits end the launch with cudaErrorLaunchFailure, and
+     cudaGetErrorString says which block, which thread and which line;
+   - ThreadSanitizer sees a race even where no order changes the result, and the launch ends with
+     the two lines (cuda_races.h).
 
    What it is not: fast, or a model of time. Blocks run one after the other on one processor, and
-   nothing here knows what a GPU's memory costs. Two threads that write one place between two
-   barriers are seen only if the order changes the result.
+   nothing here knows what a GPU's memory costs. A block that waits for another one, by a flag in
+   memory, waits for ever: that it may, if both are on the GPU at once, is not looked at.
 
    A kernel is a function with one parameter, a struct, and is followed by a line that lets the CPU
    call it. Dynamic shared memory is named by a macro:
@@ -43,6 +47,7 @@
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #endif
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -51,7 +56,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <time.h>
+#include "cuda_races.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define CUDA_CPU_ASAN 1
@@ -63,6 +70,17 @@
 #ifdef CUDA_CPU_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#endif
+
+#ifdef CUDA_CPU_ASAN
+#define CUDA_CPU_ANY_BYTE __attribute__((no_sanitize_address))
+#else
+#define CUDA_CPU_ANY_BYTE
+#endif
+#ifdef CUDA_CPU_TSAN
+#define CUDA_CPU_CALLED __attribute__((noinline, unused)) /* so that its caller's line is known */
+#else
+#define CUDA_CPU_CALLED inline
 #endif
 
 #if defined(__linux__) && defined(__x86_64__)
@@ -145,7 +163,10 @@ enum {
     CUDA_CPU_THREADS = 1024, /* of a block, at most */
     CUDA_CPU_WARP = 32,
     CUDA_CPU_SHARED = 227 * 1024, /* bytes a block may have at most, as on an H100 */
-    CUDA_CPU_VALUE = 16,          /* bytes of the widest value that a shuffle carries */
+    CUDA_CPU_UNASKED = 48 * 1024, /* and without having asked for more */
+    CUDA_CPU_ASKED = 64,          /* kernels that may ask */
+    CUDA_CPU_PATIENCE = 10, /* seconds of the processor's for a thread that waits for nobody */
+    CUDA_CPU_VALUE = 16,    /* bytes of the widest value that a shuffle carries */
 #ifdef CUDA_CPU_ASAN
     CUDA_CPU_STACK = 256 * 1024
 #else
@@ -168,20 +189,29 @@ typedef struct {
 
 typedef enum { CUDA_CPU_READY, CUDA_CPU_AT_BLOCK, CUDA_CPU_AT_WARP, CUDA_CPU_DONE } CudaCpuState;
 
+/* A place in the source where threads wait. Two on one line are told apart by their number. */
+typedef struct {
+    const char *what, *file; /* "__syncthreads"; and where that stands */
+    int line, number;
+    bool orders; /* what was written before it can be read after it: not by shuffles and votes */
+} CudaCpuSite;
+
+#define CUDA_CPU_SITE(what, orders)                                                                \
+    static const CudaCpuSite cuda_cpu_site = {what, __FILE__, __LINE__, __COUNTER__, orders}
+
 typedef struct {
     CudaCpuState state;
     dim3 index;
-    char *stack;      /* CUDA_CPU_STACK bytes with a guard page below, kept for later launches */
-    void *at;         /* the stack pointer while it waits */
-    const char *what; /* what it waits in, and where that stands */
-    const char *file;
-    int line;
-    unsigned mask;                          /* of the lanes it waits for */
-    unsigned round;                         /* how many exchanges it has taken part in */
-    unsigned char value[2][CUDA_CPU_VALUE]; /* what it gave in this exchange and the last */
-    CudaCpuCopy *copy;                      /* (copies of copy_room) */
+    char *stack; /* CUDA_CPU_STACK bytes with a guard page below, kept for later launches */
+    void *at;    /* the stack pointer while it waits */
+    const CudaCpuSite *site;             /* where it waits, or waited last; NULL: nowhere yet */
+    unsigned mask;                       /* of the lanes it waits for */
+    unsigned char given[CUDA_CPU_VALUE]; /* to an exchange that is not complete */
+    unsigned char taken[CUDA_CPU_VALUE]; /* its part of the last that was: for others to take */
+    CudaCpuCopy *copy;                   /* (copies of copy_room) */
     size_t copies, copy_room;
     unsigned batch; /* copies are committed in batches */
+    CudaFibre fibre;
 #ifdef CUDA_CPU_ASAN
     void *fake_stack;
 #endif
@@ -204,10 +234,18 @@ typedef struct {
     const void *job;
     CudaCpuOrder order;
     uint64_t random;
-    bool failed; /* this launch */
-    cudaError_t last;
+    bool failed;                /* this launch */
+    cudaError_t last, reported; /* `report` is the sentence for this error */
     char report[512];
-    size_t bytes, bytes_most; /* of memory given out; the most there is, 0: no limit */
+    struct {
+        CudaCpuKernel *kernel;
+        size_t shared;
+    } asked[CUDA_CPU_ASKED]; /* (kernels_asked) how much shared memory they may have */
+    unsigned kernels_asked;
+    double patience;             /* cuda_cpu_patience */
+    unsigned long turns, ticked; /* changes of the running thread; how many at the last tick */
+    struct sigaction before;     /* what SIGVTALRM did before the launch */
+    size_t bytes, bytes_most;    /* of memory given out; the most there is, 0: no limit */
     void *scheduler;
 #ifdef CUDA_CPU_ASAN
     void *scheduler_fake;
@@ -237,6 +275,20 @@ static inline void cuda_cpu_order(CudaCpuOrder order, uint64_t seed)
 static inline void cuda_cpu_memory(size_t bytes_most)
 {
     cuda_cpu.bytes_most = bytes_most;
+}
+
+/* How long a thread may run without waiting, in seconds of the processor's time. */
+static inline void cuda_cpu_patience(double seconds)
+{
+    cuda_cpu.patience = seconds;
+}
+
+/* What fills memory that nobody has written yet: NaN (-1 as a whole number), 3.4e38 or -1.7e38. A
+   fmaxf(., 0) that swallows one lets another through, and the orders' results differ. */
+static inline int cuda_cpu_unwritten(void)
+{
+    static const unsigned char fill[3] = {0xFF, 0x7F, 0xFE};
+    return fill[cuda_cpu.order];
 }
 
 /* ==================================== From stack to stack ================================== */
@@ -299,6 +351,8 @@ static inline void *cuda_cpu_stack_new(char *end, void (*entry)(void))
 static inline void cuda_cpu_enter(CudaCpuThread *thread)
 {
     cuda_cpu.now = thread;
+    cuda_cpu.turns++;
+    cuda_fibre_enter(&thread->fibre);
 #ifdef CUDA_CPU_ASAN
     __sanitizer_start_switch_fiber(&cuda_cpu.scheduler_fake, thread->stack, CUDA_CPU_STACK);
 #endif
@@ -316,6 +370,7 @@ static inline void cuda_cpu_enter(CudaCpuThread *thread)
 static inline void cuda_cpu_leave(void)
 {
     CudaCpuThread *thread = cuda_cpu.now;
+    cuda_fibre_leave();
 #ifdef CUDA_CPU_ASAN
     __sanitizer_start_switch_fiber(thread->state == CUDA_CPU_DONE ? NULL : &thread->fake_stack,
                                    cuda_cpu.scheduler_stack, cuda_cpu.scheduler_stack_size);
@@ -339,7 +394,9 @@ static inline void cuda_cpu_begin(void)
                                     &cuda_cpu.scheduler_stack_size);
 #endif
     cuda_cpu.kernel(cuda_cpu.job);
+    cuda_unseen();
     cuda_cpu.now->state = CUDA_CPU_DONE;
+    cuda_seen();
     cuda_cpu_leave();
 }
 
@@ -365,6 +422,21 @@ static inline size_t cuda_cpu_stack_size(const CudaCpuThread *thread)
     return CUDA_CPU_STACK - (size_t)(thread - cuda_cpu.thread) % 64 * 192;
 }
 
+/* Its fibre, of the name that a race is told by, on a stack that nobody has touched. */
+static inline void cuda_cpu_fibre_start(CudaCpuThread *thread)
+{
+#ifdef CUDA_CPU_TSAN
+    char name[64];
+    dim3 index = thread->index, block = cuda_cpu.block_index;
+    snprintf(name, sizeof name, "thread (%u, %u, %u) of block (%u, %u, %u)", index.x, index.y,
+             index.z, block.x, block.y, block.z);
+    cuda_untouched_pages(thread->stack, CUDA_CPU_STACK);
+    cuda_fibre_start(&thread->fibre, name);
+#else
+    (void)thread;
+#endif
+}
+
 static inline void cuda_cpu_thread_start(CudaCpuThread *thread, unsigned number)
 {
     dim3 size = cuda_cpu.block_size;
@@ -372,9 +444,10 @@ static inline void cuda_cpu_thread_start(CudaCpuThread *thread, unsigned number)
     thread->index.x = number % size.x;
     thread->index.y = number / size.x % size.y;
     thread->index.z = number / size.x / size.y;
-    thread->round = 0;
+    thread->site = NULL;
     thread->copies = 0;
     thread->batch = 0;
+    cuda_cpu_fibre_start(thread);
 #ifdef CUDA_CPU_ASAN
     __asan_unpoison_memory_region(thread->stack, CUDA_CPU_STACK);
 #endif
@@ -404,22 +477,49 @@ __attribute__((format(printf, 1, 2))) static inline void cuda_cpu_fail(const cha
     vsnprintf(cuda_cpu.report + used, sizeof cuda_cpu.report - (size_t)used, format, args);
     va_end(args);
     cuda_cpu.failed = true;
-    cuda_cpu.last = cudaErrorLaunchFailure;
+    cuda_cpu.last = cuda_cpu.reported = cudaErrorLaunchFailure;
 }
 
-static inline void cuda_cpu_wait(CudaCpuState state, unsigned mask, const char *what,
-                                 const char *file, int line)
+/* The same without a place, or before anything has begun. */
+static inline void cuda_cpu_refuse(cudaError_t error, const char *sentence)
+{
+    if (cuda_cpu.failed)
+        return;
+    snprintf(cuda_cpu.report, sizeof cuda_cpu.report, "%s", sentence);
+    cuda_cpu.failed = true;
+    cuda_cpu.last = cuda_cpu.reported = error;
+}
+
+/* A race ends the launch that it is found in. */
+static inline bool cuda_cpu_race(const char *sentence)
+{
+    if (cuda_cpu.now != NULL)
+        cuda_cpu_refuse(cudaErrorLaunchFailure, sentence);
+    return cuda_cpu.now != NULL;
+}
+
+/* The thread stays here until the scheduler has seen that those it waits for are here too. */
+static inline void cuda_cpu_wait(CudaCpuState state, unsigned mask, const CudaCpuSite *site)
 {
     CudaCpuThread *thread = cuda_cpu.now;
     thread->state = state;
     thread->mask = mask;
-    thread->what = what;
-    thread->file = file;
-    thread->line = line;
+    thread->site = site;
     cuda_cpu_leave();
 }
 
-#define __syncthreads() cuda_cpu_wait(CUDA_CPU_AT_BLOCK, 0, "__syncthreads", __FILE__, __LINE__)
+static inline void cuda_cpu_syncthreads(const CudaCpuSite *site)
+{
+    cuda_unseen();
+    cuda_cpu_wait(CUDA_CPU_AT_BLOCK, 0, site);
+    cuda_seen();
+}
+
+#define __syncthreads()                                                                            \
+    __extension__({                                                                                \
+        CUDA_CPU_SITE("__syncthreads", true);                                                      \
+        cuda_cpu_syncthreads(&cuda_cpu_site);                                                      \
+    })
 
 static inline unsigned cuda_cpu_number(const CudaCpuThread *thread)
 {
@@ -433,33 +533,36 @@ static inline CudaCpuThread *cuda_cpu_lane(unsigned lane)
     return number < cuda_cpu.threads ? &cuda_cpu.thread[number] : NULL;
 }
 
-/* Gives `value` (size bytes) and waits until all lanes of the mask have given theirs. Two places
-   for it are enough: nobody can be two exchanges ahead of a lane that has not read yet. */
+/* Gives `value` (size bytes) and waits until all lanes of the mask have given theirs. Then each
+   one's part lies in `taken`, where it stays until the lane has been in another exchange: some may
+   give to the next one before others have read. */
 static inline void cuda_cpu_exchange(const void *value, size_t size, unsigned mask,
-                                     const char *what, const char *file, int line)
+                                     const CudaCpuSite *site)
 {
     CudaCpuThread *thread = cuda_cpu.now;
     unsigned lane = cuda_cpu_number(thread) % CUDA_CPU_WARP;
-    memcpy(thread->value[++thread->round % 2], value, size);
+    memcpy(thread->given, value, size);
     if ((mask >> lane & 1) == 0)
-        cuda_cpu_fail("thread (%u, %u, %u) at %s:%d: lane %u calls %s with the mask 0x%08x, in "
+        cuda_cpu_fail("thread (%u, %u, %u) at %.120s:%d: lane %u calls %s with the mask 0x%08x, in "
                       "which it is not",
-                      thread->index.x, thread->index.y, thread->index.z, file, line, lane, what,
-                      mask);
-    cuda_cpu_wait(CUDA_CPU_AT_WARP, mask, what, file, line);
+                      thread->index.x, thread->index.y, thread->index.z, site->file, site->line,
+                      lane, site->what, mask);
+    cuda_cpu_wait(CUDA_CPU_AT_WARP, mask, site);
 }
 
 static inline void cuda_cpu_shuffle(void *got, const void *value, size_t size, unsigned mask,
-                                    unsigned from, const char *what, const char *file, int line)
+                                    unsigned from, const CudaCpuSite *site)
 {
-    cuda_cpu_exchange(value, size, mask, what, file, line);
+    cuda_unseen();
+    cuda_cpu_exchange(value, size, mask, site);
     CudaCpuThread *thread = cuda_cpu.now, *other = cuda_cpu_lane(from % CUDA_CPU_WARP);
     if (other == NULL || (mask >> (from % CUDA_CPU_WARP) & 1) == 0)
-        cuda_cpu_fail("thread (%u, %u, %u) at %s:%d: %s reads lane %u, which takes no part",
-                      thread->index.x, thread->index.y, thread->index.z, file, line, what,
-                      from % CUDA_CPU_WARP);
+        cuda_cpu_fail("thread (%u, %u, %u) at %.120s:%d: %s reads lane %u, which takes no part",
+                      thread->index.x, thread->index.y, thread->index.z, site->file, site->line,
+                      site->what, from % CUDA_CPU_WARP);
     else
-        memcpy(got, other->value[thread->round % 2], size);
+        memcpy(got, other->taken, size);
+    cuda_seen();
 }
 
 /* The lane to read: its own where the other one would lie outside. */
@@ -480,11 +583,12 @@ static inline unsigned cuda_cpu_lane_xor(unsigned by)
     return (cuda_cpu_number(cuda_cpu.now) % CUDA_CPU_WARP) ^ by;
 }
 
-#define CUDA_CPU_SHUFFLE(mask, given, from, what)                                                  \
+#define CUDA_CPU_SHUFFLE(mask, value, from, what)                                                  \
     __extension__({                                                                                \
-        __typeof__(given) cuda_cpu_given = (given), cuda_cpu_got = cuda_cpu_given;                 \
-        cuda_cpu_shuffle(&cuda_cpu_got, &cuda_cpu_given, sizeof cuda_cpu_got, (mask),              \
-                         (unsigned)(from), what, __FILE__, __LINE__);                              \
+        CUDA_CPU_SITE(what, false);                                                                \
+        __typeof__(value) cuda_cpu_value = (value), cuda_cpu_got = cuda_cpu_value;                 \
+        cuda_cpu_shuffle(&cuda_cpu_got, &cuda_cpu_value, sizeof cuda_cpu_got, (mask),              \
+                         (unsigned)(from), &cuda_cpu_site);                                        \
         cuda_cpu_got;                                                                              \
     })
 
@@ -497,44 +601,45 @@ static inline unsigned cuda_cpu_lane_xor(unsigned by)
     CUDA_CPU_SHUFFLE(mask, value, cuda_cpu_lane_xor(by), "__shfl_xor_sync")
 
 /* Bit i is set if lane i of the mask said yes. */
-static inline unsigned cuda_cpu_vote(unsigned mask, int yes, const char *what, const char *file,
-                                     int line)
+static inline unsigned cuda_cpu_vote(unsigned mask, int yes, const CudaCpuSite *site)
 {
     unsigned votes = 0;
-    cuda_cpu_exchange(&yes, sizeof yes, mask, what, file, line);
+    cuda_unseen();
+    cuda_cpu_exchange(&yes, sizeof yes, mask, site);
     for (unsigned lane = 0; lane < CUDA_CPU_WARP; lane++) {
         CudaCpuThread *other = cuda_cpu_lane(lane);
         int vote = 0;
         if (other == NULL || (mask >> lane & 1) == 0)
             continue;
-        memcpy(&vote, other->value[cuda_cpu.now->round % 2], sizeof vote);
+        memcpy(&vote, other->taken, sizeof vote);
         votes |= (unsigned)(vote != 0) << lane;
     }
+    cuda_seen();
     return votes;
 }
 
-#define __ballot_sync(mask, yes)                                                                   \
-    cuda_cpu_vote(mask, (yes) != 0, "__ballot_sync", __FILE__, __LINE__)
-#define __any_sync(mask, yes)                                                                      \
-    (cuda_cpu_vote(mask, (yes) != 0, "__any_sync", __FILE__, __LINE__) != 0)
-#define __all_sync(mask, yes)                                                                      \
-    (cuda_cpu_vote(mask, (yes) == 0, "__all_sync", __FILE__, __LINE__) == 0)
+#define CUDA_CPU_VOTE(mask, yes, what, orders)                                                     \
+    __extension__({                                                                                \
+        CUDA_CPU_SITE(what, orders);                                                               \
+        cuda_cpu_vote((mask), (yes), &cuda_cpu_site);                                              \
+    })
 
-static inline void cuda_cpu_syncwarp(unsigned mask, const char *file, int line)
-{
-    char nothing = 0;
-    cuda_cpu_exchange(&nothing, 1, mask == 0 ? 0xffffffffu : mask, "__syncwarp", file, line);
-}
-
-#define __syncwarp(...) cuda_cpu_syncwarp(__VA_ARGS__ + 0u, __FILE__, __LINE__) /* () is all */
-#define __threadfence() ((void)0)
+#define __ballot_sync(mask, yes) CUDA_CPU_VOTE(mask, (yes) != 0, "__ballot_sync", false)
+#define __any_sync(mask, yes)    (CUDA_CPU_VOTE(mask, (yes) != 0, "__any_sync", false) != 0)
+#define __all_sync(mask, yes)    (CUDA_CPU_VOTE(mask, (yes) == 0, "__all_sync", false) == 0)
+#define __syncwarp(...)          /* () is all */                                                   \
+    ((void)CUDA_CPU_VOTE(__VA_ARGS__ + 0u == 0 ? 0xffffffffu : __VA_ARGS__ + 0u, 0, "__syncwarp",  \
+                         true))
+#define __threadfence() cuda_fence()
 
 /* ---- between two waits only one thread runs, so these are what they look like ---- */
 
 #define CUDA_CPU_ATOMIC(address, changed)                                                          \
     __extension__({                                                                                \
-        __typeof__(*(address)) *cuda_cpu_at = (address), cuda_cpu_old = *cuda_cpu_at;              \
-        *cuda_cpu_at = (changed);                                                                  \
+        __typeof__(*(address)) *cuda_cpu_at = (address), cuda_cpu_old, cuda_cpu_new;               \
+        __atomic_load(cuda_cpu_at, &cuda_cpu_old, __ATOMIC_RELAXED);                               \
+        cuda_cpu_new = (changed);                                                                  \
+        __atomic_store(cuda_cpu_at, &cuda_cpu_new, __ATOMIC_RELAXED);                              \
         cuda_cpu_old;                                                                              \
     })
 #define atomicAdd(address, by)     CUDA_CPU_ATOMIC(address, cuda_cpu_old + (by))
@@ -549,46 +654,93 @@ static inline void cuda_cpu_syncwarp(unsigned mask, const char *file, int line)
 
 /* ---- copies from global to shared memory that arrive later ---- */
 
-static inline void cuda_cpu_copy(void *to, const void *from, size_t size, size_t zeros)
+static inline bool cuda_cpu_copy_keep(CudaCpuThread *thread, CudaCpuCopy copy)
 {
-    CudaCpuThread *thread = cuda_cpu.now;
     if (thread->copies == thread->copy_room) {
         size_t room = 2 * thread->copy_room + 16;
         CudaCpuCopy *larger = (CudaCpuCopy *)realloc(thread->copy, room * sizeof *larger);
-        if (larger == NULL) {
-            cuda_cpu_fail("there is no memory for %zu copies", room);
-            return;
-        }
+        if (larger == NULL)
+            return false;
         thread->copy = larger;
         thread->copy_room = room;
     }
-    CudaCpuCopy copy = {to, from, size, zeros, thread->batch};
-    memset(to, 0xFF, size); /* who reads it too early gets NaN */
     thread->copy[thread->copies++] = copy;
+    return true;
+}
+
+/* A GPU copies 4, 8 or 16 bytes, from and to multiples of as many. */
+CUDA_CPU_CALLED static void cuda_cpu_copy(void *to, const void *from, size_t size, size_t zeros,
+                                          const CudaCpuSite *site)
+{
+    cuda_unseen();
+    CudaCpuThread *thread = cuda_cpu.now;
+    CudaCpuCopy copy = {to, from, size, zeros, thread->batch};
+    bool whole = size == 4 || size == 8 || size == 16;
+    bool even = whole && (uintptr_t)to % size == 0 && (uintptr_t)from % size == 0;
+    if (!even || zeros > size)
+        cuda_cpu_fail(
+            "thread (%u, %u, %u) at %.120s:%d copies %zu bytes, %zu of them zeros, from %p "
+            "to %p: a GPU copies 4, 8 or 16, between multiples of as many",
+            thread->index.x, thread->index.y, thread->index.z, site->file, site->line, size, zeros,
+            from, to);
+    else if (!cuda_cpu_copy_keep(thread, copy))
+        cuda_cpu_fail("there is no memory for %zu copies", thread->copies + 1);
+    bool kept = !cuda_cpu.failed;
+    int unwritten = cuda_cpu_unwritten();
+    cuda_seen();
+    if (kept)
+        memset(to, unwritten, size); /* for who reads it too early */
 }
 
 /* Makes all batches arrive but the last `left`. */
-static inline void cuda_cpu_copies_wait(unsigned left)
+CUDA_CPU_CALLED static void cuda_cpu_copies_wait(unsigned left)
 {
     CudaCpuThread *thread = cuda_cpu.now;
     size_t kept = 0;
+    cuda_unseen();
     for (size_t i = 0; i < thread->copies; i++) {
-        CudaCpuCopy *copy = &thread->copy[i];
-        size_t size = copy->size - copy->zeros;
-        if (copy->batch + left >= thread->batch) {
-            thread->copy[kept++] = *copy;
+        CudaCpuCopy copy = thread->copy[i];
+        size_t size = copy.size - copy.zeros;
+        if (copy.batch + left >= thread->batch) {
+            thread->copy[kept++] = copy;
             continue;
         }
+        cuda_seen();
         if (size > 0)
-            memcpy(copy->to, copy->from, size);
-        memset((char *)copy->to + size, 0, copy->zeros);
+            memcpy(copy.to, copy.from, size);
+        memset((char *)copy.to + size, 0, copy.zeros);
+        cuda_unseen();
     }
     thread->copies = kept;
+    cuda_seen();
 }
 
-#define __pipeline_memcpy_async(to, from, size, zeros) cuda_cpu_copy(to, from, size, zeros)
-#define __pipeline_commit()                            (cuda_cpu.now->batch++)
-#define __pipeline_wait_prior(left)                    cuda_cpu_copies_wait(left)
+static inline void cuda_cpu_commit(void)
+{
+    cuda_unseen();
+    cuda_cpu.now->batch++;
+    cuda_seen();
+}
+
+#define __pipeline_memcpy_async(to, from, size, zeros)                                             \
+    __extension__({                                                                                \
+        CUDA_CPU_SITE("__pipeline_memcpy_async", false);                                           \
+        cuda_cpu_copy((to), (from), (size), (zeros), &cuda_cpu_site);                              \
+    })
+#define __pipeline_commit()         cuda_cpu_commit()
+#define __pipeline_wait_prior(left) cuda_cpu_copies_wait(left)
+
+/* What stands in these bytes of shared memory has been read for the last time: whoever reads it
+   all the same, before it is written again, gets what unwritten memory holds. */
+CUDA_CPU_CALLED static void cuda_cpu_used_up(void *memory, size_t size)
+{
+    cuda_unseen();
+    int unwritten = cuda_cpu_unwritten();
+    cuda_seen();
+    memset(memory, unwritten, size);
+}
+
+#define USED_UP(memory, size) cuda_cpu_used_up((memory), (size))
 
 /* ==================================== Running a block ====================================== */
 
@@ -624,22 +776,34 @@ static inline unsigned cuda_cpu_walk_to(const CudaCpuWalk *walk, unsigned i)
     return (i * walk->step + walk->first) & (walk->room - 1);
 }
 
-/* Lets the lanes go on for which all lanes of their mask wait in the same place. */
+/* If all lanes of this one's mask wait where it does, they go on. */
+static inline bool cuda_cpu_release_lanes(CudaCpuThread *warp, unsigned lanes, unsigned lane)
+{
+    CudaCpuThread *one = &warp[lane];
+    unsigned mask = one->mask;
+    bool all = one->state == CUDA_CPU_AT_WARP;
+    for (unsigned k = 0; all && k < lanes; k++)
+        if (mask >> k & 1)
+            all = warp[k].state == CUDA_CPU_AT_WARP && warp[k].mask == mask &&
+                  warp[k].site == one->site;
+    for (unsigned k = 0; all && k < lanes; k++)
+        if (mask >> k & 1) {
+            warp[k].state = CUDA_CPU_READY;
+            memcpy(warp[k].taken, warp[k].given, CUDA_CPU_VALUE);
+            if (one->site->orders)
+                cuda_fibre_after(&one->fibre, &warp[k].fibre);
+        }
+    for (unsigned k = 0; all && k < lanes; k++)
+        if ((mask >> k & 1) && one->site->orders)
+            cuda_fibre_after(&warp[k].fibre, &one->fibre);
+    return all;
+}
+
 static inline bool cuda_cpu_release_warp(CudaCpuThread *warp, unsigned lanes)
 {
     bool released = false;
-    for (unsigned i = 0; i < lanes; i++) {
-        unsigned mask = warp[i].mask;
-        bool all = warp[i].state == CUDA_CPU_AT_WARP;
-        for (unsigned k = 0; all && k < lanes; k++)
-            if (mask >> k & 1)
-                all = warp[k].state == CUDA_CPU_AT_WARP && warp[k].mask == mask &&
-                      warp[k].line == warp[i].line && warp[k].what == warp[i].what;
-        for (unsigned k = 0; all && k < lanes; k++)
-            if (mask >> k & 1)
-                warp[k].state = CUDA_CPU_READY;
-        released = released || all;
-    }
+    for (unsigned i = 0; i < lanes; i++)
+        released = cuda_cpu_release_lanes(warp, lanes, i) || released;
     return released;
 }
 
@@ -660,25 +824,28 @@ static inline void cuda_cpu_run_warp(CudaCpuThread *warp, unsigned lanes)
 static inline void cuda_cpu_report_waiting(const CudaCpuThread *thread)
 {
     const CudaCpuThread *other = NULL;
+    const CudaCpuSite *site = thread->site;
     for (unsigned i = 0; i < cuda_cpu.threads && other == NULL; i++) {
         const CudaCpuThread *at = &cuda_cpu.thread[i];
         bool concerned =
             thread->state == CUDA_CPU_AT_BLOCK ||
             (at - cuda_cpu.thread) / CUDA_CPU_WARP == (thread - cuda_cpu.thread) / CUDA_CPU_WARP;
-        if (concerned && (at->state != thread->state || at->line != thread->line ||
-                          at->what != thread->what || at->mask != thread->mask))
+        if (concerned &&
+            (at->state != thread->state || at->site != site || at->mask != thread->mask))
             other = at;
     }
-    char where[160] = "another does not come";
+    char where[200] = "another does not come";
     if (other != NULL && other->state == CUDA_CPU_DONE)
         snprintf(where, sizeof where, "thread (%u, %u, %u) has returned", other->index.x,
                  other->index.y, other->index.z);
     else if (other != NULL)
-        snprintf(where, sizeof where, "thread (%u, %u, %u) waits at %.60s:%d in %s", other->index.x,
-                 other->index.y, other->index.z, other->file, other->line, other->what);
+        snprintf(where, sizeof where, "thread (%u, %u, %u) waits at %.60s:%d in %s%s",
+                 other->index.x, other->index.y, other->index.z, other->site->file,
+                 other->site->line,
+                 other->site != site && other->site->line == site->line ? "another " : "",
+                 other->site->what);
     cuda_cpu_fail("thread (%u, %u, %u) waits at %.120s:%d in %s, but %s", thread->index.x,
-                  thread->index.y, thread->index.z, thread->file, thread->line, thread->what,
-                  where);
+                  thread->index.y, thread->index.z, site->file, site->line, site->what, where);
 }
 
 /* After every warp has run as far as it can: true if the block goes on. */
@@ -693,26 +860,42 @@ static inline bool cuda_cpu_release_block(void)
         return false;
     for (unsigned i = 0; i < cuda_cpu.threads; i++)
         same = same && cuda_cpu.thread[i].state == CUDA_CPU_AT_BLOCK &&
-               cuda_cpu.thread[i].line == first->line;
+               cuda_cpu.thread[i].site == first->site;
     if (!same) {
         cuda_cpu_report_waiting(first);
         return false;
     }
-    for (unsigned i = 0; i < cuda_cpu.threads; i++)
+    for (unsigned i = 0; i < cuda_cpu.threads; i++) {
         cuda_cpu.thread[i].state = CUDA_CPU_READY;
+        cuda_fibre_after(&cuda_cpu.thread[0].fibre, &cuda_cpu.thread[i].fibre);
+    }
+    for (unsigned i = 0; i < cuda_cpu.threads; i++)
+        cuda_fibre_after(&cuda_cpu.thread[i].fibre, &cuda_cpu.thread[0].fibre);
     return true;
+}
+
+/* Shared memory as every block finds it. AddressSanitizer owns the bytes between static arrays. */
+CUDA_CPU_ANY_BYTE static inline void cuda_cpu_shared_fill(void)
+{
+    int fill = cuda_cpu_unwritten();
+#ifdef __ELF__
+    for (volatile unsigned char *byte = __start_cuda_shared; byte < __stop_cuda_shared; byte++)
+        *byte = (unsigned char)fill;
+    cuda_untouched_arrays(__start_cuda_shared, __stop_cuda_shared);
+#endif
+#ifdef CUDA_CPU_TSAN
+    free(cuda_cpu.dynamic); /* the next block's is another piece */
+    cuda_cpu.dynamic = cuda_cpu.shared > 0 ? (unsigned char *)malloc(cuda_cpu.shared) : NULL;
+#endif
+    if (cuda_cpu.shared > 0)
+        memset(cuda_cpu.dynamic, fill, cuda_cpu.shared);
 }
 
 static inline void cuda_cpu_run_block(void)
 {
     const unsigned most = CUDA_CPU_WARP;
     unsigned warps = (cuda_cpu.threads + most - 1) / most;
-#ifdef __ELF__
-    for (unsigned char *byte = __start_cuda_shared; byte < __stop_cuda_shared; byte++)
-        *(volatile unsigned char *)byte = 0xFF; /* volatile: ASan may own the bytes between */
-#endif
-    if (cuda_cpu.shared > 0)
-        memset(cuda_cpu.dynamic, 0xFF, cuda_cpu.shared);
+    cuda_cpu_shared_fill();
     for (unsigned i = 0; i < cuda_cpu.threads; i++)
         cuda_cpu_thread_start(&cuda_cpu.thread[i], i);
     do {
@@ -724,6 +907,9 @@ static inline void cuda_cpu_run_block(void)
                 cuda_cpu_run_warp(cuda_cpu.thread + first, lanes < most ? lanes : most);
         }
     } while (cuda_cpu_release_block());
+    for (unsigned i = 0; i < cuda_cpu.threads; i++)
+        if (cuda_cpu.thread[i].state == CUDA_CPU_DONE)
+            cuda_fibre_end(&cuda_cpu.thread[i].fibre);
 }
 
 /* ==================================== Launching ============================================ */
@@ -736,13 +922,97 @@ static inline bool cuda_cpu_fits(dim3 grid, dim3 block, size_t shared)
            (size_t)grid.x * grid.y * grid.z < (size_t)1 << 31 && shared <= CUDA_CPU_SHARED;
 }
 
-static inline void cuda_cpu_launch(CudaCpuKernel *kernel, const void *job, dim3 grid, dim3 block,
-                                   size_t shared)
+/* Dynamic shared memory above 48 KiB is for kernels that have asked for it. */
+static inline cudaError_t cuda_cpu_ask(CudaCpuKernel *kernel, int shared)
 {
-    if (!cuda_cpu_fits(grid, block, shared)) {
-        cuda_cpu.last = cudaErrorInvalidConfiguration;
+    unsigned i = 0;
+    while (i < cuda_cpu.kernels_asked && cuda_cpu.asked[i].kernel != kernel)
+        i++;
+    if (shared < 0 || shared > CUDA_CPU_SHARED || i == CUDA_CPU_ASKED)
+        return cudaErrorInvalidValue;
+    cuda_cpu.asked[i].kernel = kernel;
+    cuda_cpu.asked[i].shared = (size_t)shared;
+    cuda_cpu.kernels_asked += i == cuda_cpu.kernels_asked;
+    return cudaSuccess;
+}
+
+static inline bool cuda_cpu_may(CudaCpuKernel *kernel, size_t shared)
+{
+    char sentence[200];
+    size_t most = CUDA_CPU_UNASKED;
+    for (unsigned i = 0; i < cuda_cpu.kernels_asked; i++)
+        if (cuda_cpu.asked[i].kernel == kernel && cuda_cpu.asked[i].shared > most)
+            most = cuda_cpu.asked[i].shared;
+    if (shared > most) {
+        snprintf(
+            sentence, sizeof sentence,
+            "a launch with %zu bytes of shared memory, where the kernel may have %zu: for more "
+            "it must ask, by cudaFuncSetAttribute",
+            shared, most);
+        cuda_cpu_refuse(cudaErrorInvalidValue, sentence);
+    }
+    return shared <= most;
+}
+
+/* A tick in which the same thread runs as at the last one: it waits for nobody. */
+static inline void cuda_cpu_tick(int number)
+{
+    CudaCpuThread *thread = cuda_cpu.now;
+    const char *here = (const char *)__builtin_frame_address(0);
+    (void)number;
+    if (thread == NULL || here < thread->stack || here >= thread->stack + CUDA_CPU_STACK)
+        return; /* in the scheduler */
+    if (cuda_cpu.turns != cuda_cpu.ticked) {
+        cuda_cpu.ticked = cuda_cpu.turns;
         return;
     }
+    char since[160] = "it began";
+    if (thread->site != NULL)
+        snprintf(since, sizeof since, "%.120s:%d", thread->site->file, thread->site->line);
+    cuda_cpu_fail(
+        "thread (%u, %u, %u) has run for more than %g s since %s and waits for nobody; if "
+        "it looks again and again for what another is to write: no other runs meanwhile",
+        thread->index.x, thread->index.y, thread->index.z, cuda_cpu.patience, since);
+    thread->state = CUDA_CPU_DONE;
+    cuda_cpu_leave(); /* and never comes back */
+}
+
+/* Ticks while a launch runs; ThreadSanitizer keeps signals back, and has none. */
+static inline void cuda_cpu_watch(bool on)
+{
+#ifndef CUDA_CPU_TSAN
+    struct sigaction tick;
+    struct itimerval every;
+    memset(&tick, 0, sizeof tick);
+    memset(&every, 0, sizeof every);
+    if (cuda_cpu.patience == 0.0)
+        cuda_cpu.patience = CUDA_CPU_PATIENCE;
+    if (on) {
+        tick.sa_handler = cuda_cpu_tick;
+        tick.sa_flags = SA_RESTART | SA_NODEFER; /* it may never return */
+        every.it_interval.tv_sec = (time_t)cuda_cpu.patience;
+        every.it_interval.tv_usec = (suseconds_t)(1e6 * fmod(cuda_cpu.patience, 1.0));
+        every.it_value = every.it_interval;
+        sigaction(SIGVTALRM, &tick, &cuda_cpu.before);
+    }
+    setitimer(ITIMER_VIRTUAL, &every, NULL);
+    if (!on)
+        sigaction(SIGVTALRM, &cuda_cpu.before, NULL);
+#else
+    (void)on;
+#endif
+}
+
+/* All that a launch needs, or an error in cuda_cpu.last. */
+static inline bool cuda_cpu_prepare(CudaCpuKernel *kernel, const void *job, dim3 grid, dim3 block,
+                                    size_t shared)
+{
+    cuda_cpu.failed = false;
+    cuda_cpu.reported = cudaSuccess;
+    if (!cuda_cpu_fits(grid, block, shared))
+        cuda_cpu.last = cudaErrorInvalidConfiguration;
+    if (!cuda_cpu_fits(grid, block, shared) || !cuda_cpu_may(kernel, shared))
+        return false;
     cuda_cpu.kernel = kernel;
     cuda_cpu.job = job;
     cuda_cpu.grid_size = grid;
@@ -750,168 +1020,59 @@ static inline void cuda_cpu_launch(CudaCpuKernel *kernel, const void *job, dim3 
     cuda_cpu.threads = block.x * block.y * block.z;
     cuda_cpu.shared = shared;
     cuda_cpu.dynamic = shared > 0 ? (unsigned char *)malloc(shared) : NULL;
-    cuda_cpu.failed = false;
     bool ready = shared == 0 || cuda_cpu.dynamic != NULL;
     for (unsigned i = 0; ready && i < cuda_cpu.threads; i++)
         ready = cuda_cpu_stack_reserve(&cuda_cpu.thread[i]);
     if (!ready)
         cuda_cpu.last = cudaErrorMemoryAllocation;
-    CudaCpuWalk walk = cuda_cpu_walk(grid.x * grid.y * grid.z);
-    for (unsigned i = 0; ready && i < walk.room && !cuda_cpu.failed; i++) {
+    return ready;
+}
+
+/* Every block, one after the other. */
+static inline void cuda_cpu_run_grid(dim3 grid)
+{
+    unsigned blocks = grid.x * grid.y * grid.z;
+    CudaCpuWalk walk = cuda_cpu_walk(blocks);
+    for (unsigned i = 0; i < walk.room && !cuda_cpu.failed; i++) {
         unsigned number = cuda_cpu_walk_to(&walk, i);
-        if (number >= grid.x * grid.y * grid.z)
+        if (number >= blocks)
             continue;
         cuda_cpu.block_index.x = number % grid.x;
         cuda_cpu.block_index.y = number / grid.x % grid.y;
         cuda_cpu.block_index.z = number / grid.x / grid.y;
         cuda_cpu_run_block();
     }
+}
+
+static inline void cuda_cpu_launch(CudaCpuKernel *kernel, const void *job, dim3 grid, dim3 block,
+                                   size_t shared)
+{
+    cuda_unseen();
+    if (cuda_cpu_prepare(kernel, job, grid, block, shared)) {
+        cuda_races_launch(cuda_cpu_race);
+        cuda_cpu_watch(true);
+        cuda_cpu_run_grid(grid);
+        cuda_cpu_watch(false);
+        cuda_races_launched();
+    }
+    cuda_cpu.now = NULL;
     free(cuda_cpu.dynamic);
     cuda_cpu.dynamic = NULL;
+    cuda_seen();
 }
 
 #define KERNEL(kernel, Job)                                                                        \
     static void kernel##_on_cpu(const void *job)                                                   \
     {                                                                                              \
-        kernel(*(const Job *)job);                                                                 \
+        cuda_unseen();                                                                             \
+        Job own = *(const Job *)job;                                                               \
+        cuda_seen();                                                                               \
+        kernel(own);                                                                               \
     }
 
 #define LAUNCH(kernel, grid, block, shared, job)                                                   \
     cuda_cpu_launch(kernel##_on_cpu, &(job), grid, block, shared)
 
 #define DYNAMIC_SHARED(type, name) type *name = (type *)(void *)cuda_cpu.dynamic
-
-/* ==================================== The host's side ====================================== */
-
-static inline const char *cudaGetErrorString(cudaError_t error)
-{
-    switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorLaunchFailure: return cuda_cpu.report;
-    }
-    return "unknown error";
-}
-
-static inline cudaError_t cudaGetLastError(void)
-{
-    cudaError_t last = cuda_cpu.last;
-    cuda_cpu.last = cudaSuccess;
-    return last;
-}
-
-static inline cudaError_t cudaDeviceSynchronize(void)
-{
-    return cuda_cpu.last;
-}
-
-/* In front of every piece of memory stands its size. */
-enum { CUDA_CPU_HEAD = 64 };
-
-static inline cudaError_t cudaMalloc(void **memory, size_t size)
-{
-    bool fits = size <= SIZE_MAX - CUDA_CPU_HEAD - cuda_cpu.bytes &&
-                (cuda_cpu.bytes_most == 0 || cuda_cpu.bytes + size <= cuda_cpu.bytes_most);
-    char *head = fits ? (char *)malloc(size + CUDA_CPU_HEAD) : NULL;
-    *memory = NULL;
-    if (head == NULL)
-        return cudaErrorMemoryAllocation;
-    memcpy(head, &size, sizeof size);
-    memset(head + CUDA_CPU_HEAD, 0xFF, size);
-    cuda_cpu.bytes += size;
-    *memory = head + CUDA_CPU_HEAD;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaFree(void *memory)
-{
-    size_t size;
-    if (memory == NULL)
-        return cudaSuccess;
-    memcpy(&size, (char *)memory - CUDA_CPU_HEAD, sizeof size);
-    cuda_cpu.bytes -= size;
-    free((char *)memory - CUDA_CPU_HEAD);
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaMemcpy(void *to, const void *from, size_t size, cudaMemcpyKind kind)
-{
-    if (kind < cudaMemcpyHostToDevice || kind > cudaMemcpyDeviceToDevice)
-        return cudaErrorInvalidValue;
-    if (size > 0)
-        memcpy(to, from, size);
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaMemset(void *memory, int value, size_t size)
-{
-    if (size > 0)
-        memset(memory, value, size);
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaGetDeviceCount(int *count)
-{
-    *count = 1;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *device, int number)
-{
-    if (number != 0)
-        return cudaErrorInvalidValue;
-    memset(device, 0, sizeof *device);
-    snprintf(device->name, sizeof device->name, "no GPU: the CPU, thread by thread");
-    device->totalGlobalMem = cuda_cpu.bytes_most;
-    device->sharedMemPerBlockOptin = CUDA_CPU_SHARED;
-    device->multiProcessorCount = 1;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaMemGetInfo(size_t *unused, size_t *total)
-{
-    *total = cuda_cpu.bytes_most == 0 ? SIZE_MAX : cuda_cpu.bytes_most;
-    *unused = *total - cuda_cpu.bytes;
-    return cudaSuccess;
-}
-
-/* A kernel may ask for more than 48 KiB of shared memory; here it always may. */
-#define cudaFuncSetAttribute(kernel, attribute, value) ((void)(value), cudaSuccess)
-
-static inline cudaError_t cudaEventCreate(cudaEvent_t *event)
-{
-    *event = (cudaEvent_t)calloc(1, sizeof(double));
-    return *event == NULL ? cudaErrorMemoryAllocation : cudaSuccess;
-}
-
-static inline cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    free(event);
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaEventRecord(cudaEvent_t event)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    *event = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaEventSynchronize(cudaEvent_t event) /* NOLINT: CUDA's signature */
-{
-    (void)event;
-    return cuda_cpu.last;
-}
-
-static inline cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, /* NOLINT */
-                                               cudaEvent_t to)                        /* NOLINT */
-{
-    *milliseconds = (float)(1e3 * (*to - *from));
-    return cudaSuccess;
-}
 
 #endif /* CUDA_ON_CPU */

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Training gives the same bits on every processor that has fused multiply-adds, whatever the width of
 # its vectors and the number of threads. The language model is built for each width, trained a hundred
-# steps with one thread and with two, and what it leaves, the model and the whole state of the
-# training, is compared byte for byte. Sizes are such that channels end inside every vector.
+# steps with one thread and with two, and twenty with layers of Mamba-2; what it leaves, the model and
+# the whole state of the training, is compared byte for byte. Sizes are such that channels end inside every vector.
 #   CC=gcc sh tests/bits.sh              widths that this processor has
 #   CC=gcc sh tests/bits.sh --neon       those of ARM besides, with a cross-compiler and qemu (make bits)
 # A width that the compiler or the processor does not have is named and left out.
@@ -10,9 +10,10 @@ set -u
 work=${BUILD:-build}/bits
 source=ch05_mamba_block/language_model.c
 CC=${CC:-cc}
-same=0 bad=0 first=
+same=0 bad=0
 export OMP_WAIT_POLICY=passive # a thread that waits keeps no processor
 mkdir -p "$work" || exit 1
+rm -f "$work"/first.*
 
 build() { # name compiler flags
     name=$1 compiler=$2
@@ -24,30 +25,36 @@ build() { # name compiler flags
     return 1
 }
 
-train() { # name [program]: with one thread and with two
-    name=$1 program=${2:-$work/$1}
+# One kind of model with one thread and with two; all must leave what the first one left.
+train_kind() { # name program kind options
+    name=$1 program=$2 kind=$3
+    shift 3
     for threads in 1 2; do
-        out=$work/$name.$threads
+        out=$work/$name.$kind.$threads
         rm -rf "$out" && mkdir "$out"
-        # shellcheck disable=SC2086
-        OMP_NUM_THREADS=$threads $program --train --steps 100 --width 66 --layers 1 \
-            --batch 3 --length 51 --out "$out" --checkpoint "$out/training.safetensors" > "$out/said" 2>&1
+        OMP_NUM_THREADS=$threads $program --train --width 66 --layers 1 --batch 3 --length 51 "$@" \
+            --out "$out" --checkpoint "$out/training.safetensors" > "$out/said" 2>&1
         status=$?
         if [ $status = 132 ]; then # an instruction that the processor does not know
             echo "skipped: $name: this processor has no such vectors"
-            return
+            return 1
         elif [ $status != 0 ]; then
             echo "FAILED: $name ended with status $status: $(tail -n 1 "$out/said")"
             bad=1
-            return
+            return 1
         fi
-        [ -n "$first" ] || first=$out
+        [ -e "$work/first.$kind" ] || ln -s "$name.$kind.$threads" "$work/first.$kind"
         for file in model training; do
-            cmp "$first/$file.safetensors" "$out/$file.safetensors" ||
-                { echo "DIFFERS: $name, $threads threads: $file.safetensors"; bad=1; return; }
+            cmp "$work/first.$kind/$file.safetensors" "$out/$file.safetensors" ||
+                { echo "DIFFERS: $name, $kind, $threads threads: $file.safetensors"; bad=1; return 1; }
         done
     done
-    echo "same: $name"
+}
+
+train() { # name [program]
+    train_kind "$1" "${2:-$work/$1}" mamba --steps 100 && train_kind "$1" "${2:-$work/$1}" mamba2 --mamba2 --steps 20 ||
+        return
+    echo "same: $1"
     same=$((same + 1))
 }
 

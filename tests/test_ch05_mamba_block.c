@@ -557,10 +557,11 @@ static void check_direction(Bench *bench, float *values, const float *gradient, 
     free(direction), free(kept);
 }
 
-static void every_gradient_is_the_slope_of_the_loss(void **state)
+static void check_gradients_of(ModelKind kind)
 {
-    (void)state;
     MambaConfig config = odd_config();
+    config.kind = kind;
+    config.mixer_rms_eps = 0.01;
     Bench bench = bench_new(&config, 2, 6, 7);
     TensorShape shapes[BLOCK_TENSORS];
     size_t count = 2 * 6 * 11;
@@ -579,6 +580,47 @@ static void every_gradient_is_the_slope_of_the_loss(void **state)
     for (uint64_t seed = 0; seed < 3; seed++)
         check_direction(&bench, input, input_grad, count, input, g, seed);
     free(input), free(g), free(out), free(input_grad);
+    bench_free(&bench);
+}
+
+static void every_gradient_is_the_slope_of_the_loss(void **state)
+{
+    (void)state;
+    check_gradients_of(MODEL_MAMBA);
+}
+
+static void with_norms_of_dt_B_and_C_too(void **state)
+{
+    (void)state;
+    check_gradients_of(MODEL_FALCON_MAMBA);
+}
+
+/* Each is of length one after its norm, but for epsilon: the mean of its squares is 1. */
+static void the_norms_of_falcon_mamba_are_of_each_part_by_itself(void **state)
+{
+    (void)state;
+    MambaConfig config = odd_config();
+    config.kind = MODEL_FALCON_MAMBA;
+    Bench bench = bench_new(&config, 2, 6, 7);
+    Random random = random_from_seed(8);
+    float *input = random_array(2 * 6 * 11, &random), *out = nan_filled(2 * 6 * 11);
+    block_forward(out, &bench.cache, NULL, input, &bench.block);
+    const float *part[3] = {bench.cache.dt_low, bench.cache.B, bench.cache.C};
+    size_t width[3] = {config.time_step_rank, config.state_size, config.state_size}, first = 0;
+    size_t narrow = width[0] + 2 * width[1];
+    for (size_t k = 0; k < 3; first += width[k++])
+        for (size_t t = 0; t < 12; t++) {
+            double square = 0.0;
+            for (size_t i = 0; i < width[k]; i++) {
+                double raw = bench.cache.x_dbl[t * narrow + first + i];
+                square += raw * raw / (double)width[k];
+            }
+            for (size_t i = 0; i < width[k]; i++)
+                assert_near(part[k][t * width[k] + i],
+                            bench.cache.x_dbl[t * narrow + first + i] / sqrt(square + 1e-6), 1e-6,
+                            1e-5);
+        }
+    free(input), free(out);
     bench_free(&bench);
 }
 
@@ -853,14 +895,20 @@ static void wrong_configs_are_named(void **state)
     assert_config_refused("{}", "config.json: there is no hidden_size in it");
     assert_config_refused("{\"hidden_size\": 0}", "hidden_size: 0 is too small");
     assert_config_refused("{\"hidden_size\": 10000000}", "hidden_size");
-    assert_config_refused("{\"hidden_size\": 8, \"expand\": 2, \"intermediate_size\": 20}",
-                          "intermediate_size is 20, but expand 2 times hidden_size 8 is 16");
     assert_config_refused("{\"hidden_size\": 8, \"time_step_rank\": 99}",
                           "time_step_rank 99 is larger than intermediate_size 16");
     assert_config_refused("{\"hidden_size\": 8, \"time_step_rank\": \"many\"}",
                           "time_step_rank is a number or \"auto\"");
     assert_config_refused("{\"hidden_size\": 8, \"model_type\": \"gpt2\"}",
-                          "model_type is \"gpt2\"; only \"mamba\" is known here");
+                          "model_type \"gpt2\" is not known here: \"mamba\", ");
+    for (size_t i = 0; i < sizeof hybrid_name / sizeof *hybrid_name; i++) {
+        char text[96];
+        snprintf(text, sizeof text, "{\"model_type\": \"%s\", \"hidden_size\": 8}", hybrid_name[i]);
+        assert_config_refused(text, "is a hybrid, with attention in some of its layers; "
+                                    "Transformers runs it, vLLM and llama.cpp");
+        assert_config_refused(text, hybrid_name[i]);
+    }
+    assert_config_refused("{\"hidden_size\": 8, \"mixer_rms_eps\": -1}", "mixer_rms_eps -1");
     assert_config_refused("{\"hidden_size\": 8, \"hidden_act\": \"relu\"}",
                           "hidden_act is \"relu\"");
     assert_config_refused("{\"hidden_size\": 8, \"time_step_min\": 0.2}", "time_step_min 0.2");
@@ -878,12 +926,85 @@ static void a_config_of_hugging_face_is_read(void **state)
     char *path = golden_path("ch05_lm/config.json");
     assert_true(config_read(&config, path, &error));
     assert_int_equal(config.intermediate_size, config.expand * config.hidden_size);
+    assert_int_equal(config.kind, MODEL_MAMBA);
     free(path);
     const char *text = "{\"hidden_size\": 40, \"time_step_rank\": \"auto\", \"unknown\": [1, {}]}";
     assert_true(config_parse(&config, text, strlen(text), "config.json", &error));
     assert_int_equal(config.time_step_rank, 3);
     assert_int_equal(config.intermediate_size, 80);
     assert_true(config.use_conv_bias && !config.use_bias);
+    assert_true(config.mixer_rms_eps == 1e-6);
+}
+
+/* The config.json of state-spaces/mamba-130m and its like. */
+static void a_config_of_the_original_layout_is_read(void **state)
+{
+    static const char plain[] =
+        "{\"d_model\": 40, \"n_layer\": 3, \"vocab_size\": 90, \"ssm_cfg\": {}, \"rms_norm\": "
+        "true, "
+        "\"residual_in_fp32\": true, \"fused_add_norm\": true, \"pad_vocab_size_multiple\": 16}";
+    static const char full[] =
+        "{\"ssm_cfg\": {\"layer\": \"Mamba1\", \"d_state\": 8, \"d_conv\": 3, \"expand\": 1, "
+        "\"dt_rank\": 5, \"conv_bias\": false, \"bias\": true, \"dt_min\": 0.1}, \"d_model\": 40, "
+        "\"tie_embeddings\": false, \"attn_layer_idx\": [], \"attn_cfg\": {}, "
+        "\"d_intermediate\": 0, \"vocab_size\": 96, \"pad_vocab_size_multiple\": 16}";
+    MambaConfig config;
+    Error error;
+    (void)state;
+    assert_true(config_parse(&config, plain, strlen(plain), "config.json", &error));
+    assert_int_equal(config.hidden_size, 40);
+    assert_int_equal(config.intermediate_size, 80);
+    assert_int_equal(config.num_hidden_layers, 3);
+    assert_int_equal(config.vocab_size, 96);
+    assert_int_equal(config.time_step_rank, 3);
+    assert_int_equal(config.state_size, 16);
+    assert_true(config.kind == MODEL_MAMBA && config.use_conv_bias && !config.use_bias);
+    assert_true(config.tie_word_embeddings);
+    assert_true(config_parse(&config, full, strlen(full), "config.json", &error));
+    assert_int_equal(config.intermediate_size, 40);
+    assert_int_equal(config.vocab_size, 96);
+    assert_int_equal(config.time_step_rank, 5);
+    assert_int_equal(config.state_size, 8);
+    assert_int_equal(config.conv_kernel, 3);
+    assert_true(!config.use_conv_bias && config.use_bias && !config.tie_word_embeddings);
+}
+
+static void wrong_configs_of_the_original_layout_are_named(void **state)
+{
+    (void)state;
+    assert_config_refused("{\"d_model\": 8, \"rms_norm\": false}", "rms_norm is false: LayerNorm");
+    assert_config_refused("{\"d_model\": 8, \"attn_layer_idx\": [1]}", "attn_layer_idx: a hybrid");
+    assert_config_refused("{\"d_model\": 8, \"d_intermediate\": 16}",
+                          "d_intermediate: layers with");
+    assert_config_refused("{\"d_model\": 8, \"ssm_cfg\": {\"layer\": \"Mamba9\"}}",
+                          "ssm_cfg: a layer \"Mamba9\" is not known here");
+    assert_config_refused("{\"d_model\": 0}", "d_model: 0 is too small");
+    assert_config_refused("{\"d_model\": 8, \"pad_vocab_size_multiple\": 0}",
+                          "pad_vocab_size_multiple: 0 is too small");
+    assert_config_refused(
+        "{\"d_model\": 8, \"vocab_size\": 16777216, \"pad_vocab_size_multiple\": 5}",
+        "vocab_size 16777216 in multiples of 5 is over the limit");
+    assert_config_refused("{\"n_layer\": 8}", "there is no hidden_size in it");
+}
+
+/* As Transformers has it, for both kinds of model. */
+static void an_intermediate_size_holds_whatever_expand_says(void **state)
+{
+    static const char *const type[] = {"mamba", "falcon_mamba"};
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        char text[160];
+        MambaConfig config;
+        Error error;
+        snprintf(text, sizeof text,
+                 "{\"hidden_size\": 8, \"expand\": 16, \"intermediate_size\": 20, "
+                 "\"model_type\": \"%s\", \"mixer_rms_eps\": 0.5}",
+                 type[kind]);
+        assert_true(config_parse(&config, text, strlen(text), "config.json", &error));
+        assert_int_equal(config.intermediate_size, 20);
+        assert_int_equal(config.kind, kind);
+        assert_true(config.mixer_rms_eps == 0.5);
+    }
 }
 
 /* Whether the parameters are asked for or come with the other demos: the same block's. */
@@ -1009,6 +1130,8 @@ int main(void)
         cmocka_unit_test(pieces_and_steps_are_the_whole),
         cmocka_unit_test(many_sequences_are_each_by_itself),
         cmocka_unit_test(every_gradient_is_the_slope_of_the_loss),
+        cmocka_unit_test(with_norms_of_dt_B_and_C_too),
+        cmocka_unit_test(the_norms_of_falcon_mamba_are_of_each_part_by_itself),
         cmocka_unit_test(ex5_1_the_norm_s_gradient_is_its_slope),
         cmocka_unit_test(ex5_2_the_convolution_by_hand),
         cmocka_unit_test(ex5_2_each_channel_has_its_own_weights),
@@ -1023,6 +1146,9 @@ int main(void)
         cmocka_unit_test(a_block_set_to_pass_through_is_the_scan_of_chapter_4),
         cmocka_unit_test(wrong_configs_are_named),
         cmocka_unit_test(a_config_of_hugging_face_is_read),
+        cmocka_unit_test(a_config_of_the_original_layout_is_read),
+        cmocka_unit_test(wrong_configs_of_the_original_layout_are_named),
+        cmocka_unit_test(an_intermediate_size_holds_whatever_expand_says),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(the_parameters_are_those_of_mamba_130m_in_every_listing),
         cmocka_unit_test(broken_configs_never_crash),

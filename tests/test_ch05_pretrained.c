@@ -287,6 +287,21 @@ static MambaConfig odd_config(void)
     return config;
 }
 
+/* The same for Mamba-2: six heads in two groups, and limits that some steps meet. */
+static MambaConfig heads_config(void)
+{
+    MambaConfig config = config_default_heads(33, 11, 5);
+    config.num_hidden_layers = 2;
+    config.vocab_size = 601;
+    config.n_groups = 2;
+    config.conv_kernel = 3;
+    config.use_bias = true;
+    config.tie_word_embeddings = false;
+    config.time_step_limit[0] = 0.005;
+    config.time_step_limit[1] = 0.05;
+    return config;
+}
+
 static OwnFolder own_folder(const MambaConfig *config, TensorType type, uint64_t seed)
 {
     OwnFolder folder;
@@ -334,7 +349,7 @@ static Pretrained opened(const char *dir, size_t bits)
     Pretrained model;
     Error error;
     memset(&model, 0, sizeof model);
-    if (!pretrained_open(&model, dir, bits, &error))
+    if (!pretrained_open(&model, dir, NULL, bits, &error))
         fail_msg("%s", error.text);
     return model;
 }
@@ -402,6 +417,23 @@ static void steps_and_prompts_agree_with_the_clear_model(void **state)
     check_against_clear(&odd, TENSOR_F16, 1e-5);
     check_against_clear(&plain, TENSOR_F32, 1e-5);
     check_against_clear(&one, TENSOR_BF16, 1e-5);
+    odd.kind = MODEL_FALCON_MAMBA;
+    odd.mixer_rms_eps = 0.03; /* large enough to tell */
+    check_against_clear(&odd, TENSOR_F32, 1e-5);
+    check_against_clear(&odd, TENSOR_BF16, 1e-5);
+    check_against_clear(&odd, TENSOR_F16, 1e-5);
+}
+
+static void steps_and_prompts_of_mamba_2_agree_with_the_clear_model(void **state)
+{
+    MambaConfig odd = heads_config(), plain = config_default_heads(32, 16, 16);
+    (void)state;
+    plain.vocab_size = 97;
+    plain.conv_kernel = 1;
+    check_against_clear(&odd, TENSOR_F32, 1e-5);
+    check_against_clear(&odd, TENSOR_BF16, 1e-5);
+    check_against_clear(&odd, TENSOR_F16, 1e-5);
+    check_against_clear(&plain, TENSOR_BF16, 1e-5);
 }
 
 /* ---- golden ---- */
@@ -420,7 +452,8 @@ static void check_golden(const char *folder, const char *expected, size_t bits, 
     double *ids = golden_doubles(&ids_tensor, &file, "ids");
     double *greedy = golden_doubles(&greedy_tensor, &file, "greedy");
     float *want = golden_floats(NULL, &file, "logits");
-    size_t len = ids_tensor->shape[1], more = greedy_tensor->shape[1];
+    size_t len = ids_tensor->shape[1], more = greedy_tensor->shape[greedy_tensor->rank - 1];
+    size_t continued = greedy_tensor->count / more; /* all prompts, or the first one */
     size_t vocab = model.config.vocab_size;
     double more_loss = 0.0, count = 0.0;
     for (size_t b = 0; b < ids_tensor->shape[0]; b++) {
@@ -433,7 +466,7 @@ static void check_golden(const char *folder, const char *expected, size_t bits, 
                 more_loss +=
                     fabs(token_loss(run.logits, vocab, next) - token_loss(golden, vocab, next));
         }
-        for (size_t t = 0; t < more && bits == 0; t++) {
+        for (size_t t = 0; t < more && b < continued && bits == 0; t++) {
             size_t token = token_greedy(run.logits, vocab);
             assert_int_equal(token, (size_t)greedy[b * more + t]);
             runner_step(&run, &memory, (uint32_t)token, true);
@@ -453,6 +486,33 @@ static void golden_folders_give_golden_logits_and_tokens(void **state)
     check_golden("ch05_lm", "ch05_lm", 0, 2e-5, 1e-4);
     check_golden("ch05_lm_sharded", "ch05_lm", 0, 2e-5, 1e-4);
     check_golden("ch05_lm_bf16", "ch05_lm_bf16", 0, 2e-5, 1e-4);
+}
+
+/* Every folder whose name matches, with its own golden data. */
+static void check_family(const char *folders, size_t bits, double tolerance, double loss_tolerance)
+{
+    glob_t found;
+    size_t count = golden_list(&found, folders);
+    for (size_t i = 0; i < count; i++) {
+        const char *folder = found.gl_pathv[i] + strlen(golden_dir()) + 1;
+        check_golden(folder, folder, bits, tolerance, loss_tolerance);
+    }
+    globfree(&found);
+}
+
+static void falcon_mamba_gives_golden_logits_and_tokens(void **state)
+{
+    (void)state;
+    check_family("falcon_mamba_*", 0, 2e-5, 1e-4);
+    check_family("falcon_mamba_*", 8, 0.08, 0.03);
+    check_family("falcon_mamba_*", 4, 1.0, 0.3);
+}
+
+static void mamba_2_gives_golden_logits_and_tokens(void **state)
+{
+    (void)state;
+    check_family("mamba2_*", 0, 2e-5, 1e-4);
+    check_family("mamba2_*", 8, 0.08, 0.03);
 }
 
 /* Weights are off by 1/254 of the largest of 64 at most, about 1 % of a usual one; that much is
@@ -511,11 +571,9 @@ static void four_bits_cost_the_trained_model_little(void **state)
     assert_true(fabs(four - exact) > 1e-4);
 }
 
-static void any_number_of_threads_gives_the_same_bits(void **state)
+static void check_threads(MambaConfig config)
 {
-    MambaConfig config = config_default(96);
     int most = threads_most();
-    (void)state;
     config.vocab_size = 333;
     config.num_hidden_layers = 2;
     OwnFolder folder = own_folder(&config, TENSOR_BF16, 5);
@@ -541,6 +599,16 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
     }
     threads_use(most);
     own_folder_free(&folder);
+}
+
+static void any_number_of_threads_gives_the_same_bits(void **state)
+{
+    (void)state;
+    MambaConfig falcon = config_default(96);
+    falcon.kind = MODEL_FALCON_MAMBA;
+    check_threads(config_default(96));
+    check_threads(falcon);
+    check_threads(config_default_heads(96, 16, 24));
 }
 
 /* One thread's way through rounds that end in two meetings; every now and then it comes so late
@@ -608,9 +676,8 @@ static void one_thread_goes_alone_while_all_are_slower(void **state)
 
 /* ---- memories ---- */
 
-static void check_memory_on_disk(size_t bits)
+static void check_memory_on_disk(MambaConfig config, size_t bits)
 {
-    MambaConfig config = odd_config();
     OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
     Pretrained model = opened(folder.dir, bits);
     Runner run = runner_new(&model);
@@ -646,8 +713,13 @@ static void check_memory_on_disk(size_t bits)
 static void a_memory_comes_back_from_its_file(void **state)
 {
     (void)state;
-    check_memory_on_disk(0);
-    check_memory_on_disk(4);
+    MambaConfig falcon = odd_config();
+    falcon.kind = MODEL_FALCON_MAMBA;
+    check_memory_on_disk(odd_config(), 0);
+    check_memory_on_disk(odd_config(), 4);
+    check_memory_on_disk(falcon, 0);
+    check_memory_on_disk(heads_config(), 0);
+    check_memory_on_disk(heads_config(), 4);
 }
 
 static void memory_refused(const char *path, const Pretrained *model, const char *says)
@@ -808,7 +880,7 @@ static void open_refused(const char *dir, const char *says)
 {
     Pretrained model;
     Error error;
-    if (pretrained_open(&model, dir, 0, &error)) {
+    if (pretrained_open(&model, dir, NULL, 0, &error)) {
         pretrained_close(&model);
         fail_msg("expected: %s", says);
     }
@@ -827,7 +899,7 @@ static void folders_without_usable_weights_are_refused(void **state)
     MambaConfig config = config_default(16);
     OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
     char *weights = path_in(folder.dir, "model.safetensors"), *text;
-    static const char original[] = "{\"d_model\": 768, \"n_layer\": 24}";
+    static const char hybrid[] = "{\"model_type\": \"jamba\", \"hidden_size\": 8}";
     size_t len;
     Error error;
     (void)state;
@@ -840,11 +912,11 @@ static void folders_without_usable_weights_are_refused(void **state)
     file_write(folder.dir, "model.safetensors", text, len);
     open_refused(folder.dir, "over the limit");
     move(folder.dir, "model.safetensors", "pytorch_model.bin");
-    open_refused(folder.dir, "Python's pickle");
+    open_refused(folder.dir, "pytorch_model.bin is Python's pickle; torch and safetensors.torch");
     move(folder.dir, "pytorch_model.bin", "other");
     open_refused(folder.dir, "there is no model.safetensors");
-    file_write(folder.dir, "config.json", original, strlen(original));
-    open_refused(folder.dir, "ends in -hf");
+    file_write(folder.dir, "config.json", hybrid, strlen(hybrid));
+    open_refused(folder.dir, "is a hybrid, with attention in some of its layers; Transformers");
     move(folder.dir, "config.json", "other");
     open_refused(folder.dir, "config.json");
     free(text), free(weights);
@@ -931,6 +1003,102 @@ static void vocabularies_may_be_padded(void **state)
     give_tokenizer(&folder);
     open_refused(folder.dir, "ids up to 599");
     own_folder_free(&folder);
+}
+
+/* Logits of a few tokens, step by step: (5, vocab). */
+static float *few_logits(const Pretrained *model)
+{
+    size_t vocab = model->config.vocab_size;
+    float *logits = NEW(float, 5 * vocab);
+    Runner run = runner_new(model);
+    Memory memory = memory_new(&model->config);
+    for (uint32_t t = 0; t < 5; t++) {
+        runner_step(&run, &memory, t * 17, true);
+        memcpy(logits + t * vocab, run.logits, vocab * sizeof *logits);
+    }
+    runner_free(&run), memory_free(&memory);
+    return logits;
+}
+
+/* The same weights under the names of state-spaces, with a head that is there though it is tied. */
+static void original_write(const char *dir)
+{
+    static const char text[] =
+        "{\"d_model\": 32, \"n_layer\": 1, \"vocab_size\": 90, \"ssm_cfg\": {}, \"rms_norm\": "
+        "true, "
+        "\"residual_in_fp32\": true, \"fused_add_norm\": true, \"pad_vocab_size_multiple\": 16}";
+    char *path = path_in(dir, "model.safetensors");
+    Safetensors file;
+    SafetensorsWriter writer;
+    Error error;
+    assert_true(safetensors_open(&file, path, &error));
+    safetensors_writer_init(&writer);
+    for (size_t i = 0; i < file.n_tensor; i++) {
+        const Tensor *tensor = &file.tensor[i];
+        bool table = strcmp(tensor->name, "backbone.embeddings.weight") == 0;
+        safetensors_add(&writer, table ? "backbone.embedding.weight" : tensor->name, tensor->type,
+                        tensor->data, tensor->rank, tensor->shape);
+        if (table)
+            safetensors_add(&writer, "lm_head.weight", tensor->type, tensor->data, tensor->rank,
+                            tensor->shape);
+    }
+    char *other = path_in(dir, "other.safetensors");
+    assert_true(safetensors_write(&writer, other, &error));
+    safetensors_writer_free(&writer);
+    safetensors_close(&file);
+    assert_int_equal(rename(other, path), 0);
+    file_write(dir, "config.json", text, strlen(text));
+    free(path), free(other);
+}
+
+static void the_original_layout_runs(void **state)
+{
+    MambaConfig config = config_default(32);
+    (void)state;
+    config.vocab_size = 96; /* 90, filled up to a multiple of 16 */
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    Pretrained model = opened(folder.dir, 0);
+    float *want = few_logits(&model);
+    pretrained_close(&model);
+    original_write(folder.dir);
+    model = opened(folder.dir, 0);
+    assert_int_equal(model.config.vocab_size, 96);
+    float *got = few_logits(&model);
+    assert_memory_equal(got, want, 5 * 96 * sizeof *got);
+    pretrained_close(&model);
+    free(want), free(got);
+    own_folder_free(&folder);
+}
+
+/* --tokenizer: another folder's tokenizer.json, and the ids that end a text if the model's own
+   config.json names none. */
+static void a_tokenizer_may_come_from_another_folder(void **state)
+{
+    MambaConfig config = odd_config();
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3),
+              other = own_folder(&config, TENSOR_F32, 4);
+    static const char ends[] = "{\"bos_token_id\": 3, \"eos_token_id\": [4, 5]}";
+    Pretrained model;
+    Error error;
+    (void)state;
+    give_tokenizer(&other);
+    assert_true(pretrained_open(&model, folder.dir, NULL, 0, &error));
+    assert_false(model.folder.has_tokenizer);
+    pretrained_close(&model);
+    file_write(other.dir, "config.json", ends, strlen(ends));
+    assert_true(pretrained_open(&model, folder.dir, other.dir, 0, &error));
+    assert_true(model.folder.has_tokenizer);
+    assert_int_equal(model.folder.tokenizer.n_token, 600);
+    assert_int_equal(model.folder.ends.begin, 3);
+    assert_int_equal(model.folder.ends.n_stop, 2);
+    pretrained_close(&model);
+    file_write(other.dir, "config.json", "[", 1);
+    assert_false(pretrained_open(&model, folder.dir, other.dir, 0, &error));
+    assert_contains(error.text, "config.json");
+    move(other.dir, "tokenizer.json", "gone"), move(other.dir, "config.json", "gone too");
+    assert_false(pretrained_open(&model, folder.dir, other.dir, 0, &error));
+    assert_contains(error.text, "tokenizer.json: No such file");
+    own_folder_free(&folder), own_folder_free(&other);
 }
 
 /* ---- the program ---- */
@@ -1067,6 +1235,13 @@ static void options_are_checked(void **state)
                  {"tests/golden/ch05_lm --perplexity README.md --compare", 1, "a tokenizer.json"},
                  {"tests/golden/ch05_lm --ids 1,2 -n 3 --int4", 0, "3 written"},
                  {"--int4 -n 2", 0, "2 written"},
+                 {"a b --tokenizer ''", 1, "the name of a folder is empty"},
+                 {"--sizes --tokenizer a", 2, "--tokenizer does nothing with --sizes"},
+                 {"tests/golden/ch05_lm x --tokenizer /nowhere", 1, "/nowhere/tokenizer.json"},
+                 {"tests/golden/ch05_lm x --tokenizer tests/golden/tokenizer", 1,
+                  "but the model knows only"},
+                 {"tests/golden/ch05_lm abc --tokenize --tokenizer tests/golden/tokenizer", 0, ""},
+                 {"data/tiny-mamba --tokenizer data/tiny-mamba -n 2 'a harp'", 0, "2 written"},
                  {"/nowhere x", 1, "/nowhere: No such file"},
                  {"tests/golden/ch05_lm x", 1, "give --ids 1,2,3"},
                  {"tests/golden/ch05_lm --ids 97", 1, "97 is out of range"},
@@ -1097,7 +1272,10 @@ int main(void)
         cmocka_unit_test(four_bits_multiply_exactly_in_their_order),
         cmocka_unit_test(numbers_that_are_none_stay_none_in_few_bits),
         cmocka_unit_test(steps_and_prompts_agree_with_the_clear_model),
+        cmocka_unit_test(steps_and_prompts_of_mamba_2_agree_with_the_clear_model),
         cmocka_unit_test(golden_folders_give_golden_logits_and_tokens),
+        cmocka_unit_test(falcon_mamba_gives_golden_logits_and_tokens),
+        cmocka_unit_test(mamba_2_gives_golden_logits_and_tokens),
         cmocka_unit_test(fewer_bits_lose_little_of_the_golden_logits),
         cmocka_unit_test(four_bits_cost_the_trained_model_little),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
@@ -1112,6 +1290,8 @@ int main(void)
         cmocka_unit_test(tensors_that_are_missing_or_wrong_are_named),
         cmocka_unit_test(indexes_are_checked),
         cmocka_unit_test(vocabularies_may_be_padded),
+        cmocka_unit_test(the_original_layout_runs),
+        cmocka_unit_test(a_tokenizer_may_come_from_another_folder),
         cmocka_unit_test(a_file_that_gets_shorter_ends_the_program_with_a_sentence),
         cmocka_unit_test(a_conversation_answers_line_after_line),
         cmocka_unit_test(a_comparison_says_what_each_run_says),

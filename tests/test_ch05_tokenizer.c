@@ -79,19 +79,25 @@ static void classes_of_ascii_are_those_of_the_table(void **state)
 }
 
 /* Pieces of a text, with a | after each. */
-static void pieces_are(const char *text, const char *want)
+static void parts_are(Stage stage, const char *text, const char *want)
 {
     char got[256];
-    size_t used = 0, len = strlen(text);
-    for (size_t at = 0, piece; at < len; at += piece) {
-        piece = piece_length((const unsigned char *)text, at, len);
-        assert_true(piece > 0);
-        memcpy(got + used, text + at, piece);
-        used += piece;
+    size_t used = 0;
+    const Piece all = {(const unsigned char *)text, strlen(text), false};
+    Piece part;
+    for (size_t at = 0; stage_next(&part, &at, &stage, &all);) {
+        assert_true(part.len > 0);
+        memcpy(got + used, part.bytes, part.len);
+        used += part.len;
         got[used++] = '|';
     }
     got[used] = '\0';
     assert_string_equal(got, want);
+}
+
+static void pieces_are(const char *text, const char *want)
+{
+    parts_are(stage_of(STAGE_GPT2, CUT_ISOLATED, false), text, want);
 }
 
 static void pieces_are_cut_as_the_pattern_says(void **state)
@@ -109,15 +115,95 @@ static void pieces_are_cut_as_the_pattern_says(void **state)
     pieces_are("\xC3\xA9t\xC3\xA9 \xD9\xA3", "\xC3\xA9t\xC3\xA9| \xD9\xA3|");
 }
 
+static Stage stage_with(StageKind kind, size_t most, CutBehavior behavior)
+{
+    Stage stage = stage_of(kind, behavior, false);
+    stage.most = most;
+    return stage;
+}
+
+static void pieces_are_cut_as_llama_3_cuts_them(void **state)
+{
+    Stage llama = stage_with(STAGE_LLAMA3, 3, CUT_ISOLATED);
+    Stage qwen = stage_with(STAGE_LLAMA3, 1, CUT_ISOLATED);
+    (void)state;
+    parts_are(llama, "Hello, world!", "Hello|,| world|!|");
+    parts_are(llama, "it's we'LL I'd 'sx 'T", "it|'s| we|'LL| I|'d| '|sx| '|T|");
+    parts_are(llama, "It's'\xC5\xBFx", "It|'s|'\xC5\xBF|x|"); /* a long s is an s of any case */
+    parts_are(llama, "a12345 678", "a|123|45| |678|");
+    parts_are(qwen, "a12 3", "a|1|2| |3|");
+    parts_are(llama, "a\tb (c) $d", "a|\tb| (|c|)| $|d|"); /* any one sign goes with the word */
+    parts_are(llama, "x;\n\n y", "x|;\n\n| y|");           /* ends of lines go with the sign */
+    parts_are(llama, "a \n \n  b", "a| \n \n| | b|");      /* blanks up to the last end of a line */
+    parts_are(llama, "a  b  ", "a| | b|  |");
+    parts_are(llama, "\r\nx\ny", "\r\n|x|\n|y|");
+    parts_are(llama, "e\xCC\x81x", "e|\xCC\x81x|"); /* an accent by itself is no letter */
+}
+
+static Stage text_stage(const char *text, CutBehavior behavior, bool invert)
+{
+    Stage stage = stage_of(STAGE_TEXT, behavior, invert);
+    stage.text = text;
+    stage.text_len = strlen(text);
+    return stage;
+}
+
+static void a_match_is_a_piece_or_part_of_one_or_nothing(void **state)
+{
+    const char *const text = "-a--b-c";
+    (void)state;
+    parts_are(text_stage("-", CUT_ISOLATED, false), text, "-|a|-|-|b|-|c|");
+    parts_are(text_stage("-", CUT_REMOVED, false), text, "a|b|c|");
+    parts_are(text_stage("-", CUT_CONTIGUOUS, false), text, "-|a|--|b|-|c|");
+    parts_are(text_stage("-", CUT_WITH_PREVIOUS, false), text, "-|a-|-|b-|c|");
+    parts_are(text_stage("-", CUT_WITH_NEXT, false), text, "-a|-|-b|-c|");
+    parts_are(text_stage("-", CUT_REMOVED, true), text, "-|-|-|-|");
+    parts_are(text_stage("-", CUT_CONTIGUOUS, true), text, "-|a|--|b|-|c|");
+    parts_are(text_stage("", CUT_REMOVED, false), text, "-a--b-c|"); /* it matches nowhere */
+    parts_are(text_stage("\xC3\xA9", CUT_ISOLATED, false), "a\xC3\xA9\xC3", "a|\xC3\xA9|\xC3|");
+}
+
+static void digits_signs_and_words_are_cut(void **state)
+{
+    (void)state;
+    parts_are(stage_of(STAGE_THREE_DIGITS, CUT_ISOLATED, false), "a12345678b", "a|123|456|78b|");
+    parts_are(stage_with(STAGE_NUMBERS, 3, CUT_ISOLATED), "a1234\xC2\xBD", "a|123|4\xC2\xBD|");
+    parts_are(stage_of(STAGE_NUMBER, CUT_ISOLATED, false), "a12 \xD9\xA3", "a|1|2| |\xD9\xA3|");
+    parts_are(stage_of(STAGE_NUMBER, CUT_CONTIGUOUS, false), "a12 3", "a|12| |3|");
+    parts_are(stage_of(STAGE_SIGN, CUT_CONTIGUOUS, false), "a!?b\xE2\x80\x94$ ",
+              "a|!?|b|\xE2\x80\x94$| |");
+    parts_are(stage_of(STAGE_SIGN, CUT_ISOLATED, false), "\xE1\x99\xAD\xE2\xB9\x83",
+              "\xE1\x99\xAD|\xE2\xB9\x83|"); /* as of Unicode 8.0; the second is newer */
+    parts_are(stage_of(STAGE_WORD, CUT_REMOVED, true), " a1_b!? c\n", "a1_b|!?|c|");
+    parts_are(stage_of(STAGE_BLANK, CUT_REMOVED, false), " a1_b!? c\n", "a1_b!?|c|");
+}
+
 /* ---- the tokenizer ---- */
 
-static void golden_tokenizer(Tokenizer *tokenizer)
+static void golden_tokenizer_of(Tokenizer *tokenizer, const char *folder)
 {
     Error error;
-    char *path = golden_path("tokenizer/tokenizer.json");
+    char name[128];
+    snprintf(name, sizeof name, "%s/tokenizer.json", folder);
+    char *path = golden_path(name);
     if (!tokenizer_read(tokenizer, path, &error))
         fail_msg("%s", error.text);
     free(path);
+}
+
+static void golden_tokenizer(Tokenizer *tokenizer)
+{
+    golden_tokenizer_of(tokenizer, "tokenizer");
+}
+
+/* Calls `check` for each golden folder of a tokenizer. */
+static void for_each_tokenizer(void (*check)(const char *folder))
+{
+    glob_t found;
+    size_t count = golden_list(&found, "tokenizer*");
+    for (size_t i = 0; i < count; i++)
+        check(found.gl_pathv[i] + strlen(golden_dir()) + 1);
+    globfree(&found);
 }
 
 /* "41 42" as bytes, "-" as none; how many. */
@@ -143,16 +229,17 @@ static void ids_are(const Ids *ids, const char *want)
     text_free(&text);
 }
 
-static void encodings_agree_with_golden(void **state)
+static void check_encodings(const char *folder)
 {
     Tokenizer tokenizer;
     Error error;
-    char *path = golden_path("tokenizer/encodings.txt"), *line = NULL, bytes[4096];
+    char name[128];
+    snprintf(name, sizeof name, "%s/encodings.txt", folder);
+    char *path = golden_path(name), *line = NULL, bytes[4096];
     size_t room = 0, lines = 0;
     FILE *file = fopen(path, "r");
-    (void)state;
     assert_non_null(file);
-    golden_tokenizer(&tokenizer);
+    golden_tokenizer_of(&tokenizer, folder);
     for (; getline(&line, &room, file) > 0; lines++) {
         char *hex = strtok(line, "\t\n"), *changes = strtok(NULL, "\t\n");
         const char *want = strtok(NULL, "\t\n");
@@ -173,6 +260,12 @@ static void encodings_agree_with_golden(void **state)
     fclose(file);
     free(line), free(path);
     tokenizer_free(&tokenizer);
+}
+
+static void encodings_agree_with_golden(void **state)
+{
+    (void)state;
+    for_each_tokenizer(check_encodings);
 }
 
 static void text_add(Text *text, const char *more)
@@ -270,6 +363,85 @@ static void ex5_10_merges_by_hand(void **state)
     encode_is(small_bpe, "t<e>h<e>e", "0 7 1 8"); /* of added tokens the longest */
 }
 
+/* A tokenizer whose tokens are bytes, in code point order of their stand-ins, and these merges. */
+static void byte_tokenizer(Text *json, const char *pre_tokenizer, const char *merge)
+{
+    char entry[512], both[16] = "";
+    const char *comma = "";
+    int id = 0;
+    text_add(json, "{\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    for (uint32_t code = 0; code < 0x200; code++)
+        if (byte_of_stand_in(code) >= 0) {
+            snprintf(entry, sizeof entry, "%s\"\\u%04x\":%d", comma, code, id++);
+            text_add(json, entry);
+            comma = ",";
+        }
+    for (const char *at = merge; *at; at++)
+        if (*at != ' ')
+            snprintf(both + strlen(both), sizeof both - strlen(both), "%c", *at);
+    snprintf(entry, sizeof entry, ",\"%s\":%d},\"merges\":[\"%s\"]},\"pre_tokenizer\":%s}", both,
+             id, merge, pre_tokenizer);
+    text_add(json, entry);
+}
+
+static void bytes_are(const char *pre_tokenizer, const char *merge, const char *text,
+                      const char *want)
+{
+    Text json = {NULL, 0, 0};
+    byte_tokenizer(&json, pre_tokenizer, merge);
+    encode_is(json.bytes, text, want);
+    text_free(&json);
+}
+
+#define SEQUENCE(stages) "{\"type\":\"Sequence\",\"pretokenizers\":[" stages "]}"
+#define BYTES_ONLY       "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
+#define DIGITS           "{\"type\":\"Digits\",\"individual_digits\":false}"
+
+#define NUMBERS(regex) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"}}"
+
+/* The only merge is of 1 and 2 (ids 16 and 17, merged 256), or of bytes of a character. */
+static void stages_cut_one_after_another(void **state)
+{
+    (void)state;
+    bytes_are(BYTES_ONLY, "1 2", "12", "256");
+    bytes_are("{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":false}", "1 2", "12",
+              "220 256");
+    bytes_are("{\"type\":\"ByteLevel\",\"add_prefix_space\":true}", "1 2", " 12", "220 256");
+    bytes_are(SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true}," BYTES_ONLY), "1 2", "12",
+              "16 17");
+    bytes_are(SEQUENCE(DIGITS "," BYTES_ONLY), "1 2", "12", "256");
+    bytes_are(SEQUENCE("{\"type\":\"Punctuation\"}," BYTES_ONLY), "! !", "!!", "0 0");
+    bytes_are(SEQUENCE("{\"behavior\":\"Contiguous\",\"type\":\"Punctuation\"}," BYTES_ONLY), "! !",
+              "!!", "256");
+    bytes_are(
+        SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\"1\"},\"behavior\":\"Removed\","
+                 "\"invert\":true}," BYTES_ONLY),
+        "1 2", "212", "16");
+    bytes_are(SEQUENCE(NUMBERS("\\\\p{N}") "," BYTES_ONLY), "1 2", "12", "16 17");
+    bytes_are(SEQUENCE(NUMBERS("\\\\p{N}{1,3}") "," BYTES_ONLY), "1 2", "12", "256");
+    /* a Sequence inside a Sequence is as good */
+    bytes_are(SEQUENCE(SEQUENCE(DIGITS) "," BYTES_ONLY), "a 1", "a1", "64 16");
+}
+
+static void every_byte_has_a_stand_in_of_its_own(void **state)
+{
+    (void)state;
+    for (uint32_t byte = 0; byte < 256; byte++)
+        assert_int_equal(byte_of_stand_in(stand_in_of_byte(byte)), byte);
+}
+
+/* U+0439, the bytes D0 B9: after ByteLevel it is two signs, of which the second (superscript one)
+   is a number, and Digits cuts between them. Before ByteLevel it is one letter. */
+static void after_byte_level_a_stage_sees_stand_ins(void **state)
+{
+    (void)state;
+    bytes_are(SEQUENCE(DIGITS "," BYTES_ONLY), "\xC3\x90 \xC2\xB9", "\xD0\xB9", "256");
+    bytes_are(SEQUENCE(BYTES_ONLY "," DIGITS), "\xC3\x90 \xC2\xB9", "\xD0\xB9", "140 117");
+    bytes_are(SEQUENCE(BYTES_ONLY ",{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":"
+                                  "{\"String\":\"\xC4\xA0\"}}"), /* a space's stand-in */
+              "\xC4\xA0 a", " a", "220 64");
+}
+
 static void words_are_tokens_where_the_tokenizer_says_so(void **state)
 {
     static const char format[] =
@@ -331,14 +503,13 @@ static void any_bytes_come_back_from_a_tokenizer_that_has_them(void **state)
 }
 
 /* Where tokenizer_safe_cut cuts, both parts have the ids of the whole. */
-static void a_safe_cut_changes_no_ids(void **state)
+static void check_safe_cuts(const char *folder)
 {
     Tokenizer tokenizer;
     Error error;
     Random random = random_from_seed(11);
     size_t cuts = 0;
-    (void)state;
-    golden_tokenizer(&tokenizer);
+    golden_tokenizer_of(&tokenizer, folder);
     for (int round = 0; round < 400; round++) {
         Text text = {NULL, 0, 0};
         Ids whole = {NULL, 0, 0}, parts = {NULL, 0, 0};
@@ -358,6 +529,41 @@ static void a_safe_cut_changes_no_ids(void **state)
     tokenizer_free(&tokenizer);
 }
 
+static void a_safe_cut_changes_no_ids(void **state)
+{
+    (void)state;
+    for_each_tokenizer(check_safe_cuts);
+}
+
+/* Whether a tokenizer with these stages lets a text be cut before a space, and before a new line. */
+static void cuts_are(const char *pre_tokenizer, bool space, bool line)
+{
+    Text json = {NULL, 0, 0};
+    Tokenizer tokenizer;
+    Error error;
+    byte_tokenizer(&json, pre_tokenizer, "1 2");
+    assert_true(tokenizer_from_json(&tokenizer, json.bytes, json.len, "t.json", &error));
+    assert_int_equal(tokenizer_safe_cut(&tokenizer, "a! b", 4), space ? 2 : 0);
+    assert_int_equal(tokenizer_safe_cut(&tokenizer, "a!\nb", 4), line ? 2 : 0);
+    tokenizer_free(&tokenizer);
+    text_free(&json);
+}
+
+static void a_text_is_cut_only_where_no_stage_joins(void **state)
+{
+    (void)state;
+    cuts_are("{\"type\":\"ByteLevel\"}", true, true);
+    cuts_are(BYTES_ONLY, false, false);
+    cuts_are("{\"type\":\"ByteLevel\",\"add_prefix_space\":true}", true, false);
+    cuts_are(SEQUENCE("{\"type\":\"Punctuation\",\"behavior\":\"MergedWithNext\"},"
+                      "{\"type\":\"ByteLevel\"}"),
+             false, false);
+    cuts_are(SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\"! \"}},"
+                      "{\"type\":\"ByteLevel\"}"),
+             false, false);
+}
+
+#define FOUR(text) text "," text "," text "," text
 #define BYTE_LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"
 
 static void wrong_tokenizers_are_named(void **state)
@@ -390,9 +596,25 @@ static void wrong_tokenizers_are_named(void **state)
         {"{\"model\":{\"ignore_merges\":true}}", "ignore_merges is set"},
         {"{\"normalizer\":{\"type\":\"Strip\"}}", "normalizer 'Strip'"},
         {"{\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer 'Metaspace'"},
-        {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}}",
-         "add_prefix_space is set"},
-        {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":false}}", "use_regex is false"},
+        {"{\"pre_tokenizer\":" SEQUENCE("{\"type\":\"Metaspace\"}") "}",
+         "pre_tokenizer 'Metaspace'"},
+        {"{\"pre_tokenizer\":" SEQUENCE(BYTES_ONLY "," BYTES_ONLY) "}", "a second ByteLevel"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\"}}", "a Split without a pattern"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a-z]+\"}}}",
+         "the pattern '[a-z]+' is not known here"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Glob\":\"*\"}}}",
+         "a pattern is a String or a Regex"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":\"Doubled\"}}",
+         "the behavior 'Doubled' is not known"},
+        {"{\"pre_tokenizer\":" SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(DIGITS)))) "}",
+         "a Sequence inside a Sequence, 4 deep"},
+        {"{\"pre_tokenizer\":" SEQUENCE(FOUR(FOUR(DIGITS)) "," DIGITS) "}", "more than 16 stages"},
+        {"{\"pre_tokenizer\":" SEQUENCE(
+             DIGITS) ",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}",
+         "a BPE model goes with the pre_tokenizer ByteLevel"},
+        {"{\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
+         "{\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}]}}",
+         "adds a token"},
         {"{\"post_processor\":{\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}}", "adds a token"},
         {"{\"added_tokens\":[{\"id\":1}]}", "an id and a content"},
         {"{\"added_tokens\":[{\"id\":1,\"content\":\"\"}]}", "of 0 bytes"},
@@ -536,6 +758,13 @@ int main(void)
         cmocka_unit_test(bytes_that_are_no_characters_stand_alone),
         cmocka_unit_test(classes_of_ascii_are_those_of_the_table),
         cmocka_unit_test(pieces_are_cut_as_the_pattern_says),
+        cmocka_unit_test(pieces_are_cut_as_llama_3_cuts_them),
+        cmocka_unit_test(a_match_is_a_piece_or_part_of_one_or_nothing),
+        cmocka_unit_test(digits_signs_and_words_are_cut),
+        cmocka_unit_test(stages_cut_one_after_another),
+        cmocka_unit_test(every_byte_has_a_stand_in_of_its_own),
+        cmocka_unit_test(after_byte_level_a_stage_sees_stand_ins),
+        cmocka_unit_test(a_text_is_cut_only_where_no_stage_joins),
         cmocka_unit_test(encodings_agree_with_golden),
         cmocka_unit_test(ex5_10_merges_by_a_heap_are_those_of_the_loop),
         cmocka_unit_test(ex5_10_merges_by_hand),

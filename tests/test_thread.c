@@ -1,7 +1,7 @@
 /* The thread through the course: the two-day weather forecast, computed anew in every chapter. */
 
 #include "../ch05_mamba_block/mamba_block.c"
-#include "../ch05_mamba_block/mamba2_fast.c"
+#include "../ch05_mamba_block/mamba2_block.c"
 #include "../ch06_cuda_scan/cuda_scan.cu"
 #include "check.h"
 
@@ -240,6 +240,44 @@ static void chapter_5c_forecasts_it_by_two_heads_of_mamba_2(void **state)
     chain_free(&chain);
 }
 
+static void chapter_5c_forecasts_it_inside_a_mamba_2_block(void **state)
+{
+    /* the same two heads; a gate of 1, an input of 0, C = 1, a norm whose epsilon outweighs all that
+       it sees; and out_proj adds up the heads */
+    (void)state;
+    enum { D_MODEL = 2, D_INNER = 4, HEADS = 2 };
+    const float opens = 1.27846454f; /* silu(opens) = 1 */
+    MambaConfig config = config_default_heads(D_MODEL, D_INNER / HEADS, 1);
+    TensorShape shapes[BLOCK_TENSORS];
+    Random random = random_from_seed(1);
+    config.use_bias = true;
+    config.layer_norm_epsilon = 1e16;
+    OwnHeadBlock own = own_head_block_new(&config, 1, 1, &random);
+    float *const *p = own.block.params.tensor;
+    float input[D_MODEL] = {0, 0}, out[D_MODEL];
+    head_block_shapes(shapes, &config);
+    for (size_t i = 0; i < BLOCK_TENSORS; i++)
+        zero(p[i], shapes[i].count);
+    for (size_t d = 0; d < D_INNER; d++) {
+        p[IN_PROJ_BIAS][d] = opens; /* z */
+        p[GATED_NORM_WEIGHT][d] = 1e8f;
+        p[OUT_PROJ_WEIGHT][d % D_MODEL * D_INNER + d] = 1.0f;
+    }
+    p[IN_PROJ_BIAS][2 * D_INNER + 1] = opens; /* C, the last channel of uBC */
+    p[CONV1D_WEIGHT][(D_INNER + 1) * 4 + 3] = 1.0f;
+    p[DT_BIAS][0] = p[DT_BIAS][1] = 0.541324855f; /* softplus of it is 1 */
+    p[A_LOG][0] = -100.0f;                        /* A = -4e-44: the eigenvalue 1 */
+    p[A_LOG][1] = logf(0.916290732f);             /* A = log 0.4 */
+    head_block_refresh(&own.block);
+    static const float x_start[D_INNER] = {2.0f / 3, 1.0f / 3, -1.0f / 6, 1.0f / 6};
+    memcpy(own.state.x, x_start, sizeof x_start);
+    for (size_t day = 1; day < DAYS; day++) {
+        head_block_step(out, &own.cache, &own.state, input, &own.block);
+        assert_all_near(out, by_hand + day * 2, D_MODEL, 1e-6, 0);
+    }
+    own_head_block_free(&own);
+}
+
 static void chapter_6_forecasts_it_by_every_cuda_kernel(void **state)
 {
     (void)state; /* chapter 4's scan once more, with the chain's own numbers */
@@ -269,6 +307,7 @@ int main(void)
         cmocka_unit_test(chapter_4_forecasts_it_by_a_parallel_scan_of_pairs),
         cmocka_unit_test(chapter_5_forecasts_it_inside_a_mamba_block),
         cmocka_unit_test(chapter_5c_forecasts_it_by_two_heads_of_mamba_2),
+        cmocka_unit_test(chapter_5c_forecasts_it_inside_a_mamba_2_block),
         cmocka_unit_test(chapter_6_forecasts_it_by_every_cuda_kernel),
     };
     return cmocka_run_group_tests_name("the thread: one forecast, every chapter", tests, NULL,

@@ -6,7 +6,9 @@
 # Normalization is that of Unicode 9.0, because the ids of a text must be those of Hugging Face's
 # tokenizers, whose NFC is (tried with 0.23.3, code point by code point): newer marks are not put in
 # order. What is a letter is taken from the newest data there is; 5,004 code points that Unicode 15.1
-# and 16.0 added are letters and numbers there, and others here while the data is 15.0.
+# and 16.0 added are letters and numbers there, and others here while the data is 15.0. Punctuation is
+# that of Unicode 8.0, as it is there: the two codes below were punctuation then and are none now. Every
+# sign of ASCII counts as punctuation there.
 set -eu
 folder=${1:-/usr/share/unicode}
 for file in DerivedAge.txt UnicodeData.txt PropList.txt DerivedCoreProperties.txt DerivedNormalizationProps.txt; do
@@ -49,6 +51,7 @@ FILENAME ~ /DerivedAge/ {
     if ($0 !~ /^#/ && NF > 0) {
         split($0, field, / *[;#] */)
         if (field[2] + 0 <= 9) mark(field[1], 32)
+        if (field[2] + 0 <= 8) mark(field[1], 128)
     }
     next
 }
@@ -59,6 +62,8 @@ FILENAME ~ /UnicodeData/ {
     if (field[3] ~ /^L/) mark(range, 1)
     if (field[3] ~ /^N/) mark(range, 2)
     if (field[3] ~ /^(M|Nd|Pc)/) mark(range, 8)
+    if ((field[3] ~ /^P/ && has[hex(field[1]), 128]) || field[1] ~ /^(166D|111C9)$/ ||
+        (field[3] ~ /^S/ && length(field[1]) == 4 && field[1] < "0080")) mark(range, 16)
     if (has[hex(field[1]), 32] && field[4] + 0) combining[hex(field[1])] = field[4]
     if (has[hex(field[1]), 32] && field[6] != "" && field[6] !~ /^</) {
         n = split(field[6], part, " ")
@@ -74,17 +79,19 @@ FNR == 1 { version = $2 }
 FILENAME ~ /PropList/ && field[2] == "White_Space" { mark(field[1], 4) }
 FILENAME ~ /PropList/ && field[2] == "Join_Control" { mark(field[1], 8) }
 FILENAME ~ /DerivedCore/ && field[2] == "Alphabetic" { mark(field[1], 8) }
-FILENAME ~ /DerivedNorm/ && field[2] == "Full_Composition_Exclusion" { mark(field[1], 16) }
+FILENAME ~ /DerivedNorm/ && field[2] == "Full_Composition_Exclusion" { mark(field[1], 64) }
 END {
     sub(/^DerivedNormalizationProps-/, "", version); sub(/\.txt$/, "", version)
     print "/* What the tokenizer knows of Unicode " version ": written by tests/unicode_tables.sh from the"
     print "   Unicode Character Database (https://www.unicode.org/ucd/), and not by hand. */\n"
     print "#ifndef CH05_UNICODE_TABLES\n#define CH05_UNICODE_TABLES\n\n#include <stdint.h>\n\n/* clang-format off */\n"
-    print "enum { UNICODE_LETTER = 1, UNICODE_NUMBER = 2, UNICODE_SPACE = 4, UNICODE_WORD = 8 };\n"
+    print "enum {\n    UNICODE_LETTER = 1, UNICODE_NUMBER = 2, UNICODE_SPACE = 4, UNICODE_WORD = 8,"
+    print "    UNICODE_PUNCTUATION = 16\n};\n"
     print "typedef struct {\n    uint32_t first, last, value;\n} UnicodeRange;\n"
     print "typedef struct {\n    uint32_t code, first, second;\n} UnicodePair;"
-    for (code in class) { excluded[code] = has[code, 16]; class[code] %= 16 }
-    open_table("Letters (L), numbers (N), white space, and what \\w is, as sums of the bits above.", \
+    for (code in class) { excluded[code] = has[code, 64]; class[code] %= 32 }
+    open_table("Letters (L), numbers (N), white space, what \\w is, and punctuation (P as of Unicode 8.0,\n" \
+               "   and every sign of ASCII), as sums of the bits above.", \
                "UnicodeRange", "unicode_class")
     ranges(class)
     close_table()

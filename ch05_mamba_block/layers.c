@@ -1,0 +1,196 @@
+/* A layer of a model, whichever block it is: chapter 5's, Mamba-2's or Mamba-3's.
+
+   HOLDS   shapes, parameters, states, caches, forward and backward pass of a layer, each by
+           config.kind from mamba_block.c, mamba2_block.c or mamba3_block.c
+   FOR     parameters.c and language_model.c, which stack layers, and who runs or looks at a model:
+           none of them needs to know what kind it is */
+
+#ifndef CH05_LAYERS
+#define CH05_LAYERS
+
+#include "mamba_block.c"
+#include "mamba2_block.c"
+#include "mamba3_block.c"
+
+static bool layer_has_heads(const MambaConfig *config)
+{
+    return config->kind == MODEL_MAMBA2;
+}
+
+static bool layer_turns(const MambaConfig *config)
+{
+    return config->kind == MODEL_MAMBA3;
+}
+
+/* ====================================== Parameters ========================================= */
+
+/* What the layer has, under the names of a BlockTensor; a count of 0: this kind has no such. */
+void layer_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
+{
+    if (layer_turns(config))
+        turn_block_shapes(shapes, config);
+    else if (layer_has_heads(config))
+        head_block_shapes(shapes, config);
+    else
+        block_shapes(shapes, config);
+}
+
+/* How many floats the parameters take, each tensor starting on a vector of sixteen. */
+size_t layer_params_floats(const MambaConfig *config)
+{
+    TensorShape shapes[BLOCK_TENSORS];
+    size_t used = 0;
+    layer_shapes(shapes, config);
+    for (int i = 0; i < BLOCK_TENSORS; i++)
+        take(NULL, &used, shapes[i].count);
+    return used;
+}
+
+/* Where each of them lies in `memory` (layer_params_floats); NULL where there is none. */
+BlockParams layer_params_place(float *memory, const MambaConfig *config)
+{
+    TensorShape shapes[BLOCK_TENSORS];
+    BlockParams params;
+    size_t used = 0;
+    layer_shapes(shapes, config);
+    for (int i = 0; i < BLOCK_TENSORS; i++) {
+        float *at = take(memory, &used, shapes[i].count);
+        params.tensor[i] = shapes[i].count > 0 ? at : NULL;
+    }
+    return params;
+}
+
+/* Parameters to start from. */
+void layer_init(const BlockParams *params, const MambaConfig *config, Random *random)
+{
+    if (layer_turns(config))
+        turn_block_init(params, config, random);
+    else if (layer_has_heads(config))
+        head_block_init(params, config, random);
+    else
+        block_init(params, config, random);
+}
+
+/* How many numbers A has: one for each channel and state, or one for each head; Mamba-3 makes its
+   A of every token, and has none here. */
+size_t layer_A_count(const MambaConfig *config)
+{
+    return layer_turns(config)       ? 0
+           : layer_has_heads(config) ? config->num_heads
+                                     : config->intermediate_size * config->state_size;
+}
+
+/* A = -exp(A_log), after every change of the parameters. */
+void layer_refresh(MambaBlock *block)
+{
+    if (layer_has_heads(&block->config))
+        head_block_refresh(block);
+    else if (!layer_turns(&block->config))
+        block_refresh(block);
+}
+
+/* ====================================== A state ============================================ */
+
+size_t layer_state_floats(const MambaConfig *config, size_t batch)
+{
+    return layer_turns(config)       ? turn_block_state_floats(config, batch)
+           : layer_has_heads(config) ? head_block_state_floats(config, batch)
+                                     : block_state_floats(config, batch);
+}
+
+BlockState layer_state_place(float *memory, const MambaConfig *config, size_t batch)
+{
+    BlockState turns = {NULL, memory};
+    if (layer_turns(config))
+        return turns;
+    return layer_has_heads(config) ? head_block_state_place(memory, config, batch)
+                                   : block_state_place(memory, config, batch);
+}
+
+/* ================================ What it works with ======================================= */
+
+/* What a layer computes on its way, or the gradients of that; only one is used. */
+typedef struct {
+    BlockCache block;
+    HeadCache heads;
+    TurnCache turns;
+} LayerCache;
+
+typedef struct {
+    BlockBack block;
+    HeadBlockBack heads;
+    TurnCache turns;
+} LayerBack;
+
+/* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. */
+size_t layer_cache_place(LayerCache *cache, float *memory, const MambaBlock *block, size_t batch,
+                         size_t len, bool training)
+{
+    if (layer_turns(&block->config))
+        return turn_cache_place(&cache->turns, memory, &block->config, batch, len, training);
+    if (layer_has_heads(&block->config))
+        return head_cache_place(&cache->heads, memory, &block->config, batch, len, training);
+    return block_cache_place(&cache->block, memory, block, batch, len, training);
+}
+
+/* The same for the gradients of what `cache` holds. */
+size_t layer_back_place(LayerBack *back, float *memory, const LayerCache *cache,
+                        const MambaBlock *block)
+{
+    if (layer_turns(&block->config))
+        return turn_cache_place(&back->turns, memory, &block->config, cache->turns.batch,
+                                cache->turns.len, false);
+    if (layer_has_heads(&block->config))
+        return head_cache_place(&back->heads, memory, &block->config, cache->heads.batch,
+                                cache->heads.len, false);
+    return block_back_place(&back->block, memory, &cache->block, block);
+}
+
+/* ================================= Forwards and back ======================================= */
+
+/* out (batch, len, d_model) = input + mixer(norm(input)), from a state and to it, or from nothing:
+   see block_forward. */
+void layer_forward(float *out, const LayerCache *cache, const BlockState *state, const float *input,
+                   const MambaBlock *block)
+{
+    if (layer_turns(&block->config))
+        turn_block_forward(out, &cache->turns, state, input, block);
+    else if (layer_has_heads(&block->config))
+        head_block_forward(out, &cache->heads, state, input, block);
+    else
+        block_forward(out, &cache->block, state, input, block);
+}
+
+/* The gradients of the parameters and of input: see block_backward. */
+void layer_backward(const BlockParams *grad, float *input_grad, const LayerBack *back,
+                    const float *out_grad, const LayerCache *cache, const float *input,
+                    const MambaBlock *block)
+{
+    if (layer_turns(&block->config))
+        turn_block_backward(grad, input_grad, &back->turns, out_grad, &cache->turns, input, block);
+    else if (layer_has_heads(&block->config))
+        head_block_backward(grad, input_grad, &back->heads, out_grad, &cache->heads, input, block);
+    else
+        block_backward(grad, input_grad, &back->block, out_grad, &cache->block, input, block);
+}
+
+/* The Delta of a token that was read, mean over all channels: how far the layer moved. Heads are as
+   wide as each other. */
+double layer_mean_step(const LayerCache *cache, size_t token, const MambaBlock *block)
+{
+    size_t count = block->config.intermediate_size;
+    double sum = 0.0;
+    if (layer_has_heads(&block->config) || layer_turns(&block->config)) {
+        bool turns = layer_turns(&block->config);
+        count = block->config.num_heads;
+        for (size_t h = 0; h < count; h++)
+            sum += (double)(turns ? cache->turns.delta : cache->heads.delta)[token * count + h];
+    } else {
+        Scan scan = block_scan(&cache->block, block, NULL);
+        for (size_t d = 0; d < count; d++)
+            sum += (double)step_size(&scan, token, d);
+    }
+    return sum / (double)count;
+}
+
+#endif /* CH05_LAYERS */

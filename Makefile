@@ -51,7 +51,7 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
 endif
 
-.PHONY: all cuda run tour test test-cuda bits bench figures train corpus check mutants fuzz compile_commands.json clean help
+.PHONY: all cuda run tour test test-cuda counts bits bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -240,6 +240,9 @@ races: $(BUILD)/cmocka.flags ## chapter 6's kernels under ThreadSanitizer: each 
 
 mutants: $(BUILD)/cmocka.flags $(DEMOS) ## break each chapter in many small ways; every one must be noticed
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/mutants/run.sh
+
+counts: ## registers and instructions of chapter 6's kernels, by class (needs nvcc and cuobjdump; no GPU)
+	@sh tests/kernel_counts.sh
 
 bits: $(BUILD)/ch05_language_model ## the same training for every width of vectors, ARM's by qemu: the same bytes
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/bits.sh --neon

@@ -1,8 +1,8 @@
 /* What chapter 6's demos work on, count and draw.
 
    HOLDS   scans of random numbers, and how far two results are apart; joins, depth and barriers of
-           the ways to scan; turns of a warp at the banks of shared memory; bytes, exponentials and
-           the roof over them
+           the ways to scan; turns of a warp at the banks of shared memory; bytes, special
+           functions, instructions, and the roof over them
    FOR     the demos of cuda_scan.cu; the roof for bench.cu too. Knows a Scan, and no kernel. */
 
 #ifndef CH06_COUNTS
@@ -212,35 +212,47 @@ bool banks_show(unsigned tokens, WordPlace *place, const Show *show, Error *erro
 
 /* ==================================== Floors and roofs ==================================== */
 
-/* What a way to scan takes for each token and channel, and what a device gives in a second. */
+/* What a way to scan takes for each token and channel. */
 typedef struct {
     const char *name;
     double floats, cached; /* from and to memory; besides, through the caches */
     double exponentials;   /* and divisions: what the special function units do */
+    double issued;         /* instructions of a thread, for each state too; 0: not counted */
 } ScanTraffic;
 
+/* What a device gives in a second; instructions: of warps. */
 typedef struct {
-    double bytes, exponentials;
+    double bytes, exponentials, instructions;
 } Rates;
 
 enum { N_TRAFFIC = 6 };
 
+/* Instructions of a thread for a token and state, as `make counts` finds them. */
+#define ISSUED_16X1 9.1
+#define ISSUED_4X4  10.7
+#define ISSUED_END  6.3
+#define ISSUED_BACK 27.0
+
 /* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
-   tile of B and C, and a checkpoint is kept every `stretch` tokens. Unfused is an array library's
-   way, an operation a kernel: softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate,
-   each of which reads and writes whole arrays. */
+   tile of B and C, and a checkpoint is kept every `stretch` tokens. Of special functions softplus
+   takes one and the gate two, and the way back four more. Instructions are those that `make counts`
+   finds in a kernel's loop, with 4 lanes, or 1 in pieces. Unfused is an array library's way, an
+   operation a kernel: softplus; exp(Delta A); Delta B u; the scan; C . x; D u; the gate, each of
+   which reads and writes whole arrays. */
 void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double channels,
                    double stretch)
 {
     double n = (double)scan->d_state, d = (double)scan->d_inner, shared = 2.0 * n / d;
     const ScanTraffic all[N_TRAFFIC] = {
         {"unfused, a kernel an operation", 2 + (1 + n) + (2 + n) + 3 * n + (n + 1) + 3 + 3, 2 * n,
-         n + 4},
-        {"0 to 3: B, C read by each channel", 4 + shared, 2 * n, n + 4},
-        {"4 fused: B, C read by each block", 4 + shared, 2 * n / channels, n + 4},
-        {"5 in pieces of time", 6 + 1.5 * shared, 3 * n / channels, 2 * n + 6},
-        {"4 forwards, keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 4},
-        {"backwards", 7 + shared + n / stretch + 4 * n / 32, 2 * n / 32, 2 * n + 10},
+         n + 3, 0},
+        {"0 to 3: A, B, C at every token", 4 + shared, 3 * n, n + 3, 0},
+        {"5 fused: B, C read by each block", 4 + shared, 2 * n / channels, n + 3, ISSUED_4X4},
+        {"6 in pieces of time", 6 + 1.5 * shared, 3 * n / (4 * channels), 2 * n + 4,
+         ISSUED_16X1 + ISSUED_END},
+        {"5 forwards, keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 3,
+         ISSUED_4X4},
+        {"backwards", 7 + shared + n / stretch + 4 * n / 32, 2 * n / 32, n + 7, ISSUED_BACK},
     };
     memcpy(traffic, all, sizeof all);
 }
@@ -270,24 +282,29 @@ void roof_line(double *x, double *y, const Rates *rates)
 /* The floors of a scan of this size on an H100, by count, and the roof over them. */
 bool floors_show(const Scan *scan, double channels, double stretch, const Show *show, Error *error)
 {
-    static const Rates h100 = {3.0e12, 16.0 * 132.0 * 1.755e9};
+    static const double cycles = 132.0 * 1.98e9; /* of all processors */
+    const Rates h100 = {3.0e12, 16.0 * cycles, 4.0 * cycles};
     ScanTraffic way[N_TRAFFIC];
     double x[ROOF_POINTS], y[ROOF_POINTS], at[N_TRAFFIC], height[N_TRAFFIC];
     double wide = (double)scan->batch * (double)scan->len * (double)scan->d_inner;
     count_traffic(way, scan, channels, stretch);
-    printf("batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100 is said "
-           "to\n"
-           "have: 3.0 TB/s from memory; 132 processors x 16 special functions x 1.755 GHz. Not "
-           "measured\n\n",
-           scan->batch, scan->len, scan->d_inner, scan->d_state);
-    puts("  way                                GB   cached   time    exp 10^9   time   floor, us");
+    printf(
+        "batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100 (SXM) is\n"
+        "said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16 special functions or\n"
+        "4 instructions of a warp. Times in us, predicted and not measured\n\n",
+        scan->batch, scan->len, scan->d_inner, scan->d_state);
+    puts("  way                                GB  cached  time  special 10^9  time  issued  time");
     for (int i = 0; i < N_TRAFFIC; i++) {
         double bytes = wide * way[i].floats * sizeof(float);
-        double memory = 1e6 * bytes / h100.bytes;
-        double units = 1e6 * wide * way[i].exponentials / h100.exponentials;
-        printf("  %-33s %5.2f %7.2f %7.0f %10.2f %7.0f %9.0f\n", way[i].name, 1e-9 * bytes,
-               1e-9 * wide * way[i].cached * sizeof(float), memory,
-               1e-9 * wide * way[i].exponentials, units, fmax(memory, units));
+        double warps = wide * (double)scan->d_state * way[i].issued / 32.0;
+        char issued[24] = "     -";
+        if (way[i].issued > 0.0)
+            snprintf(issued, sizeof issued, "%6.1f %6.0f", way[i].issued,
+                     1e6 * warps / h100.instructions);
+        printf("  %-33s %5.2f %6.2f %6.0f %9.2f %8.0f %s\n", way[i].name, 1e-9 * bytes,
+               1e-9 * wide * way[i].cached * sizeof(float), 1e6 * bytes / h100.bytes,
+               1e-9 * wide * way[i].exponentials,
+               1e6 * wide * way[i].exponentials / h100.exponentials, issued);
         at[i] = intensity(&way[i]);
         height[i] = 1e-9 * roof(at[i], &h100);
     }

@@ -3,12 +3,12 @@
    Chapter 4's derivation, a tile of tokens at a time from the last to the first. The forward pass
    has kept the states before every tile (Scan.checkpoint); the tile is run again from there with
    its states in registers, and gone back through. dL/dB and dL/dC are sums over channels: over the
-   lanes of a warp by shuffles, over the warps through shared memory, over the blocks by a kernel of
-   its own. Nothing is added by atomics, so every run gives the same bits.
+   lanes of a warp and over the warps through shared memory, over the blocks by a kernel of its own.
+   Nothing is added by atomics, so every run gives the same bits.
 
    HOLDS   the backward kernels (Exercise 6.6 is in them), their plan and their start;
            cuda_scan_backward, from arrays of the host to arrays of the host
-   FOR     readers who have been through cuda_scan.cu's kernels 4 and 5; bench.cu and the tests */
+   FOR     readers who have been through cuda_scan.cu's kernels 5 and 6; bench.cu and the tests */
 
 #ifndef CH06_CUDA_BACKWARD
 #define CH06_CUDA_BACKWARD
@@ -22,304 +22,422 @@
 typedef struct {
     float *u, *raw, *z, *y_grad, *B, *C; /* as they come */
     float *delta, *ungated;              /* (tokens, channels) Delta; dL/dy before the gate */
-    float *y, *from_A, *from_B;          /* (tokens, channels) sums over states */
+    float *from_A, *from_B, *y;          /* (tokens, channels) sums over states */
     float *sums;                         /* (warps, tokens, B or C, lanes * states) */
+    float *channel_parts, *state_parts;  /* of this warp: what its lanes hand to each other */
 } BackTileShared;
 
-DEVICE BackTileShared back_tile(float *shared, unsigned half, unsigned wide, unsigned narrow)
+/* Where float i of what lanes hand to each other lies: with a gap of a quad after every row of
+   banks, as in Exercise 6.2, so that quads are written and read without conflicts. For i < k, k a
+   power of two, handed_place(k j + i) is handed_place(k j) + handed_place(i). */
+HOST_DEVICE unsigned handed_place(unsigned i)
+{
+    return i + i / 32 * 4;
+}
+
+/* Floats of a warp's channel_parts (FUSED_GROUP, 32 lanes, 4) and state_parts (FUSED_GROUP, B or C,
+   32 lanes, states). */
+HOST_DEVICE unsigned handed_size(unsigned states)
+{
+    return handed_place(FUSED_GROUP * 32 * 4) + handed_place(FUSED_GROUP * 2 * 32 * states);
+}
+
+DEVICE BackTileShared back_tile(float *shared, unsigned half, unsigned wide, unsigned narrow,
+                                const FusedShape shape)
 {
     BackTileShared tile;
-    unsigned fetched = 4 * wide + 2 * narrow;
+    unsigned fetched = 4 * wide + 2 * narrow, warp = threadIdx.x / 32;
     float *first = shared + half * fetched, *worked = shared + 2 * fetched;
     tile.u = first, tile.raw = first + wide, tile.z = first + 2 * wide;
     tile.y_grad = first + 3 * wide, tile.B = first + 4 * wide, tile.C = tile.B + narrow;
     tile.delta = worked, tile.ungated = worked + wide, tile.y = worked + 2 * wide;
     tile.from_A = worked + 3 * wide, tile.from_B = worked + 4 * wide;
     tile.sums = worked + 5 * wide;
+    tile.channel_parts =
+        tile.sums + FUSED_THREADS / 32 * 2 * narrow + warp * handed_size((unsigned)shape.states);
+    tile.state_parts = tile.channel_parts + handed_place(FUSED_GROUP * 32 * 4);
     return tile;
 }
 
 DEVICE void back_fetch(const BackTileShared *tile, const ScanJob *job, const FusedPlace *at,
-                       size_t t, const FusedShape shape)
+                       unsigned done, const FusedShape shape)
 {
     const Scan *scan = &job->scan;
-    unsigned states = shape.lanes * (unsigned)shape.states;
-    rows_fetch(tile->u, scan->u, scan, at, t, shape.tokens, shape.lanes);
-    rows_fetch(tile->raw, scan->delta, scan, at, t, shape.tokens, shape.lanes);
+    rows_fetch(tile->u, scan->u, at, done, shape);
+    rows_fetch(tile->raw, scan->delta, at, done, shape);
     if (scan->z != NULL)
-        rows_fetch(tile->z, scan->z, scan, at, t, shape.tokens, shape.lanes);
-    rows_fetch(tile->y_grad, job->y_grad, scan, at, t, shape.tokens, shape.lanes);
-    states_fetch(tile->B, scan->B, scan, at, t, shape.tokens, states);
-    states_fetch(tile->C, scan->C, scan, at, t, shape.tokens, states);
-    __pipeline_commit();
+        rows_fetch(tile->z, scan->z, at, done, shape);
+    rows_fetch(tile->y_grad, job->y_grad, at, done, shape);
+    states_fetch(tile->B, scan->B, scan->C, true, at, done, shape);
+}
+
+/* y_grad (4) becomes dL/dy before the gate of the quad z; z NULL: there is none. */
+DEVICE void quad_ungate(float *y_grad, const float *z)
+{
+    float gate[4];
+    if (z == NULL)
+        return;
+    quads_load(gate, z, 4);
+    UNROLL
+    for (int k = 0; k < 4; k++)
+        y_grad[k] *= gate[k] * sigmoid_unit(gate[k]);
 }
 
 /* Before the states: Delta, and dL/dy through the gate. */
-DEVICE void back_prepare(const BackTileShared *tile, const ScanJob *job, const FusedPlace *at,
-                         size_t t, const FusedShape shape)
+DEVICE void back_prepare(const BackTileShared *tile, const Scan *scan, const FusedPlace *at,
+                         const float *bias, unsigned done, const FusedShape shape)
 {
-    size_t d = at->channel + at->mover;
-    float bias = d < job->scan.d_inner ? bias_of(&job->scan, d) : 0.0f;
-    for (unsigned i = at->token; i < (unsigned)shape.tokens; i += shape.lanes) {
-        unsigned e = i * at->channels + at->mover;
-        float gate = 1.0f;
-        if (job->scan.z != NULL)
-            gate = tile->z[e] * sigmoid_unit(tile->z[e]);
-        tile->delta[e] = t + i < at->end ? step_unit(&job->scan, tile->raw[e], bias) : 0.0f;
-        tile->ungated[e] = tile->y_grad[e] * gate;
+    UNROLL
+    for (int pass = 0; pass < quads_of(shape); pass++) {
+        unsigned i = at->row + (unsigned)pass * at->rows, e = i * at->channels + at->quad;
+        float delta[4], y_grad[4];
+        if (!in_tile(i, shape))
+            break;
+        quads_load(delta, tile->raw + e, 4);
+        steps_unit(delta, bias, scan->delta_softplus, done + i < at->tokens);
+        quads_store(tile->delta + e, delta, 4);
+        quads_load(y_grad, tile->y_grad + e, 4);
+        quad_ungate(y_grad, scan->z != NULL ? tile->z + e : NULL);
+        quads_store(tile->ungated + e, y_grad, 4);
     }
 }
 
-/* The tile forwards once more: x (tokens + 1, states) before and after every token, and C . x,
-   which the gradient of the gate wants. */
-DEVICE void back_replay(float *x, const float *A2, const BackTileShared *tile, const FusedPlace *at,
-                        const FusedShape shape)
+/* The tile forwards once more, from the checkpoint in x: x (tokens + 1, states) before and after
+   every token, A_bar (tokens, states). */
+DEVICE void back_replay(float *x, float *A_bar, const float *A2, const BackTileShared *tile,
+                        const FusedPlace *at, const FusedShape shape)
 {
     UNROLL
-    for (int i0 = 0; i0 < shape.tokens; i0 += FUSED_GROUP) {
-        float y[FUSED_GROUP] = {0.0f};
+    for (unsigned i = 0; i < (unsigned)shape.tokens; i++) {
+        unsigned e = i * at->channels + at->worker;
+        float delta = tile->delta[e], drive = delta * tile->u[e], B[8];
+        quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
         UNROLL
-        for (int g = 0; g < FUSED_GROUP; g++) {
-            unsigned i = (unsigned)(i0 + g), e = i * at->channels + at->worker;
-            float delta = tile->delta[e], drive = delta * tile->u[e], B[8], C[8];
-            float *after = x + (i0 + g + 1) * shape.states;
-            states_load(B, lane_states(tile->B, i, at, shape), shape.states);
-            states_load(C, lane_states(tile->C, i, at, shape), shape.states);
-            y[g] = 0.0f;
-            UNROLL
-            for (int k = 0; k < shape.states; k++) { /* after[-states] is x before the token */
-                after[k] = exp2_unit(delta * A2[k]) * after[k - shape.states] + drive * B[k];
-                y[g] += C[k] * after[k];
-            }
+        for (int k = 0; k < shape.states; k++, x++, A_bar++) {
+            *A_bar = exp2_unit(delta * A2[k]);
+            x[shape.states] = *A_bar * *x + drive * B[k];
         }
-        LaneSums sums = lane_sums(y, FUSED_GROUP, shape.lanes_known, 1, shape.lanes / 2);
-        UNROLL
-        for (int g = 0; g < FUSED_GROUP; g++)
-            if (g < sums.count && sums.mine)
-                tile->y[((unsigned)(i0 + sums.first + g)) * at->channels + at->worker] = y[g];
     }
 }
 
 /* One token backwards, chapter 4's channel_step_backward for a few states: x_grad is what came
-   through the tokens after it. BC (2, states) gets this channel's share of dL/dB and dL/dC, AB what
-   dL/dDelta and dL/du are made of.
+   through the tokens after it. BC (2, states) gets this channel's share of dL/dB and dL/dC; `sums`
+   what dL/dDelta and dL/du are made of, and C . x, which the gradient of the gate wants.
 
    Exercise 6.6. The gradients through x_t = A_bar x_{t-1} + delta u B, for the device. */
-DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float AB[2], const float *x_before,
-                        const float *x_after, const float *A2, const float *B, const float *C,
-                        float delta, float u, float y_grad, const int states)
+DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float *sums, const float *x_before,
+                        const float *x_after, const float *A_bar, const float *A2, const float *B,
+                        const float *C, float delta, float u, float y_grad, const int states)
 {
     UNROLL
     for (int k = 0; k < states; k++) {
-        float A_bar = exp2_unit(delta * A2[k]);
         float now = x_grad[k] + y_grad * C[k]; /* dL/dx_t */
         BC[states + k] = y_grad * x_after[k];
+        sums[2] += C[k] * x_after[k];
         //> EX 6.6 [3 pts] [20 min] the backward pass of one line, on the device
-        //? Exercise 4.3 once more: `now` is dL/dx_t. BC[k] is dL/dB; AB[1] sums now B over states.
-        //? What goes on to x_grad[k] is now A_bar. Times x_before[k] it is dL/dA_bar times A_bar.
-        //? A_bar = 2^(delta A2): AB[0] sums that product times A2, A_grad[k] it times delta.
-        float through_A = now * A_bar * x_before[k];
-        BC[k] = now * delta * u;
-        AB[1] += now * B[k];
-        AB[0] += through_A * A2[k];
+        //? Exercise 4.3 once more: `now` is dL/dx_t. BC[k] is dL/dB; sums[1] sums now B over k.
+        //? What goes on to x_grad[k] is now A_bar[k]. Times x_before[k]: dL/dA_bar times A_bar.
+        //? A_bar = 2^(delta A2): sums[0] sums that product times A2, A_grad[k] it times delta.
+        x_grad[k] = now * A_bar[k];
+        float through_A = x_grad[k] * x_before[k];
+        BC[k] = now * (delta * u);
+        sums[1] += now * B[k];
+        sums[0] += through_A * A2[k];
         A_grad[k] += through_A * delta;
-        x_grad[k] = now * A_bar;
         //< EX 6.6
     }
 }
 
-/* The tile from its last token to its first. For each token two kinds of sums: of AB over the lanes
-   that share a channel, which differ in the low bits of their number, and of BC over the channels
-   of the warp, which differ in the high ones. */
-DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const float *A2,
-                        const BackTileShared *tile, const FusedPlace *at, const FusedShape shape)
+/* The sums of a group of tokens, from i0 on, over the lanes that share a channel: a thread takes
+   whole sums, and adds up what so many lanes have handed over. */
+DEVICE void back_channel_parts(const BackTileShared *tile, const FusedPlace *at, unsigned i0,
+                               const FusedShape shape)
 {
-    unsigned states = shape.lanes * (unsigned)shape.states, warp = threadIdx.x / 32;
+    unsigned channels = 32 / shape.lanes, first = threadIdx.x / 32 * channels; /* of this warp */
+    unsigned all = FUSED_GROUP * channels;
     UNROLL
-    for (int i = shape.tokens - 1; i >= 0; i--) {
-        unsigned e = (unsigned)i * at->channels + at->worker;
-        float B[8], C[8], BC[16] = {0.0f}, AB[2] = {0.0f};
-        const float *before = x + i * shape.states;
-        states_load(B, lane_states(tile->B, (unsigned)i, at, shape), shape.states);
-        states_load(C, lane_states(tile->C, (unsigned)i, at, shape), shape.states);
-        back_states(x_grad, A_grad, BC, AB, before, before + shape.states, A2, B, C, tile->delta[e],
-                    tile->u[e], tile->ungated[e], shape.states);
-        LaneSums sums = lane_sums(AB, 2, shape.lanes_known, 1, shape.lanes / 2);
+    for (unsigned pass = 0; pass < (all - 1) / 32 + 1; pass++) {
+        unsigned j = threadIdx.x % 32 + pass * 32, g = j / channels, c = j % channels;
+        unsigned e = (i0 + g) * at->channels + first + c;
+        const float *from = tile->channel_parts + handed_place(j * shape.lanes * 4);
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f}, part[4];
+        if (j >= all)
+            break;
         UNROLL
-        for (int k = 0; k < 2; k++)
-            if (k < sums.count && sums.mine)
-                (sums.first + k == 0 ? tile->from_A : tile->from_B)[e] = AB[k];
-        sums = lane_sums(BC, 2 * shape.states, shape.lanes_known, shape.lanes, 16);
-        float *row = tile->sums + (warp * (unsigned)shape.tokens + (unsigned)i) * 2 * states;
-        UNROLL
-        for (int k = 0; k < 2 * shape.states; k++)
-            if (k < sums.count && sums.mine) {
-                int n = (sums.first + k) % shape.states, of = (sums.first + k) / shape.states;
-                row[(unsigned)of * states + at->part * (unsigned)shape.states + (unsigned)n] =
-                    BC[k];
-            }
+        for (unsigned lane = 0; lane < shape.lanes; lane++) {
+            quads_load(part, from + handed_place(lane * 4), 4);
+            UNROLL
+            for (int k = 0; k < 3; k++)
+                sums[k] += part[k];
+        }
+        tile->from_A[e] = sums[0], tile->from_B[e] = sums[1], tile->y[e] = sums[2];
     }
 }
 
-/* After the states: u and delta, each reached on two ways, and z. D_grad and bias_grad add up. */
-DEVICE void back_finish(float *D_grad, float *bias_grad, const BackTileShared *tile,
-                        const ScanJob *job, const FusedPlace *at, size_t t, const FusedShape shape)
+/* And those of dL/dB and dL/dC over the channels of the warp. */
+DEVICE void back_state_parts(const BackTileShared *tile, unsigned i0, const FusedShape shape)
 {
-    const Scan *scan = &job->scan;
-    size_t d = at->channel + at->mover;
-    if (d >= scan->d_inner)
-        return;
-    float bias = bias_of(scan, d), D = skip_of(scan, d);
-    for (unsigned i = at->token; i < (unsigned)shape.tokens && t + i < at->end; i += shape.lanes) {
-        unsigned e = i * at->channels + at->mover;
-        size_t where = (at->b * scan->len + t + i) * scan->d_inner + d;
-        float u = tile->u[e], delta_grad = u * tile->from_B[e] + LOG_2 * tile->from_A[e];
-        if (scan->delta_softplus)
-            delta_grad *= sigmoid_unit(tile->raw[e] + bias);
-        *D_grad += tile->ungated[e] * u;
-        *bias_grad += delta_grad;
-        if (job->grad.u != NULL)
-            job->grad.u[where] = tile->ungated[e] * D + tile->delta[e] * tile->from_B[e];
-        if (job->grad.delta != NULL)
-            job->grad.delta[where] = delta_grad;
-        if (scan->z != NULL && job->grad.z != NULL) {
-            float z = tile->z[e], s = sigmoid_unit(z);
-            float slope = s * (1.0f + z * sigmoid_unit(-z));
-            job->grad.z[where] = tile->y_grad[e] * (tile->y[e] + D * u) * slope;
+    unsigned states = shape.lanes * (unsigned)shape.states, warp = threadIdx.x / 32;
+    unsigned quads = FUSED_GROUP * 2 * states / 4;
+    float *to = tile->sums + (warp * (unsigned)shape.tokens + i0) * 2 * states;
+    UNROLL
+    for (unsigned pass = 0; pass < (quads - 1) / 32 + 1; pass++) {
+        unsigned j = threadIdx.x % 32 + pass * 32, n = j * 4 % states; /* of row j * 4 / states */
+        const float *from = tile->state_parts + handed_place(n) +
+                            handed_place(j * 4 / states * (32 * (unsigned)shape.states));
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f}, part[4];
+        if (j >= quads)
+            break;
+        UNROLL
+        for (unsigned c = 0; c < 32 / shape.lanes; c++) {
+            quads_load(part, from + handed_place(c * states), 4);
+            UNROLL
+            for (int k = 0; k < 4; k++)
+                sums[k] += part[k];
         }
+        quads_store(to + 4 * j, sums, 4);
+    }
+}
+
+/* The tile from its last token to its first. Two kinds of sums go over lanes: over those that share
+   a channel, and over the channels of the warp. What a lane adds to them it leaves in shared
+   memory, and after every few tokens each lane takes up some sums as a whole. */
+DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const float *A_bar,
+                        const float *A2, const BackTileShared *tile, const FusedPlace *at,
+                        const FusedShape shape)
+{
+    unsigned lane = threadIdx.x % 32, states = (unsigned)shape.states;
+    UNROLL
+    for (int i0 = shape.tokens - FUSED_GROUP; i0 >= 0; i0 -= FUSED_GROUP) {
+        UNROLL
+        for (int g = FUSED_GROUP - 1; g >= 0; g--) {
+            unsigned i = (unsigned)(i0 + g), e = i * at->channels + at->worker;
+            float B[8], C[8], BC[16], sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            const float *before = x + i * states;
+            quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
+            quads_load(C, lane_states(tile->C, i, at, shape), shape.states);
+            back_states(x_grad, A_grad, BC, sums, before, before + states, A_bar + i * states, A2,
+                        B, C, tile->delta[e], tile->u[e], tile->ungated[e], shape.states);
+            quads_store(tile->channel_parts + handed_place(((unsigned)g * 32 + lane) * 4), sums, 4);
+            UNROLL
+            for (unsigned k = 0; k < 2 * states; k += 4) { /* first of B, then of C */
+                unsigned of = k / states, row = ((unsigned)g * 2 + of) * 32 + lane;
+                quads_store(tile->state_parts + handed_place(row * states + k % states), BC + k, 4);
+            }
+        }
+        __syncwarp(); /* everything is handed over */
+        back_channel_parts(tile, at, (unsigned)i0, shape);
+        back_state_parts(tile, (unsigned)i0, shape);
+        __syncwarp(); /* and taken up */
+    }
+}
+
+/* What comes out for a quad of channels of a token, from what `back_tokens` has left behind. */
+typedef struct {
+    float u[4], delta[4], z[4], D[4]; /* the gradients; D: this token's part */
+} BackQuad;
+
+DEVICE BackQuad back_quad(const BackTileShared *tile, unsigned e, const Scan *scan,
+                          const float *bias, const float *D)
+{
+    BackQuad grad;
+    float u[4], raw[4], delta[4], ungated[4], from_A[4], from_B[4];
+    quads_load(u, tile->u + e, 4), quads_load(raw, tile->raw + e, 4);
+    quads_load(delta, tile->delta + e, 4), quads_load(ungated, tile->ungated + e, 4);
+    quads_load(from_A, tile->from_A + e, 4), quads_load(from_B, tile->from_B + e, 4);
+    UNROLL
+    for (int k = 0; k < 4; k++) { /* u and delta are each reached on two ways */
+        grad.u[k] = ungated[k] * D[k] + delta[k] * from_B[k];
+        grad.D[k] = ungated[k] * u[k];
+        grad.delta[k] = u[k] * from_B[k] + LOG_2 * from_A[k];
+        if (scan->delta_softplus)
+            grad.delta[k] *= sigmoid_unit(raw[k] + bias[k]);
+    }
+    if (scan->z == NULL)
+        return grad;
+    float z[4], y[4], y_grad[4];
+    quads_load(z, tile->z + e, 4), quads_load(y, tile->y + e, 4);
+    quads_load(y_grad, tile->y_grad + e, 4);
+    UNROLL
+    for (int k = 0; k < 4; k++) { /* through y silu(z); silu' = s + z s (1 - s) */
+        float s = sigmoid_unit(z[k]);
+        grad.z[k] = y_grad[k] * (y[k] + D[k] * u[k]) * (s + z[k] * s * (1.0f - s));
+    }
+    return grad;
+}
+
+/* After the states: u, delta and z of the quads that this thread has moved. D_grad and bias_grad
+   (4) add up. */
+DEVICE void back_finish(float *D_grad, float *bias_grad, const float *bias, const float *D,
+                        const BackTileShared *tile, const ScanJob *job, const FusedPlace *at,
+                        unsigned done, const FusedShape shape)
+{
+    const ScanGrad *to = &job->grad;
+    UNROLL
+    for (int pass = 0; pass < quads_of(shape); pass++) {
+        unsigned i = at->row + (unsigned)pass * at->rows, e = i * at->channels + at->quad;
+        size_t where = at->moved + (size_t)(done + i - at->row) * at->d_inner;
+        if (!in_tile(i, shape) || done + i >= at->tokens || at->count == 0)
+            break;
+        BackQuad grad = back_quad(tile, e, &job->scan, bias, D);
+        UNROLL
+        for (int k = 0; k < 4; k++) {
+            D_grad[k] += grad.D[k];
+            bias_grad[k] += grad.delta[k];
+        }
+        if (to->u != NULL)
+            quad_write(to->u + where, grad.u, at->count, at->whole);
+        if (to->delta != NULL)
+            quad_write(to->delta + where, grad.delta, at->count, at->whole);
+        if (job->scan.z != NULL && to->z != NULL)
+            quad_write(to->z + where, grad.z, at->count, at->whole);
     }
 }
 
 /* This block's part of dL/dB and dL/dC: the warps' sums added up, always in the same order. */
 DEVICE void back_shared_sums(const BackTileShared *tile, const ScanJob *job, const FusedPlace *at,
-                             size_t t, const FusedShape shape)
+                             unsigned done, const FusedShape shape)
 {
-    size_t d_state = job->scan.d_state, part = at->channel / at->channels;
     unsigned states = shape.lanes * (unsigned)shape.states, rows = 2 * (unsigned)shape.tokens;
-    size_t first = (part * job->scan.batch + at->b) * job->scan.len + t;
-    for (unsigned j = threadIdx.x; j < rows * states; j += FUSED_THREADS) {
+    size_t block = at->channel / at->channels, tokens = job->scan.batch * job->scan.len;
+    size_t first = block * tokens + at->token + done;
+    UNROLL
+    for (unsigned pass = 0; pass < (rows * states - 1) / (4 * FUSED_THREADS) + 1; pass++) {
+        unsigned j = (threadIdx.x + pass * FUSED_THREADS) * 4;
         unsigned i = j / states / 2, of = j / states % 2, n = j % states;
-        float *to = of == 0 ? job->grad.B : job->grad.C, sum = 0.0f;
-        if (to == NULL || t + i >= at->end || n >= d_state)
+        float *to = of == 0 ? job->grad.B : job->grad.C, sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (j >= rows * states || to == NULL || done + i >= at->tokens || n >= at->d_state)
             continue;
-        for (unsigned warp = 0; warp < FUSED_THREADS / 32; warp++)
-            sum += tile->sums[warp * rows * states + j];
-        to[(first + i) * d_state + n] = sum;
+        UNROLL
+        for (unsigned warp = 0; warp < FUSED_THREADS / 32; warp++) {
+            float part[4];
+            quads_load(part, tile->sums + warp * rows * states + j, 4);
+            UNROLL
+            for (int k = 0; k < 4; k++)
+                sums[k] += part[k];
+        }
+        quad_write(to + (first + i) * at->d_state + n, sums, at->d_state - n, at->whole);
     }
 }
 
 /* This piece's part of dL/dD and dL/ddelta_bias: the sums of the threads that moved a channel. */
-DEVICE void back_channel_sums(float *shared, float D_grad, float bias_grad, const ScanJob *job,
-                              const FusedPlace *at, const FusedShape shape)
+DEVICE void back_channel_sums(float *shared, const float *D_grad, const float *bias_grad,
+                              const ScanJob *job, const FusedPlace *at)
 {
-    size_t row = (at->b * job->pieces + at->piece) * job->scan.d_inner;
-    size_t d = at->channel + threadIdx.x;
+    size_t row = (at->b * job->pieces + at->piece) * at->d_inner, d = at->channel + threadIdx.x;
+    float *own = shared + at->row * at->channels + at->quad, D_sum = 0.0f, bias_sum = 0.0f;
     __syncthreads(); /* the tiles are not wanted any more */
-    shared[threadIdx.x] = D_grad;
-    shared[FUSED_THREADS + threadIdx.x] = bias_grad;
+    quads_store(own, D_grad, 4);
+    quads_store(own + 4 * FUSED_THREADS, bias_grad, 4);
     __syncthreads();
-    if (threadIdx.x >= at->channels || d >= job->scan.d_inner)
+    if (threadIdx.x >= at->channels || d >= at->d_inner)
         return;
-    D_grad = bias_grad = 0.0f;
-    for (unsigned i = 0; i < shape.lanes; i++) {
-        D_grad += shared[i * at->channels + threadIdx.x];
-        bias_grad += shared[FUSED_THREADS + i * at->channels + threadIdx.x];
+    for (unsigned i = threadIdx.x; i < 4 * FUSED_THREADS; i += at->channels) {
+        D_sum += shared[i];
+        bias_sum += shared[4 * FUSED_THREADS + i];
     }
     if (job->grad.D != NULL)
-        job->grad.D[row + d] = D_grad;
+        job->grad.D[row + d] = D_sum;
     if (job->grad.delta_bias != NULL)
-        job->grad.delta_bias[row + d] = bias_grad;
+        job->grad.delta_bias[row + d] = bias_sum;
 }
 
 /* ==================================== The kernels ========================================= */
 
-/* The kernel: as `fused`, from the last tile to the first; x is a tile's states. */
-DEVICE void fused_back(const ScanJob *job, float *shared, float *x, const FusedShape shape)
+/* The kernel: as `fused`, from the last tile to the first; x (tokens + 1, states) and A_bar
+   (tokens, states) are a tile's. */
+DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar,
+                       const FusedShape shape)
 {
-    const FusedPlace at = fused_place(&job->scan, job->pieces, job->piece_len, shape.lanes);
-    unsigned wide = (unsigned)shape.tokens * at.channels;
-    unsigned narrow = (unsigned)(shape.tokens * shape.states) * shape.lanes;
-    size_t d = at.channel + at.worker, d_inner = job->scan.d_inner;
-    size_t row = (at.b * job->pieces + at.piece) * d_inner + d;
-    size_t tiles = at.end > at.first ? (at.end - at.first - 1) / (size_t)shape.tokens + 1 : 0;
-    size_t kept = at.b * ((job->scan.len - 1) / job->stretch + 1);
-    float A2[8], x_grad[8], A_grad[8], D_grad = 0.0f, bias_grad = 0.0f;
-    states_read(A2, job->scan.A, d, &job->scan, &at, shape.states);
-    states_read(x_grad, job->start, row, &job->scan, &at, shape.states);
+    const FusedPlace at = fused_place(&job->scan, job->pieces, job->piece_len, shape);
+    unsigned tokens = (unsigned)shape.tokens, tiles = (at.tokens - 1) / tokens + 1;
+    unsigned wide = tokens * at.channels, narrow = tokens * (unsigned)shape.states * shape.lanes;
+    size_t d = at.channel + at.worker, states = job->scan.d_inner * job->scan.d_state;
+    size_t row = (at.b * job->pieces + at.piece) * job->scan.d_inner + d;
+    const float *checkpoint = checkpoint_from(job, &at);
+    float A2[8], x_grad[8], A_grad[8], bias[4], D[4];
+    float D_grad[4] = {0.0f, 0.0f, 0.0f, 0.0f}, bias_grad[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    quad_read(bias, job->scan.delta_bias, &at);
+    quad_read(D, job->scan.D, &at);
+    states_read(A2, job->scan.A, d, &at, shape);
+    states_read(x_grad, job->start, row, &at, shape);
     UNROLL
     for (int k = 0; k < shape.states; k++) {
         A2[k] *= LOG2_E;
         A_grad[k] = 0.0f;
     }
-    for (size_t s = 0; s <= tiles; s++) { /* round s fetches tile tiles - 1 - s */
-        size_t work = tiles - s, t = at.first + work * (size_t)shape.tokens;
-        BackTileShared next = back_tile(shared, s % 2, wide, narrow);
-        BackTileShared tile = back_tile(shared, (s + 1) % 2, wide, narrow);
+    for (unsigned s = 0; s <= tiles; s++) { /* round s fetches tile tiles - 1 - s */
+        unsigned done = (tiles - s) * tokens;
+        BackTileShared next = back_tile(shared, s % 2, wide, narrow, shape);
+        BackTileShared tile = back_tile(shared, (s + 1) % 2, wide, narrow, shape);
         if (s > 0) {
-            states_read(x, job->scan.checkpoint, (kept + t / job->stretch) * d_inner + d,
-                        &job->scan, &at, shape.states);
+            states_read(x, checkpoint + (tiles - s) * states, d, &at, shape);
             __pipeline_wait_prior(0);
-            back_prepare(&tile, job, &at, t, shape);
+            back_prepare(&tile, &job->scan, &at, bias, done, shape);
         }
         __syncthreads();
         if (s < tiles)
-            back_fetch(&next, job, &at, t - (size_t)shape.tokens, shape);
+            back_fetch(&next, job, &at, done - tokens, shape);
+        __pipeline_commit();
         if (s == 0)
             continue;
-        back_replay(x, A2, &tile, &at, shape);
-        back_tokens(x_grad, A_grad, x, A2, &tile, &at, shape);
+        back_replay(x, A_bar, A2, &tile, &at, shape);
+        back_tokens(x_grad, A_grad, x, A_bar, A2, &tile, &at, shape);
         __syncthreads();
-        back_finish(&D_grad, &bias_grad, &tile, job, &at, t, shape);
-        back_shared_sums(&tile, job, &at, t, shape);
+        back_finish(D_grad, bias_grad, bias, D, &tile, job, &at, done, shape);
+        back_shared_sums(&tile, job, &at, done, shape);
     }
-    states_write(job->grad.A, A_grad, row, &job->scan, &at, shape.states);
+    states_write(job->grad.A, A_grad, row, &at, shape);
     if (at.piece == 0)
-        states_write(job->grad.x_start, x_grad, at.b * d_inner + d, &job->scan, &at, shape.states);
-    back_channel_sums(shared, D_grad, bias_grad, job, &at, shape);
+        states_write(job->grad.x_start, x_grad, at.b * job->scan.d_inner + d, &at, shape);
+    back_channel_sums(shared, D_grad, bias_grad, job, &at);
 }
 
 __global__ void __launch_bounds__(FUSED_THREADS) back_4x4(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {4, 16, true, 4, true};
-    float x[17 * 4];
-    fused_back(&job, shared, x, shape);
+    const FusedShape shape = {4, 16, 4, true, true};
+    float x[17 * 4], A_bar[16 * 4];
+    fused_back(&job, shared, x, A_bar, shape);
 }
 KERNEL(back_4x4, ScanJob)
 
 __global__ void __launch_bounds__(FUSED_THREADS) back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 8, false, job.lanes, true};
-    float x[9 * 8];
-    fused_back(&job, shared, x, shape);
+    const FusedShape shape = {8, 4, job.lanes, false, true};
+    float x[5 * 8], A_bar[4 * 8];
+    fused_back(&job, shared, x, A_bar, shape);
 }
 KERNEL(back_8xn, ScanJob)
 
 /* ---- pieces of time ---- */
 
 /* In a tile for the ends of pieces dL/dy stands where u does forwards. */
-DEVICE void end_fetch(const FusedTile *tile, const ScanJob *job, const FusedPlace *at, size_t t,
-                      const FusedShape shape)
+DEVICE void end_fetch(const FusedTile *tile, const ScanJob *job, const FusedPlace *at,
+                      unsigned done, const FusedShape shape)
 {
-    const Scan *scan = &job->scan;
-    unsigned states = shape.lanes * (unsigned)shape.states;
-    rows_fetch(tile->u, job->y_grad, scan, at, t, shape.tokens, shape.lanes);
-    rows_fetch(tile->delta, scan->delta, scan, at, t, shape.tokens, shape.lanes);
-    if (scan->z != NULL)
-        rows_fetch(tile->z, scan->z, scan, at, t, shape.tokens, shape.lanes);
-    states_fetch(tile->C, scan->C, scan, at, t, shape.tokens, states);
-    __pipeline_commit();
+    rows_fetch(tile->u, job->y_grad, at, done, shape);
+    rows_fetch(tile->delta, job->scan.delta, at, done, shape);
+    if (job->scan.z != NULL)
+        rows_fetch(tile->z, job->scan.z, at, done, shape);
+    states_fetch(tile->C, job->scan.C, NULL, false, at, done, shape);
 }
 
-/* Delta, and dL/dy before the gate, of the elements that this thread has moved. */
-DEVICE void end_prepare(const FusedTile *tile, const Scan *scan, const FusedPlace *at, size_t t,
-                        const FusedShape shape)
+/* Delta, and dL/dy before the gate, of the quads that this thread has moved. */
+DEVICE void end_prepare(const FusedTile *tile, const Scan *scan, const FusedPlace *at,
+                        const float *bias, unsigned done, const FusedShape shape)
 {
-    fused_prepare(tile, scan, at, t, shape);
-    for (unsigned i = at->token; i < (unsigned)shape.tokens && scan->z != NULL; i += shape.lanes) {
-        unsigned e = i * at->channels + at->mover;
-        tile->u[e] *= tile->z[e] * sigmoid_unit(tile->z[e]);
+    fused_prepare(tile, scan, at, bias, done, shape);
+    UNROLL
+    for (int pass = 0; pass < quads_of(shape); pass++) {
+        unsigned i = at->row + (unsigned)pass * at->rows, e = i * at->channels + at->quad;
+        float y_grad[4];
+        if (!in_tile(i, shape) || scan->z == NULL)
+            break;
+        quads_load(y_grad, tile->u + e, 4);
+        quad_ungate(y_grad, tile->z + e);
+        quads_store(tile->u + e, y_grad, 4);
     }
 }
 
@@ -327,10 +445,11 @@ DEVICE void end_prepare(const FusedTile *tile, const Scan *scan, const FusedPlac
 DEVICE void end_tokens(float *x_grad, float *elapsed, const float *A2, const FusedTile *tile,
                        const FusedPlace *at, const FusedShape shape)
 {
-    for (unsigned i = (unsigned)shape.tokens; i-- > 0;) {
-        unsigned e = i * at->channels + at->worker;
+    UNROLL
+    for (int i = shape.tokens - 1; i >= 0; i--) {
+        unsigned e = (unsigned)i * at->channels + at->worker;
         float delta = tile->delta[e], y_grad = tile->u[e], C[16];
-        states_load(C, lane_states(tile->C, i, at, shape), shape.states);
+        quads_load(C, lane_states(tile->C, (unsigned)i, at, shape), shape.states);
         UNROLL
         for (int k = 0; k < shape.states; k++)
             x_grad[k] = exp2_unit(delta * A2[k]) * (x_grad[k] + y_grad * C[k]);
@@ -338,57 +457,57 @@ DEVICE void end_tokens(float *x_grad, float *elapsed, const float *A2, const Fus
     }
 }
 
-/* Phase one of kernel 5, backwards: what the gradient of x is before each piece if it is 0 after
+/* Phase one of kernel 6, backwards: what the gradient of x is before each piece if it is 0 after
    it, and by what the piece multiplies it. */
 DEVICE void end_back(const ScanJob *job, float *shared, const FusedShape shape)
 {
     const Scan *scan = &job->scan;
-    const FusedPlace at = fused_place(scan, job->pieces, job->piece_len, shape.lanes);
-    unsigned wide = (unsigned)shape.tokens * at.channels;
-    unsigned narrow = (unsigned)(shape.tokens * shape.states) * shape.lanes;
-    size_t d = at.channel + at.worker, tokens = (size_t)shape.tokens;
-    size_t row = (at.b * job->pieces + at.piece) * scan->d_inner + d;
-    size_t tiles = at.end > at.first ? (at.end - at.first - 1) / tokens + 1 : 0;
-    float A2[16], x_grad[16], elapsed = 0.0f;
-    states_read(A2, scan->A, d, scan, &at, shape.states);
+    const FusedPlace at = fused_place(scan, job->pieces, job->piece_len, shape);
+    unsigned tokens = (unsigned)shape.tokens, tiles = (at.tokens - 1) / tokens + 1;
+    unsigned wide = tokens * at.channels, narrow = tokens * (unsigned)shape.states * shape.lanes;
+    size_t d = at.channel + at.worker, row = (at.b * job->pieces + at.piece) * scan->d_inner + d;
+    float A2[16], x_grad[16], bias[4], elapsed = 0.0f;
+    quad_read(bias, scan->delta_bias, &at);
+    states_read(A2, scan->A, d, &at, shape);
     UNROLL
     for (int k = 0; k < shape.states; k++) {
         A2[k] *= LOG2_E;
         x_grad[k] = 0.0f;
     }
-    for (size_t s = 0; s <= tiles; s++) { /* round s fetches tile tiles - 1 - s */
-        size_t t = at.first + (tiles - s) * tokens;
+    for (unsigned s = 0; s <= tiles; s++) { /* round s fetches tile tiles - 1 - s */
+        unsigned done = (tiles - s) * tokens;
         FusedTile next = fused_tile(shared, s % 2, wide, narrow);
         FusedTile tile = fused_tile(shared, (s + 1) % 2, wide, narrow);
         if (s > 0) {
             __pipeline_wait_prior(0);
-            end_prepare(&tile, scan, &at, t, shape);
+            end_prepare(&tile, scan, &at, bias, done, shape);
         }
         __syncthreads();
         if (s < tiles)
-            end_fetch(&next, job, &at, t - tokens, shape);
+            end_fetch(&next, job, &at, done - tokens, shape);
+        __pipeline_commit();
         if (s > 0)
             end_tokens(x_grad, &elapsed, A2, &tile, &at, shape);
     }
-    states_write(job->piece_x, x_grad, row, scan, &at, shape.states);
+    states_write(job->piece_x, x_grad, row, &at, shape);
     UNROLL
     for (int k = 0; k < shape.states; k++)
         x_grad[k] = exp2_unit(elapsed * A2[k]);
-    states_write(job->piece_a, x_grad, row, scan, &at, shape.states);
+    states_write(job->piece_a, x_grad, row, &at, shape);
 }
 
-__global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_4x4(ScanJob job)
+__global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_16x1(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {4, 16, true, 4, false};
+    const FusedShape shape = {16, 8, 1, true, false};
     end_back(&job, shared, shape);
 }
-KERNEL(piece_end_back_4x4, ScanJob)
+KERNEL(piece_end_back_16x1, ScanJob)
 
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 8, false, job.lanes, false};
+    const FusedShape shape = {8, 4, job.lanes, false, false};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_8xn, ScanJob)
@@ -418,13 +537,14 @@ KERNEL(sum_parts, SumJob)
 
 /* ==================================== The plan, and the grid ============================== */
 
-/* scan_plan for the way back, which always has four lanes or more. */
+/* scan_plan for the way back, which always has as many lanes as there may be: 16 tokens of states
+   fill its registers, and two blocks a processor, half of WARPS_WANTED. */
 ScanPlan scan_back_plan(const Scan *scan, size_t processors)
 {
     ScanPlan plan = {SCAN_FUSED, lanes_most(scan), 1, 0};
-    size_t pieces = processors * WARPS_WANTED / warps_of(scan, plan.lanes);
+    size_t pieces = processors * (WARPS_WANTED / 2) / warps_of(scan, plan.lanes);
     pieces = smaller(pieces, scan->len / PIECE_LEAST);
-    plan.kernel = pieces >= 3 ? SCAN_PIECES : SCAN_FUSED;
+    plan.kernel = pieces >= 2 ? SCAN_PIECES : SCAN_FUSED;
     plan_pieces(&plan, scan, plan.kernel == SCAN_PIECES ? pieces : 1);
     return plan;
 }
@@ -432,24 +552,26 @@ ScanPlan scan_back_plan(const Scan *scan, size_t processors)
 static size_t back_shared(unsigned lanes, unsigned states, unsigned tokens)
 {
     size_t wide = (size_t)tokens * FUSED_THREADS / lanes, narrow = (size_t)tokens * states * lanes;
-    size_t sums = (size_t)FUSED_THREADS / 32 * 2 * narrow;
-    return (2 * (4 * wide + 2 * narrow) + 5 * wide + sums) * sizeof(float);
+    size_t warps = FUSED_THREADS / 32;
+    return (2 * (4 * wide + 2 * narrow) + 5 * wide + warps * (2 * narrow + handed_size(states))) *
+           sizeof(float);
 }
 
 static bool start_piece_end_back(const ScanJob *job, Error *error)
 {
-    size_t blocks = fused_blocks(job);
-    if (job->scan.d_state > 16)
-        START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 8), *job,
-              error);
-    START(piece_end_back_4x4, blocks, FUSED_THREADS, fused_shared(4, 4, 16), *job, error);
+    ScanJob one = *job;
+    one.lanes = lanes_least(&job->scan);
+    size_t blocks = fused_blocks(&one);
+    if (!scan_whole(&job->scan))
+        START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(one.lanes, 8, 4), one, error);
+    START(piece_end_back_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), one, error);
 }
 
 static bool start_back(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
-    if (job->scan.d_state > 16)
-        START(back_8xn, blocks, FUSED_THREADS, back_shared(job->lanes, 8, 8), *job, error);
+    if (!scan_whole(&job->scan))
+        START(back_8xn, blocks, FUSED_THREADS, back_shared(job->lanes, 8, 4), *job, error);
     START(back_4x4, blocks, FUSED_THREADS, back_shared(4, 4, 16), *job, error);
 }
 

@@ -2,7 +2,8 @@
    memory, shared memory and registers.
 
    HOLDS   exponential, softplus and sigmoid as a GPU makes them; who of a block moves and works on
-           what; rows of channels and of states on their way into a tile; a thread's own states
+           what; four floats at once; rows of channels and of states on their way into a tile; a
+           thread's own states
    FOR     the fused kernels of cuda_scan.cu, cuda_backward.cu. Knows a Scan, and no kernel. */
 
 #ifndef CH06_CUDA_TILES
@@ -49,10 +50,31 @@ DEVICE float softplus_unit(float v)
     return fmaxf(v, 0.0f) + log1p_unit(exp2_unit(-LOG2_E * fabsf(v)));
 }
 
+/* Delta of four channels from what stands in the array; 0 if their token is not there. */
+DEVICE void steps_unit(float *delta, const float *bias, bool softplus, bool inside)
+{
+    UNROLL
+    for (int k = 0; k < 4; k++)
+        delta[k] += bias[k];
+    UNROLL
+    for (int k = 0; softplus && k < 4; k++)
+        delta[k] = softplus_unit(delta[k]);
+    UNROLL
+    for (int k = 0; k < 4; k++)
+        delta[k] = inside ? delta[k] : 0.0f;
+}
+
+/* 1 / (1 + e^-v); where e^-v is infinite, 0. */
 DEVICE float sigmoid_unit(float v)
 {
-    float e = exp2_unit(-LOG2_E * fabsf(v));
-    return __fdividef(v >= 0.0f ? 1.0f : e, 1.0f + e);
+    float below = 1.0f + exp2_unit(-LOG2_E * v);
+#ifdef __CUDA_ARCH__
+    float one_over;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(one_over) : "f"(below));
+    return one_over;
+#else
+    return 1.0f / below;
+#endif
 }
 
 DEVICE size_t least_of(size_t a, size_t b)
@@ -64,111 +86,191 @@ DEVICE size_t least_of(size_t a, size_t b)
 
 enum { FUSED_THREADS = 128 };
 
-/* Which tokens and channels a block has, and which of them this thread. It has two jobs: it moves
-   elements between global and shared memory, neighbouring threads neighbouring channels; and it
-   works on a channel, neighbouring threads its states. */
+/* What a kernel's body is compiled for: constants, but for `lanes` where not `whole`. Only so can
+   arrays of `states` floats live in registers: registers have no index. */
 typedef struct {
-    size_t b, piece;       /* sequence, and piece of its time */
-    size_t first, end;     /* tokens first .. end - 1, counted in the sequence */
-    size_t channel;        /* the block's first */
-    unsigned channels;     /* of the block */
-    unsigned mover, token; /* moves that channel of the block, tokens token, token + lanes ... */
-    unsigned worker, part; /* works on that channel, states part * states ... */
+    int states;     /* a thread has, in registers; a multiple of 4 */
+    int tokens;     /* of a tile; a multiple of FUSED_GROUP */
+    unsigned lanes; /* to a channel */
+    bool whole;     /* `lanes` is a constant, 4 divides d_inner and d_state, and a thread has as
+                       many quads of a tile as the next one */
+    bool reads;     /* y, and x_last; else only where a piece ends: piece_x and piece_a */
+} FusedShape;
+
+/* Which tokens and channels a block has, and which of them this thread. It has two jobs: it moves
+   quads, four neighbouring channels of a token, between global and shared memory, neighbouring
+   threads neighbouring quads; and it works on a channel, neighbouring threads its states. */
+typedef struct {
+    size_t b, piece;          /* sequence, and piece of its time */
+    size_t first, token;      /* the piece's first token, counted in the sequence and in all */
+    unsigned tokens;          /* of the piece */
+    size_t channel;           /* the block's first */
+    unsigned channels;        /* of the block */
+    unsigned quad, row, rows; /* moves channels quad .. quad + 3, tokens row, row + rows, ... */
+    unsigned count;           /* how many of the four there are: the last block has some to spare */
+    size_t moved;             /* where the first of them lies in an array (batch, len, d_inner) */
+    unsigned worker, part;    /* works on that channel, states part * states ... */
+    unsigned d_inner, d_state; /* as in the scan: 32 bits are multiplied faster than 64 */
+    bool whole;                /* 4 divides both: every quad begins at a multiple of 16 bytes */
 } FusedPlace;
 
-DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len, unsigned lanes)
+DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len,
+                              const FusedShape shape)
 {
     FusedPlace at;
-    at.channels = FUSED_THREADS / lanes;
+    at.channels = FUSED_THREADS / shape.lanes;
     size_t wide = (scan->d_inner - 1) / at.channels + 1, block = blockIdx.x / wide;
     at.channel = blockIdx.x % wide * at.channels;
     at.piece = block % pieces;
     at.b = block / pieces;
     at.first = at.piece * piece_len;
-    at.end = least_of(at.first + piece_len, scan->len);
-    at.mover = threadIdx.x % at.channels;
-    at.token = threadIdx.x / at.channels;
-    at.worker = threadIdx.x / lanes;
-    at.part = threadIdx.x % lanes;
+    at.token = at.b * scan->len + at.first;
+    at.tokens = (unsigned)(least_of(at.first + piece_len, scan->len) - at.first);
+    at.quad = threadIdx.x % (at.channels / 4) * 4;
+    at.row = threadIdx.x / (at.channels / 4);
+    at.rows = 4 * shape.lanes;
+    size_t d = at.channel + at.quad;
+    at.count = d < scan->d_inner ? (unsigned)least_of(scan->d_inner - d, 4) : 0;
+    at.moved = (at.token + at.row) * scan->d_inner + d;
+    at.worker = threadIdx.x / shape.lanes;
+    at.part = threadIdx.x % shape.lanes;
+    at.d_inner = (unsigned)scan->d_inner;
+    at.d_state = (unsigned)scan->d_state;
+    at.whole = shape.whole || (at.d_inner % 4 == 0 && at.d_state % 4 == 0);
     return at;
+}
+
+/* How many quads of a tile a thread moves: row, row + rows, ... */
+DEVICE int quads_of(const FusedShape shape)
+{
+    return (shape.tokens - 1) / (int)(4 * shape.lanes) + 1;
+}
+
+/* Whether token i of a tile is in it: some threads have nothing to move in a small one. */
+DEVICE bool in_tile(unsigned i, const FusedShape shape)
+{
+    return shape.whole || i < (unsigned)shape.tokens;
+}
+
+/* ==================================== Four floats at once ================================= */
+
+/* `count` floats, a multiple of four, from or to a multiple of 16 bytes: an instruction a quad. */
+DEVICE void quads_load(float *to, const float *from, const int count)
+{
+    UNROLL
+    for (int k = 0; k < count; k += 4) {
+        float4 quad = *(const float4 *)(const void *)(from + k);
+        to[k] = quad.x, to[k + 1] = quad.y, to[k + 2] = quad.z, to[k + 3] = quad.w;
+    }
+}
+
+DEVICE void quads_store(float *to, const float *from, const int count)
+{
+    UNROLL
+    for (int k = 0; k < count; k += 4)
+        *(float4 *)(void *)(to + k) = make_float4(from[k], from[k + 1], from[k + 2], from[k + 3]);
+}
+
+/* A quad on its way from global to shared memory: its first `count` floats, then zeros. `whole`: it
+   is there or it is not, and one copy of 16 bytes takes it. What is not copied is not looked at:
+   `from` may then point to nothing. */
+DEVICE void quad_fetch(float *shared, const float *from, unsigned count, bool whole)
+{
+    if (whole) {
+        __pipeline_memcpy_async(shared, from, 16, count > 0 ? 0 : 16);
+        return;
+    }
+    UNROLL
+    for (unsigned k = 0; k < 4; k++)
+        __pipeline_memcpy_async(shared + k, from + k, 4, k < count ? 0 : 4);
+}
+
+/* A quad of results to global memory, past the caches: no kernel reads it again soon. */
+DEVICE void quad_write(float *to, const float *quad, unsigned count, bool whole)
+{
+    if (whole) {
+#ifdef __CUDA_ARCH__
+        __stcs((float4 *)(void *)to, make_float4(quad[0], quad[1], quad[2], quad[3]));
+#else
+        quads_store(to, quad, 4);
+#endif
+        return;
+    }
+    UNROLL
+    for (unsigned k = 0; k < 4; k++)
+        if (k < count)
+            to[k] = quad[k];
+}
+
+/* This thread's quad of an array of d_inner numbers that may be left out: then 0. */
+DEVICE void quad_read(float *quad, const float *from, const FusedPlace *at)
+{
+    UNROLL
+    for (unsigned k = 0; k < 4; k++)
+        quad[k] = from != NULL && k < at->count ? from[at->channel + at->quad + k] : 0.0f;
 }
 
 /* ==================================== From global to shared memory ======================== */
 
-/* One float on its way from global to shared memory, or a 0. */
-DEVICE void float_fetch(float *shared, const float *global, bool inside)
+/* A tile (tokens, channels) of an array (batch, len, d_inner), `done` tokens after the piece's
+   first. What is not there is 0: channels from d_inner on, tokens after the piece. */
+DEVICE void rows_fetch(float *tile, const float *from, const FusedPlace *at, unsigned done,
+                       const FusedShape shape)
 {
-    __pipeline_memcpy_async(shared, global, sizeof(float), inside ? 0 : sizeof(float));
-}
-
-/* Rows of a token-major array (width d_inner) on their way into a tile, one channel a thread. */
-DEVICE void rows_fetch(float *tile, const float *from, const Scan *scan, const FusedPlace *at,
-                       size_t t, int tokens, unsigned lanes)
-{
-    size_t d = at->channel + at->mover;
-    for (unsigned i = at->token; i < (unsigned)tokens; i += lanes) {
-        bool inside = t + i < at->end && d < scan->d_inner;
-        size_t token = at->b * scan->len + t + i;
-        float_fetch(&tile[i * at->channels + at->mover],
-                    inside ? from + token * scan->d_inner + d : from, inside);
+    from += at->moved + (size_t)done * at->d_inner;
+    UNROLL
+    for (int k = 0; k < quads_of(shape); k++) {
+        unsigned i = at->row + (unsigned)k * at->rows;
+        if (in_tile(i, shape))
+            quad_fetch(tile + i * at->channels + at->quad, from,
+                       done + i < at->tokens ? at->count : 0, at->whole);
+        from += (size_t)at->rows * at->d_inner;
     }
 }
 
-/* And rows of B or C, which are d_state wide and lie one behind the other. */
-DEVICE void states_fetch(float *tile, const float *from, const Scan *scan, const FusedPlace *at,
-                         size_t t, int tokens, unsigned states)
+/* The same of B (batch, len, d_state), and of C if `both` are wanted, whose tile lies behind B's.
+   Rows of a tile have lanes * states numbers. */
+DEVICE void states_fetch(float *tile, const float *B, const float *C, const bool both,
+                         const FusedPlace *at, unsigned done, const FusedShape shape)
 {
-    size_t d_state = scan->d_state;
-    for (unsigned j = threadIdx.x; j < (unsigned)tokens * states; j += FUSED_THREADS) {
-        unsigned i = j / states, n = j % states;
-        bool inside = t + i < at->end && n < d_state;
-        size_t token = at->b * scan->len + t + i;
-        float_fetch(&tile[j], inside ? from + token * d_state + n : from, inside);
+    unsigned row = (unsigned)shape.states * shape.lanes / 4, quads = (unsigned)shape.tokens * row;
+    unsigned all = both ? 2 * quads : quads;
+    size_t first = (at->token + done) * at->d_state;
+    UNROLL
+    for (unsigned pass = 0; pass < (all - 1) / FUSED_THREADS + 1; pass++) {
+        unsigned j = threadIdx.x + pass * FUSED_THREADS, i = j % quads / row, n = j % row * 4;
+        unsigned count = n < at->d_state && done + i < at->tokens ? at->d_state - n : 0;
+        if (j < all)
+            quad_fetch(tile + 4 * j, (j < quads ? B : C) + first + (i * at->d_state + n), count,
+                       at->whole);
     }
 }
 
 /* ==================================== From and to registers =============================== */
 
-/* `states` floats from shared memory, four at a time. */
-DEVICE void states_load(float *to, const float *from, const int states)
-{
-    UNROLL
-    for (int k = 0; k < states; k += 4) {
-        float4 four = *(const float4 *)(const void *)(from + k);
-        to[k] = four.x, to[k + 1] = four.y, to[k + 2] = four.z, to[k + 3] = four.w;
-    }
-}
-
 /* This thread's states from or to an array (..., d_inner, d_state); row: of this channel. Those
    past d_state, and channels past d_inner, are 0 and stay it. */
-DEVICE void states_read(float *x, const float *from, size_t row, const Scan *scan,
-                        const FusedPlace *at, const int states)
+DEVICE void states_read(float *x, const float *from, size_t row, const FusedPlace *at,
+                        const FusedShape shape)
 {
-    bool inside = from != NULL && at->channel + at->worker < scan->d_inner;
+    unsigned n = at->part * (unsigned)shape.states;
+    bool inside = from != NULL && at->channel + at->worker < at->d_inner;
     UNROLL
-    for (int k = 0; k < states; k++) {
-        size_t n = at->part * (size_t)states + (size_t)k;
-        x[k] = inside && n < scan->d_state ? from[row * scan->d_state + n] : 0.0f;
-    }
+    for (unsigned k = 0; k < (unsigned)shape.states; k++)
+        x[k] = inside && n + k < at->d_state ? from[row * at->d_state + n + k] : 0.0f;
 }
 
-DEVICE void states_write(float *to, const float *x, size_t row, const Scan *scan,
-                         const FusedPlace *at, const int states)
+DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace *at,
+                         const FusedShape shape)
 {
-    size_t d_state = scan->d_state, n = at->part * (size_t)states;
-    if (to == NULL || at->channel + at->worker >= scan->d_inner)
+    unsigned n = at->part * (unsigned)shape.states;
+    if (to == NULL || at->channel + at->worker >= at->d_inner)
         return;
-    to += row * d_state + n;
-    if (d_state % 4 == 0 && n + (size_t)states <= d_state) {
-        UNROLL
-        for (int k = 0; k < states; k += 4)
-            *(float4 *)(void *)(to + k) = make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
-    } else {
-        UNROLL
-        for (int k = 0; k < states; k++)
-            if (n + (size_t)k < d_state)
-                to[k] = x[k];
-    }
+    to += row * at->d_state + n;
+    UNROLL
+    for (unsigned k = 0; k < (unsigned)shape.states; k += 4)
+        if (n + k < at->d_state)
+            quad_write(to + k, x + k, (unsigned)least_of(at->d_state - n - k, 4), at->whole);
 }
 
 #endif /* CH06_CUDA_TILES */

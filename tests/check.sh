@@ -84,8 +84,13 @@ ok() { # name status
             grep -q '__INCLUDE_LEVEL__ == 0' "$file" || continue
             nvcc -O3 -Xcompiler -O0 -t 0 -Werror all-warnings -gencode arch=compute_80,code=sm_80 \
                 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90 \
-                "$file" -o "$work/program"
-            ok "nvcc, sm_80, sm_90 and PTX: $file" $?
+                -Xptxas -v "$file" -o "$work/program" > "$work/nvcc" 2>&1
+            status=$?
+            [ $status = 0 ] || cat "$work/nvcc"
+            ok "nvcc, sm_80, sm_90 and PTX: $file" $status
+            # a register too few, and a kernel's states would go through memory at every token
+            ! grep -E '[1-9][0-9]* bytes spill' "$work/nvcc"
+            ok "no kernel spills registers: $file" $?
         done
     else
         echo "skipped: nvcc is not installed"

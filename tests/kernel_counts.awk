@@ -1,0 +1,84 @@
+# What cuobjdump says of chapter 6's kernels, as a table: first the output of `cuobjdump -res-usage`,
+# then that of `cuobjdump -sass`. Of each kernel the longest loop is taken, in the fused ones that of
+# a tile, and in it the longest way from its first instruction to its last that goes round nothing:
+# loops inside count once. Ways that copy 4 bytes at a time are left out: they are for sizes that 4
+# does not divide. "a state": instructions for a token and a state of a thread, where it is known how
+# many of them a loop works on.
+
+/^ Function /         { sub(/:$/, "", $2); about = plain($2) }
+/^ +REG:/             { sub(/REG:/, "", $1); registers[about] = $1 }
+/Function : /         { finish(); name = plain($3); count = 0 }
+/^ +\/\*[0-9a-f]+\*\/ / {
+    match($0, /\/\*[0-9a-f]+\*\//)
+    at = substr($0, RSTART + 2, RLENGTH - 4)
+    text = substr($0, RSTART + RLENGTH)
+    sub(/;.*/, "", text)
+    sub(/^ +/, "", text)
+    place[hex(at)] = count
+    said[count++] = text
+}
+END { finish() }
+
+function plain(mangled) { # _Z10fused_16x17ScanJob: a length, a name, the parameters
+    sub(/^_Z/, "", mangled)
+    match(mangled, /^[0-9]+/)
+    return substr(mangled, RLENGTH + 1, substr(mangled, 1, RLENGTH))
+}
+
+function hex(digits,   i, value) {
+    for (i = 1; i <= length(digits); i++)
+        value = 16 * value + index("0123456789abcdef", substr(digits, i, 1)) - 1
+    return value
+}
+
+function target(text) { # of a branch, or -1
+    if (text !~ /BRA/ || !match(text, /0x[0-9a-f]+ *$/)) return -1
+    sub(/.*0x/, "", text)
+    sub(/ +$/, "", text)
+    return (hex(text) in place) ? place[hex(text)] : -1
+}
+
+function class(text) {
+    sub(/^@!?U?P[0-9T]+ /, "", text)
+    if (text ~ /^MUFU/)                              return "special"
+    if (text ~ /^(FFMA|FMUL|FADD|FMNMX)/)            return "float"
+    if (text ~ /^(LDS|STS)/)                         return "shared"
+    if (text ~ /^SHFL/)                              return "shuffle"
+    if (text ~ /^(LDG|STG|LDL|STL|LD\.|ST\.)/)       return "global"
+    return "other"
+}
+
+function works_on(kernel) { # tokens times states of a thread, once round the loop
+    if (kernel ~ /16x1$/ || kernel ~ /8x2$/) return 128
+    if (kernel ~ /4x4$/)                     return 64
+    return 0
+}
+
+function finish(   i, to, low, high, n, states) {
+    if (name == "") return
+    high = low = -1
+    for (i = 0; i < count; i++) {
+        to = target(said[i])
+        if (to >= 0 && to < i && i - to > high - low) { low = to; high = i }
+    }
+    split("", way); split("", next_at); split("", n)
+    for (i = high; i >= low && low >= 0; i--) {
+        way[i] = (i == high)
+        to = target(said[i])
+        if (i < high && to > i && to <= high && way[to] > 0) { way[i] = way[to] + 1; next_at[i] = to }
+        if (i < high && said[i] !~ /^(BRA|EXIT)/ && way[i + 1] > 0 && way[i + 1] >= way[i]) { way[i] = way[i + 1] + 1; next_at[i] = i + 1 }
+        if (said[i] ~ /LDGSTS\.E \[/) way[i] = 0
+    }
+    for (i = low; low >= 0 && way[low] > 0; i = next_at[i]) {
+        n[class(said[i])]++
+        if (i == high) break
+    }
+    if (heading++ == 0)
+        printf "%-20s %9s %7s %7s %6s %6s %6s %7s %6s %8s\n", "kernel", "registers", "a loop", "special", "float", "shared", "global", "shuffle", "other", "a state"
+    if (low >= 0 && way[low] > 0 && name != "race_sum") {
+        states = works_on(name)
+        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["other"], (states > 0) ? sprintf("%.1f", way[low] / states) : "-"
+    }
+    split("", place)
+    name = ""
+}

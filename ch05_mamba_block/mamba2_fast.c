@@ -205,7 +205,8 @@ static void over_heads(float *y, float *x_last, const HeadScan *scan, SomeHeads 
 {
     head_scan_assert(scan);
     size_t group = scan->n_head / scan->n_group, sets = scan->batch * scan->n_group;
-    size_t parts = ((size_t)threads_most() + sets - 1) / sets; /* of a group, for all to have one */
+    size_t shares = sets > 0 ? sets : 1;
+    size_t parts = ((size_t)threads_most() + shares - 1) / shares; /* of a group: one for each */
     size_t together = smaller((group + parts - 1) / parts, HEADS_TOGETHER);
     parts = (group + together - 1) / together;
     PARALLEL_FOR(

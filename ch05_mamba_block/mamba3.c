@@ -118,6 +118,7 @@ size_t turn_state_floats(const TurnScan *scan)
     return scan->batch * scan->n_head * wide;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through */
 TurnState turn_state_place(float *memory, const TurnScan *scan)
 {
     size_t heads = scan->batch * scan->n_head;
@@ -158,6 +159,7 @@ static size_t turn_head_floats(const TurnScan *scan)
            scan->d_state;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through */
 static TurnHead turn_head_place(float *memory, const TurnScan *scan)
 {
     size_t len = scan->len, turns = len * scan->n_angle;
@@ -313,6 +315,7 @@ static size_t turn_back_floats(const TurnScan *scan)
            (scan->d_head + 1) * (scan->d_state + 1);
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through */
 static TurnBack turn_back_place(float *memory, const TurnScan *scan)
 {
     size_t len = scan->len;

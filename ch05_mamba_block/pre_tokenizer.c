@@ -198,9 +198,6 @@ typedef enum {
     CUT_BEHAVIORS
 } CutBehavior;
 
-static const char *const cut_behavior_name[CUT_BEHAVIORS] = {
-    "Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"};
-
 typedef struct {
     StageKind kind;
     CutBehavior behavior;
@@ -216,26 +213,6 @@ typedef struct {
     Stage stage[STAGES_MOST]; /* (count) */
     size_t count;
 } Stages;
-
-/* The regular expressions that are known, as published tokenizers write them. */
-static const struct {
-    const char *pattern;
-    StageKind kind;
-    size_t most;
-} known_pattern[] = {
-    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-     STAGE_GPT2, 0},
-    {"'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", STAGE_GPT2,
-     0},
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
-     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-     STAGE_LLAMA3, 3},
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
-     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-     STAGE_LLAMA3, 1},
-    {"\\p{N}{1,3}", STAGE_NUMBERS, 3},
-    {"\\p{N}", STAGE_NUMBERS, 1},
-    {"[0-9][0-9][0-9]", STAGE_THREE_DIGITS, 0}};
 
 /* The length of the stage's match that begins at `at`, or 0. */
 static size_t stage_match(const Stage *stage, const Piece *piece, size_t at)

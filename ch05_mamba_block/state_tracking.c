@@ -232,7 +232,7 @@ static void print_right(const char *what, const double right[TRACK_RANGES])
 /* The median and the worst of all seeds. */
 static void print_median(double right[][TRACK_RANGES], size_t seeds)
 {
-    double middle[TRACK_RANGES], worst[TRACK_RANGES], sorted[TRACK_SEEDS];
+    double middle[TRACK_RANGES], worst[TRACK_RANGES], sorted[TRACK_SEEDS] = {0};
     for (int range = 0; range < TRACK_RANGES; range++) {
         for (size_t i = 0; i < seeds; i++)
             sorted[i] = right[i][range];

@@ -125,6 +125,29 @@ static void parts_normalizer(TokenizerParts *parts)
 
 /* ---- "pre_tokenizer": what cuts a text, stage by stage ---- */
 
+static const char *const cut_behavior_name[CUT_BEHAVIORS] = {
+    "Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"};
+
+/* The regular expressions that are known, as published tokenizers write them. */
+static const struct {
+    const char *pattern;
+    StageKind kind;
+    size_t most;
+} known_pattern[] = {
+    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+     STAGE_GPT2, 0},
+    {"'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", STAGE_GPT2,
+     0},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     STAGE_LLAMA3, 3},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
+     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     STAGE_LLAMA3, 1},
+    {"\\p{N}{1,3}", STAGE_NUMBERS, 3},
+    {"\\p{N}", STAGE_NUMBERS, 1},
+    {"[0-9][0-9][0-9]", STAGE_THREE_DIGITS, 0}};
+
 /* An entry of "pre_tokenizer", whose fields may come in any order. */
 typedef struct {
     JsonText type;

@@ -5,6 +5,7 @@
 # the chapter's own. A line that changes nothing, or that does not compile, is an error in the list;
 # so is a list whose tests are red before anything is broken.
 #   sh tests/mutants/run.sh [chNN_STEM ...]
+# SHARE=1/3 takes every third line of each list, from the first on: three shares are all of them.
 # Nothing is optimised: to compile takes longer than to run, as the quick tests come first and the
 # first red one ends the run (first_red.c).
 set -u
@@ -63,6 +64,7 @@ time_tests() { # list
     rm -rf "$dir"
 }
 
+SHARE=${SHARE:-1/1}
 case ${1:-} in
 --one) one "$2" "$3" "$4" "$5" "$6"; exit 0 ;;
 --time) time_tests "$2"; exit 0 ;;
@@ -77,8 +79,10 @@ together="xargs -P $(getconf _NPROCESSORS_ONLN)"
 echo "$names" | $together -n 1 sh tests/mutants/run.sh --time > "$work/report"
 [ ! -s "$work/report" ] || { cat "$work/report"; exit 1; }
 for name in $names; do
-    awk -v name="$name" -v source=. '$1 == "@" { source = $2; next }
-        !/^#/ && NF { printf "%s%c%d%c%d%c%s%c%s%c", name, 0, ++n, 0, FNR, 0, source, 0, $0, 0 }' \
+    awk -v name="$name" -v source=. -v share="${SHARE%/*}" -v shares="${SHARE#*/}" '
+        $1 == "@" { source = $2; next }
+        !/^#/ && NF && ++n % shares == share % shares {
+            printf "%s%c%d%c%d%c%s%c%s%c", name, 0, n, 0, FNR, 0, source, 0, $0, 0 }' \
         "tests/mutants/$name.txt"
 done | $together -0 -n 5 sh tests/mutants/run.sh --one > "$work/report"
 grep -v '^noticed' "$work/report" | sort

@@ -419,7 +419,7 @@ static void ex5_16_with_lambda_1_and_no_turn_it_is_mamba_2(void **state)
     }
 }
 
-static void ex5_15_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
+static void ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator(void **state)
 {
     (void)state; /* data/oscillator.ssm: each step turns the state by 36 degrees, and leaves 0.9 */
     enum { LEN = 60 };
@@ -1007,7 +1007,7 @@ int main(void)
         cmocka_unit_test(ex5_16_both_rules_differ_by_the_cube_of_a_small_step),
         cmocka_unit_test(with_lambda_1_one_state_is_chapter_3_s_rule_of_mamba),
         cmocka_unit_test(ex5_16_with_lambda_1_and_no_turn_it_is_mamba_2),
-        cmocka_unit_test(ex5_15_a_head_of_two_states_is_chapter_2_s_oscillator),
+        cmocka_unit_test(ex5_16_a_head_of_two_states_is_chapter_2_s_oscillator),
         cmocka_unit_test(ex5_16_turned_axes_are_a_state_that_turns),
         cmocka_unit_test(pieces_and_single_steps_are_the_whole),
         cmocka_unit_test(no_tokens_leave_everything_as_it_was),

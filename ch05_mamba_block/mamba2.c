@@ -640,8 +640,9 @@ static double apart(const float *a, const float *b, size_t count)
 {
     double worst = 0.0, most = 0.0;
     for (size_t i = 0; i < count; i++) {
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
-        most = fmax(most, fabs((double)b[i]));
+        double gap = fabs((double)a[i] - (double)b[i]), size = fabs((double)b[i]);
+        worst = gap > worst ? gap : worst;
+        most = size > most ? size : most;
     }
     return most > 0.0 ? worst / most : worst;
 }

@@ -88,10 +88,11 @@ void gated_norm_backward(float *gated_grad, float *weight_grad, const float *out
 /* Chapter 5 made dt_rank numbers of u and from them a Delta for each channel: two projections.*/
 /* A head has one Delta, so it can afford to have it straight from in_proj.                    */
 
-/* Delta before the clamp. NaN stays NaN, there and in the clamp: nothing wrong is hidden. */
+/* Delta before the clamp. NaN stays NaN, there and in the clamp: nothing wrong is hidden. A vector of
+   one number, for vectors.h gives the same bits on every processor, which libm does not. */
 static float head_step_open(const float *raw, const float *bias, size_t i, size_t n_head)
 {
-    return softplus(raw[i] + bias[i % n_head]);
+    return lanes_softplus(lanes_all(raw[i] + bias[i % n_head]), exp_table())[0];
 }
 
 /* delta (tokens, n_head) = clamp(softplus(raw + bias), limit[0], limit[1]); bias is (n_head). */
@@ -114,7 +115,8 @@ static void head_steps_backward(float *raw_grad, float *bias_grad, const float *
     for (size_t i = 0; i < tokens * n_head; i++) {
         float step = head_step_open(raw, bias, i, n_head);
         bool held = step < (float)limit[0] || step > (float)limit[1];
-        raw_grad[i] = held ? 0.0f : delta_grad[i] * sigmoid(raw[i] + bias[i % n_head]);
+        float slope = lanes_sigmoid(lanes_all(raw[i] + bias[i % n_head]), exp_table())[0];
+        raw_grad[i] = held ? 0.0f : delta_grad[i] * slope;
     }
     bias_backward(bias_grad, raw_grad, tokens, n_head);
 }

@@ -89,7 +89,7 @@ void gated_norm_backward(float *gated_grad, float *weight_grad, const float *out
 /* A head has one Delta, so it can afford to have it straight from in_proj.                    */
 
 /* Delta before the clamp. NaN stays NaN, there and in the clamp: nothing wrong is hidden. It is a
-   vector of one number, for vectors.h gives the same bits on every processor, which libm does not. */
+   vector of one number: vectors.h gives the same bits on every processor, and libm does not. */
 static float head_step_open(const float *raw, const float *bias, size_t i, size_t n_head)
 {
     return lanes_softplus(lanes_all(raw[i] + bias[i % n_head]), exp_table())[0];

@@ -185,4 +185,23 @@ static inline int run_program_output(char *text, size_t room, const char *progra
     return run_and_read(text, room, program, words, "2>/dev/null");
 }
 
+/* Memory that reads as NaN until it is written, with a guard behind it; free when done. */
+static inline float *nan_filled(size_t count)
+{
+    float *values = (float *)malloc((count + 4) * sizeof *values);
+    assert_non_null(values);
+    for (size_t i = 0; i < count; i++)
+        values[i] = NAN;
+    for (size_t i = count; i < count + 4; i++)
+        values[i] = 12345.0f;
+    return values;
+}
+
+/* Nobody wrote behind its end. */
+static inline void assert_guarded(const float *values, size_t count)
+{
+    for (size_t i = count; i < count + 4; i++)
+        assert_true(values[i] == 12345.0f);
+}
+
 #endif

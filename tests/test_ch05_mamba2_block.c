@@ -6,15 +6,6 @@
 #include "golden.h"
 #include <unistd.h>
 
-/* Memory that reads as NaN until it is written. */
-static float *nan_filled(size_t count)
-{
-    float *values = NEW(float, count + 1);
-    for (size_t i = 0; i < count; i++)
-        values[i] = NAN;
-    return values;
-}
-
 static float *random_array(size_t count, Random *random)
 {
     float *values = NEW(float, count + 1);
@@ -526,8 +517,8 @@ static void every_gradient_is_the_slope_of_the_loss(void **state)
 
 static void ex5_14_the_norm_by_hand(void **state)
 {
-    (void)
-        state; /* (3, 4) has the root mean square sqrt(12.5), (6, 8) twice that: the same comes out */
+    (void)state;
+    /* (3, 4) has the root mean square sqrt(12.5), (6, 8) twice that: the same comes out */
     static const float gated[8] = {3, 4, 6, 8, 0, 0, 1, -1}, weight[4] = {1, 2, 1, 10};
     const float root = 3.5355339f;
     const float want[8] = {3 / root, 8 / root, 3 / root, 40 / root, 0, 0, 1, -10};

@@ -56,23 +56,6 @@ static void scan_free(TurnScan *scan)
         free((void *)(uintptr_t)*scan_array(scan, i));
 }
 
-/* Memory that reads as NaN until it is written, with a guard behind it. */
-static float *nan_filled(size_t count)
-{
-    float *values = NEW(float, count + 4);
-    for (size_t i = 0; i < count; i++)
-        values[i] = NAN;
-    for (size_t i = count; i < count + 4; i++)
-        values[i] = 12345.0f;
-    return values;
-}
-
-static void assert_guarded(const float *values, size_t count)
-{
-    for (size_t i = count; i < count + 4; i++)
-        assert_true(values[i] == 12345.0f);
-}
-
 static void grad_new(TurnGrad *grad, const TurnScan *scan)
 {
     for (int i = 0; i < N_ARRAYS; i++)

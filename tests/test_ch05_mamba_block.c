@@ -17,8 +17,8 @@ static void for_each_golden(const char *pattern, void (*check)(const Safetensors
     globfree(&found);
 }
 
-/* Memory that reads as NaN until it is written. */
-static float *nan_filled(size_t count)
+/* Memory that reads as NaN until it is written, and for a vector more. */
+static float *nan_padded(size_t count)
 {
     float *values = NEW(float, count + 16);
     for (size_t i = 0; i < count + 16; i++)
@@ -49,7 +49,7 @@ static void fast_products_are_the_clear_ones_at_any_size(void **state)
         Random random = random_from_seed((uint64_t)k);
         float *x = random_array(tokens * d_in, &random), *W = random_array(d_in * d_out, &random);
         float *bias = random_array(d_out, &random), *dy = random_array(tokens * d_out, &random);
-        float *want = nan_filled(tokens * d_out), *got = nan_filled(tokens * d_out);
+        float *want = nan_padded(tokens * d_out), *got = nan_padded(tokens * d_out);
         linear_forward(want, x, W, bias, tokens, d_in, d_out);
         linear_forward_fast(got, x, W, bias, tokens, d_in, d_out);
         assert_relmax(got, want, tokens * d_out, 2e-6); /* eps sqrt(terms) */
@@ -57,14 +57,14 @@ static void fast_products_are_the_clear_ones_at_any_size(void **state)
         linear_forward(want, x, W, NULL, tokens, d_in, d_out);
         linear_forward_fast(got, x, W, NULL, tokens, d_in, d_out);
         assert_relmax(got, want, tokens * d_out, 2e-6);
-        float *want_x = nan_filled(tokens * d_in), *got_x = nan_filled(tokens * d_in);
+        float *want_x = nan_padded(tokens * d_in), *got_x = nan_padded(tokens * d_in);
         for (int add = 0; add < 2; add++) {
             linear_backward_input(want_x, dy, W, add, tokens, d_in, d_out);
             linear_backward_input_fast(got_x, dy, W, add, tokens, d_in, d_out);
             assert_relmax(got_x, want_x, tokens * d_in, 2e-6);
             assert_true(isnan(got_x[tokens * d_in]));
         }
-        float *want_W = nan_filled(d_in * d_out), *got_W = nan_filled(d_in * d_out);
+        float *want_W = nan_padded(d_in * d_out), *got_W = nan_padded(d_in * d_out);
         linear_backward_weight(want_W, dy, x, tokens, d_in, d_out);
         linear_backward_weight_fast(got_W, dy, x, tokens, d_in, d_out);
         assert_relmax(got_W, want_W, d_in * d_out, 2e-6);
@@ -91,7 +91,7 @@ static void a_token_s_bits_do_not_depend_on_the_other_tokens(void **state)
     (void)state;
     Random random = random_from_seed(9);
     float *x = random_array(50 * 300, &random), *W = random_array(300 * 70, &random);
-    float *all = nan_filled(50 * 70), *some = nan_filled(50 * 70);
+    float *all = nan_padded(50 * 70), *some = nan_padded(50 * 70);
     linear_forward_fast(all, x, W, NULL, 50, 300, 70);
     linear_forward_fast(some, x + 7 * 300, W, NULL, FEW_TOKENS, 300, 70);
     assert_memory_equal(some, all + 7 * 70, FEW_TOKENS * 70 * sizeof(float));
@@ -138,9 +138,9 @@ static void products_are_fused_multiply_adds_in_order(void **state)
         Random random = random_from_seed(n);
         float *x = random_array(tokens * d_in, &random), *W = random_array(d_in * d_out, &random);
         float *dy = random_array(tokens * d_out, &random);
-        float *want = nan_filled(tokens * d_out), *got = nan_filled(tokens * d_out);
-        float *want_x = nan_filled(tokens * d_in), *got_x = nan_filled(tokens * d_in);
-        float *want_W = nan_filled(d_in * d_out), *got_W = nan_filled(d_in * d_out);
+        float *want = nan_padded(tokens * d_out), *got = nan_padded(tokens * d_out);
+        float *want_x = nan_padded(tokens * d_in), *got_x = nan_padded(tokens * d_in);
+        float *want_W = nan_padded(d_in * d_out), *got_W = nan_padded(d_in * d_out);
         threads_use((int)((n + 1) % 3) + 1);
         product_in_order(want, strided(x, d_in, 1), strided(W, 1, d_in), tokens, d_out, d_in,
                          false);
@@ -186,7 +186,7 @@ static void a_product_of_no_depth_is_zero(void **state)
 {
     (void)state;
     static const float zeros[33 * 5] = {0};
-    float *W = nan_filled(33 * 5);
+    float *W = nan_padded(33 * 5);
     linear_backward_weight_fast(W, zeros, zeros, 0, 33, 5);
     assert_memory_equal(W, zeros, sizeof zeros);
     assert_true(isnan(W[33 * 5]));
@@ -213,7 +213,7 @@ static void the_fast_convolution_is_the_clear_one(void **state)
         float *u = random_array(count, &random), *weight = random_array(d_inner * d_conv, &random);
         float *bias = random_array(d_inner, &random), *zeros = NEW(float, d_inner);
         float *past = random_array(batch * (d_conv - 1) * d_inner, &random);
-        float *want = nan_filled(count), *got = nan_filled(count);
+        float *want = nan_padded(count), *got = nan_padded(count);
         conv1d_forward(want, u, k & 1 ? past : NULL, zeros, weight, k & 2 ? bias : NULL, batch, len,
                        d_inner, d_conv);
         conv1d_forward_fast(got, u, k & 1 ? past : NULL, zeros, weight, k & 2 ? bias : NULL, batch,
@@ -233,8 +233,8 @@ static void the_fast_convolution_goes_back_as_the_clear_one(void **state)
         Random random = random_from_seed((uint64_t)(200 + k));
         float *u = random_array(count, &random), *weight = random_array(d_inner * d_conv, &random);
         float *dy = random_array(count, &random);
-        float *want[3] = {nan_filled(count), nan_filled(d_inner * d_conv), nan_filled(d_inner)};
-        float *got[3] = {nan_filled(count), nan_filled(d_inner * d_conv), nan_filled(d_inner)};
+        float *want[3] = {nan_padded(count), nan_padded(d_inner * d_conv), nan_padded(d_inner)};
+        float *got[3] = {nan_padded(count), nan_padded(d_inner * d_conv), nan_padded(d_inner)};
         conv1d_backward(want[0], want[1], want[2], dy, u, weight, batch, len, d_inner, d_conv);
         conv1d_backward_fast(got[0], got[1], got[2], dy, u, weight, batch, len, d_inner, d_conv);
         assert_all_near(got[0], want[0], count, 2e-6, 2e-6);
@@ -293,17 +293,17 @@ static Bench bench_new(const MambaConfig *config, size_t batch, size_t len, uint
     Bench bench;
     Random random = random_from_seed(seed);
     bench.block.config = *config;
-    bench.params = nan_filled(block_params_floats(config));
-    bench.grads = nan_filled(block_params_floats(config));
+    bench.params = nan_padded(block_params_floats(config));
+    bench.grads = nan_padded(block_params_floats(config));
     bench.block.params = block_params_place(bench.params, config);
     bench.grad = block_params_place(bench.grads, config);
-    bench.block.A = nan_filled(config->intermediate_size * config->state_size);
+    bench.block.A = nan_padded(config->intermediate_size * config->state_size);
     block_init(&bench.block.params, config, &random);
     block_refresh(&bench.block);
     bench.cache_memory =
-        nan_filled(block_cache_place(&bench.cache, NULL, &bench.block, batch, len, true));
+        nan_padded(block_cache_place(&bench.cache, NULL, &bench.block, batch, len, true));
     block_cache_place(&bench.cache, bench.cache_memory, &bench.block, batch, len, true);
-    bench.back_memory = nan_filled(block_back_place(&bench.back, NULL, &bench.cache, &bench.block));
+    bench.back_memory = nan_padded(block_back_place(&bench.back, NULL, &bench.cache, &bench.block));
     block_back_place(&bench.back, bench.back_memory, &bench.cache, &bench.block);
     return bench;
 }
@@ -360,7 +360,7 @@ static void check_mixer(const Safetensors *file)
     BlockCache *cache = &bench.cache;
     size_t d_inner = bench.block.config.intermediate_size, d_conv = bench.block.config.conv_kernel;
     size_t tokens = cache->batch * cache->len, d_model = bench.block.config.hidden_size;
-    float *input = golden_floats(NULL, file, "input"), *out = nan_filled(tokens * d_model);
+    float *input = golden_floats(NULL, file, "input"), *out = nan_padded(tokens * d_model);
     float *memory = NEW(float, block_state_floats(&bench.block.config, cache->batch));
     BlockState state = block_state_place(memory, &bench.block.config, cache->batch);
     memcpy(cache->normed, input, tokens * d_model * sizeof(float)); /* no norm in this file */
@@ -386,7 +386,7 @@ static void check_mixer(const Safetensors *file)
                             kept[(b * d_inner + d) * d_conv + j], 1e-5, 1e-5);
     /* what the fast scan does inside itself: Delta, and y before the gate */
     Scan scan = block_scan(cache, &bench.block, NULL);
-    float *wide = nan_filled(tokens * d_inner);
+    float *wide = nan_padded(tokens * d_inner);
     for (size_t i = 0; i < tokens * d_inner; i++)
         wide[i] = step_size(&scan, i / d_inner, i % d_inner);
     assert_golden(file, "delta", wide, 5e-6);
@@ -411,7 +411,7 @@ static void check_mixer_backward(const Safetensors *file)
     BlockBack *back = &bench.back;
     size_t d_inner = bench.block.config.intermediate_size, tokens = cache->batch * cache->len;
     size_t d_model = bench.block.config.hidden_size;
-    float *input = golden_floats(NULL, file, "input"), *out = nan_filled(tokens * d_model);
+    float *input = golden_floats(NULL, file, "input"), *out = nan_padded(tokens * d_model);
     float *out_grad = golden_floats(NULL, file, "g");
     memcpy(cache->normed, input, tokens * d_model * sizeof(float));
     mixer_forward(out, cache, NULL, &bench.block);
@@ -465,8 +465,8 @@ static void forward_in_pieces(float *out, const float *input, const MambaBlock *
     for (size_t start = 0; start < len; start += *pieces++) {
         BlockCache cache;
         float *part_in = NEW(float, batch *(*pieces) * d_model),
-              *part_out = nan_filled(batch * (*pieces) * d_model);
-        float *room = nan_filled(block_cache_place(&cache, NULL, block, batch, *pieces, false));
+              *part_out = nan_padded(batch * (*pieces) * d_model);
+        float *room = nan_padded(block_cache_place(&cache, NULL, block, batch, *pieces, false));
         block_cache_place(&cache, room, block, batch, *pieces, false);
         for (size_t b = 0; b < batch; b++)
             memcpy(part_in + b * *pieces * d_model, input + (b * len + start) * d_model,
@@ -491,10 +491,10 @@ static void pieces_and_steps_are_the_whole(void **state)
     MambaConfig config = odd_config();
     Bench bench = bench_new(&config, 2, 15, 3);
     Random random = random_from_seed(4);
-    float *input = random_array(2 * 15 * 11, &random), *whole = nan_filled(2 * 15 * 11);
+    float *input = random_array(2 * 15 * 11, &random), *whole = nan_padded(2 * 15 * 11);
     block_forward(whole, &bench.cache, NULL, input, &bench.block);
     for (int k = 0; k < 4; k++) {
-        float *out = nan_filled(2 * 15 * 11);
+        float *out = nan_padded(2 * 15 * 11);
         forward_in_pieces(out, input, &bench.block, 2, 15, cuts[k]);
         assert_relmax(out, whole, 2 * 15 * 11, 1e-6);
         free(out);
@@ -509,8 +509,8 @@ static void many_sequences_are_each_by_itself(void **state)
     MambaConfig config = odd_config();
     Bench both = bench_new(&config, 2, 8, 5), one = bench_new(&config, 1, 8, 5);
     Random random = random_from_seed(6);
-    float *input = random_array(2 * 8 * 11, &random), *out = nan_filled(2 * 8 * 11),
-          *alone = nan_filled(8 * 11);
+    float *input = random_array(2 * 8 * 11, &random), *out = nan_padded(2 * 8 * 11),
+          *alone = nan_padded(8 * 11);
     block_forward(out, &both.cache, NULL, input, &both.block);
     block_forward(alone, &one.cache, NULL, input + 8 * 11, &one.block);
     assert_memory_equal(alone, out + 8 * 11, 8 * 11 * sizeof(float));
@@ -523,7 +523,7 @@ static void many_sequences_are_each_by_itself(void **state)
 static double block_loss(Bench *bench, const float *input, const float *g)
 {
     size_t count = bench->cache.batch * bench->cache.len * bench->block.config.hidden_size;
-    float *out = nan_filled(count);
+    float *out = nan_padded(count);
     double loss = 0.0;
     block_refresh(&bench->block);
     block_forward(out, &bench->cache, NULL, input, &bench->block);
@@ -567,7 +567,7 @@ static void check_gradients_of(ModelKind kind)
     size_t count = 2 * 6 * 11;
     Random random = random_from_seed(8);
     float *input = random_array(count, &random), *g = random_array(count, &random);
-    float *out = nan_filled(count), *input_grad = nan_filled(count);
+    float *out = nan_padded(count), *input_grad = nan_padded(count);
     for (size_t i = 0; i < 33; i++) /* larger steps, so that Delta's ways can be felt */
         bench.block.params.tensor[DT_PROJ_BIAS][i] += 3.0f;
     block_shapes(shapes, &config);
@@ -603,7 +603,7 @@ static void the_norms_of_falcon_mamba_are_of_each_part_by_itself(void **state)
     config.kind = MODEL_FALCON_MAMBA;
     Bench bench = bench_new(&config, 2, 6, 7);
     Random random = random_from_seed(8);
-    float *input = random_array(2 * 6 * 11, &random), *out = nan_filled(2 * 6 * 11);
+    float *input = random_array(2 * 6 * 11, &random), *out = nan_padded(2 * 6 * 11);
     block_forward(out, &bench.cache, NULL, input, &bench.block);
     const float *part[3] = {bench.cache.dt_low, bench.cache.B, bench.cache.C};
     size_t width[3] = {config.time_step_rank, config.state_size, config.state_size}, first = 0;
@@ -796,13 +796,13 @@ static void ex5_5_fast_attention_and_its_steps_are_the_clear_one(void **state)
         Random random = random_from_seed((uint64_t)(20 + k));
         float *weights, *input = random_array(len * d_model, &random);
         Attention layer = random_attention(&weights, d_model, shapes[k][2], &random);
-        float *want = nan_filled(len * d_model), *got = nan_filled(len * d_model);
-        float *work = nan_filled(attention_floats(&layer, len));
+        float *want = nan_padded(len * d_model), *got = nan_padded(len * d_model);
+        float *work = nan_padded(attention_floats(&layer, len));
         attention_forward(want, work, input, &layer, len);
         attention_forward_fast(got, work, input, &layer, len);
         assert_relmax(got, want, len * d_model, 1e-5);
-        KeyValueCache cache = {nan_filled(len * d_model), nan_filled(len * d_model), 0};
-        float *room = nan_filled(2 * d_model + shapes[k][2] * (len + 1));
+        KeyValueCache cache = {nan_padded(len * d_model), nan_padded(len * d_model), 0};
+        float *room = nan_padded(2 * d_model + shapes[k][2] * (len + 1));
         for (size_t t = 0; t < len; t++)
             attention_step(got + t * d_model, &cache, room, input + t * d_model, &layer);
         assert_relmax(got, want, len * d_model, 1e-5);
@@ -1088,11 +1088,11 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
     MambaConfig config = config_default(96);
     size_t count = 2 * 50 * 96;
     Random random = random_from_seed(12);
-    float *input = random_array(count, &random), *first = nan_filled(count), *grads = NULL;
+    float *input = random_array(count, &random), *first = nan_padded(count), *grads = NULL;
     int most = omp_get_max_threads();
     for (int threads = 1; threads <= 4; threads++) {
         Bench bench = bench_new(&config, 2, 50, 13);
-        float *out = nan_filled(count), *input_grad = nan_filled(count);
+        float *out = nan_padded(count), *input_grad = nan_padded(count);
         omp_set_num_threads(threads);
         block_forward(out, &bench.cache, NULL, input, &bench.block);
         block_backward(&bench.grad, input_grad, &bench.back, input, &bench.cache, input,

@@ -535,7 +535,7 @@ static void a_safe_cut_changes_no_ids(void **state)
     for_each_tokenizer(check_safe_cuts);
 }
 
-/* Whether a tokenizer with these stages lets a text be cut before a space, and before a new line. */
+/* Whether a tokenizer with these stages lets a text be cut before a space, before a new line. */
 static void cuts_are(const char *pre_tokenizer, bool space, bool line)
 {
     Text json = {NULL, 0, 0};

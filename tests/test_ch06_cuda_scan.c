@@ -76,23 +76,6 @@ static void random_scan_free(RandomScan *made)
     free(made->x_start);
 }
 
-/* Memory that reads as NaN until it is written, with a guard behind it. */
-static float *nan_filled(size_t count)
-{
-    float *values = NEW(float, count + 4);
-    for (size_t i = 0; i < count; i++)
-        values[i] = NAN;
-    for (size_t i = count; i < count + 4; i++)
-        values[i] = 12345.0f;
-    return values;
-}
-
-static void assert_guarded(const float *values, size_t count)
-{
-    for (size_t i = count; i < count + 4; i++)
-        assert_true(values[i] == 12345.0f);
-}
-
 /* One kernel under every order of threads, or only the last: what `want` says to `tolerance`, and
    the same bits. */
 static void check_kernel(const Scan *scan, ScanKernel kernel, const float *want,

@@ -242,8 +242,8 @@ static void chapter_5c_forecasts_it_by_two_heads_of_mamba_2(void **state)
 
 static void chapter_5c_forecasts_it_inside_a_mamba_2_block(void **state)
 {
-    /* the same two heads; a gate of 1, an input of 0, C = 1, a norm whose epsilon outweighs all that
-       it sees; and out_proj adds up the heads */
+    /* the same two heads; a gate of 1, an input of 0, C = 1, a norm whose epsilon outweighs all it
+       sees; and out_proj adds up the heads */
     (void)state;
     enum { D_MODEL = 2, D_INNER = 4, HEADS = 2 };
     const float opens = 1.27846454f; /* silu(opens) = 1 */

@@ -16,6 +16,7 @@
    without a marker is an error, and so is a link to nothing. Exercises are checked too: see below.
 
        build/tests/test_lessons              check
+       build/tests/test_lessons ch02         check what begins so: a chapter, a lesson, a line of one
        build/tests/test_lessons --figures    draw every figure anew (--timings: all) */
 
 #include "../ch01_markov/tools.h"
@@ -877,8 +878,13 @@ int main(int argc, char **argv)
     count = collect(&claims, files, count, "ch[0-9]*/*.cu");
     count = collect(&claims, files, count, "ch[0-9]*/*.h");
     int result = 1;
-    if (argc > 1 && !figures)
-        fprintf(stderr, "usage: test_lessons [--figures [--timings]]\n");
+    char some[256];
+    if (argc > 1 && !figures) {
+        snprintf(some, sizeof some, "%s*", argv[1]);
+        cmocka_set_test_filter(some);
+    }
+    if (argc > 1 && !figures && argv[1][0] == '-')
+        fprintf(stderr, "usage: test_lessons [LESSON | --figures [--timings]]\n");
     else if (claims.count == 0)
         fprintf(stderr, "error: there is no lesson here: run this from the root of the course\n");
     else

@@ -97,7 +97,7 @@ static bool regular_open(int *descriptor, size_t *len, const char *path, Error *
 /* The whole text of a regular file, with a 0 byte after it; free it when done. */
 bool json_file_read(char **text, size_t *len, const char *path, Error *error)
 {
-    int descriptor;
+    int descriptor = -1;
     size_t size;
     if (!regular_open(&descriptor, &size, path, error))
         return false;

@@ -667,7 +667,7 @@ bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const c
 /* The whole file in memory; an empty one, which cannot be mapped, as NULL. */
 static bool safetensors_map(void **map, size_t *len, const char *path, Error *error)
 {
-    int descriptor;
+    int descriptor = -1;
     if (!regular_open(&descriptor, len, path, error))
         return false;
     bool ok = true;

@@ -119,7 +119,7 @@ typedef struct {
 } Sample;
 
 static const Sample samples[] = {
-    {"a wrong answer", "sum = x[0];", "toy_mean(x, 3) is 0.33333333333333331, expected 3"},
+    {"a wrong answer", "sum = x[0];", "toy_mean(x, 3) is 0.333333, expected 3"},
     {"nothing at all", "", "FAIL"},
     {"a stub", "EXERCISE_TODO(\"1.2\");", "todo"},
     {"NaN", "sum = 0.0 / 0.0;", "is -nan, expected 3"},

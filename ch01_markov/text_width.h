@@ -1,7 +1,6 @@
 /* How wide a text is: columns of a terminal, not bytes.
 
-   HOLDS   the characters of UTF-8 and their widths; texts padded to a width, and cut at one; numbers
-           for tables, four digits of each
+   HOLDS   the characters of UTF-8 and their widths; texts padded to a width, and cut at one
    FOR     the tables and pictures of every chapter, in the terminal and as SVG */
 
 #ifndef COURSE_TEXT_WIDTH

@@ -45,7 +45,7 @@ static bool text_is_utf8(const char *text, size_t len, const char *path, Error *
 }
 
 /* Makes a text plain, in place: UTF-8 without a byte order mark, and a '\n' at the end of each
-   line, be it LF, CR LF or CR. `text` (*len bytes and a 0) may shrink. Fails if it is no UTF-8 text. */
+   line, be it LF, CR LF or CR. `text` (*len bytes and a 0) may shrink. Fails if it is no UTF-8. */
 bool text_make_plain(char *text, size_t *len, const char *path, Error *error)
 {
     if (!text_has_no_zeros(text, *len, path, error) || !text_is_utf8(text, *len, path, error))
@@ -103,8 +103,8 @@ static bool line_has_cut(const char *line, const char *end, char cut)
 }
 
 /* What the cells of a text are cut at: the one of ; , tab and | that the most lines have, or a
-   comma if it is none of half of them. Of two that are in equally many a semicolon comes first: where it
-   cuts, commas are in the numbers. */
+   comma if it is none of half of them. Of two that are in equally many a semicolon comes first:
+   where it cuts, commas are in the numbers. */
 static char table_cut(const char *text)
 {
     static const char cuts[] = {';', ',', '\t', '|'};

@@ -792,8 +792,8 @@ static bool study_fit(Chain *chain, const char *path, Error *error)
         return false;
     bool ok = chain_fit(&fit, &counts, error);
     if (ok) {
-        printf("A chain fitted to %s\n", path);
-        print_record(counts.days, counts.gaps);
+        printf("A chain fitted to %s\n", path_shown(path));
+        print_record(counts.days, counts.gaps, counts.title);
         print_fitted(counts.name, counts.count, fit.chain.P, fit.std_error, counts.n_state);
         print_informative(fit.G2, fit.freedom, fit.p_value);
         free(fit.std_error);
@@ -812,7 +812,7 @@ static bool study_open(Study *study, const ChainOptions *options, Error *error)
     } else if (options->chain) {
         if (!chain_read(&study->chain, options->chain, error))
             return false;
-        printf("The chain of %s\n\n", options->chain);
+        printf("The chain of %s\n\n", path_shown(options->chain));
     } else {
         study->chain = chain_weather();
         puts("The weather as a Markov chain\n");

@@ -561,6 +561,9 @@ static void inputs_are_read_with_and_without_times_and_titles(void **state)
     assert_true(signal_from_text(&u, "1,2\n3,4\n5,6\n", 2, &error));
     assert_true(u.len == 3 && u.time[2] == 2 && u.value[4] == 5);
     signal_free(&u);
+    assert_true(signal_from_text(&u, "\xEF\xBB\xBFt;u\r1700;0,5\r1701;-1,25\r", 1, &error));
+    assert_true(u.len == 2 && u.time[1] == 1701 && u.value[1] == -1.25);
+    signal_free(&u);
 }
 
 static void bad_inputs_are_refused(void **state)
@@ -576,6 +579,9 @@ static void bad_inputs_are_refused(void **state)
         {"1\n2x\n", "u.csv:2: column 1: '2x' is not a number"},
         {"1\nnan\n", "u.csv:2: column 1: 'nan' is not a finite number"},
         {"nan\n1\n", "u.csv:1: column 1: 'nan' is not a finite number"},
+        {"1e400\n1\n", "u.csv:1: column 1: '1e400' is not a finite number"},
+        {"t,1x\n1,2\n", "u.csv:1: column 1: 't' is not a number"},
+        {"t,u\n1,NA\n", "u.csv:2: column 2: 'NA' is not a number"},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Signal u;

@@ -18,9 +18,9 @@
 #include "words.c" /* path_in */
 
 /* ================================== Files of a folder ====================================== */
-/* A link in a folder may lead to what is in the folder. And in Hugging Face's cache a folder is    */
-/* nothing but links: snapshots/REVISION/config.json leads to blobs/HASH, beside snapshots. Where   */
-/* else a link leads is nothing that a stranger's folder may have read.                             */
+/* A link in a folder may lead to what is in the folder. And in Hugging Face's cache a folder is
+   nothing but links: snapshots/REVISION/config.json leads to blobs/HASH, beside snapshots. Where
+   else a link leads is nothing that a stranger's folder may have read. */
 
 bool path_exists(const char *dir, const char *name)
 {
@@ -230,7 +230,7 @@ static const Safetensors *shards_file(const Shards *shards, const char *name)
     return &shards->file[i];
 }
 
-/* Finds a tensor in any of the files; it must be there with this shape, as F32, F16, BF16 or F64. */
+/* Finds a tensor in any of the files; it must be there with this shape, of a type that is run. */
 static bool shards_expect(const Tensor **tensor, const Shards *shards, const char *name,
                           size_t rank, const size_t *shape, Error *error)
 {
@@ -495,7 +495,7 @@ static bool folder_find_layers(ModelFolder *folder, Error *error)
     return true;
 }
 
-/* What the files hold besides, if anything: layers that config.json does not count, for instance. */
+/* What the files hold besides, if anything: layers that config.json does not count, say. */
 static void folder_note_unused(ModelFolder *folder)
 {
     size_t tensors = 0;

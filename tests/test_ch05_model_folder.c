@@ -1,5 +1,5 @@
-/* The folder of a pretrained model, as people have it: what must run, and run as it is meant, and what
-   must be refused with a sentence. What Transformers makes of the same: tests/peers.py. */
+/* The folder of a pretrained model, as people have it: what must run, and run as it is meant, and
+   what must be refused with a sentence. What Transformers makes of the same: tests/peers.py. */
 
 #include "../ch05_mamba_block/measure_pretrained.c"
 #include "golden.h"
@@ -336,8 +336,7 @@ static void generation_json_is_checked(void **state)
     text_free(&many);
 }
 
-/* A folder whose generation_config.json is not for it to leave alone: it goes before config.json, as
-   a whole. */
+/* It goes before config.json, and as a whole. */
 static void generation_json_goes_before_config_json(void **state)
 {
     MambaConfig config = config_default(16);
@@ -590,7 +589,7 @@ static void vectors_are_looked_at_when_the_folder_is_opened(void **state)
     }
 }
 
-/* Whatever is wanted of the model: words, logits, the surprise at a text, drawn or not, in 8 bits. */
+/* Whatever is wanted of it: words, logits, the surprise at a text, drawn or not, in 8 bits. */
 static void logits_that_are_no_numbers_end_the_program(void **state)
 {
     static const char *const ways[] = {

@@ -11,13 +11,25 @@
 
 #ifdef __CUDACC__
 #include <cuda_pipeline.h>
+#include <mma.h>
 #define KERNEL(kernel, Job)
 #define LAUNCH(kernel, grid, block, shared, job) kernel<<<(grid), (block), (shared)>>>(job)
 #define DYNAMIC_SHARED(type, name)               extern __shared__ __align__(16) type name[]
 #define UNROLL                                   _Pragma("unroll")
 #define USED_UP(memory, size)                    ((void)0) /* on the CPU: unwritten again */
+/* A warp's parts of a product on tensor cores, 16 x 8 times 8 x 16 in TF32 */
+#define TF32_FACTOR(use, order)                                                                    \
+    nvcuda::wmma::fragment<nvcuda::wmma::use, 16, 16, 8, nvcuda::wmma::precision::tf32,            \
+                           nvcuda::wmma::order>
+typedef TF32_FACTOR(matrix_a, row_major) LeftRows;
+typedef TF32_FACTOR(matrix_a, col_major) LeftColumns;
+typedef TF32_FACTOR(matrix_b, row_major) RightRows;
+typedef TF32_FACTOR(matrix_b, col_major) RightColumns;
+typedef nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 8, float> SumFragment;
+using namespace nvcuda::wmma; /* load_matrix_sync, mma_sync, store_matrix_sync, __float_to_tf32 */
 #else
 #include "cuda_runtime_on_cpu.h"
+#include "cuda_wmma_on_cpu.h"
 #define UNROLL
 #endif
 #define DEVICE      static __device__ __forceinline__

@@ -549,7 +549,7 @@ static bool agree_step(const HeadScan *scan, const Show *show, Error *error)
     for (size_t i = 0; i < count; i++)
         share = fmax(share, fabs((double)first[i] - (double)want[i]) / (double)terms[i]);
     if (ok)
-        printf("  %7zu %19.6f %22.0f %% %11s\n", scan->d_state, difference_of(first, want, count),
+        printf("  %7zu %18.6f %18.0f %% %11s\n", scan->d_state, difference_of(first, want, count),
                100.0 * share / TF32_MISS, same ? "yes" : "no");
     free(want);
     return ok;
@@ -558,10 +558,14 @@ static bool agree_step(const HeadScan *scan, const Show *show, Error *error)
 static bool demo_agree(const Show *show, Error *error)
 {
     bool ok = true;
-    puts("Mamba-2's scan by products in TF32, against chapter 5c's recurrence: 2 sequences of 150\n"
-         "tokens, 3 heads of 64 channels. In the last column: the same bits for threads that run\n"
-         "in order, backwards, or shuffled\n\n"
-         "  d_state   of the largest y   of what may be missed   same bits");
+    puts("Mamba-2's scan by products in TF32, 2 sequences of 150 tokens, 3 heads of 64 channels: "
+         "how\n"
+         "far y is from chapter 5c's recurrence, as a share of the largest y, and at the worst "
+         "place\n"
+         "as a share of what rounding allows there; and the same bits for threads that run in "
+         "order,\n"
+         "backwards, or shuffled?\n\n"
+         "  d_state   of the largest y   of what is allowed   same bits");
     for (size_t d_state = 16; ok && d_state <= 128; d_state *= d_state == 16 ? 4 : 2) {
         DemoHeads made = demo_heads_new(2, 150, 3, 64, 1, d_state);
         ok = agree_step(&made.scan, show, error);

@@ -1,7 +1,8 @@
 /* The host's side of chapter 6: what a program needs around its kernels, whatever they compute.
 
    HOLDS   CUDA by its compiler or by cuda_on_cpu.h, under the same names; the first device; arrays
-           in its memory and copies there and back; the start of a kernel; the order of threads
+           in its memory and copies there and back; the start of a kernel; the order of threads; what
+           a program says of all this
    FOR     cuda_scan.cu and what is built on it. Knows no kernel and no scan. */
 
 #ifndef CH06_CUDA_HOST
@@ -178,5 +179,31 @@ int orders(void)
     return 1;
 #endif
 }
+
+/* ==================================== What a program says of it =========================== */
+
+/* --device: what runs the kernels. A CPU that plays GPU is not one. */
+bool device_say(Error *error)
+{
+    CudaDevice device;
+    if (!cuda_device_open(&device, error))
+        return false;
+    printf("%s, %zu processors\n", device.name, device.processors);
+#ifdef CUDA_ON_CPU
+    return fail(error, "this program was built without nvcc");
+#else
+    return true;
+#endif
+}
+
+#ifdef CUDA_ON_CPU
+#define BUILT_FOR                                                                                  \
+    "This program was built without nvcc: a CPU runs the kernels, thread by thread. With the "     \
+    "CUDA toolkit, `make` builds build/cuda/ch06_cuda_scan besides, for a GPU."
+#else
+#define BUILT_FOR                                                                                  \
+    "This program was built with nvcc, for a GPU. build/ch06_cuda_scan runs the same kernels on "  \
+    "the CPU."
+#endif
 
 #endif /* CH06_CUDA_HOST */

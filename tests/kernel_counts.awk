@@ -54,7 +54,8 @@ function class(text) {
 
 function works_on(kernel) { # tokens times states of a thread, once round the loop
     if (kernel ~ /16x1$/ || kernel ~ /8x2$/) return 128
-    if (kernel ~ /4x4$/)                     return 64
+    if (kernel ~ /(4x4|d_16x4|d_16x8)$/)     return 64
+    if (kernel ~ /8xn$/)                     return 32
     if (kernel ~ /^dual_[so]/)               return 64 * 64 * 128 / 128
     return 0
 }

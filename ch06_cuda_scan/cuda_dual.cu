@@ -1,7 +1,7 @@
 /* Chapter 6a. Mamba-2 on tensor cores
 
-   QUESTION   A GPU has units that do nothing but multiply matrices, several times as fast as all its
-              others. The kernels of cuda_scan.cu cannot use them. What can?
+   QUESTION   A GPU has units that do nothing but multiply matrices, and that several times as fast
+              as all the others. The kernels of cuda_scan.cu cannot use them. What can?
    NEW        Chapter 5c's chunks as three kernels: where each chunk ends, from chunk to chunk, and
               what is read. All long sums are products of matrices, made by wmma in TF32: factors
               with 10 bits behind the point, sums in float.

@@ -1,6 +1,6 @@
 /* The losses of a training run as a chart.
 
-   HOLDS   what was lost on what is learnt from, averaged over stretches of steps, and on what is not
+   HOLDS   the loss on what is learnt from, averaged over stretches of steps, and on what is not
    FOR     language_model.c --train */
 
 #ifndef CH05_CURVE

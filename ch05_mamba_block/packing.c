@@ -40,9 +40,9 @@ typedef struct {
     const float *weight, *bias, *zeros; /* (d_inner, 1, d_conv), (d_inner) or NULL, (d_inner) */
 } Conv;
 
-/* out = conv1d(u). What was before a text's first token is its own row of `past` (texts, d_conv - 1,
-   d_inner), which becomes what is to be known of it afterwards; with NULL there was nothing, and
-   above all not the text before it. */
+/* out = conv1d(u). What was before a text's first token is its own row of `past` (texts,
+   d_conv - 1, d_inner), which becomes what is to be known of it afterwards; with NULL there was
+   nothing, and above all not the text before it. */
 void conv1d_texts(float *out, float *past, const float *u, const Conv *conv, const Packed *texts)
 {
     size_t d_inner = conv->d_inner, d_conv = conv->d_conv, count = texts ? texts->count : 1;
@@ -88,9 +88,9 @@ void conv1d_texts_backward(float *u_grad, float *weight_grad, float *bias_grad,
 }
 
 /* ======================================== The scan ========================================= */
-/* To begin with nothing is to have A_bar = 0 at a text's first token: a pair (0, b) of chapter 4, */
-/* which joins with any other. (Not Delta = 0: that would keep what was there, and leave out what */
-/* the token writes.) Here no factor is set; a text's scan begins with an empty state.            */
+/* To begin with nothing is to have A_bar = 0 at a text's first token: a pair (0, b) of chapter   */
+/* 4, which joins with any other. (Not Delta = 0: that would keep what was there, and leave out   */
+/* what the token writes.) Here no factor is set; a text's scan begins with an empty state.       */
 
 /* Text i as a scan of its own, with its own row of x_start (texts, d_inner, d_state). */
 static Scan scan_of_text(const Scan *scan, const Packed *texts, size_t i)
@@ -117,8 +117,8 @@ void scan_texts(float *y, float *x_last, const Scan *scan, const Packed *texts)
 }
 
 /* Its gradients (all but that of x_start), as selective_scan_backward has them. `work` is that of
-   the whole scan; `one` has room for a text's own gradients of A, D and the bias, d_inner (d_state +
-   2): they add up, in the order of texts. scan->checkpoint is room for one text's at a time. */
+   the whole scan; `one` has room for a text's own gradients of A, D and the bias, d_inner
+   (d_state + 2): they add up, in the order of texts. scan->checkpoint is room for one text's. */
 void scan_texts_backward(const ScanGrad *grad, const float *y_grad, const Scan *scan, float *work,
                          const Packed *texts, float *one)
 {

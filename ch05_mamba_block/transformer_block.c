@@ -103,8 +103,8 @@ size_t transformer_cache_place(TransformerCache *cache, float *memory, const Mam
 
 /* ======================================== Attention ======================================== */
 
-/* x (batch, len, d_model) with every pair (i, i + half) of every head turned by its place: forth, or
-   back, which is the way of a gradient too. */
+/* x (batch, len, d_model) with every pair (i, i + half) of every head turned by its place: forth,
+   or back, which is the way of a gradient too. */
 static void turn_by_place(float *x, const TransformerCache *cache, const MambaConfig *config,
                           bool back)
 {
@@ -210,7 +210,7 @@ static void attention_mix_backward(const TransformerCache *back, const Transform
 /* ==================================== Forwards and back ==================================== */
 
 /* out (batch, len, d_model) = input + mixer(norm(input)), as chapter 5's block_forward; the
-   sequences begin with nothing. out may be input, unless the cache is kept for the backward pass. */
+   sequences begin with nothing. out may be input, unless the cache is kept for the way back. */
 void transformer_block_forward(float *out, const TransformerCache *cache, const float *input,
                                const MambaBlock *block)
 {

@@ -1,5 +1,5 @@
-/* Texts of different lengths in one row: held against the same texts one by one, forwards, backwards
-   and in training; and the clear scan with A_bar set to 0 where a text begins. */
+/* Texts of different lengths in one row: held against the same texts one by one, forwards,
+   backwards and in training; and the clear scan with A_bar 0 where a text begins. */
 
 #include "../ch05_mamba_block/language_model.c"
 #include "check.h"
@@ -41,8 +41,8 @@ static void small_texts(int32_t *ids, int32_t *targets, uint64_t seed)
         }
 }
 
-/* Workspace full of NaN, so that nothing can be read that was not written; what is laid out once and
-   for all is laid out again. */
+/* Workspace full of NaN, so that nothing can be read that was not written; what is laid out once
+   and for all is laid out again. */
 static ModelWork nan_work(const Model *model, size_t batch, size_t len, bool back)
 {
     ModelWork work = model_work_new(model, batch, len, back);

@@ -4,7 +4,7 @@
 #include "../ch05_mamba_block/attention.c"
 #include "check.h"
 
-/* A stack of 32 channels with two heads, its weights random beyond what model_init makes of them. */
+/* A stack of 32 channels with two heads, as model_init makes it. */
 static Model stack_model(const char *stack, uint64_t seed)
 {
     MambaConfig config = config_default(32);

@@ -74,8 +74,8 @@ DEVICE DualPlace dual_place(const DualJob *job)
 /* at the first 10 bits behind the point, and it does not round by itself.                        */
 
 /* rows x columns (SIDE at most, columns a multiple of 4) of an array whose rows lie `row` floats
-   apart, row i times factor[i]; factor NULL: times 1. A thread moves 4 columns of every 8th row, and
-   asks for four rows before it waits for the first. */
+   apart, row i times factor[i]; factor NULL: times 1. A thread moves 4 columns of every 8th row,
+   and asks for four rows before it waits for the first. */
 DEVICE void tile_fill(float *tile, const float *from, size_t row, unsigned rows, unsigned columns,
                       const float *factor)
 {
@@ -251,8 +251,8 @@ DEVICE float product_to(const float *run, unsigned t)
     return t < SIDE / 2 ? run[t] : run[SIDE / 2 - 1] * run[t];
 }
 
-/* (C B^T)^T becomes M^T, in place: row j, column i is what is read at token i of what token j wrote.
-   L_ij = a_i ... a_{j+1} of it is left. A thread goes up half a column, a factor a row. */
+/* (C B^T)^T becomes M^T, in place: row j, column i is what token i reads of what token j wrote, of
+   which L_ij = a_i ... a_{j+1} is left. A thread goes up half a column, a factor a row. */
 DEVICE void mask_decays(float *tile, const float *a, const float *run)
 {
     unsigned i = threadIdx.x % SIDE, half = threadIdx.x / SIDE * (SIDE / 2);
@@ -302,8 +302,8 @@ __global__ void __launch_bounds__(DUAL_THREADS, 4) dual_states(DualJob job)
 KERNEL(dual_states, DualJob)
 
 /* ==================================== 2. From chunk to chunk ============================== */
-/* As kernel 6's scan_carry: where a chunk ends, from 0, becomes where it begins. A thread has four */
-/* neighbouring states.                                                                           */
+/* As kernel 6's scan_carry: where a chunk ends, from 0, becomes where it begins. A thread has */
+/* four neighbouring states.                                                                   */
 
 __global__ void dual_carry(DualJob job)
 {
@@ -500,9 +500,9 @@ DemoHeads demo_heads_new(size_t batch, size_t len, size_t n_head, size_t d_head,
     return made;
 }
 
-/* Every y is a sum of terms, and on the way to each term four numbers are rounded to TF32, to within
-   2^-11 of themselves: C, B, L C B and v, or v, B, x and C. So y misses by this much of the sum of
-   its |terms| at most; the last one is for float's own rounding. */
+/* Every y is a sum of terms, and on the way to each term four numbers are rounded to TF32, to
+   within 2^-11 of themselves: C, B, L C B and v, or v, B, x and C. So y misses by this much of the
+   sum of its |terms| at most; 4e-5 is for float's own rounding. */
 #define TF32_MISS (4.0 / 2048.0 + 4e-5)
 
 /* The sum of |terms|, for each y and each last state (last may be NULL): the same scan of |u|, |B|,

@@ -1,8 +1,8 @@
 /* The host's side of chapter 6: what a program needs around its kernels, whatever they compute.
 
    HOLDS   CUDA by its compiler or by cuda_on_cpu.h, under the same names; the first device; arrays
-           in its memory and copies there and back; the start of a kernel; the order of threads; what
-           a program says of all this
+           in its memory and copies there and back; the start of a kernel; the order of threads;
+           what a program says of all this
    FOR     cuda_scan.cu and what is built on it. Knows no kernel and no scan. */
 
 #ifndef CH06_CUDA_HOST

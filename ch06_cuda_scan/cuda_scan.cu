@@ -845,7 +845,7 @@ unsigned scan_stretch(const Scan *scan)
     return scan_whole(scan) ? 16 : 4;
 }
 
-/* The lanes that 16 states each are compiled for, if 4 divides the sizes: up to 128 states; else 0. */
+/* Lanes of 16 states each, if 4 divides the sizes and there are 17 to 128 states; else 0. */
 unsigned lanes_of_16(const Scan *scan)
 {
     bool quads = scan->d_inner % 4 == 0 && scan->d_state % 4 == 0;

@@ -265,7 +265,7 @@ static void the_thread_comes_to_three_digits(void **state)
     }
 }
 
-/* ---- what cannot be --------------------------------------------------------------------------- */
+/* ---- what cannot be ------------------------------------------------------------------------ */
 
 static void what_the_kernels_do_not_take_is_named(void **state)
 {
@@ -350,7 +350,7 @@ static void wrong_options_are_named(void **state)
     }
 }
 
-/* ---- tensor cores, on the CPU ------------------------------------------------------------------ */
+/* ---- tensor cores, on the CPU --------------------------------------------------------------- */
 
 static void tf32_has_ten_bits_and_rounds_to_the_nearest(void **state)
 {

@@ -598,11 +598,12 @@ static void moodle_csv(const Class *class, const Grading *grading, double points
     text_say(&out, "Identifier,Full name,Grade,Maximum grade,Last modified (grade)\n");
     for (int i = 0; i < class->count; i++) {
         const Entry *entry = &class->entry[i];
-        int participant = 0;
+        int participant = 0, end = 0;
         if (entry->state == NOT_GRADED)
             continue;
         size_t name = strcspn(entry->name, "_");
-        if (sscanf(entry->name + name, "_%d_assignsubmission", &participant) == 1)
+        sscanf(entry->name + name, "_%d_assignsubmission%n", &participant, &end);
+        if (end > 0)
             text_say(&out, "Participant %d", participant);
         char *full = strndup(entry->name, name);
         text_say(&out, ",");

@@ -95,7 +95,7 @@ static int name_distance(const char *name, const char *want)
     const char *at = name + stem, *end = name + len - tail;
     int distance = at < end ? 2 : 1;
     while (at < end) {
-        size_t word = strspn(at, " ()_-0123456789");
+        size_t word = strspn(at, " ()[]_-0123456789");
         for (size_t i = 0; word == 0 && i < sizeof copies / sizeof *copies; i++)
             if (same_letters(at, copies[i], strlen(copies[i])))
                 word = strlen(copies[i]);
@@ -474,7 +474,7 @@ static bool file_compiles(Text *message, Grading *grading, const char *file, con
 {
     char *path = join(grading->work, file), *words;
     write_work(path, text);
-    if (asprintf(&words, "-fsyntax-only -x c %s", file) < 0)
+    if (asprintf(&words, "-x c -c %s -o build/salvaged.o", file) < 0)
         die("out of memory");
     bool ok = compile(message, grading, words);
     free(path);

@@ -21,7 +21,7 @@ DEMOS    := $(filter-out $(BENCHES),$(PROGRAMS))
 CHAPTERS := 01 02 03 04 05 06
 
 # The tests that run longest come first, so that no processor waits for them at the end.
-LONG     := lessons classroom ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
+LONG     := lessons classroom cage ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
 NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TESTS    := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(NAMES),$(LONG)) $(filter-out $(LONG),$(NAMES)))
 
@@ -116,7 +116,7 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/flags $(BUILD)/cmocka.flags
 	@echo 'building $@'
 	@$(COMPILE) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
 
-$(BUILD)/tests/test_classroom: $(BUILD)/grade
+$(BUILD)/tests/test_classroom $(BUILD)/tests/test_cage: $(BUILD)/grade
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
 

@@ -64,6 +64,10 @@ static const Forger forgers[] = {
     {"numbers of its own", "#define printf(...) puts(\"0.25\")\n/* tolerance 1e9 */", "sum = 9;",
      "pass", 0},
     {"a number for all", "", "printf(\"nan\\n\"); fflush(stdout); sum = 9;", "pass", 3},
+    {"the build of another exercise", "",
+     "char *const found[] = {(char *)\"build/alone\", (char *)\"ex1_2_other_numbers\", NULL};\n"
+     "execv(found[0], found);\nexecv(\"build/alone\", found); sum = 9;",
+     "pass", 1}, /* its 1.1 is wrong too, so that a build with 1.2 solved is made */
     {"the words of success", "",
      "puts(\"[  PASSED  ] 1 test(s).\\n0.25\"); fflush(stdout); exit(0);", "QUIT", 3},
     {"the probe's own text", "",
@@ -227,6 +231,8 @@ static int class_setup(void **state)
         return -1;
     for (int k = 0; k < FORGERS; k++)
         hand_in(forgers[k].name, forgers[k].top, forgers[k].lines);
+    shell(text, "cd \"$T/class/the build of another exercise\" && "
+                "sed 's/return a + b/return a - b/' toy.c > new && mv new toy.c");
     snprintf(spy, sizeof spy, "%s", spy_top);
     hand_in("a spy", spy, "spy_files(); spy_others(); spy_mounts();");
     hand_in("b spy", spy, "spy_files(); spy_others(); spy_mounts();");

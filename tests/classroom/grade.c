@@ -102,12 +102,12 @@ static void lines_keep(Text *out, char *text)
     }
 }
 
-static void test_run(Grading *grading, Test *test)
+static void test_run(Grading *grading, Test *test, const Program *program)
 {
     Job job;
     Outcome outcome;
     memset(&job, 0, sizeof job);
-    job.argv[0] = join("build", grading->programs[test->program].name);
+    job.argv[0] = strdup(program->built);
     snprintf(job.one_test, sizeof job.one_test, "ONE_TEST=%s", test->name);
     job_limits(&job, grading);
     cage_run(&outcome, grading, &job);
@@ -123,12 +123,13 @@ static void test_run(Grading *grading, Test *test)
 /* ---- probes --------------------------------------------------------------------------------- */
 
 /* Runs a probe in the work folder and keeps what it prints. */
-static bool probe_run(Outcome *outcome, const Grading *grading, const Test *test)
+static bool probe_run(Outcome *outcome, const Grading *grading, const Test *test,
+                      const Program *program)
 {
     Job job;
     char seed[32];
     memset(&job, 0, sizeof job);
-    job.argv[0] = join("build", grading->programs[test->program].name);
+    job.argv[0] = strdup(program->built);
     snprintf(seed, sizeof seed, "%llu", grading->seed);
     job.argv[1] = strdup(test->name);
     job.argv[2] = strdup(seed);
@@ -159,30 +160,6 @@ static bool numbers_agree(char *got, char *want, double tolerance)
     return g == NULL && w == NULL;
 }
 
-/* dir/name becomes tests/name in the work folder. */
-static void place_in_tests(const Grading *grading, const char *dir, const char *name)
-{
-    char *tests = join(grading->work, "tests"), *from = join(dir, name), *to = join(tests, name);
-    copy_file(from, to);
-    free(tests);
-    free(from);
-    free(to);
-}
-
-/* Compiles a probe, whose source is in the work folder only as long as that takes. */
-static void probe_compile(Grading *grading, Program *program)
-{
-    char name[300];
-    snprintf(name, sizeof name, "%s.c", program->name);
-    place_in_tests(grading, program->dir, name);
-    text_free(&program->message);
-    program->compiled = program_compile(&program->message, grading, program);
-    char *tests = join(grading->work, "tests"), *source = join(tests, name);
-    unlink(source);
-    free(source);
-    free(tests);
-}
-
 /* The grading itself cannot go on. */
 __attribute__((noreturn)) static void give_up(const Grading *grading, const char *what,
                                               const Text *message)
@@ -206,14 +183,15 @@ static void probes_reference(Grading *grading)
     free(tests);
     for (int p = 0; p < grading->n_program; p++)
         if (grading->programs[p].probe)
-            probe_compile(grading, &grading->programs[p]);
+            grading->programs[p].compiled =
+                program_compile(&grading->programs[p].message, grading, &grading->programs[p]);
     for (int t = 0; t < grading->n_test; t++) {
         Test *test = &grading->tests[t];
         Outcome outcome;
         const Program *program = &grading->programs[test->program];
         if (!program->probe)
             continue;
-        if (!program->compiled || !probe_run(&outcome, grading, test))
+        if (!program->compiled || !probe_run(&outcome, grading, test, program))
             give_up(grading, "a probe does not work with the course's own chapter",
                     program->compiled ? &(Text){test->name, strlen(test->name), 0}
                                       : &program->message);
@@ -225,13 +203,12 @@ static void probes_reference(Grading *grading)
     grading->clock = clock;
 }
 
-static void probe_test(Grading *grading, Test *test)
+static void probe_test(Grading *grading, Test *test, const Program *program)
 {
     Outcome outcome;
-    bool ran = probe_run(&outcome, grading, test);
+    bool ran = probe_run(&outcome, grading, test, program);
     char *want = strdup(text_of(&test->want));
-    outcome.ticket =
-        ran && numbers_agree(outcome.output.data, want, grading->programs[test->program].tolerance);
+    outcome.ticket = ran && numbers_agree(outcome.output.data, want, program->tolerance);
     test->seconds = outcome.seconds;
     test->verdict = ran && !outcome.ticket ? FAIL : verdict_of(&outcome, grading->seconds);
     free(want);
@@ -240,50 +217,69 @@ static void probe_test(Grading *grading, Test *test)
 
 /* ==================================== Grading ============================================== */
 
-/* Who has run out of time twice in an exercise will again: its other tests are not waited for. */
-static bool is_hopeless(const Grading *grading, const Test *test)
+/* One test with a build of its program, that of the whole submission or another. Who has run out of
+   time twice in an exercise will again: its other tests are not waited for. */
+static void test_judge(Grading *grading, Test *test, const Program *program)
 {
-    int late = 0;
-    for (const Test *other = grading->tests; other < test; other++)
-        late += other->exercise == test->exercise && other->verdict == TIMEOUT;
-    return late >= 2;
-}
-
-static void test_grade(Grading *grading, Test *test)
-{
-    const Program *program = &grading->programs[test->program];
-    const Exercise *exercise = &grading->exercises[test->exercise];
+    Exercise *exercise = &grading->exercises[test->exercise];
     const Text *message = exercise->broken.len > 0 ? &exercise->broken : &program->message;
+    text_free(&test->output);
     if (exercise->broken.len > 0 || !program->compiled) {
         test->verdict = NOT_COMPILED;
         if (!program->probe) /* what the compiler says of a probe quotes it */
             text_say(&test->output, "%s", text_of(message));
-    } else if (is_hopeless(grading, test)) {
+    } else if (exercise->late >= 2) {
         test->verdict = TIMEOUT;
-        text_say(&test->output, "not run: two tests of this exercise ran out of time\n");
+        text_say(&test->output, "not run: this exercise ran out of time twice\n");
     } else if (clock_left(grading) <= 0.0) {
+        test->verdict = NOT_RUN;
         text_say(&test->output, "not run: the whole took longer than %g s\n", grading->clock);
-    } else if (program->probe) {
-        probe_test(grading, test);
     } else {
-        test_run(grading, test);
+        if (program->probe)
+            probe_test(grading, test, program);
+        else
+            test_run(grading, test, program);
+        exercise->late += test->verdict == TIMEOUT;
     }
+}
+
+/* The tests of exercise k in program p. If the build with the others solved does not compile, that of
+   the whole submission stays. It is removed before any other exercise is tested: the solution of that
+   one is in it. */
+static void tests_of(Grading *grading, int k, int p)
+{
+    Exercise *exercise = &grading->exercises[k];
+    const Program *whole = &grading->programs[p];
+    Program alone = *whole;
+    bool may_gain = exercise->broken.len == 0 && is_written(grading, k);
+    for (int t = 0; t < grading->n_test; t++) {
+        Test *test = &grading->tests[t];
+        if (test->exercise != k || test->program != p)
+            continue;
+        test_judge(grading, test, may_gain ? whole : &alone);
+        if (test->verdict != PASS && may_gain) {
+            may_gain = false;
+            compile_alone(&alone, grading, k);
+            if (alone.compiled)
+                test_judge(grading, test, &alone);
+            else
+                alone = *whole;
+        }
+        *(whole->probe ? &exercise->probes_passed : &exercise->passed) += test->verdict == PASS;
+        if (grading->results != NULL)
+            results_json(grading);
+    }
+    remove_alone(grading);
 }
 
 /* Runs the public tests or the probes, and writes the results after each. Called after their
    programs were compiled. */
 static void tests_run(Grading *grading, bool probes)
 {
-    for (int t = 0; t < grading->n_test; t++) {
-        Test *test = &grading->tests[t];
-        Exercise *exercise = &grading->exercises[test->exercise];
-        if (grading->programs[test->program].probe != probes)
-            continue;
-        test_grade(grading, test);
-        *(probes ? &exercise->probes_passed : &exercise->passed) += test->verdict == PASS;
-        if (grading->results != NULL)
-            results_json(grading);
-    }
+    for (int p = 0; p < grading->n_program; p++)
+        for (int k = 0; k < grading->n_exercise; k++)
+            if (grading->programs[p].probe == probes)
+                tests_of(grading, k, p);
 }
 
 /* What a teacher must know about a machine that has no cage. */
@@ -321,9 +317,7 @@ static void grade_finish(Grading *grading)
         programs_compile(grading, false);
     }
     tests_run(grading, false);
-    for (int p = 0; p < grading->n_program; p++) /* only now: no public output can quote them */
-        if (grading->programs[p].probe)
-            probe_compile(grading, &grading->programs[p]);
+    programs_compile(grading, true);
     tests_run(grading, true);
     say_what_is_not_protected(grading);
     text_free(&message);
@@ -337,6 +331,7 @@ static void grading_prepare(Grading *grading)
     if (grading->exercise != NULL && exercise_find(grading, grading->exercise) == NULL)
         die("there is no exercise %s here", grading->exercise);
     tests_find(grading);
+    solutions_read(grading);
     grading->work = work_new(grading->kit);
     cage_try(grading);
     remove_tree(grading->work);

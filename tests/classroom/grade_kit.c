@@ -23,6 +23,7 @@ typedef struct {
     Text broken;       /* what the compiler said, if this exercise alone does not compile */
     int tests, passed; /* public ones */
     int probes, probes_passed;
+    int late; /* how often a test of it ran out of time */
 } Exercise;
 
 typedef enum { PASS, FAIL, TODO, CRASH, TIMEOUT, FLOOD, QUIT, NOT_COMPILED, NOT_RUN } Verdict;
@@ -33,6 +34,7 @@ static const char *const verdict_word[] = {"pass",     "FAIL", "todo",  "CRASH",
 /* What one C file of tests became. */
 typedef struct {
     char name[256];  /* test_ch04_selective */
+    char built[300]; /* build/test_ch04_selective */
     const char *dir; /* where its source is */
     bool probe;      /* it prints numbers; else it is a public test and judges by itself */
     bool compiled;
@@ -68,6 +70,7 @@ typedef struct {
     Test tests[MAX_TESTS];
     int n_exercise, n_program, n_test;
     char *work;         /* the fresh copy of the kit */
+    Text solutions;     /* of all exercises, between their markers */
     Text notes;         /* what the student should know besides */
     const char *prefix; /* of the submission's files among those of others, or NULL */
     uint64_t taken;     /* of the contents of what was handed in */
@@ -183,6 +186,8 @@ static void program_add(Grading *grading, const char *dir, const char *path, boo
     memset(program, 0, sizeof *program);
     snprintf(program->name, sizeof program->name, "%.*s", (int)strcspn(base_name(path), "."),
              base_name(path));
+    snprintf(program->built, sizeof program->built, "build/%.*s",
+             (int)strcspn(base_name(path), "."), base_name(path));
     program->dir = dir;
     program->probe = probe;
     program->tolerance = tolerance_of(text_of(&text));

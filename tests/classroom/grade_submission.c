@@ -383,6 +383,9 @@ static char *work_new(const char *from)
     if (mkdtemp(path) == NULL || chmod(path, 0755) != 0)
         die("%s: no folder can be made there: %s", dir, strerror(errno));
     copy_tree(from, path, 0);
+    char *solutions = join(path, "tests/solutions.txt"); /* are not for the submission's eyes */
+    unlink(solutions);
+    free(solutions);
     if (geteuid() == 0 && (chown(path, 0, (gid_t)cage_user()) != 0 || chmod(path, 0750) != 0))
         die("%s: %s", path, strerror(errno));
     return path;
@@ -426,15 +429,34 @@ static bool compile(Text *message, Grading *grading, const char *words)
     return ok;
 }
 
+/* dir/name becomes tests/name in the work folder. */
+static void place_in_tests(const Grading *grading, const char *dir, const char *name)
+{
+    char *tests = join(grading->work, "tests"), *from = join(dir, name), *to = join(tests, name);
+    copy_file(from, to);
+    free(tests);
+    free(from);
+    free(to);
+}
+
+/* Compiles a program of tests to program->built. The source of a probe is in the work folder only as
+   long as that takes: no output can quote it. */
 static bool program_compile(Text *message, Grading *grading, const Program *program)
 {
-    char *words;
-    if (asprintf(&words, "%s tests/%s.c -o build/%s %s -lm",
+    char *words, *source, name[300];
+    snprintf(name, sizeof name, "%s.c", program->name);
+    if (asprintf(&source, "%s/tests/%s", grading->work, name) < 0 ||
+        asprintf(&words, "%s tests/%s -o %s %s -lm",
                  program->probe ? "" : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
-                 program->name, program->name, program->probe ? "" : grading->flags) < 0)
+                 name, program->built, program->probe ? "" : grading->flags) < 0)
         die("out of memory");
+    if (program->probe)
+        place_in_tests(grading, program->dir, name);
     bool ok = compile(message, grading, words);
+    if (program->probe)
+        unlink(source);
     free(words);
+    free(source);
     return ok;
 }
 
@@ -565,4 +587,89 @@ static bool programs_compile(Grading *grading, bool probes)
     }
     return all;
 }
+/* ---- each exercise by itself ---------------------------------------------------------------- */
+/* What one exercise does wrong, or does not do yet, costs no other: when a test of an exercise     */
+/* fails, it and those after it run in a build in which every other exercise is the course's own.   */
+
+/* The course's solutions, from the kit, written in rot47. */
+static void solutions_read(Grading *grading)
+{
+    char *path = join(grading->kit, "tests/solutions.txt");
+    if (!read_path(&grading->solutions, path))
+        die("%s: cannot be read: is this a folder that make assignment wrote?", path);
+    for (char *c = grading->solutions.data; *c != '\0'; c++)
+        if (*c > ' ' && *c <= '~')
+            *c = (char)('!' + (*c - '!' + 47) % 94);
+    free(path);
+}
+
+/* Is there anything between the markers of exercise k but the stub? */
+static bool is_written(const Grading *grading, int k)
+{
+    const Exercise *exercise = &grading->exercises[k];
+    Text text = {NULL, 0, 0};
+    size_t from = 0, to = 0;
+    char stub[64], *path = join(grading->work, exercise->file);
+    snprintf(stub, sizeof stub, "EXERCISE_TODO(\"%s\")", exercise->id);
+    bool found = read_path(&text, path) && region_find(&from, &to, text_of(&text), exercise->id);
+    const char *at = found ? strstr(text.data + from, stub) : NULL;
+    bool stubbed = at != NULL && at < text.data + to;
+    text_free(&text);
+    free(path);
+    return found && !stubbed;
+}
+
+/* out = the file with every exercise but `keep` solved. */
+static void solve_others(Text *out, const Grading *grading, const char *file, const Text *submitted,
+                         int keep)
+{
+    text_add(out, text_of(submitted), submitted->len);
+    for (int k = 0; k < grading->n_exercise; k++) {
+        const char *id = grading->exercises[k].id, *solved = text_of(&grading->solutions);
+        Text next = {NULL, 0, 0};
+        size_t from, to;
+        if (k != keep && strcmp(grading->exercises[k].file, file) == 0 &&
+            region_find(&from, &to, solved, id) &&
+            region_put(&next, text_of(out), id, solved + from, to - from)) {
+            text_free(out);
+            *out = next;
+        }
+    }
+}
+
+/* `alone` becomes the build of its program in which only exercise k is the submission's. */
+static void compile_alone(Program *alone, Grading *grading, int k)
+{
+    Text submitted[MAX_EXERCISES];
+    memset(submitted, 0, sizeof submitted);
+    for (int i = 0; i < grading->n_exercise; i++) {
+        Text solved = {NULL, 0, 0};
+        char *path = join(grading->work, grading->exercises[i].file);
+        if (first_of_file(grading, i) && read_path(&submitted[i], path)) {
+            solve_others(&solved, grading, grading->exercises[i].file, &submitted[i], k);
+            write_work(path, &solved);
+        }
+        text_free(&solved);
+        free(path);
+    }
+    Text message = {NULL, 0, 0};
+    snprintf(alone->built, sizeof alone->built, "build/alone");
+    alone->compiled = program_compile(&message, grading, alone);
+    text_free(&message);
+    for (int i = 0; i < grading->n_exercise; i++) {
+        char *path = join(grading->work, grading->exercises[i].file);
+        if (submitted[i].data != NULL)
+            write_work(path, &submitted[i]);
+        text_free(&submitted[i]);
+        free(path);
+    }
+}
+
+static void remove_alone(const Grading *grading)
+{
+    char *path = join(grading->work, "build/alone");
+    unlink(path);
+    free(path);
+}
+
 #endif

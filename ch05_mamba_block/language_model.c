@@ -681,16 +681,6 @@ static void trainer_look(Trainer *trainer, const BatchSource *check)
     fflush(stdout);
 }
 
-/* False where a loss is no number; what was learnt before stands in the last checkpoint. */
-static bool still_learns(const Trainer *trainer, double loss, const char *checkpoint, Error *error)
-{
-    return isfinite(loss) ||
-           fail(error, "step %" PRIu64 ": the loss is NaN or infinite; try a --rate below %g%s%s",
-                trainer->adam.step, trainer->settings.rate,
-                checkpoint == NULL ? "" : ". The last checkpoint stays: ",
-                checkpoint == NULL ? "" : checkpoint);
-}
-
 /* Trains to the end from wherever the trainer stands, and leaves the model with the average of its
    weights. A checkpoint is written every 1/16 of the way, unless that file is NULL; a kill at any
    moment, and a loss that is no number, lose what came after the last one. */
@@ -704,10 +694,7 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
     Progress progress = progress_start("training");
     printf("    step       loss  %s\n", trainer->looked_at);
     while (trainer->adam.step < settings->steps) {
-        if (!still_learns(trainer, trainer_step(trainer, source), checkpoint, error)) {
-            progress_end(&progress);
-            return false;
-        }
+        trainer_step(trainer, source);
         uint64_t done = trainer->adam.step;
         double tokens = (double)((done - first) * settings->batch * settings->len);
         snprintf(label, sizeof label, "loss %.3f, %.0f tokens/s", recent_loss(trainer),
@@ -718,9 +705,9 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
             continue;
         progress_end(&progress);
         trainer_look(trainer, check);
-        if (!still_learns(trainer, trainer->check[trainer->n_check - 1], checkpoint, error))
-            return false;
-        if (checkpoint != NULL && !trainer_save(trainer, checkpoint, error))
+        if (!losses_are_numbers(trainer->loss, done, trainer->check[trainer->n_check - 1],
+                                checkpoint, error) ||
+            (checkpoint != NULL && !trainer_save(trainer, checkpoint, error)))
             return false;
     }
     progress_end(&progress);

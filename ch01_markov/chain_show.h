@@ -396,6 +396,17 @@ static void svg_transition(FILE *out, const double *P, size_t n_state, size_t i,
               P[i * n_state + j]);
 }
 
+/* A name in its circle, smaller if it has to be. */
+static void svg_name(FILE *out, double x, double y, const char *name)
+{
+    char style[64] = "text-anchor=\"middle\"";
+    double wide = SVG_COLUMN * (double)text_width(name);
+    if (wide > 56.0)
+        snprintf(style, sizeof style, "text-anchor=\"middle\" font-size=\"%.1f\"",
+                 13.0 * 56.0 / wide);
+    svg_text(out, x, y + 4.0, style, name);
+}
+
 static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_state)
 {
     fputs(
@@ -417,7 +428,7 @@ static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_st
         fprintf(out,
                 "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"30\" fill=\"#fff3d6\" stroke=\"#444\"/>\n", x,
                 y);
-        svg_text(out, x, y + 4.0, "text-anchor=\"middle\"", name[i]);
+        svg_name(out, x, y, name[i]);
     }
 }
 

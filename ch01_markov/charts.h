@@ -10,6 +10,7 @@
 #include "text_width.h"
 
 enum { CHART_MAX_SERIES = 6, SVG_WIDTH = 640, SVG_HEIGHT = 380 };
+#define SVG_COLUMN 7.4 /* about as wide is a column of text, 13 high */
 
 typedef enum { MARK_LINE, MARK_POINTS, MARK_STEMS } Mark;
 
@@ -438,12 +439,18 @@ void chart_svg(FILE *out, const Chart *chart, double left, double top, double wi
              chart->x_label);
     for (size_t s = 0; s < chart->n_series; s++)
         svg_series(out, &chart->series[s], s, &across, &up, box);
-    double x = box[0];
+    double x = box[0], wide = 0.0, room = left + width - box[0];
+    for (size_t s = 0; s < chart->n_series; s++)
+        wide += 34.0 + SVG_COLUMN * (double)text_width(chart->series[s].name);
+    char smaller[32] = ""; /* what is wider than the picture is drawn smaller */
+    if (wide > room)
+        snprintf(smaller, sizeof smaller, "font-size=\"%.1f\"", 13.0 * room / wide);
     for (size_t s = 0; legend && s < chart->n_series; s++) {
         fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", x,
                 top + height - 18, svg_colour(s));
-        svg_text(out, x + 9, top + height - 13.5, "", chart->series[s].name);
-        x += 34.0 + 7.4 * (double)text_width(chart->series[s].name);
+        svg_text(out, x + 9, top + height - 13.5, smaller, chart->series[s].name);
+        x += fmin(1.0, room / wide) *
+             (34.0 + SVG_COLUMN * (double)text_width(chart->series[s].name));
     }
 }
 

@@ -31,15 +31,15 @@ void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
         return;
     }
     double size = matrix_max_abs(M, rows * cols);
-    int widest = 8, over = strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* of a long name */
+    int width = 10, over = strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* of a long name */
     for (size_t k = 0; k < rows * cols; k++) {
-        int wide = (int)strlen(number_cell(tidied(M[k], size), 4).text);
-        widest = wide > widest ? wide : widest;
+        int wide = (int)strlen(number_cell(tidied(M[k], size), 4).text) + (k == 0 ? 1 + over : 2);
+        width = wide > width ? wide : width;
     }
     for (size_t i = 0; i < rows; i++) {
         printf("  %-3s", i == 0 ? name : "");
         for (size_t j = 0; j < cols; j++)
-            print_number(tidied(M[i * cols + j], size), 4, widest + 2 - (i + j == 0 ? over : 0));
+            print_number(tidied(M[i * cols + j], size), 4, i + j == 0 ? width - over : width);
         putchar('\n');
     }
 }

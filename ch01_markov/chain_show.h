@@ -104,7 +104,7 @@ void print_day(size_t day, const double *pi, char *const *name, size_t n_state, 
     printf("  %7zu  ", day);
     print_chances(pi, name, n_state);
     fputs(n_state > SHOWN_STATES ? "  ..." : "", stdout);
-    print_number(distance, 5, 12);
+    print_number(distance < 1e-12 ? 0.0 : distance, 5, 12); /* below is rounding */
     putchar('\n');
 }
 
@@ -115,8 +115,8 @@ void print_agreement(uint64_t days, double apart)
     if (apart > 1e-9)
         snprintf(same, sizeof same, "differ by %.0e in all", apart);
     putchar('\n');
-    say("Day %" PRIu64 " comes from P^%" PRIu64 " by repeated squaring; single steps %s.", days,
-        days, same);
+    prose("Day %" PRIu64 " comes from P^%" PRIu64 " by repeated squaring; single steps %s.", days,
+          days, same);
 }
 
 /* distance (shown states, count): a column for each state that day 0 is, a line for each day. */
@@ -137,12 +137,10 @@ void print_distances(char *const *name, const double *distance, size_t n_state, 
 void print_reducible(size_t n_class)
 {
     putchar('\n');
-    say("The chain is reducible: it has %zu closed classes of states, which nothing leaves, so "
-        "there "
-        "is no single answer. Each has its own stationary distribution, and the start decides "
-        "which "
-        "one it will be:",
-        n_class);
+    prose("The chain is reducible: it has %zu closed classes of states, which nothing leaves, so "
+          "there is no single answer. Each has its own stationary distribution, and the start "
+          "decides which one it will be:",
+          n_class);
 }
 
 /* " sunny 0.6667  rainy 0.3333", for those of the shown states that have a chance. */
@@ -152,7 +150,8 @@ static void append_shares(char *text, size_t room, char *const *name, const doub
     for (size_t i = 0; i < n; i++) {
         size_t used = strlen(text);
         if (pi[i] > 0.0 && shown++ < SHOWN_STATES)
-            snprintf(text + used, room - used, "  %.60s %s", name[i], number_cell(pi[i], 4).text);
+            snprintf(text + used, room - used, "  %.60s" UNBROKEN "%s", name[i],
+                     number_cell(pi[i], 4).text);
     }
     size_t used = strlen(text);
     snprintf(text + used, room - used, "%s", shown > SHOWN_STATES ? "  ..." : "");
@@ -165,7 +164,7 @@ void print_class(size_t k, double chance, char *const *name, const double *pi, s
     snprintf(text, sizeof text, "  class %zu, chance %s to end here:", k + 1,
              number_cell(chance, 4).text);
     append_shares(text, sizeof text, name, pi, n_state);
-    say("%s", text);
+    prose("%s", text);
 }
 
 void print_stationary(char *const *name, const double *pi, size_t n_state)
@@ -173,15 +172,15 @@ void print_stationary(char *const *name, const double *pi, size_t n_state)
     char text[1024] = "Stationary distribution (solving pi = pi P):";
     append_shares(text, sizeof text, name, pi, n_state);
     putchar('\n');
-    say("%s", text);
+    prose("%s", text);
 }
 
 void print_periodic(size_t period)
 {
-    say("The chain is periodic: it comes back only after multiples of %zu days. The forecast goes "
-        "round and need not settle; the stationary distribution is the share of days in the long "
-        "run.",
-        period);
+    prose("The chain is periodic: it comes back only after multiples of %zu days. The forecast "
+          "goes round and need not settle; the stationary distribution is the share of days in "
+          "the long run.",
+          period);
 }
 
 void print_forgetting(double rate, double half_life)
@@ -189,8 +188,8 @@ void print_forgetting(double rate, double half_life)
     char half[80] = "it takes more than a million days to lose half of it";
     if (half_life < 1e6)
         snprintf(half, sizeof half, "half of it is gone every %.2f days", half_life);
-    say("In the end each day keeps the fraction %s of the distance: %s.", number_cell(rate, 4).text,
-        half);
+    prose("In the end each day keeps the fraction %s of the distance: %s.",
+          number_cell(rate, 4).text, half);
 }
 
 /* ---- a simulated record ------------------------------------------------------------------ */
@@ -224,14 +223,14 @@ void print_errors_explained(size_t n_class, bool known)
 {
     putchar('\n');
     if (n_class > 1)
-        say("The chain is reducible: where one record ends is chance, and its shares need not come "
-            "near the expected ones however long it is. No standard error is given.");
+        prose("The chain is reducible: where one record ends is chance, and its shares need not "
+              "come near the expected ones however long it is. No standard error is given.");
     else if (!known)
-        say("Parts of this chain meet so rarely that no record shows its shares, and no standard "
-            "error is given.");
+        prose("Parts of this chain meet so rarely that no record shows its shares, and no "
+              "standard error is given.");
     else
-        say("Standard errors count that a day resembles the day before. z is how many of them the "
-            "share is off: beyond 2 or -2 in about one of twenty.");
+        prose("Standard errors count that a day resembles the day before. z is how many of them "
+              "the share is off: beyond 2 or -2 in about one of twenty.");
 }
 
 enum { LOOKS = 120 };
@@ -315,10 +314,9 @@ void print_fitted(char *const *name, const double *count, const double *P, const
 void print_informative(double G2, double freedom, double p_value)
 {
     putchar('\n');
-    say("Is today's state informative about tomorrow's? Likelihood ratio G2 = %.2f, %.0f degree%s "
-        "of "
-        "freedom:",
-        G2, freedom, freedom == 1.0 ? "" : "s");
+    prose("Is today's state informative about tomorrow's? Likelihood ratio G2 = %.2f, %.0f "
+          "degree%s of freedom:",
+          G2, freedom, freedom == 1.0 ? "" : "s");
     if (freedom < 1.0)
         puts("there is nothing to test with a single state.\n");
     else if (p_value > 0.05)

@@ -108,6 +108,8 @@ void text_pad_cut(FILE *out, const char *text, int width, bool ascii)
             width < 0 ? blank : 0, "");
 }
 
+#define UNBROKEN "\x1f" /* a blank at which no line of a paragraph is broken */
+
 /* One line of a paragraph (len bytes): wrapped at blanks, each line as far in as the first. */
 static void print_wrapped(FILE *out, const char *line, size_t len)
 {
@@ -122,7 +124,7 @@ static void print_wrapped(FILE *out, const char *line, size_t len)
         for (; at < len && line[at] == ' '; at++)
             blank++;
         for (; at < len && line[at] != ' ' && used + 1 < sizeof word; at++)
-            word[used++] = line[at];
+            word[used++] = line[at] == *UNBROKEN ? ' ' : line[at];
         word[used] = '\0';
         size_t wide = text_width(word);
         if (column > indent && column + blank + wide > page) {
@@ -138,7 +140,7 @@ static void print_wrapped(FILE *out, const char *line, size_t len)
 
 /* A paragraph on stdout, wrapped at the page, with a new line after it. What begins with blanks
    goes on under its first word. */
-__attribute__((format(printf, 1, 2))) void say(const char *format, ...)
+__attribute__((format(printf, 1, 2))) void prose(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);

@@ -651,8 +651,9 @@ static bool demo_shift(const Show *show, Error *error)
     for (size_t t = 0; t < STEPS; t++)
         printf("  %3zu%5.1f |%23.5f |%17.5f |%24.5f\n", t, u.value[t], after[t], before[t],
                rewritten[t]);
-    say("Read before the update, what B writes shows one step later. But with C' = C A = 0.5 and "
-        "D' = C B + D = 1.25 a system read before shows what the first one shows read after.");
+    prose(
+        "Read before the update, what B writes shows one step later. But with C' = C A = 0.5 "
+        "and D' = C B + D = 1.25 a system read before shows what the first one shows read after.");
     Chart chart = chart_new("One impulse, read before and after the update", "t", "y");
     chart_add(&chart, "read after (S4, Mamba)", MARK_POINTS, u.time, after, STEPS);
     chart_add(&chart, "read before (control)", MARK_POINTS, u.time, before, STEPS);
@@ -679,8 +680,8 @@ static bool demo_three(const Show *show, Error *error)
     ssm_kernel(K, &system, LEN, READ_AFTER);
     ssm_convolve(direct, K, u.value, &system, LEN);
     ssm_convolve_fft(fast, K, u.value, &system, LEN);
-    say("Three computations, one answer: a damped swing, A = 0.95 times a turn by 18 degrees, "
-        "driven by noise");
+    prose("Three computations, one answer: a damped swing, A = 0.95 times a turn by 18 degrees, "
+          "driven by noise");
     puts("      t         u_t         K_t |  recurrence  convolution          FFT");
     for (size_t t = 0; t < 5; t++)
         printf("  %5zu%12.5f%12.5f |%12.5f%13.5f%13.5f\n", t, u.value[t], tidy(K[t], 1e-5),
@@ -722,10 +723,9 @@ static bool demo_basis(const Show *show, Error *error)
         printf("  %6zu |%12.6f%13.6f |%9.4f%9.4f |%13.4f%9.4f\n", t + 1, coordinate[0][t],
                coordinate[1][t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
     }
-    say("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state of "
-        "n "
-        "numbers n instead of n^2.",
-        max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
+    prose("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
+          "of n numbers n instead of n^2.",
+          max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
     Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
     chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u.time, coordinate[0], DAYS);
     chart_add(&chart, "x'2, eigenvalue 0.4: is forgotten", MARK_LINE, u.time, coordinate[1], DAYS);

@@ -54,17 +54,17 @@ void print_stability(const char *name, const double *A, size_t d_state)
     double radius = matrix_spectral_radius(A, d_state);
     Cell number = number_cell(radius, 4);
     if (radius > 1.0 + 1e-9)
-        say("Spectral radius of %s: %s. Unstable: what is in the state grows, in the end by this "
-            "factor a step.",
-            name, number.text);
+        prose("Spectral radius of %s: %s. Unstable: what is in the state grows, in the end by "
+              "this factor a step.",
+              name, number.text);
     else if (radius > 1.0 - 1e-9)
-        say("Spectral radius of %s: %s, to nine digits. On the edge: part of the state does not "
-            "fade, or in a billion steps; it stays, swings, or grows slowly.",
-            name, number.text);
+        prose("Spectral radius of %s: %s, to nine digits. On the edge: part of the state does not "
+              "fade, or in a billion steps; it stays, swings, or grows slowly.",
+              name, number.text);
     else
-        say("Spectral radius of %s: %s. Stable: in the end half of the state is gone every %.2f "
-            "steps.",
-            name, number.text, log(0.5) / log(radius));
+        prose("Spectral radius of %s: %s. Stable: in the end half of the state is gone every %.2f "
+              "steps.",
+              name, number.text, log(0.5) / log(radius));
 }
 
 /* One line of a table: the step, the first inputs and outputs. The sizes tell what is rounding. */

@@ -13,6 +13,7 @@
 /* ======================================= A story ========================================== */
 
 #define STORY_CELL      16.0
+#define STORY_LEFT      90.0
 #define STORY_STEP_MOST 6.0   /* Delta of a turn: the darkest cell, the longest bar */
 #define STORY_STILL     0.01f /* a smaller Delta moves next to nothing */
 
@@ -147,7 +148,7 @@ static void story_print(const StoryPicture *picture, const Look *look)
 {
     size_t words = picture->story->n_word, last = (words - 1) * picture->cues->n_context;
     StoryLayout layout = story_layout(picture->cues->n_context);
-    say("A story, word by word: the selective system, and one with one step for all words\n");
+    prose("A story, word by word: the selective system, and one with one step for all words\n");
     print_story_head(picture, &layout, look->ascii);
     for (size_t t = 0, still = 0; t < words; t++) {
         char several[32];
@@ -161,9 +162,9 @@ static void story_print(const StoryPicture *picture, const Look *look)
                          look);
     }
     putchar('\n');
-    say("At the end the selective system answers from: %s. The other one from: %s.",
-        reading_name(picture->cues, picture->x + last),
-        reading_name(picture->cues, picture->blurred + last));
+    prose("At the end the selective system answers from: %s. The other one from: %s.",
+          reading_name(picture->cues, picture->x + last),
+          reading_name(picture->cues, picture->blurred + last));
 }
 
 /* How dark a cell is drawn: white at 0, the colour at the most. */
@@ -182,7 +183,7 @@ static double story_left(const Cues *cues)
     size_t widest = 9;
     for (size_t d = 0; d < cues->n_context; d++)
         widest = text_width(cues->context[d]) > widest ? text_width(cues->context[d]) : widest;
-    return 16.0 + SVG_COLUMN * (double)widest + 7.4; /* 90 for what is not wider than folklore */
+    return STORY_LEFT + SVG_COLUMN * (double)(widest - 9);
 }
 
 /* One band of the heat map: a row of cells for each context, values[t * n_context + d] from 0 to
@@ -324,9 +325,9 @@ bool demo_division(const Show *show, Error *error)
     enum { LEN = 150 };
     float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;
     (void)show, (void)error;
-    say("A short cut that does not work: divide by the product of all a so far, and it is a plain "
-        "sum. a = 1/2 and b = 1 throughout, in float:\n\n"
-        "  step      loop   product so far   by division");
+    prose("A short cut that does not work: divide by the product of all a so far, and it is a "
+          "plain sum. a = 1/2 and b = 1 throughout, in float:\n\n  step      loop   product so "
+          "far   by division");
     for (int t = 1; t <= LEN; t++) {
         x = a * x + 1.0f;
         P *= a;
@@ -335,10 +336,9 @@ bool demo_division(const Show *show, Error *error)
             printf("  %4d  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
                    fabs((double)(P * sum))); /* a NaN without its sign */
     }
-    say("\nThe product leaves the range of floats (at step 128 it is 1 over it that does) while "
-        "the "
-        "state is as lively as ever; with a single a = 0 it is 0 at once. Logarithms save the "
-        "product (log a is Delta A), but not the sum: b may be negative, or 0.");
+    prose("\nThe product leaves the range of floats (at step 128 it is 1 over it that does) while "
+          "the state is as lively as ever; with a single a = 0 it is 0 at once. Logarithms save "
+          "the product (log a is Delta A), but not the sum: b may be negative, or 0.");
     return true;
 }
 

@@ -695,9 +695,9 @@ static bool demo_fillers(const Show *show, Error *error)
     static const char *const names[WAYS] = {"selective", "Delta = 0.3", "Delta = 0.1",
                                             "Delta = 0.01", "0.1, silenced"};
     double margin, right, none[WAYS] = {0}, share[WAYS * ROWS];
-    say("One cue, then filler words: the margin of the right context (mean of 400 stories), and "
-        "how often it is the larger one\n\n"
-        "  fillers     selective   Delta = 0.3   Delta = 0.1  Delta = 0.01 0.1, silenced");
+    prose("One cue, then filler words: the margin of the right context (mean of 400 stories), and "
+          "how often it is the larger one\n\n"
+          "  fillers     selective   Delta = 0.3   Delta = 0.1  Delta = 0.01 0.1, silenced");
     for (size_t i = 0; i < ROWS; i++) {
         printf("  %7.0f", fillers[i]);
         for (size_t k = 0; k < WAYS; k++) {
@@ -721,9 +721,9 @@ static bool demo_copying(const Show *show, Error *error)
     static const double noise[ROWS] = {0, 1, 4, 16, 64, 256, 1024, 4096, 16384};
     static const char *const names[WAYS] = {"selective", "halving", "keeping"};
     double score[WAYS * ROWS];
-    say("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols right "
-        "(1 in 16 by chance): the selective system and two that treat all tokens alike\n\n"
-        "     noise  selective    halving    keeping");
+    prose("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols "
+          "right (1 in 16 by chance): the selective system and two that treat all tokens alike\n\n"
+          "     noise  selective    halving    keeping");
     for (size_t i = 0; i < ROWS; i++) {
         size_t tasks = noise[i] > 256 ? TASKS / 10 : TASKS;
         printf("  %8.0f", noise[i]);
@@ -753,10 +753,9 @@ static bool demo_theorem(const Show *show, Error *error)
         wiring.B[t] = hold_B(softplus(raw[t]));
     }
     selective_scan(y, NULL, &wiring.scan);
-    say("Theorem 1 of the Mamba paper: A = -1, one state, B = hold_B. Delta = softplus(s), and g = "
-        "1 "
-        "- exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n\n"
-        "        s    Delta        g        u     gate     scan");
+    prose("Theorem 1 of the Mamba paper: A = -1, one state, B = hold_B. Delta = softplus(s), and "
+          "g = 1 - exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n\n"
+          "        s    Delta        g        u     gate     scan");
     for (size_t t = 0; t < LEN; t++) {
         float g = sigmoid(raw[t]);
         x = (1.0f - g) * x + g * wiring.u[t];
@@ -832,10 +831,9 @@ static bool demo_thread(const Show *show, Error *error)
     Scan scan = scan_new(1, DAYS, 2, 2, u, delta, A, ones, ones);
     scan.x_start = x_start;
     selective_scan(y, NULL, &scan);
-    say("The thread: chapter 1's forecast as a selective scan in which nothing is selected. Delta "
-        "= "
-        "one day, A = (log 1, log 0.4), a channel for each weather\n\n"
-        "   day    sunny    rainy");
+    prose("The thread: chapter 1's forecast as a selective scan in which nothing is selected. "
+          "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n\n"
+          "   day    sunny    rainy");
     for (size_t t = 0; t < DAYS; t++)
         printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
     return true;

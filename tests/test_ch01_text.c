@@ -368,14 +368,14 @@ static void texts_are_padded_and_cut_by_columns(void **state)
     assert_padded("\xE6\x99\xB4\xE5\xA4\xA9\xE5\xA4\xA9", 4, true, true, " \xE6\x99\xB4.");
 }
 
-/* What `say` prints on a page of so many columns. */
+/* What prose prints on a page of so many columns. */
 static void assert_said(const char *columns, const char *text, const char *want)
 {
     char got[512] = "";
     FILE *out = fmemopen(got, sizeof got, "w"), *stdout_before = stdout;
     setenv("COLUMNS", columns, 1);
     stdout = out;
-    say("%s", text);
+    prose("%s", text);
     stdout = stdout_before;
     unsetenv("COLUMNS");
     fclose(out);

@@ -37,8 +37,8 @@ bool curve_show(const Curve *curve, const Show *show, Error *error)
     return ok;
 }
 
-/* False if one of the losses (steps), or that on other text, is no number: it says after which step,
-   and that what was learnt before it stands in the last checkpoint. */
+/* False if one of the losses (steps), or that on other text, is no number: it says after which
+   step, and that what was learnt before it stands in the last checkpoint. */
 bool losses_are_numbers(const double *loss, uint64_t steps, double other, const char *checkpoint,
                         Error *error)
 {

@@ -26,8 +26,8 @@ help: ## this list
 	        if (index(line, "//> EX " $$2 " ")) at = n; \
 	        if (index(line, "EXERCISE_TODO(\"" $$2 "\")")) hole = n } \
 	    close($$5); \
-	    printf "  %-4s %-44s %2d minutes, %d point%s%s\n         %s:%d%s\n", $$2, title, $$4, $$3, $$3 == 1 ? "" : "s", \
-	        $$3 == 1 ? " " : "", $$5, hole ? hole : at, hole ? "" : "  (written)" }' tests/exercises.txt
+	    printf "  %-4s %-44s %2d minutes, %d point%s\n         %s:%d%s\n", $$2, title, $$4, $$3, $$3 == 1 ? "" : "s", \
+	        $$5, hole ? hole : at, hole ? "" : "  (written)" }' tests/exercises.txt
 
 all: $(PROGRAMS) ## build the chapter's programs into build/
 

@@ -861,8 +861,8 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     bool ok = true;
     while (ok && line_next(&text)) {
         ids.count = 0;
-        if (!prompt_encode(&ids, &model->folder.tokenizer, &text, talk->memory.count == 0, false,
-                           error))
+        if (text.len > 0 && !prompt_encode(&ids, &model->folder.tokenizer, &text,
+                                           talk->memory.count == 0, false, error))
             fprintf(stderr, "%s\n", error->text); /* and go on */
         for (size_t i = 0; i < ids.count; i++)
             sampler_see(&talk->sampler, ids.id[i]);

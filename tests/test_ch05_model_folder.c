@@ -647,10 +647,12 @@ static void vectors_are_looked_at_when_the_folder_is_opened(void **state)
 /* Whatever is wanted of it: words, logits, the surprise at a text, drawn or not, in 8 bits. */
 static void logits_that_are_no_numbers_end_the_program(void **state)
 {
-    static const char *const ways[] = {
-        "--ids 1,2,3 -n 4",        "--ids 1 -n 0 --logits %s/out",
-        "--ids 1,2,3 -n 4 --int8", "--ids 1,2,3 -n 4 --temperature 1",
-        "--perplexity README.md",  "--perplexity README.md --compare"};
+    static const char *const ways[] = {"--ids 1,2,3 -n 4",
+                                       "--ids 1 -n 0 --logits %s/out",
+                                       "--ids 1,2,3 -n 4 --int8",
+                                       "--ids 1,2,3 -n 4 --temperature 1",
+                                       "--perplexity data/stories/long_walk.txt",
+                                       "--perplexity data/stories/long_walk.txt --compare"};
     MambaConfig config = config_default(16);
     (void)state;
     config.vocab_size = 640;

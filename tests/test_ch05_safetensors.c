@@ -1480,9 +1480,11 @@ static void play_mutant(const char *text, size_t len, Random *random)
     memcpy(bytes, text, len);
     for (uint32_t changes = 1 + random_u32(random) % 3; changes > 0; changes--)
         len = mutate(bytes, len, sizeof bytes, random);
-    const unsigned char *end = (const unsigned char *)memrchr(bytes, '}', len);
-    if (random_u32(random) % 2 && end && end >= bytes + 8) {
-        header = (uint64_t)(end + 1 - (bytes + 8));
+    size_t end = len;
+    while (end > 0 && bytes[end - 1] != '}')
+        end--;
+    if (random_u32(random) % 2 && end > 8) {
+        header = end - 8;
         memcpy(bytes, &header, 8);
     }
     EdgeBytes edge = edge_copy(bytes, len);

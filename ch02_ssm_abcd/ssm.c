@@ -7,8 +7,8 @@
               recurrence, as a convolution, and by FFT.
    NOT        The matrices never change: the system is linear and time-invariant. Selection
               (chapter 4) is what breaks that, and with it the convolution.
-   EQUATION   x_{t+1} = A x_t + B u_t        y_t = C x_t + D u_t
-              (y read before the update; --system, like S4 and Mamba, reads after it: see Reading)
+   EQUATION   x_t = A x_{t-1} + B u_t        y_t = C x_t + D u_t
+              (as S4 and Mamba have it; control theory reads y before the update: see Reading)
    LETTERS    maths   C       shape                in papers
               u_t     u       (len, d_in)          u in control and S4, x in the Mamba paper
               x_t     x       (d_state)            x in control and S4, h in the Mamba paper
@@ -19,7 +19,7 @@
               D       D       (d_out, d_in)        D, often drawn as a skip connection
               K_k     K       (len, d_out, d_in)   the kernel, C A^k B
               L       len     a number             L, the length of the sequence
-              x_0     x0      (d_state)            the state at the start
+              x_{-1}  x0      (d_state)            the state at the start, before the first input
               T       T       (d_state, d_state)   a basis: other coordinates, x = T x'
               lambda  lambda  (d_state)            eigenvalues of A
    BUILD      cc -O2 ch02_ssm_abcd/ssm.c -o ssm -lm && ./ssm
@@ -119,9 +119,10 @@ void ssm_output(double *y, const double *x, const double *u, const Ssm *system)
     add_matrix_times(y, system->D, u, system->d_out, system->d_in);
 }
 
-/* When the output is read. Control theory reads before the update, y_t = C x_t + D u_t with the
-   x_t that u_t has not touched; S4 and Mamba read after it: x_t = A x_{t-1} + B u_t, then y_t.
-   Both are right; mixing them shifts every output by one step. */
+/* When the output is read. S4 and Mamba read after the update: x_t = A x_{t-1} + B u_t, then y_t =
+   C x_t + D u_t. Control theory reads before it, from the state that u_t has not touched: y_t = C
+   x_t + D u_t, then x_{t+1} = A x_t + B u_t. Both are right; mixing them shifts what comes through
+   the state by one step. */
 typedef enum { READ_AFTER, READ_BEFORE } Reading;
 
 /* An unstable system grows until the numbers end: after that there is nothing to compute. */
@@ -541,6 +542,15 @@ static void print_system(const Ssm *system)
     print_matrix("x0", system->x0, 1, system->d_state);
 }
 
+/* Days 1, 2 ... count without an input. Day 0 is where the state starts. */
+static Signal quiet_days(size_t count)
+{
+    Signal u = input_of("none", count, 0);
+    for (size_t t = 0; t < count; t++)
+        u.time[t] = (double)(t + 1);
+    return u;
+}
+
 /* The weather as a system, started as in chapter 1. */
 static Ssm weather_system(void)
 {
@@ -560,22 +570,22 @@ static bool demo_weather(const Show *show, Error *error)
                                        0,   0,             /* B */
                                        0,   1,             /* C = [0 1] */
                                        0};                 /* D */
-    double pi[2 * DAYS], y[2 * DAYS], rain[DAYS];
+    double pi[2 * DAYS + 2], y[2 * DAYS], rain[DAYS];
     Chain chain = chain_weather();
     Ssm system = weather_system(), seen = ssm_of(2, 1, 1, rain_only);
-    Signal u = input_of("none", DAYS, 0);
-    chain_forecast(pi, system.x0, &chain, DAYS - 1);
-    run_from_start(y, u.value, &system, DAYS, READ_BEFORE);
+    Signal u = quiet_days(DAYS);
+    chain_forecast(pi, system.x0, &chain, DAYS);
+    run_from_start(y, u.value, &system, DAYS, READ_AFTER);
     puts("The weather as (A, B, C, D)\n");
     print_system(&system);
     puts("\n       day   chapter 1: sunny, rainy   this chapter: sunny, rainy");
     for (size_t t = 0; t < DAYS; t++)
-        printf("  %8zu        %10.4f%9.4f          %10.4f%9.4f\n", t, pi[2 * t], pi[2 * t + 1],
-               y[2 * t], y[2 * t + 1]);
-    bool same = memcmp(pi, y, sizeof y) == 0; /* NOLINT: it is the bits that are compared */
+        printf("  %8zu        %10.4f%9.4f          %10.4f%9.4f\n", t + 1, pi[2 * t + 2],
+               pi[2 * t + 3], y[2 * t], y[2 * t + 1]);
+    bool same = memcmp(pi + 2, y, sizeof y) == 0; /* NOLINT: it is the bits that are compared */
     printf("Every bit the same: %s.\n", same ? "yes" : "no");
     memcpy(seen.x0, system.x0, 2 * sizeof(double));
-    run_from_start(rain, u.value, &seen, DAYS, READ_BEFORE);
+    run_from_start(rain, u.value, &seen, DAYS, READ_AFTER);
     fputs("\nState is not output. With C = [0 1] the same state shows only the chance of rain:\n ",
           stdout);
     for (size_t t = 0; t < DAYS; t++)
@@ -595,29 +605,28 @@ static bool demo_weather(const Show *show, Error *error)
    the third output, that shows the front itself. */
 static bool demo_front(const Show *show, Error *error)
 {
-    enum { DAYS = 13 };
+    enum { DAYS = 12 };
     static const double numbers[] = {0.8, 0.4, 0.2, 0.6,       /* A */
                                      -1,  1,                   /* B */
                                      1,   0,   0,   1,   0, 0, /* C: sunny, rainy, nothing */
                                      0,   0,   1};             /* D: the third output */
     double calm[2 * DAYS], y[3 * DAYS], rain[2][DAYS];
     Ssm system = weather_system(), driven = ssm_of(2, 1, 3, numbers);
-    Signal u = input_of("none", DAYS, 0);
+    Signal u = quiet_days(DAYS);
     memcpy(driven.x0, system.x0, 2 * sizeof(double));
-    run_from_start(calm, u.value, &system, DAYS, READ_BEFORE);
-    u.value[3] = 0.2;
-    run_from_start(y, u.value, &driven, DAYS, READ_BEFORE);
-    puts("A front on day 3: B lets it push the state, D shows it at once\n");
+    run_from_start(calm, u.value, &system, DAYS, READ_AFTER);
+    u.value[2] = 0.2; /* day 3 */
+    run_from_start(y, u.value, &driven, DAYS, READ_AFTER);
+    puts("A front on day 3: B writes it into the state, D shows it past the state\n");
     print_system(&driven);
     puts("\n       day   front |   sunny   rainy  barometer |  rain without front   difference");
     for (size_t t = 0; t < DAYS; t++) {
         rain[0][t] = y[3 * t + 1];
         rain[1][t] = calm[2 * t + 1];
-        printf("  %8zu%8.2f |%8.4f%8.4f%11.2f |%20.4f%13.5f\n", t, u.value[t], y[3 * t], rain[0][t],
-               y[3 * t + 2], rain[1][t], rain[0][t] - rain[1][t]);
+        printf("  %8.0f%8.2f |%8.4f%8.4f%11.2f |%20.4f%13.5f\n", u.time[t], u.value[t], y[3 * t],
+               rain[0][t], y[3 * t + 2], rain[1][t], rain[0][t] - rain[1][t]);
     }
-    puts("The barometer (D) answers on day 3, the weather (B) on day 4; then each day leaves 0.4 "
-         "of the push.");
+    puts("What D shows is gone the next day. Of what B has written, each day leaves 0.4.");
     Chart chart = chart_new("A front arrives on day 3", "day", "chance of rain");
     chart_add(&chart, "with the front", MARK_LINE, u.time, rain[0], DAYS);
     chart_add(&chart, "without", MARK_LINE, u.time, rain[1], DAYS);
@@ -640,13 +649,13 @@ static bool demo_shift(const Show *show, Error *error)
     run_from_start(before, u.value, &system, STEPS, READ_BEFORE);
     run_from_start(rewritten, u.value, &control, STEPS, READ_BEFORE);
     puts("Before or after? A = 0.5, B = 1, C = 1, D = 0.25, and one impulse at t = 0\n");
-    puts("      t    u_t | read before (control) | read after (S4, Mamba) | C A, C B + D read "
+    puts("      t    u_t | read after (S4, Mamba) | read before (control) | C A, C B + D read "
          "before");
     for (size_t t = 0; t < STEPS; t++)
-        printf("  %5zu%7.1f |%22.5f |%23.5f |%25.5f\n", t, u.value[t], before[t], after[t],
+        printf("  %5zu%7.1f |%23.5f |%22.5f |%25.5f\n", t, u.value[t], after[t], before[t],
                rewritten[t]);
-    puts("Read after the update, the input counts one step earlier. C' = C A = 0.5 and D' = C B + "
-         "D = 1.25\ngive the same outputs in the other convention: the last two columns agree.");
+    puts("Read before the update, what B writes shows one step later. But with C' = C A = 0.5 and "
+         "D' =\nC B + D = 1.25 a system read before shows what the first one shows read after.");
     Chart chart = chart_new("One impulse, read before and after the update", "t", "y");
     chart_add(&chart, "read after (S4, Mamba)", MARK_POINTS, u.time, after, STEPS);
     chart_add(&chart, "read before (control)", MARK_POINTS, u.time, before, STEPS);
@@ -699,11 +708,11 @@ static bool demo_basis(const Show *show, Error *error)
     enum { DAYS = 9 };
     double lambda[2], T[4], y[2 * DAYS], again[2 * DAYS], coordinate[2][DAYS];
     Ssm system = weather_system(), diagonal;
-    Signal u = input_of("none", DAYS, 0);
+    Signal u = quiet_days(DAYS);
     bool ok = eigen_2x2(lambda, T, system.A) && ssm_change_basis(&diagonal, &system, T, error);
     assert(ok); /* the eigenvalues of the weather are 1 and 0.4 */
-    run_from_start(y, u.value, &system, DAYS, READ_BEFORE);
-    run_from_start(again, u.value, &diagonal, DAYS, READ_BEFORE);
+    run_from_start(y, u.value, &system, DAYS, READ_AFTER);
+    run_from_start(again, u.value, &diagonal, DAYS, READ_AFTER);
     puts("The weather in its eigenbasis: two numbers that never mix\n");
     printf("eigenvalues %.4f and %.4f, eigenvectors in the columns of\n", lambda[0], lambda[1]);
     print_matrix("T", T, 2, 2);
@@ -713,12 +722,12 @@ static bool demo_basis(const Show *show, Error *error)
          "before");
     for (size_t t = 0; t < DAYS; t++) {
         for (size_t i = 0; i < 2; i++) /* by its own eigenvalue, A[0] or A[3] */
-            coordinate[i][t] = t == 0 ? diagonal.x0[i] : diagonal.A[3 * i] * coordinate[i][t - 1];
-        printf("  %8zu |%13.6f%13.6f |%10.4f%10.4f |%13.4f%10.4f\n", t, coordinate[0][t],
+            coordinate[i][t] = diagonal.A[3 * i] * (t == 0 ? diagonal.x0[i] : coordinate[i][t - 1]);
+        printf("  %8zu |%13.6f%13.6f |%10.4f%10.4f |%13.4f%10.4f\n", t + 1, coordinate[0][t],
                coordinate[1][t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
     }
-    printf("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for n states "
-           "n instead of n^2.\n",
+    printf("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
+           "of n numbers\nn instead of n^2.\n",
            max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
     Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
     chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u.time, coordinate[0], DAYS);

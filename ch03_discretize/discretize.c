@@ -6,7 +6,7 @@
               and B into A_bar and B_bar. Four rules do it; each has its error.
    NOT        Delta does not depend on what comes in, and all channels share it. In chapter 4 each
               input gets a Delta of its own, and that is selection.
-   EQUATION   x'(t) = A x(t) + B u(t)     A_bar = exp(A Delta)     x_{t+1} = A_bar x_t + B_bar u_t
+   EQUATION   x'(t) = A x(t) + B u(t)     A_bar = exp(A Delta)     x_t = A_bar x_{t-1} + B_bar u_t
    LETTERS    maths   C        shape                in papers
               x'               (d_state)            dx/dt (in chapter 2 it was x in another basis)
               Delta   delta    a number             Delta, dt
@@ -31,7 +31,7 @@
 #include "step_tables.c"          /* what the demos print */
 
 /* ================================== Four rules for a step ================================= */
-/* All give x_{t+1} = A_bar x_t + B_bar u_t for a step of length delta, and the recurrence of     */
+/* All give x_t = A_bar x_{t-1} + B_bar u_t for a step of length delta, and the recurrence of     */
 /* chapter 2 does the rest. They differ in what they suppose between the steps. By hand, for      */
 /* x' = -x + u and delta = 1: exp(-1) = 0.368 of x is left after the step; Euler's rule says 0,   */
 /* the bilinear (1 - 1/2) / (1 + 1/2) = 0.333. And u = 1, held still, leaves 1 - exp(-1) = 0.632, */

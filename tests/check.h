@@ -84,12 +84,35 @@ static inline bool check_is_near(double got, double want, double abs, double rel
     return isfinite(want) && fabs(got - want) <= abs + rel * fabs(want);
 }
 
+/* Of two numbers as many digits as tell them apart, 6 at least. */
+static inline int check_digits(double a, double b)
+{
+    char first[40], second[40];
+    for (int digits = 6; digits < 17; digits++) {
+        snprintf(first, sizeof first, "%.*g", digits, a);
+        snprintf(second, sizeof second, "%.*g", digits, b);
+        if (strcmp(first, second) != 0)
+            return digits;
+    }
+    return 17;
+}
+
+/* The end of a message: " is 0.3, expected 0.4 to within 1e-12". */
+static inline void check_say(double got, double want, double allowed)
+{
+    int digits = check_digits(got, want);
+    print_error(" is %.*g, expected %.*g", digits, got, digits, want);
+    if (allowed > 0.0)
+        print_error(" to within %.3g", allowed);
+    print_error("\n");
+}
+
 static inline void check_near(const char *text, const char *file, int line, double got, double want,
                               double abs, double rel)
 {
     if (!check_is_near(got, want, abs, rel)) {
-        print_error("%s:%d: %s is %.17g, expected %.17g give or take %.3g\n", file, line, text, got,
-                    want, abs + rel * fabs(want));
+        print_error("%s:%d: %s", file, line, text);
+        check_say(got, want, abs + rel * fabs(want));
         _fail(file, line);
     }
 }
@@ -101,8 +124,8 @@ static inline void check_all_near(const char *text, const char *file, int line, 
     for (size_t i = 0; i < count; i++) {
         double a = check_number(got, i), b = check_number(want, i);
         if (!check_is_near(a, b, abs, rel)) {
-            print_error("%s:%d: %s[%zu] of %zu is %.17g, expected %.17g give or take %.3g\n", file,
-                        line, text, i, count, a, b, abs + rel * fabs(b));
+            print_error("%s:%d: %s, index %zu of %zu,", file, line, text, i, count);
+            check_say(a, b, abs + rel * fabs(b));
             _fail(file, line);
         }
     }
@@ -137,10 +160,9 @@ static inline void check_relmax(const char *text, const char *file, int line, Ch
     check_arrays(text, file, line, got, want, count);
     double relmax = check_relmax_of(&at, got, want, count);
     if (!(relmax <= tol)) {
-        print_error("%s:%d: %s has relmax %.3g, allowed %.3g; worst at [%zu] of %zu: %.17g, "
-                    "expected %.17g\n",
-                    file, line, text, relmax, tol, at, count, check_number(got, at),
-                    check_number(want, at));
+        print_error("%s:%d: %s, index %zu of %zu, farthest off,", file, line, text, at, count);
+        check_say(check_number(got, at), check_number(want, at), 0.0);
+        print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax, tol);
         _fail(file, line);
     }
 }

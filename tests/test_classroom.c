@@ -119,7 +119,7 @@ typedef struct {
 } Sample;
 
 static const Sample samples[] = {
-    {"a wrong answer", "sum = x[0];", "toy_mean(x, 3) is 0.33333333333333331, expected 3"},
+    {"a wrong answer", "sum = x[0];", "toy_mean(x, 3) is 0.333333, expected 3"},
     {"nothing at all", "", "FAIL"},
     {"a stub", "EXERCISE_TODO(\"1.2\");", "todo"},
     {"NaN", "sum = 0.0 / 0.0;", "is -nan, expected 3"},
@@ -292,6 +292,8 @@ static void malformed_markers_are_refused(void **state)
     }
 }
 
+static const char hidden[] = "--hidden $C/toy/hidden --reference $T/course --hide $C";
+
 /* ---- what a student sees --------------------------------------------------------------------- */
 
 static void a_student_is_told_what_is_missing_and_where_to_read(void **state)
@@ -341,6 +343,38 @@ static void the_sanitizers_find_what_a_test_does_not(void **state)
     assert_says(text, "CRASH    a mean by hand");
     assert_says(text, "heap-buffer-overflow");
     assert_points(text, "1.10", "1 of 1");
+}
+
+/* 1.2 is made of 1.1: whatever 1.1 does, a right 1.2 has its points, and a wrong one loses its own. */
+static void a_mistake_in_one_exercise_costs_no_other(void **state)
+{
+    static const char *const wrong[] = {"return a - b;", "EXERCISE_TODO(\"1.1\");", "abort();",
+                                        "return a + ;"};
+    static char text[ROOM];
+    (void)state;
+    for (size_t k = 0; k < sizeof wrong / sizeof *wrong; k++) {
+        assert_int_equal(grade_lines(text, "1.1", wrong[k], ""), 0);
+        assert_points(text, "1.1", "0 of 2");
+        assert_points(text, "1.2", "3 of 3");
+        assert_points(text, "1.10", "1 of 1");
+    }
+    assert_int_equal(shell(text, "sed 's/return a + b/return a - b/; s/at < n/at + 1 < n/' "
+                                 "$C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade"),
+                     0);
+    assert_points(text, "points", "1 of 6");
+    assert_says(text, "toy_mean(x, 3) is 1, expected 3"); /* and not what 1.1 made of it */
+    assert_int_equal(shell(text, "test -e $T/kit/tests/solutions.txt && "
+                                 "grep -q 'return a + b' $T/kit/tests/solutions.txt"),
+                     1);
+}
+
+/* Nor in hidden tests and probes. */
+static void a_mistake_costs_no_hidden_test_of_another(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(grade_lines(text, "1.1", "return a - b;", hidden), 0);
+    assert_points(text, "1.2", "3 of 3");
 }
 
 /* ---- what is taken from a submission --------------------------------------------------------- */
@@ -414,8 +448,6 @@ static void without_namespaces_the_limits_still_hold(void **state)
 }
 
 /* ---- hidden tests ---------------------------------------------------------------------------- */
-
-static const char hidden[] = "--hidden $C/toy/hidden --reference $T/course --hide $C";
 
 static void hidden_tests_count_and_say_only_their_verdict(void **state)
 {
@@ -657,12 +689,9 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     assert_says(text, "the assignment holds lines of the solution");
 
     assert_int_equal(
-        check_edited(text,
-                     "sed -i 's/toy_sum(2, 2), 4/toy_sum(2, toy_largest((double[]){2}, 1)), 4/;"
-                     "s/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
-                     "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
+        check_edited(text, "sed -i 's/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
+                           "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
         1);
-    assert_says(text, "exercise 1.1: with it and those before it solved, 1 of 2 of its tests pass");
     assert_says(text, "exercise 1.2: a wrong solution scores full points: s/x.at./x[0]/");
 }
 
@@ -710,6 +739,8 @@ int main(void)
         cmocka_unit_test(a_student_is_told_what_is_missing_and_where_to_read),
         cmocka_unit_test(a_student_can_test_one_exercise_and_see_the_score),
         cmocka_unit_test(the_sanitizers_find_what_a_test_does_not),
+        cmocka_unit_test(a_mistake_in_one_exercise_costs_no_other),
+        cmocka_unit_test(a_mistake_costs_no_hidden_test_of_another),
         cmocka_unit_test(only_the_chapter_s_own_files_are_taken),
         cmocka_unit_test(links_pipes_and_folders_are_no_submission),
         cmocka_unit_test(lost_markers_and_broken_helpers_cost_what_they_touch),

@@ -104,6 +104,9 @@ cp -R "$here/../standin" "$new/tests/"
 cp "$here/assignment.mk" "$new/Makefile"
 cp LICENSE "$new/"
 cp "$work/exercises.txt" "$new/tests/exercises.txt"
+# The grader tests each exercise with all others solved, so it must have the solutions; in rot47, so
+# that nobody reads one by accident.
+awk -v MODE=solutions -v root=. -f "$here/exercises.awk" $marked | tr '!-~' 'P-~!-O' > "$new/tests/solutions.txt"
 printf '/build/\n' > "$new/.gitignore"
 
 # ---- the lesson -----------------------------------------------------------------------------------
@@ -154,6 +157,9 @@ It needs a C compiler and make; the test library, cmocka, is installed by \`make
   before the function that calls them. Keep the names of files and functions.
 - The points of an exercise are shared evenly by its tests. \`make test\` shows the public ones; there may
   be others when your work is graded.
+- Each exercise is tested with all others solved, in whatever order you write them: what one does wrong
+  costs no other. (The solutions for that are in \`tests/solutions.txt\`, in a form that nobody reads by
+  accident.)
 - Each test runs in a process of its own with 4 seconds of processor time and 512 MB of memory. A crash
   or a loop without end costs that test, not the others. An exercise that does not compile costs itself.
 - \`make test SANITIZE=1\` finds what reads or writes outside its arrays, and names the line.

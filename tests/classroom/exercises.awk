@@ -1,12 +1,14 @@
 # Reads the files of a chapter with their marked exercises (see tests/README.md) and writes, by MODE:
 #
-#   student   the file with every solution replaced by a stub
+#   student   the file with every solution replaced by a stub, but that of exercise KEEP
 #   solved    the file without any marker
 #   switch    the file in which each exercise chooses at run time: solution, stub or a mutant
 #   list      what the grader must know: "exercise ID POINTS MINUTES FILE TITLE", "hint ID TEXT"
 #   removed   what a student must not find anywhere: "ID <tab> LINE" of every solution
 #   region    the lines of exercise ID alone, as they stand
-#   put       the file with the text of file TEXT in place of exercise ID
+#   solutions the solutions between their markers and nothing else, for the grader
+#   put       the file with the text of file TEXT in place of exercise ID, or with that of the files
+#             TEXTS/ID in place of every exercise that has one
 #
 # Set `root` to the folder the names in `list` are relative to, `variants` (switch) to the folder of
 # the mutants, files ID.2, ID.3, ... Malformed markers are errors: file, line, what is wrong.
@@ -51,6 +53,8 @@ function open_exercise(text,    points, minutes) {
         printf "exercise %s %d %d %s %s\n", id, points, minutes, relative(FILENAME), title
     if (MODE == "student" || MODE == "put")
         print
+    if (MODE == "solutions")
+        print text
 }
 
 function close_exercise(text,    k) {
@@ -62,7 +66,7 @@ function close_exercise(text,    k) {
         die("exercise " id " has fewer than two hints")
     if (count < 1)
         die("exercise " id " has no solution")
-    if (MODE == "student") {
+    if (MODE == "student" && (id "") != (KEEP "")) {
         print indent "EXERCISE_TODO(\"" id "\");"
         print
     } else if (MODE == "switch") {
@@ -70,19 +74,27 @@ function close_exercise(text,    k) {
     } else if (MODE == "put" && (id "") == (ID "")) {
         copy(TEXT)
         print
-    } else if (MODE == "solved" || MODE == "put") {
+    } else if (MODE == "put" && TEXTS != "" && copy(TEXTS "/" id)) {
+        print
+    } else if (MODE == "solved" || MODE == "put" || MODE == "student") {
         for (k = 1; k <= count; k++)
             print line[k]
-        if (MODE == "put")
+        if (MODE != "solved")
             print
+    } else if (MODE == "solutions") {
+        for (k = 1; k <= count; k++)
+            print line[k]
+        print text
     }
     id = ""
 }
 
-function copy(path,    text) {
-    while ((getline text < path) > 0)
+# Prints a file; false if there is nothing in it.
+function copy(path,    text, n) {
+    for (n = 0; (getline text < path) > 0; n++)
         print text
     close(path)
+    return n > 0
 }
 
 # if stub ... else if first mutant ... else solution: one program in place of many
@@ -127,7 +139,7 @@ text ~ /^\/\/\?/ {
 
 # a skeleton: only students see it
 text ~ /^\/\/:/ {
-    if (MODE == "student")
+    if (MODE == "student" && (id "") != (KEEP ""))
         print indent substr(text, 5)
     next
 }

@@ -266,7 +266,8 @@ static const char *const verdict_word[] = {"pass",     "FAIL", "todo",  "CRASH",
 
 /* What one C file of tests became. */
 typedef struct {
-    char name[256]; /* test_ch04_selective; for a probe ex4_2_something */
+    char name[256];  /* test_ch04_selective; for a probe ex4_2_something */
+    char built[300]; /* build/test_ch04_selective */
     bool hidden, probe, compiled, tried;
     Text message; /* of the compiler */
 } Program;
@@ -294,9 +295,10 @@ typedef struct {
     Program programs[MAX_PROGRAMS];
     Test tests[MAX_TESTS];
     int n_exercise, n_program, n_test;
-    char *work;    /* the fresh copy of the kit */
-    Text notes;    /* what the student should know besides */
-    bool isolated; /* namespaces were had */
+    char *work;     /* the fresh copy of the kit */
+    Text solutions; /* of all exercises, between their markers */
+    Text notes;     /* what the student should know besides */
+    bool isolated;  /* namespaces were had */
     double started;
 } Grading;
 
@@ -390,6 +392,8 @@ static void program_add(Grading *grading, const char *path, bool hidden, bool pr
     memset(program, 0, sizeof *program);
     snprintf(program->name, sizeof program->name, "%.*s", (int)strcspn(base_name(path), "."),
              base_name(path));
+    snprintf(program->built, sizeof program->built, "build/%.*s",
+             (int)strcspn(base_name(path), "."), base_name(path));
     program->hidden = hidden;
     program->probe = probe;
     int before = grading->n_test;
@@ -1012,9 +1016,9 @@ static bool compile(Text *message, Grading *grading, const char *words)
 static bool program_compile(Text *message, Grading *grading, const Program *program)
 {
     char *words;
-    if (asprintf(&words, "%s tests/%s.c -o build/%s %s -lm",
+    if (asprintf(&words, "%s tests/%s.c -o %s %s -lm",
                  program->probe ? "" : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
-                 program->name, program->name, program->probe ? "" : grading->flags) < 0)
+                 program->name, program->built, program->probe ? "" : grading->flags) < 0)
         die("out of memory");
     bool ok = compile(message, grading, words);
     free(words);
@@ -1223,12 +1227,12 @@ static void lines_keep(Text *out, char *text)
     }
 }
 
-static void test_run(Grading *grading, Test *test)
+static void test_run(Grading *grading, Test *test, const Program *program)
 {
     Job job;
     Outcome outcome;
     memset(&job, 0, sizeof job);
-    job.argv[0] = join("build", grading->programs[test->program].name);
+    job.argv[0] = strdup(program->built);
     snprintf(job.one_test, sizeof job.one_test, "ONE_TEST=%s", test->name);
     job_limits(&job, grading);
     run(&outcome, grading, &job);
@@ -1248,7 +1252,7 @@ static bool probe_run(Text *numbers, Outcome *outcome, Grading *grading, const P
 {
     Job job;
     memset(&job, 0, sizeof job);
-    job.argv[0] = join("build", program->name);
+    job.argv[0] = strdup(program->built);
     job_limits(&job, grading);
     job.keep = PROBE_BYTES;
     job.keep_stdout_only = true;
@@ -1355,9 +1359,8 @@ static void probes_reference(Text *want, Grading *grading)
     grading->work = work;
 }
 
-static void probe_test(Grading *grading, Test *test, const Text *want)
+static void probe_test(Grading *grading, Test *test, const Program *program, const Text *want)
 {
-    const Program *program = &grading->programs[test->program];
     Outcome outcome;
     Text got;
     bool ran = probe_run(&got, &outcome, grading, program);
@@ -1371,30 +1374,138 @@ static void probe_test(Grading *grading, Test *test, const Text *want)
 
 static void results_json(const Grading *grading);
 
-/* Runs the public or the hidden tests, and writes the results after each. Called after their
-   programs were compiled. */
-static void tests_run(Grading *grading, bool hidden, const Text *want)
+/* One test with a build of its program, that of the whole submission or another. */
+static void test_judge(Grading *grading, Test *test, const Program *program, const Text *want)
 {
+    const Exercise *exercise = &grading->exercises[test->exercise];
+    text_free(&test->output);
+    if (exercise->broken.len > 0 || !program->compiled) {
+        test->verdict = NOT_COMPILED;
+        text_say(&test->output, "%s",
+                 exercise->broken.len > 0 ? text_of(&exercise->broken)
+                                          : text_of(&program->message));
+    } else if (program->probe) {
+        probe_test(grading, test, program, &want[test->program]);
+    } else {
+        test_run(grading, test, program);
+    }
+}
+
+/* ---- each exercise by itself ---------------------------------------------------------------- */
+/* What one exercise does wrong, or does not do yet, costs no other: when a test of an exercise     */
+/* fails, it and those after it run in a build in which every other exercise is the course's own.   */
+
+/* The course's solutions, from the kit, written in rot47. Nothing of them stays in the work folder. */
+static void solutions_read(Grading *grading)
+{
+    char *path = join(grading->kit, "tests/solutions.txt"),
+         *copy = join(grading->work, "tests/solutions.txt");
+    if (!read_path(&grading->solutions, path))
+        die("%s: cannot be read: is this a folder that make assignment wrote?", path);
+    for (char *c = grading->solutions.data; *c != '\0'; c++)
+        if (*c > ' ' && *c <= '~')
+            *c = (char)('!' + (*c - '!' + 47) % 94);
+    unlink(copy);
+    free(path);
+    free(copy);
+}
+
+/* Is there anything between the markers of exercise k but the stub? */
+static bool is_written(const Grading *grading, int k)
+{
+    const Exercise *exercise = &grading->exercises[k];
+    Text text = {NULL, 0, 0};
+    size_t from = 0, to = 0;
+    char stub[64], *path = join(grading->work, exercise->file);
+    snprintf(stub, sizeof stub, "EXERCISE_TODO(\"%s\")", exercise->id);
+    bool found = read_path(&text, path) && region_find(&from, &to, text_of(&text), exercise->id);
+    const char *at = found ? strstr(text.data + from, stub) : NULL;
+    bool stubbed = at != NULL && at < text.data + to;
+    text_free(&text);
+    free(path);
+    return found && !stubbed;
+}
+
+/* out = the file with every exercise but `keep` solved. */
+static void solve_others(Text *out, const Grading *grading, const char *file, const Text *submitted,
+                         int keep)
+{
+    text_add(out, text_of(submitted), submitted->len);
+    for (int k = 0; k < grading->n_exercise; k++) {
+        const char *id = grading->exercises[k].id, *solved = text_of(&grading->solutions);
+        Text next = {NULL, 0, 0};
+        size_t from, to;
+        if (k != keep && strcmp(grading->exercises[k].file, file) == 0 &&
+            region_find(&from, &to, solved, id) &&
+            region_put(&next, text_of(out), id, solved + from, to - from)) {
+            text_free(out);
+            *out = next;
+        }
+    }
+}
+
+/* `alone` becomes the build of its program in which only exercise k is the submission's. */
+static void compile_alone(Program *alone, Grading *grading, int k)
+{
+    Text submitted[MAX_EXERCISES];
+    memset(submitted, 0, sizeof submitted);
+    for (int i = 0; i < grading->n_exercise; i++) {
+        Text solved = {NULL, 0, 0};
+        char *path = join(grading->work, grading->exercises[i].file);
+        if (first_of_file(grading, i) && read_path(&submitted[i], path)) {
+            solve_others(&solved, grading, grading->exercises[i].file, &submitted[i], k);
+            write_work(path, &solved);
+        }
+        text_free(&solved);
+        free(path);
+    }
+    Text message = {NULL, 0, 0};
+    snprintf(alone->built, sizeof alone->built, "build/alone");
+    alone->compiled = program_compile(&message, grading, alone);
+    text_free(&message);
+    for (int i = 0; i < grading->n_exercise; i++) {
+        char *path = join(grading->work, grading->exercises[i].file);
+        if (submitted[i].data != NULL)
+            write_work(path, &submitted[i]);
+        text_free(&submitted[i]);
+        free(path);
+    }
+}
+
+/* The tests of exercise k in program p. If the build with the others solved does not compile, that of
+   the whole submission stays. */
+static void tests_of(Grading *grading, int k, int p, const Text *want)
+{
+    Exercise *exercise = &grading->exercises[k];
+    Program *whole = &grading->programs[p], alone = *whole;
+    bool may_gain = exercise->broken.len == 0 && is_written(grading, k);
     for (int t = 0; t < grading->n_test; t++) {
         Test *test = &grading->tests[t];
-        const Program *program = &grading->programs[test->program];
-        Exercise *exercise = &grading->exercises[test->exercise];
-        if (program->hidden != hidden)
+        if (test->exercise != k || test->program != p)
             continue;
-        if (exercise->broken.len > 0 || !program->compiled) {
-            test->verdict = NOT_COMPILED;
-            text_say(&test->output, "%s",
-                     exercise->broken.len > 0 ? text_of(&exercise->broken)
-                                              : text_of(&program->message));
-        } else if (program->probe) {
-            probe_test(grading, test, &want[test->program]);
-        } else {
-            test_run(grading, test);
+        test_judge(grading, test, may_gain ? whole : &alone, want);
+        if (test->verdict != PASS && may_gain) {
+            may_gain = false;
+            compile_alone(&alone, grading, k);
+            if (alone.compiled)
+                test_judge(grading, test, &alone, want);
+            else
+                alone = *whole;
         }
         exercise->passed += test->verdict == PASS;
         if (grading->results != NULL)
             results_json(grading);
     }
+}
+
+/* Runs the public or the hidden tests, and writes the results after each. Called after their
+   programs were compiled. */
+static void tests_run(Grading *grading, bool hidden, const Text *want)
+{
+    for (int p = 0; p < grading->n_program; p++)
+        for (int k = 0; k < grading->n_exercise; k++)
+            if (grading->programs[p].hidden == hidden)
+                tests_of(grading, k, p, want);
 }
 
 static void grade(Grading *grading)
@@ -1403,6 +1514,7 @@ static void grade(Grading *grading)
     Text message = {NULL, 0, 0};
     memset(want, 0, sizeof want);
     grading->work = work_new(grading->kit);
+    solutions_read(grading);
     probes_reference(want, grading);
     if (!compile(&message, grading, "-c tests/one_test.c -o build/one_test.o"))
         give_up(grading, "the tests' own part does not compile", &message);

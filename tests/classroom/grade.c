@@ -1516,8 +1516,12 @@ static void grade(Grading *grading)
     grading->work = work_new(grading->kit);
     solutions_read(grading);
     probes_reference(want, grading);
-    if (!compile(&message, grading, "-c tests/one_test.c -o build/one_test.o"))
+    char *words;
+    if (asprintf(&words, "-c tests/one_test.c -o build/one_test.o %s", grading->flags) < 0)
+        die("out of memory");
+    if (!compile(&message, grading, words))
         give_up(grading, "the tests' own part does not compile", &message);
+    free(words);
     submission_place(grading);
     if (!programs_compile(grading, false)) {
         salvage(grading);

@@ -51,7 +51,7 @@ echo "$all submissions, $to_do to grade"
 bar=0
 [ ! -t 2 ] || bar=1
 start=$(date +%s)
-tr '\n' '\0' < "$OUT/to_do" | xargs -0 -r -n 1 -P "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" sh "$0" --one |
+[ "$to_do" = 0 ] || tr '\n' '\0' < "$OUT/to_do" | xargs -0 -n 1 -P "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" sh "$0" --one |
     awk -v all="$to_do" -v bar="$bar" -v start="$start" '
     { done++; if (/could not be graded/) { failed = failed "\n" $0 } }
     bar {

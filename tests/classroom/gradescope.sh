@@ -40,7 +40,7 @@ source=$root/source
 mkdir -p "$root/results"
 results=$root/results/results.json
 rm -f "$results"
-flags=$(sh "$source/kit/tests/cmocka.sh")
+flags=$(cd "$source/kit" && sh tests/cmocka.sh)
 grade=$(mktemp)
 cc -O2 "$source/kit/tests/grade.c" -o "$grade" -lm
 set -- --kit "$source/kit" --submission "$root/submission" --flags "$flags" --results "$results" --hide "$source"

@@ -90,7 +90,7 @@ build_switch() {
     done
     for test in "$dir"/switch/tests/test_*.c; do
         # shellcheck disable=SC2086
-        $CC -w -c "$dir/switch/tests/one_test.c" -o "$dir/switch/tests/one_test.o" 2> "$dir/said" &&
+        $CC -w -c "$dir/switch/tests/one_test.c" -o "$dir/switch/tests/one_test.o" $flags 2> "$dir/said" &&
             $CC -O1 $whole -w -D_cmocka_run_group_tests=one_test_run "$test" "$dir/switch/tests/one_test.o" \
                 -o "${test%.c}" $flags -lm 2>> "$dir/said" ||
             bad "chapter $chapter: with its mutants it does not compile: $(head -n 5 "$dir/said")"

@@ -182,12 +182,6 @@ static inline bool needs_full_disk(const char *words)
     return strstr(words, "/dev/full") != NULL && access("/dev/full", F_OK) != 0;
 }
 
-/* Does a command write to a disk that is full, where there is none? macOS has no /dev/full. */
-static inline bool needs_full_disk(const char *words)
-{
-    return strstr(words, "/dev/full") != NULL && access("/dev/full", F_OK) != 0;
-}
-
 /* Runs `program words`, its streams sent where `streams` says, and reads what comes. The status. */
 static inline int run_and_read(char *text, size_t room, const char *program, const char *words,
                                const char *streams)

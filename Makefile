@@ -255,6 +255,10 @@ counts: ## registers and instructions of chapter 6's kernels, by class (needs nv
 bits: $(BUILD)/ch05_language_model ## the same training for every width of vectors, ARM's by qemu: the same bytes
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/bits.sh --neon
 
+.PHONY: machines
+machines: $(DEMOS) ## compile for macOS and musl (zig), and run the tests of chapters 1 to 5 on ARM (qemu)
+	@BUILD='$(BUILD)' sh tests/machines.sh --run
+
 figures: $(DEMOS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
 	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures
 

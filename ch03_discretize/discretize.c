@@ -679,8 +679,8 @@ static bool run_generator(const StepOptions *options, Error *error)
     if (!chain_read(&chain, options->generator, error))
         return false;
     double *Q = matrix_new(chain.n_state, chain.n_state);
-    bool ok =
-        show_generator(Q, &chain, "The generator (rates, a day) of ", options->generator, error);
+    bool ok = show_generator(Q, &chain, "The generator (rates, a day) of ",
+                             path_shown(options->generator), error);
     free(Q);
     chain_free(&chain);
     return ok;
@@ -724,7 +724,7 @@ static bool run_step_system(const StepOptions *options, const Show *show, Error 
         return false;
     bool ok = discretize(&discrete, &system, options->delta, options->rule, error);
     if (ok) {
-        printf("The system of %s in continuous time\n\n", options->system);
+        printf("The system of %s in continuous time\n\n", path_shown(options->system));
         print_system(&system);
         printf("\nand a step of %g by the rule %s\n", options->delta, rule_name(options->rule));
         print_matrix("A_bar", discrete.A, discrete.d_state, discrete.d_state);

@@ -215,8 +215,8 @@ static inline int run_and_read(char *text, size_t room, const char *program, con
 {
     char command[1024];
     const char *build = getenv("BUILD");
-    snprintf(command, sizeof command, "%s/%s %s %s </dev/null", build ? build : "build", program,
-             words, streams);
+    snprintf(command, sizeof command, "env -u COLUMNS LC_ALL=C.UTF-8 %s/%s %s %s </dev/null",
+             build ? build : "build", program, words, streams);
     FILE *out = popen(command, "r");
     assert_non_null(out);
     size_t len = fread(text, 1, room - 1, out);

@@ -1513,7 +1513,7 @@ static void a_step_alone_means_the_built_in_story(void **state)
     (void)state;
     char text[16384];
     program_prints(text, sizeof text, "--step 0.3");
-    assert_contains(text, "reading, Delta = 0.3");
+    assert_contains(text, "| Delta = 0.3 for all");
     assert_contains(text, "leprechaun");
 }
 

@@ -182,8 +182,10 @@ static int listen_all(void)
     net.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     file.sun_family = AF_UNIX;
     snprintf(file.sun_path, sizeof file.sun_path, "%s/open/socket", work);
-    listener[0] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    listener[1] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    listener[0] = socket(AF_INET, SOCK_STREAM, 0);
+    listener[1] = socket(AF_UNIX, SOCK_STREAM, 0);
+    fcntl(listener[0], F_SETFL, O_NONBLOCK);
+    fcntl(listener[1], F_SETFL, O_NONBLOCK);
     if (bind(listener[0], (struct sockaddr *)&net, sizeof net) != 0 ||
         listen(listener[0], 9) != 0 ||
         bind(listener[1], (struct sockaddr *)&file, sizeof file) != 0 ||

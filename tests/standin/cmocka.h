@@ -90,11 +90,11 @@ typedef struct {
     int said;           /* it has said something of its failure */
     const char *filter; /* NULL: all tests */
 } StandinState;
-STANDIN StandinState standin;
+STANDIN StandinState standin_state;
 
 STANDIN void cmocka_set_test_filter(const char *pattern)
 {
-    standin.filter = pattern;
+    standin_state.filter = pattern;
 }
 
 STANDIN void print_message(const char *format, ...)
@@ -109,9 +109,9 @@ STANDIN void print_message(const char *format, ...)
 STANDIN void print_error(const char *format, ...)
 {
     va_list args;
-    if (standin.way_out != NULL && !standin.said)
+    if (standin_state.way_out != NULL && !standin_state.said)
         fputs("[  ERROR   ] --- ", stderr);
-    standin.said = 1;
+    standin_state.said = 1;
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
@@ -120,18 +120,18 @@ STANDIN void print_error(const char *format, ...)
 STANDIN void _fail(const char *file, int line)
 {
     print_error("[   LINE   ] --- %s:%d: error: Failure!\n", file, line);
-    if (standin.way_out == NULL)
+    if (standin_state.way_out == NULL)
         abort();
-    longjmp(*standin.way_out, 1);
+    longjmp(*standin_state.way_out, 1);
 }
 
 STANDIN void _skip(const char *file, int line)
 {
-    if (standin.way_out == NULL) {
+    if (standin_state.way_out == NULL) {
         fprintf(stderr, "%s:%d: skip() outside of a test\n", file, line);
         abort();
     }
-    longjmp(*standin.way_out, 2);
+    longjmp(*standin_state.way_out, 2);
 }
 
 STANDIN void standin_true(int right, const char *text, const char *file, int line)
@@ -193,8 +193,8 @@ static inline StandinEnd standin_run(CMFixtureFunction fixture, CMUnitTestFuncti
 {
     jmp_buf here;
     volatile StandinEnd end = STANDIN_PASSED;
-    standin.way_out = &here;
-    standin.said = 0;
+    standin_state.way_out = &here;
+    standin_state.said = 0;
     switch (setjmp(here)) {
     case 0:
         if (test != NULL)
@@ -205,7 +205,7 @@ static inline StandinEnd standin_run(CMFixtureFunction fixture, CMUnitTestFuncti
     case 1: end = STANDIN_FAILED; break;
     default: end = STANDIN_SKIPPED;
     }
-    standin.way_out = NULL;
+    standin_state.way_out = NULL;
     return end;
 }
 
@@ -240,7 +240,7 @@ STANDIN int _cmocka_run_group_tests(const char *group, const struct CMUnitTest *
     }
     print_message("[==========] Running %zu test(s).\n", count);
     for (size_t k = 0; k < count; k++) {
-        if (standin.filter != NULL && fnmatch(standin.filter, tests[k].name, 0) != 0)
+        if (standin_state.filter != NULL && fnmatch(standin_state.filter, tests[k].name, 0) != 0)
             continue;
         print_message("[ RUN      ] %s\n", tests[k].name);
         end[k] = standin_run_test(&tests[k], state != NULL ? state : tests[k].initial_state);

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE /* popen, mkdtemp under -std=c11 */
 #include "classroom/harness.h"
 #include <netinet/in.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 

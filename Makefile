@@ -58,7 +58,7 @@ OPTIMISE := -O3 $(WHOLE) $(BITS) $(if $(filter 1,$(NATIVE)),$(call try,-march=na
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
 
-.PHONY: all cuda run tour test test-cuda counts bits bench figures train corpus check mutants fuzz compile_commands.json clean help
+.PHONY: all cuda run tour test test-cuda counts bits peers bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -259,6 +259,12 @@ bits: $(BUILD)/ch05_language_model ## the same training for every width of vecto
 .PHONY: machines
 machines: $(DEMOS) ## compile for macOS and musl (zig), and run the tests of chapters 1 to 5 on ARM (qemu)
 	@BUILD='$(BUILD)' sh tests/machines.sh --run
+
+PYTHON ?= python3
+COUNT  ?= 100
+SEED   ?= 1
+peers: $(BUILD)/ch05_pretrained ## random models and tokenizers against Transformers (Python); COUNT=100 SEED=1
+	@BUILD='$(BUILD)' $(PYTHON) tests/peers.py $(COUNT) $(SEED)
 
 figures: $(DEMOS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
 	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures

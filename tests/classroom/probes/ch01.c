@@ -89,6 +89,15 @@ static void ex1_5_any_draws(void)
     }
 }
 
+static void ex1_5_a_dart_at_0(void)
+{
+    Random random = {0, 109}; /* its next number is exactly 0 */
+    double p[4] = {0, 0, probe_between(0.1, 0.9), 0};
+    p[3] = 1.0 - p[2];
+    for (int k = 0; k < 20; k++)
+        probe_say((double)random_pick(&random, p, 4));
+}
+
 static void ex1_6_any_counts(void)
 {
     for (int k = 0; k < 20; k++) {
@@ -125,6 +134,7 @@ PROBES = {PROBE(ex1_1_any_chain),
           PROBE(ex1_3_where_any_chain_settles),
           PROBE(ex1_4_any_two),
           PROBE(ex1_5_any_draws),
+          PROBE(ex1_5_a_dart_at_0),
           PROBE(ex1_6_any_counts),
           PROBE(ex1_7_any_table)};
 PROBES_MAIN

@@ -168,6 +168,17 @@ __attribute__((noreturn)) static void give_up(const Grading *grading, const char
     die("%s: %s", what, text_of(message));
 }
 
+/* The tests' own part. */
+static bool one_test_compile(Text *message, Grading *grading, const char *options)
+{
+    char *words;
+    if (asprintf(&words, "-c tests/one_test.c %s %s", options, grading->flags) < 0)
+        die("out of memory");
+    bool ok = compile(message, grading, words);
+    free(words);
+    return ok;
+}
+
 /* What every probe prints with the course's own chapters. Nothing of it is left on the disk when the
    submission comes. */
 static void probes_reference(Grading *grading)
@@ -368,7 +379,7 @@ static void grade_finish(Grading *grading)
 {
     Text message = {NULL, 0, 0};
     bool salvaged = false;
-    if (!compile(&message, grading, "-c tests/one_test.c -o build/one_test.o"))
+    if (!one_test_compile(&message, grading, "-o build/one_test.o"))
         give_up(grading, "the tests' own part does not compile", &message);
     for (int probes = 1; probes >= 0; probes--) {
         if (!programs_compile(grading, probes) && !salvaged) {
@@ -394,11 +405,10 @@ static void grading_prepare(Grading *grading)
     grading->work = work_new(grading->kit);
     cage_try(grading);
     Text message = {NULL, 0, 0};
-    const char *const fast = "-Og -fwhole-program";
     grading->probe_flags = "";
-    if (compile(&message, grading,
-                "-Werror -Og -fwhole-program -c tests/one_test.c -o build/try.o"))
-        grading->probe_flags = fast;
+    if (grading->n_probes > 0 &&
+        one_test_compile(&message, grading, "-Werror -Og -fwhole-program -o build/try.o"))
+        grading->probe_flags = "-Og -fwhole-program";
     text_free(&message);
     remove_tree(grading->work);
     free(grading->work);

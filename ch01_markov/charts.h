@@ -438,18 +438,20 @@ void svg_text(FILE *out, double x, double y, const char *style, const char *text
     fputs("</text>\n", out);
 }
 
-/* A point: a circle, a square, a triangle or a diamond, as the ink says, so that series are told
-   apart in black and white as well. */
+/* A point: a circle, a square, a triangle or a diamond, full or hollow, as the ink says, so that
+   series are told apart in black and white as well. */
 static void svg_point(FILE *out, double x, double y, Ink ink)
 {
     static const char *const path[3] = {"-3,-3 h6 v6 h-6 z", "-3.6,2.8 h7.2 l-3.6,-6.4 z",
                                         "-4,0 l4,-4 l4,4 l-4,4 z"};
     if (ink % 4 == 0)
-        fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", x, y,
-                svg_colour(ink));
+        fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" ", x, y);
     else
-        fprintf(out, "<path d=\"M%.1f,%.1f m%s\" fill=\"%s\"/>\n", x, y, path[ink % 4 - 1],
-                svg_colour(ink));
+        fprintf(out, "<path d=\"M%.1f,%.1f m%s\" ", x, y, path[ink % 4 - 1]);
+    if (ink < 4)
+        fprintf(out, "fill=\"%s\"/>\n", svg_colour(ink));
+    else
+        fprintf(out, "fill=\"white\" stroke=\"%s\" stroke-width=\"1.5\"/>\n", svg_colour(ink));
 }
 
 /* What follows a list of points: as a line, or as an area. */

@@ -779,6 +779,8 @@ static void tables_print_the_numbers_of_the_lesson(void **state)
         {"--demo memories", "|                       0.952\n"}, /* (1 - exp(-0.1)) / 0.1 */
         {"--demo memories", "|                       0.499\n"}, /* (1 - exp(-1.6)) / 1.6 */
         {"--demo past", "         8                   1.50        0.0013385\n"},
+        {"--demo hold", "   0.500                          0.1942\n"}, /* half the step, */
+        {"--demo hold", "   0.250                          0.0932\n"}, /* half the error */
         {"--demo stability", "Where lambda is real, a fading state explodes"},
         {"--hippo 1 --length 20", "(root mean square error over the signal's standard deviation"},
         {"--system data/spring.ssm", "  A_bar  0.9950    0.0988\n        -0.0988    0.9753\n"},

@@ -5,12 +5,13 @@
    FOR     chapter 1's --chain, --fit and --start. It knows names and numbers, and no chain
 
    A table has a first line `from,sunny,rainy` and a line `sunny,0.8,0.2` for each state: chances,
-   or counts if they are whole numbers. Anything else is a record. */
+   or counts if they are whole numbers. Anything else is a record. Where text_files.h finds other
+   separators than commas, these will do. */
 
 #ifndef CH01_CHAIN_FILES
 #define CH01_CHAIN_FILES
 
-#include "tools.h"
+#include "text_files.h"
 
 enum { CHAIN_MAX_STATES = 2000 };
 
@@ -28,6 +29,7 @@ typedef struct {
     double *count; /* (n_state, n_state) count[i][j] = days in i followed by j; whole numbers */
     double days;   /* days with a state; 0 if only counts were given */
     double gaps;   /* gaps between days with a state */
+    size_t title;  /* the line that is taken for a title, though it does not say `state`; or 0 */
 } Counts;
 
 void names_free(char **name, size_t n_state)
@@ -57,10 +59,7 @@ size_t name_find(char *const *names, size_t n_state, const char *name)
 
 static bool is_table(const Table *table, size_t *header)
 {
-    size_t row = 0;
-    while (row < table->n_row && table_width(table, row) == 0)
-        row++;
-    *header = row;
+    size_t row = *header = table_first_row(table);
     return row < table->n_row && strcasecmp(table_cell(table, row, 0), "from") == 0;
 }
 
@@ -100,7 +99,7 @@ static bool table_row_values(double *value, const Table *table, size_t row,
                     table->path, line, name, width, states->n_state);
     for (size_t j = 0; j < width; j++) {
         Error why;
-        bool ok = number_parse(&value[j], table_cell(table, row, j + 1), &why);
+        bool ok = table_number(&value[j], table, row, j + 1, &why);
         if (ok && value[j] < 0.0)
             ok = fail(&why, "%g is negative", value[j]);
         if (ok && kind == ROWS_OF_COUNTS && (value[j] != floor(value[j]) || value[j] > 1e15))
@@ -193,7 +192,7 @@ static bool counts_from_counts(Counts *counts, const Table *table, Error *error)
     StateTable read;
     if (!table_to_states(&read, table, ROWS_OF_COUNTS, error))
         return false;
-    Counts taken = {read.n_state, read.name, read.value, 0.0, 0.0};
+    Counts taken = {read.n_state, read.name, read.value, 0.0, 0.0, 0};
     *counts = taken;
     return true;
 }
@@ -252,11 +251,6 @@ static size_t tally_state(Tally *tally, const char *name)
     return tally->n_state++;
 }
 
-static bool is_missing(const char *cell)
-{
-    return *cell == '\0' || strcmp(cell, "NA") == 0 || strcmp(cell, "?") == 0;
-}
-
 /* The state of one row of a record, NULL for a missing day. *date is set if the row has one. */
 static bool record_day(const char **state, long *date, const Table *table, size_t row, Error *error)
 {
@@ -275,7 +269,12 @@ static bool record_day(const char **state, long *date, const Table *table, size_
                         table_cell(table, row, 0));
     }
     const char *cell = table_cell(table, row, width - 1);
-    *state = is_missing(cell) ? NULL : cell;
+    char begin[11];
+    snprintf(begin, sizeof begin, "%.10s", cell);
+    if (width == 1 && date_number(begin) >= 0)
+        return fail(error, "%s:%zu: a comma is wanted between a date and its state: '%.40s'",
+                    table->path, line, cell);
+    *state = cell_is_missing(cell) ? NULL : cell;
     return true;
 }
 
@@ -312,15 +311,63 @@ static bool tally_record(Tally *tally, Counts *counts, const Table *table, size_
     return true;
 }
 
+/* Days with the state `name`, from row `first` on. */
+static size_t record_count(const Table *table, size_t first, const char *name)
+{
+    size_t count = 0;
+    for (size_t row = first; row < table->n_row; row++) {
+        size_t width = table_width(table, row);
+        count += width > 0 && strcmp(table_cell(table, row, width - 1), name) == 0;
+    }
+    return count;
+}
+
+/* Whether the first line is a title: it says `state`; or it has two cells, and neither begins like
+   a date or a number; or it has one, whose word never comes again, while that below it does. */
+static bool record_is_titled(const Table *table, size_t first)
+{
+    size_t width = first < table->n_row ? table_width(table, first) : 0, next = first + 1;
+    const char *word = width > 0 ? table_cell(table, first, width - 1) : "";
+    if (strcasecmp(word, "state") == 0 || width == 2)
+        return strcasecmp(word, "state") == 0 || table_is_title(table, first);
+    while (next < table->n_row && table_width(table, next) == 0)
+        next++;
+    return width == 1 && !cell_is_missing(word) && next < table->n_row &&
+           record_count(table, first, word) == 1 &&
+           record_count(table, next, table_cell(table, next, table_width(table, next) - 1)) > 1;
+}
+
+/* States that are numbers may be classes: 0 and 1, or the faces of dice. If there are many, or one
+   is no whole number, they are amounts, and what the states shall be only their owner knows. */
+static bool states_are_no_amounts(const Tally *tally, const char *path, Error *error)
+{
+    enum { CLASSES_MOST = 12 };
+    bool whole = true;
+    Error ignored;
+    for (size_t i = 0; i < tally->n_state; i++) {
+        double value;
+        if (!number_parse(&value, tally->name[i], &ignored))
+            return true;
+        whole = whole && value == floor(value);
+    }
+    return (whole && tally->n_state <= CLASSES_MOST) ||
+           fail(error,
+                "%s: are these amounts? The states are %zu different numbers, like %.20s: a chain "
+                "wants names of a few, such as dry for 0 and wet for all above",
+                path, tally->n_state, tally->name[tally->n_state - 1]);
+}
+
 static bool counts_from_record(Counts *counts, const Table *table, size_t first, Error *error)
 {
     Counts read;
     memset(&read, 0, sizeof read);
     Tally tally = {0, 8, NEW(const char *, 8), NEW(double, 64)};
-    size_t width = first < table->n_row ? table_width(table, first) : 0;
-    bool titled = width > 0 && strcasecmp(table_cell(table, first, width - 1), "state") == 0;
-    bool ok = tally_record(&tally, &read, table, first + titled, error);
+    bool titled = record_is_titled(table, first);
+    bool ok = tally_record(&tally, &read, table, first + titled, error) &&
+              states_are_no_amounts(&tally, table->path, error);
     if (ok) {
+        const char *title = titled ? table_cell(table, first, table_width(table, first) - 1) : "";
+        read.title = titled && strcasecmp(title, "state") != 0 ? table->line[first] : 0;
         size_t n = read.n_state = tally.n_state;
         read.name = NEW(char *, n);
         read.count = matrix_new(n, n);

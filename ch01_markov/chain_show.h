@@ -240,8 +240,11 @@ Chart running_chart(const RunningShare *running, char *const *name, size_t n_sta
 
 /* ---- a fitted chain ---------------------------------------------------------------------- */
 
-void print_record(double days, double gaps)
+/* `title` is the line that was taken for a title, though it does not say so, or 0. */
+void print_record(double days, double gaps, size_t title)
 {
+    if (title > 0)
+        printf("Line %zu is taken for a title, and not for a day.\n", title);
     if (days > 0.0)
         printf("%.0f days with a state, and %.0f gap%s between them.\n", days, gaps,
                gaps == 1.0 ? "" : "s");

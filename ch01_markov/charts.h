@@ -7,7 +7,7 @@
 #ifndef COURSE_CHARTS
 #define COURSE_CHARTS
 
-#include "tools.h"
+#include "text_width.h"
 
 enum { CHART_MAX_SERIES = 6, SVG_WIDTH = 640, SVG_HEIGHT = 380 };
 

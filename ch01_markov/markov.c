@@ -11,7 +11,7 @@
               pi      stationary   (n_state)           where the forecast settles: pi = pi P
               d_t     distance     a number            total variation distance of pi_t from pi
    BUILD      cc -O2 ch01_markov/markov.c -o markov -lm && ./markov
-   TIME       45 minutes to read with the lesson, 95 to do the exercises
+   TIME       45 minutes to read with the lesson, 100 to do the exercises
    SOURCES    J. R. Norris, Markov Chains (Cambridge 1997), chapter 1
               D. Levin, Y. Peres, Markov Chains and Mixing Times (AMS, 2nd ed. 2017), ch. 1, 4, 12
               J. G. Kemeny, J. L. Snell, Finite Markov Chains (1960), chapters 3 and 4
@@ -74,16 +74,18 @@ void chain_free(Chain *chain)
 void chain_step(double *next, const double *now, const Chain *chain)
 {
     size_t n_state = chain->n_state;
-    memset(next, 0, n_state * sizeof *next);
-    //> EX 1.1 [2 pts] [10 min] one day further
-    //? Work the weather by hand first: how much of tomorrow's sunny comes from today's rainy?
-    //? State i holds now[i] and gives the share P[i * n_state + j] of it to state j.
-    //? Two loops, over i and over j, and one line: next[j] += ... Nothing is ever taken away.
-    /* next[j] = sum over i of now[i] P[i][j]: what flows into j, from wherever it comes */
-    for (size_t i = 0; i < n_state; i++)
-        for (size_t j = 0; j < n_state; j++)
-            next[j] += now[i] * chain->P[i * n_state + j];
-    //< EX 1.1
+    for (size_t j = 0; j < n_state; j++) {
+        double chance = 0.0; /* of j tomorrow */
+        //> EX 1.1 [2 pts] [10 min] one day further
+        //? Work the weather by hand first: in which two ways can tomorrow be sunny?
+        //? Today is i with chance now[i], and of these days the share P[i][j] is followed by j.
+        //? A sum over i. Row i of P begins at chain->P[i * n_state].
+        /* what flows into j, from wherever it comes */
+        for (size_t i = 0; i < n_state; i++)
+            chance += now[i] * chain->P[i * n_state + j];
+        //< EX 1.1
+        next[j] = chance;
+    }
 }
 
 /* The forecasts for days 0 .. days: pi (days + 1, n_state), with pi[0] = start. */
@@ -149,8 +151,8 @@ Structure chain_structure(const Chain *chain)
 
 /* Exercise 1.3. Fills the linear system M x = b whose only answer is the stationary distribution
    of an irreducible chain (one closed class, no transient state). M (n, n), b (n).
-   pi = pi P, written for columns, is (P transposed - I) pi = 0: n equations, one of them minus the
-   sum of the others. The last is replaced by sum(pi) = 1. */
+   pi = pi P hides n equations, but one of them says what the others say together, so the last one
+   has to give way: to what else is known of pi? */
 void stationary_system(double *M, double *b, const double *P, size_t n)
 {
     //> EX 1.3 [3 pts] [20 min] the equations of the stationary distribution
@@ -292,19 +294,21 @@ bool chain_stationary(double *pi, const Chain *chain, Error *error)
 /* Two forecasts draw together as the days pass. How far apart they are is one number, and in  */
 /* the end it shrinks by the same factor every day.                                            */
 
-/* Exercise 1.4. The total variation distance of two distributions p, q (n): half the sum of
-   |p[i] - q[i]|. It is the most by which they can differ about any event (Levin & Peres, 4.1). */
+/* Exercise 1.4. The total variation distance of two distributions p, q (n): the most by which they
+   can differ about any event, and any set of states is one (Levin & Peres, 4.1). There are 2^n
+   sets; about which one do they differ most? */
 double total_variation(const double *p, const double *q, size_t n)
 {
-    double sum = 0.0;
-    //> EX 1.4 [1 pt] [5 min] the distance between two forecasts
-    //? (0.5, 0.5) and (2/3, 1/3): the chance of rain differs by 1/6. Your sum must not say 1/3.
-    //? What one forecast has too much of one state it lacks in others: everything counts twice.
-    /* what p has too much in some states it lacks in others: the half counts it once */
+    double distance = 0.0;
+    //> EX 1.4 [2 pts] [10 min] the distance between two forecasts
+    //? (0.5, 0.5, 0) and (0.25, 0.25, 0.5): try all eight events. About which do they differ most?
+    //? A state of which p holds more than q makes the event's difference larger, another smaller.
+    //? The event of all states with p[i] > q[i]; the others together lack just as much.
+    /* all states of which p holds more: what they have too much the others lack */
     for (size_t i = 0; i < n; i++)
-        sum += 0.5 * fabs(p[i] - q[i]);
+        distance += 0.5 * fabs(p[i] - q[i]);
     //< EX 1.4
-    return sum;
+    return distance;
 }
 
 /* distance (days + 1): how far the forecasts for days 0 .. days are from the long run, if day 0 is
@@ -467,9 +471,10 @@ typedef struct {
     double p_value;     /* the chance of a G2 so large if tomorrow did ignore today */
 } Fit;
 
-/* Exercise 1.6. The most likely chances after one state, and their standard errors: p,
-   std_error (n_state) from count (n_state), whose sum is not 0.
-   p[j] = count[j] / total (Billingsley 1961, section 2), std_error[j] = sqrt(p (1 - p) / total). */
+/* Exercise 1.6. A day of one state was followed count[j] times by state j, count (n_state), total
+   times in all, and that is not 0. p (n_state): the chances under which this is most likely
+   (Billingsley 1961, section 2); std_error (n_state): how far such a p[j] scatters about the true
+   one, if each of these days was a try by itself. */
 void fit_row(double *p, double *std_error, const double *count, size_t n_state)
 {
     double total = 0.0;
@@ -477,7 +482,7 @@ void fit_row(double *p, double *std_error, const double *count, size_t n_state)
         total += count[j];
     //> EX 1.6 [2 pts] [10 min] the most likely chances
     //? After a dry day came 1049 dry and 350 wet days. What would you bet on the next dry day?
-    //? A share of `total` independent tries has the variance p (1 - p) / total.
+    //? One try is 1 with chance p, else 0: its variance is p (1 - p). And that of a mean of many?
     /* of `total` days like today, count[j] were followed by state j */
     for (size_t j = 0; j < n_state; j++) {
         p[j] = count[j] / total;
@@ -635,12 +640,6 @@ static void print_settling(const Study *study)
         print_forgetting(study->rate, half_life(study->rate));
 }
 
-/* The chain is shown beside its chart. */
-static bool study_show(const Study *study, const Chart *chart, const Show *show, Error *error)
-{
-    return chain_show(chart, study->chain.name, study->chain.P, study->chain.n_state, show, error);
-}
-
 /* The forecast day by day; `days` 0 means: until it settles. */
 static bool demo_forecast(const Study *study, uint64_t days, const Show *show, Error *error)
 {
@@ -674,7 +673,7 @@ static bool demo_forecast(const Study *study, uint64_t days, const Show *show, E
         if (study->limit[i] > 0.0)
             chart_level(&chart, study->limit[i]);
     }
-    bool ok = study_show(study, &chart, show, error);
+    bool ok = chain_show(&chart, chain->name, chain->P, chain->n_state, show, error);
     free(pi);
     free(day);
     free(column);
@@ -701,7 +700,7 @@ static bool demo_forgetting(const Study *study, uint64_t days, const Show *show,
         print_distances(chain->name, distance, chain->n_state, count);
         print_settling(study);
     }
-    ok = ok && study_show(study, &chart, show, error);
+    ok = ok && chain_show(&chart, chain->name, chain->P, chain->n_state, show, error);
     free(day);
     free(distance);
     return ok;
@@ -751,7 +750,8 @@ static bool demo_simulate(const Study *study, uint64_t days, const char *record,
                 study->limit, deviation);
     print_errors_explained(study->structure.n_class, known);
     Chart chart = running_chart(running, chain->name, chain->n_state);
-    bool ok = (!record || out_close(&file, error)) && study_show(study, &chart, show, error);
+    bool ok = (!record || out_close(&file, error)) &&
+              chain_show(&chart, chain->name, chain->P, chain->n_state, show, error);
     simulation_free(&seen);
     free(deviation);
     free(running);
@@ -789,8 +789,8 @@ static bool study_fit(Chain *chain, const char *path, Error *error)
         return false;
     bool ok = chain_fit(&fit, &counts, error);
     if (ok) {
-        printf("A chain fitted to %s\n", path);
-        print_record(counts.days, counts.gaps);
+        printf("A chain fitted to %s\n", path_shown(path));
+        print_record(counts.days, counts.gaps, counts.title);
         print_fitted(counts.name, counts.count, fit.chain.P, fit.std_error, counts.n_state);
         print_informative(fit.G2, fit.freedom, fit.p_value);
         free(fit.std_error);
@@ -809,7 +809,7 @@ static bool study_open(Study *study, const ChainOptions *options, Error *error)
     } else if (options->chain) {
         if (!chain_read(&study->chain, options->chain, error))
             return false;
-        printf("The chain of %s\n\n", options->chain);
+        printf("The chain of %s\n\n", path_shown(options->chain));
     } else {
         study->chain = chain_weather();
         puts("The weather as a Markov chain\n");

@@ -1,7 +1,7 @@
 /* The course's tools: what every chapter needs and none is about.
 
    HOLDS   errors as one sentence, memory, a clock and a progress bar; random numbers; matrices;
-           text files, cells and numbers; files that appear whole or not at all; options
+           whole files, numbers; files that appear whole or not at all; options
    FOR     every chapter's file, and all machinery: this is the ground, and includes nothing */
 
 #ifndef COURSE_TOOLS
@@ -300,7 +300,13 @@ double matrix_spectral_radius(const double *M, size_t n)
     return radius;
 }
 
-/* ================================ Text, cells, numbers ==================================== */
+/* ================================== Files, numbers ======================================== */
+
+/* "-" is standard input, wherever a file is read: its name for messages and titles. */
+const char *path_shown(const char *path)
+{
+    return strcmp(path, "-") == 0 ? "standard input" : path;
+}
 
 /* Reads a stream to its end. The size is not asked for beforehand: it may be a pipe. */
 static bool stream_read(char **text, size_t *len, FILE *in, const char *path, Error *error)
@@ -332,130 +338,18 @@ static bool stream_read(char **text, size_t *len, FILE *in, const char *path, Er
     return true;
 }
 
-/* A whole file, with a 0 byte after it. */
+/* A whole file as it is, byte by byte, with a 0 byte after it; "-" is standard input. What a person
+   wrote is read by text_files.h. */
 bool text_read(char **text, size_t *len, const char *path, Error *error)
 {
-    FILE *in = fopen(path, "rb");
+    bool standard = strcmp(path, "-") == 0;
+    FILE *in = standard ? stdin : fopen(path, "rb");
     if (!in)
         return fail(error, "%s: %s", path, strerror(errno));
-    bool ok = stream_read(text, len, in, path, error);
-    fclose(in);
+    bool ok = stream_read(text, len, in, path_shown(path), error);
+    if (!standard)
+        fclose(in);
     return ok;
-}
-
-/* A text file as rows of cells, cut at commas (or also at blanks, if `spaces`). Lines that start
-   with # are left out, blank lines are rows without cells. `line` keeps the line numbers. */
-typedef struct {
-    const char *path;
-    char *text;
-    char **cell;  /* (n_cell) into text */
-    size_t *row;  /* (n_row + 1) row r owns cells row[r] .. row[r + 1] - 1 */
-    size_t *line; /* (n_row) */
-    size_t n_row, n_cell;
-} Table;
-
-/* Ends the cell that starts at `cell` and returns what follows its separator, NULL at the end of
-   the line. Quotes protect separators; a doubled quote inside them stands for one. */
-static char *cell_end(char **cell, char *line, bool spaces)
-{
-    while (*line == ' ' || *line == '\t')
-        line++;
-    char *out = *cell = line, *rest = NULL;
-    if (*line == '"') {
-        for (line++; *line && (*line != '"' || line[1] == '"'); *out++ = *line++)
-            line += *line == '"';
-        line += *line == '"';
-    }
-    for (; *line; *out++ = *line++) {
-        if (*line == ',' || (spaces && (*line == ' ' || *line == '\t'))) {
-            rest = line + 1;
-            break;
-        }
-    }
-    while (out > *cell && (out[-1] == ' ' || out[-1] == '\t'))
-        out--;
-    *out = '\0';
-    return rest;
-}
-
-/* Appends the cells of one line, already cut off from the text. */
-static void table_add_line(Table *table, char *line, bool spaces)
-{
-    while (line) {
-        char *cell;
-        line = cell_end(&cell, line, spaces);
-        if (spaces && *cell == '\0') /* between two spaces there is nothing */
-            continue;
-        table->cell[table->n_cell++] = cell;
-    }
-}
-
-/* One pass over the text that counts what the tables need: never fewer than there will be. */
-static void table_reserve(Table *table, const char *text, bool spaces)
-{
-    size_t cells = 2, rows = 2;
-    for (; *text; text++) {
-        rows += *text == '\n';
-        cells += *text == '\n' || *text == ',' || (spaces && (*text == ' ' || *text == '\t'));
-    }
-    table->cell = NEW(char *, cells);
-    table->row = NEW(size_t, rows);
-    table->line = NEW(size_t, rows);
-}
-
-/* `text` (len bytes and a 0) was malloc'ed and belongs to the table from now on. */
-bool table_parse(Table *table, char *text, size_t len, bool spaces, const char *path, Error *error)
-{
-    if (memchr(text, '\0', len)) {
-        free(text);
-        return fail(error, "%s: a zero byte: this is not a text file", path);
-    }
-    memset(table, 0, sizeof *table);
-    table->text = text;
-    table->path = path;
-    table_reserve(table, text, spaces);
-    char *line = strncmp(text, "\xEF\xBB\xBF", 3) == 0 ? text + 3 : text; /* byte order mark */
-    for (size_t number = 1; line && *line; number++) {
-        char *end = line + strcspn(line, "\n"), *next = *end ? end + 1 : NULL;
-        *end = '\0';
-        if (end > line && end[-1] == '\r')
-            end[-1] = '\0';
-        if (*line != '#') {
-            table->line[table->n_row] = number;
-            if (line[strspn(line, " \t")] != '\0')
-                table_add_line(table, line, spaces);
-            table->row[++table->n_row] = table->n_cell;
-        }
-        line = next;
-    }
-    return true;
-}
-
-bool table_read(Table *table, const char *path, bool spaces, Error *error)
-{
-    char *text;
-    size_t len;
-    return text_read(&text, &len, path, error) &&
-           table_parse(table, text, len, spaces, path, error);
-}
-
-size_t table_width(const Table *table, size_t row)
-{
-    return table->row[row + 1] - table->row[row];
-}
-
-char *table_cell(const Table *table, size_t row, size_t column)
-{
-    return table->cell[table->row[row] + column];
-}
-
-void table_free(Table *table)
-{
-    free(table->text);
-    free(table->cell);
-    free(table->row);
-    free(table->line);
-    memset(table, 0, sizeof *table);
 }
 
 /* 0.25, 1e-3 or 2/3; finite. */
@@ -488,23 +382,6 @@ bool integer_parse(uint64_t *value, const char *text, uint64_t least, uint64_t m
         return fail(error, "%.40s is out of range: %" PRIu64 " to %" PRIu64, text, least, most);
     *value = number;
     return true;
-}
-
-/* Characters of a UTF-8 text. */
-size_t text_width(const char *text)
-{
-    size_t width = 0;
-    for (; *text; text++)
-        width += ((unsigned char)*text & 0xC0) != 0x80; /* count no continuation bytes of UTF-8 */
-    return width;
-}
-
-/* Like %*s, but counts characters. */
-void text_pad(FILE *out, const char *text, int width)
-{
-    int blank = abs(width) - (int)text_width(text);
-    fprintf(out, "%*s%s%*s", width > 0 && blank > 0 ? blank : 0, "", text,
-            width < 0 && blank > 0 ? blank : 0, "");
 }
 
 /* ======================== Files written whole or not at all =============================== */
@@ -935,7 +812,7 @@ static size_t option_print_word(FILE *out, const char *word, size_t len, size_t 
     enum { PAGE = 96 };
     size_t wide = 0;
     for (size_t i = 0; i < len; i++)
-        wide += ((unsigned char)word[i] & 0xC0) != 0x80; /* as in text_width */
+        wide += ((unsigned char)word[i] & 0xC0) != 0x80; /* as in text_width.h, for ASCII */
     if (column > indent && column + 1 + wide > PAGE) {
         fprintf(out, "\n%*s", (int)indent, "");
         column = indent;

@@ -65,9 +65,8 @@ Ssm ssm_new(size_t d_state, size_t d_in, size_t d_out)
 }
 
 /* Exercise 2.1. A chain as a system. Its state is the forecast, x = pi (n_state); nothing comes in,
-   so B = 0 and D = 0 for one idle input; and all of the state is seen, so C = I. Chapter 1
-   multiplies a row from the left, pi P; here states are columns, A x: therefore A is P transposed.
-   Texts that write A = P have rows in mind. */
+   so B = 0 and D = 0 for one idle input, as ssm_new leaves them; and all of the state is to be
+   seen. Chapter 1 multiplies a row from the left, pi P; here states are columns, A x. */
 Ssm ssm_from_chain(const Chain *chain, const double *start)
 {
     size_t n_state = chain->n_state;
@@ -75,7 +74,8 @@ Ssm ssm_from_chain(const Chain *chain, const double *start)
     memcpy(system.x0, start, n_state * sizeof *start);
     //> EX 2.1 [2 pts] [10 min] a chain as a system
     //? (pi P)[j] = sum over i of pi[i] P[i][j]. And (A x)[j] = sum over i of which A times x[i]?
-    //? So A[j][i] is P[i][j]. tools.h has matrix_transpose and matrix_identity.
+    //? y = C x is to be all of x. tools.h has matrix_transpose and matrix_identity.
+    /* texts that write A = P have rows in mind */
     matrix_transpose(system.A, chain->P, n_state, n_state);
     matrix_identity(system.C, n_state);
     //< EX 2.1
@@ -97,8 +97,8 @@ static void add_matrix_times(double *out, const double *M, const double *v, size
             out[j] += v[i] * M[j * cols + i];
 }
 
-/* Exercise 2.2. The state one step on: x_next (d_state) = A x + B u, with x (d_state), u (d_in).
-   In NumPy: x_next = A @ x + B @ u. */
+/* Exercise 2.2. The state one step on: x_next (d_state), from x (d_state), u (d_in) and the two
+   matrices that move a state. What is seen of it is the business of the function below. */
 void ssm_step(double *x_next, const double *x, const double *u, const Ssm *system)
 {
     memset(x_next, 0, system->d_state * sizeof *x_next);
@@ -203,8 +203,7 @@ static Ssm ssm_copy(const Ssm *system)
 }
 
 /* Exercise 2.3. The index shift that confuses everyone. `out` gives, read before the update, what
-   `system` gives read after it. The state moves alike in both; only what is read of it changes:
-       C (A x + B u) + D u = (C A) x + (C B + D) u,   so C' = C A and D' = C B + D. */
+   `system` gives read after it. The state moves alike in both; only what is read of it changes. */
 Ssm ssm_as_control(const Ssm *system)
 {
     size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out;
@@ -212,7 +211,8 @@ Ssm ssm_as_control(const Ssm *system)
     //> EX 2.3 [2 pts] [15 min] the same outputs in the other convention
     //? A and B stay as they are. What must be read of x_{t-1}, what of u_t, to give y_t?
     //? Put x_t = A x_{t-1} + B u_t into y_t = C x_t + D u_t and sort by x_{t-1} and u_t.
-    //? matrix_multiply(out.C, ...) gives C A. Then add C B onto the D that ssm_copy left in out.D.
+    //? One matrix is a product. To the other, which ssm_copy has left in `out`, a product is added.
+    /* C (A x + B u) + D u = (C A) x + (C B + D) u */
     matrix_multiply(out.C, system->C, system->A, d_out, d_state, d_state);
     for (size_t i = 0; i < d_in; i++)
         for (size_t j = 0; j < d_out; j++)
@@ -229,8 +229,8 @@ Ssm ssm_as_control(const Ssm *system)
 
 /* Exercise 2.4. The kernel K (len, d_out, d_in), K[k] = C A^k B, for outputs read after the
    update (S4, equation 5); read before it, everything comes one step later. D is not in it.
-   K[:, :, i] is what one impulse on input i causes: it puts column i of B into the state, which
-   then walks on by itself. So no power of A is ever needed, only d_state^2 products a step.
+   K[:, :, i] is what one impulse on input i causes. That takes no power of A, only about d_state^2
+   products a step.
    Returns the number of finite steps: len, or less if the system is unstable and overflows. */
 size_t ssm_kernel(double *K, const Ssm *system, size_t len, Reading reading)
 {
@@ -242,13 +242,13 @@ size_t ssm_kernel(double *K, const Ssm *system, size_t len, Reading reading)
         for (size_t s = 0; s < d_state; s++)
             x[s] = system->B[s * d_in + i]; /* where an impulse leaves the state: B[:, i] */
         for (size_t k = first; k < finite; k++) {
-            /* x is A^(k - first) B[:, i] */
             memset(y, 0, d_out * sizeof *y);
             memset(x_next, 0, d_state * sizeof *x_next);
             //> EX 2.4 [2 pts] [15 min] the kernel
             //? K[0] = C B, K[1] = C A B, K[2] = C A A B: what changes from one to the next?
-            //? x holds column i of A^k B. C times it belongs in y, A times it in x_next.
-            //? Two calls of add_matrix_times; the rows and columns of C and A stand in struct Ssm.
+            //? The impulse has left B[:, i] in x, and nothing comes in after it. What is seen of x?
+            //? What belongs in y, what in x_next? struct Ssm has the rows and columns of C and A.
+            /* x is A^(k - first) B[:, i] */
             add_matrix_times(y, system->C, x, d_out, d_state);
             add_matrix_times(x_next, system->A, x, d_state, d_state);
             //< EX 2.4
@@ -464,9 +464,8 @@ bool ssm_compute(double *y, const double *u, const Ssm *system, size_t len, Way 
 /* same outputs. In the right ones A is diagonal: nothing mixes, each number of the state is a    */
 /* memory with a rate of its own, and a step costs d_state products, not d_state^2. Mamba's A is. */
 
-/* Exercise 2.6. The same system for x' = T^-1 x. Put x = T x' into x_next = A x + B u and multiply
-   by T^-1 from the left:  A' = T^-1 A T,  B' = T^-1 B,  C' = C T,  D' = D,  x0' = T^-1 x0.
-   T (d_state, d_state). Fails if T has no inverse. */
+/* Exercise 2.6. The same system for x' with x = T x': from the same inputs it gives the same
+   outputs. T (d_state, d_state). Fails if T has no inverse. */
 bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error)
 {
     size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out;
@@ -479,9 +478,10 @@ bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error
         Ssm changed = ssm_copy(system);
         double *AT = copy; /* used up by matrix_solve: room for A T */
         //> EX 2.6 [3 pts] [20 min] other coordinates, the same system
-        //? Put x = T x' into x_next = A x + B u and solve for x'_next.
-        //? A T first, into AT; then `inverse` from the left. Four products and one for x0.
+        //? Put x = T x' into x_next = A x + B u and y = C x + D u, and solve for x'_next and y.
+        //? One of the four stays as it is. A T goes into AT first. Where does the state start?
         //? matrix_multiply(out, left, right, rows, inner, cols); a vector is a matrix of 1 column.
+        /* A' = T^-1 A T, B' = T^-1 B, C' = C T, x0' = T^-1 x0 */
         matrix_multiply(AT, system->A, T, d_state, d_state, d_state);
         matrix_multiply(changed.A, inverse, AT, d_state, d_state, d_state);
         matrix_multiply(changed.B, inverse, system->B, d_state, d_state, d_in);

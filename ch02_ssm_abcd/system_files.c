@@ -7,7 +7,7 @@
 #ifndef CH02_SYSTEM_FILES
 #define CH02_SYSTEM_FILES
 
-#include "../ch01_markov/tools.h"
+#include "../ch01_markov/text_files.h"
 
 /* ================================== Signals =============================================== */
 
@@ -82,32 +82,18 @@ static bool signal_row(Signal *signal, size_t t, bool timed, const Table *table,
         Error why;
         double *to =
             timed && i == 0 ? &signal->time[t] : &signal->value[t * signal->width + i - timed];
-        if (!number_parse(to, table_cell(table, row, i), &why))
+        if (!table_number(to, table, row, i, &why))
             return fail(error, "%s:%zu: column %zu: %s", table->path, line, i + 1, why.text);
     }
     return true;
-}
-
-/* The first row that has cells and is no title (its last cell is a number). */
-static size_t signal_first_row(const Table *table)
-{
-    size_t row = 0;
-    while (row < table->n_row && table_width(table, row) == 0)
-        row++;
-    double value;
-    Error ignored;
-    if (row < table->n_row &&
-        !number_parse(&value, table_cell(table, row, table_width(table, row) - 1), &ignored) &&
-        strcasecmp(table_cell(table, row, table_width(table, row) - 1), "nan") != 0)
-        row++;
-    return row;
 }
 
 /* A signal of `width` columns from a table of one line a sample, with one more column in front if
    it gives the time; a line of titles on top is skipped. */
 bool signal_from_table(Signal *signal, const Table *table, size_t width, Error *error)
 {
-    size_t first = signal_first_row(table), len = 0;
+    size_t first = table_first_row(table), len = 0;
+    first += first < table->n_row && table_is_title(table, first);
     for (size_t row = first; row < table->n_row; row++)
         len += table_width(table, row) > 0;
     if (len == 0)
@@ -250,7 +236,7 @@ static bool block_add_row(Block *block, const char *name, const Table *table, si
     for (size_t i = 0; i < cols; i++) {
         Error why;
         double *to = &block->value[block->rows * cols + i];
-        if (!number_parse(to, table_cell(table, row, i), &why))
+        if (!table_number(to, table, row, i, &why))
             return fail(error, "%s:%zu: row %zu of %s: %s", table->path, line, block->rows + 1,
                         name, why.text);
     }

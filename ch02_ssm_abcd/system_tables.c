@@ -134,9 +134,9 @@ bool chart_outputs(const Signal *u, const double *y, size_t d_out, const char *i
     static const char *const names[] = {"y1", "y2", "y3", "y4", "y5", "y6"};
     double *columns[CHART_MAX_SERIES];
     char title[80];
-    snprintf(title, sizeof title, "The outputs for input %.40s", input);
+    snprintf(title, sizeof title, "The outputs for input %.40s", path_shown(input));
     Chart chart = chart_new(title, "t", "y");
-    if (u->width == 1 && strchr(input, '.'))
+    if (u->width == 1 && (strchr(input, '.') || strcmp(input, "-") == 0))
         chart_add(&chart, "u1", MARK_LINE, u->time, u->value, u->len);
     size_t shown = 0;
     for (; shown < d_out && chart.n_series < CHART_MAX_SERIES; shown++) {

@@ -721,8 +721,8 @@ static bool run_hippo(const StepOptions *options, const Show *show, Error *error
     if (!signal_open(&u, options->input, options->length, 200, 1, 0, options->seed, error))
         return false;
     double *state = NEW(double, most), *drawn = NEW(double, u.len);
-    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n", options->input,
-           u.len, most);
+    printf("HiPPO-LegS: %s, %zu samples, and what 1 to %zu numbers keep of it\n\n",
+           path_shown(options->input), u.len, most);
     bool ok = true;
     for (size_t kept = 1, next; ok && kept <= most; kept = next) {
         next = kept == most ? most + 1 : 2 * kept < most ? 2 * kept : most;

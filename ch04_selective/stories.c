@@ -8,7 +8,7 @@
 #ifndef CH04_STORIES
 #define CH04_STORIES
 
-#include "../ch01_markov/tools.h"
+#include "../ch01_markov/text_files.h"
 
 enum { CONTEXTS_MOST = 8, CUE_WORDS_MOST = 4, CUES_MOST = 10000, STORY_WORDS_MOST = 1000000 };
 
@@ -118,7 +118,8 @@ bool story_read(Story *story, const char *path, Error *error)
 {
     char *text;
     size_t len;
-    return text_read(&text, &len, path, error) && story_parse(story, text, len, path, error);
+    return text_read_plain(&text, &len, path, error) &&
+           story_parse(story, text, len, path_shown(path), error);
 }
 
 static size_t cues_find_context(const Cues *cues, const char *name)
@@ -242,7 +243,8 @@ bool cues_read(Cues *cues, const char *path, Error *error)
 {
     char *text;
     size_t len;
-    return text_read(&text, &len, path, error) && cues_parse(cues, text, len, path, error);
+    return text_read_plain(&text, &len, path, error) &&
+           cues_parse(cues, text, len, path_shown(path), error);
 }
 
 /* The longest cue that ends with word `at` of the story, or NULL. */

@@ -33,6 +33,7 @@
 #ifndef CH05_SAFETENSORS
 #define CH05_SAFETENSORS
 
+#include "../ch01_markov/text_width.h"
 #include "json.c" /* the header is JSON */
 #include <fcntl.h>
 #include <sys/mman.h>

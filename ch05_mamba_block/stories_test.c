@@ -105,9 +105,9 @@ bool score_stories(StoryScore *score, const char *path, const Vocabulary *words,
 {
     char *text;
     size_t len;
-    if (!text_read(&text, &len, path, error))
+    if (!text_read_plain(&text, &len, path, error))
         return false;
-    bool ok = score_text(score, text, path, words, model, error);
+    bool ok = score_text(score, text, path_shown(path), words, model, error);
     free(text);
     return ok;
 }
@@ -388,7 +388,7 @@ static bool answers_read(Answers *answers, const char *path, const Vocabulary *w
     size_t len, unknown, used = 0;
     Answers got;
     memset(&got, 0, sizeof got);
-    if (!text_read(&got.text, &len, path, error))
+    if (!text_read_plain(&got.text, &len, path, error))
         return false;
     got.ids = NEW(int32_t, len + 1);
     char *rest = got.text;

@@ -7,6 +7,7 @@
 #ifndef CH05_WORDS
 #define CH05_WORDS
 
+#include "../ch01_markov/text_files.h"
 #include "json.c"
 
 /* ====================================== Vocabulary ========================================= */
@@ -168,40 +169,6 @@ void corpus_free(Corpus *corpus)
     free(corpus->start);
 }
 
-/* How many bytes the UTF-8 character at text (of `left` bytes) has; 0 if it is none. */
-static size_t utf8_length(const unsigned char *text, size_t left)
-{
-    static const unsigned least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t len = text[0] < 0x80   ? 1
-                 : text[0] < 0xC2 ? 0
-                 : text[0] < 0xE0 ? 2
-                 : text[0] < 0xF0 ? 3
-                 : text[0] < 0xF5 ? 4
-                                  : 0;
-    if (len < 2)
-        return len;
-    if (len > left)
-        return 0;
-    unsigned code = text[0] & (0xFFu >> (len + 1));
-    for (size_t i = 1; i < len; i++) {
-        if ((text[i] & 0xC0) != 0x80)
-            return 0;
-        code = code << 6 | (text[i] & 0x3F);
-    }
-    return code < least[len] || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000) ? 0 : len;
-}
-
-static bool text_is_utf8(const char *text, size_t len, const char *path, Error *error)
-{
-    for (size_t at = 0, step; at < len; at += step) {
-        step = utf8_length((const unsigned char *)text + at, len - at);
-        if (step == 0)
-            return fail(error, "%s: byte %zu is not UTF-8; --bytes trains on any bytes", path,
-                        at + 1);
-    }
-    return true;
-}
-
 /* A text as tokens. In words, each line is a story; in bytes, a piece may begin anywhere. False
    if it is too short for one piece of `len` tokens and the token after it. */
 bool corpus_from_text(Corpus *corpus, const char *text, size_t text_len, const Vocabulary *words,
@@ -246,6 +213,20 @@ void corpus_file_close(CorpusFile *file)
     corpus_free(&file->learn), corpus_free(&file->check);
 }
 
+/* Too short for training: says how long it is, how long it should be, and why. */
+static bool fail_short(const char *text, size_t len, bool bytes, size_t piece, const char *path,
+                       Error *error)
+{
+    char word[WORD_ROOM];
+    size_t count = bytes ? len : 0, at = 0;
+    while (!bytes && word_next(word, sizeof word, text, len, &at, false))
+        count++;
+    return fail(error,
+                "%s: %zu %s are too few: the last tenth is only looked at, and must hold a piece "
+                "of %zu and one more; so about %zu are wanted, or a shorter --length",
+                path, count, bytes ? "bytes" : "words", piece, 10 * (piece + 1));
+}
+
 /* The vocabulary of a text, and what it is cut into, in pieces of `piece` tokens. */
 static bool corpus_file_cut(CorpusFile *file, const char *text, size_t len, size_t cut, bool bytes,
                             size_t piece, const char *path, Error *error)
@@ -253,33 +234,37 @@ static bool corpus_file_cut(CorpusFile *file, const char *text, size_t len, size
     CorpusFile got;
     if (bytes)
         got.words = vocabulary_of_bytes();
-    else if (!text_is_utf8(text, cut, path, error) ||
-             !vocabulary_from_text(&got.words, text, cut, path, error))
+    else if (!vocabulary_from_text(&got.words, text, cut, path, error))
         return false;
     if (!corpus_from_text(&got.learn, text, cut, &got.words, piece, path, error)) {
         vocabulary_free(&got.words);
-        return false;
+        return fail_short(text, len, bytes, piece, path, error);
     }
     if (!corpus_from_text(&got.check, text + cut, len - cut, &got.words, piece, path, error)) {
         vocabulary_free(&got.words);
         corpus_free(&got.learn);
-        return false;
+        return fail_short(text, len, bytes, piece, path, error);
     }
     *file = got;
     return true;
 }
 
-/* Any text, in words or in bytes; corpus_file_close when done. */
+/* Any text, in words or, as it is, in bytes; corpus_file_close when done. */
 bool corpus_file_open(CorpusFile *file, const char *path, bool bytes, size_t piece, Error *error)
 {
     char *text = NULL;
     size_t len = 0;
+    Error why;
     if (!text_read(&text, &len, path, error))
         return false;
+    if (!bytes && !text_make_plain(text, &len, path_shown(path), &why)) {
+        free(text);
+        return fail(error, "%.200s; --bytes takes it as it is", why.text);
+    }
     size_t cut = len - len / 10;
     while (!bytes && cut > 0 && !is_blank(text[cut - 1]))
         cut--;
-    bool ok = corpus_file_cut(file, text, len, cut, bytes, piece, path, error);
+    bool ok = corpus_file_cut(file, text, len, cut, bytes, piece, path_shown(path), error);
     free(text);
     return ok;
 }

@@ -38,6 +38,18 @@ extern "C" {
 #define assert_relmax(got, want, count, tol)                                                       \
     check_relmax(#got, __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count), (tol))
 
+/* The three of them with words for what `got` is, for those who solve an exercise. */
+#define assert_near_as(what, got, want, abs, rel)                                                  \
+    check_near((what), __FILE__, __LINE__, (got), (want), (abs), (rel))
+#define assert_all_near_as(what, got, want, count, abs, rel)                                       \
+    check_all_near((what), __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count),       \
+                   (abs), (rel))
+#define assert_relmax_as(what, got, want, count, tol)                                              \
+    check_relmax((what), __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count), (tol))
+
+/* And for what is no number: if not, this sentence, in the form of printf. */
+#define assert_that(condition, ...) check_that((condition), __FILE__, __LINE__, __VA_ARGS__)
+
 /* The text has this in it somewhere. */
 #define assert_contains(text, part) check_contains((text), (part), __FILE__, __LINE__)
 
@@ -165,6 +177,21 @@ static inline void check_relmax(const char *text, const char *file, int line, Ch
         print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax, tol);
         _fail(file, line);
     }
+}
+
+__attribute__((format(printf, 4, 5))) static inline void check_that(bool condition,
+                                                                    const char *file, int line,
+                                                                    const char *sentence, ...)
+{
+    char words[512];
+    va_list arguments;
+    if (condition)
+        return;
+    va_start(arguments, sentence);
+    vsnprintf(words, sizeof words, sentence, arguments);
+    va_end(arguments);
+    print_error("%s:%d: %s\n", file, line, words);
+    _fail(file, line);
 }
 
 static inline void check_contains(const char *text, const char *part, const char *file, int line)

@@ -96,10 +96,10 @@ static void ex1_1_one_step_gives_the_forecast_worked_by_hand(void **state)
     double today[2] = {0.5, 0.5}, one[2] = {NAN, NAN}, two[2] = {NAN, NAN};
     chain_step(one, today, &chain);
     chain_step(two, one, &chain);
-    assert_near(one[0], 0.60, 1e-15, 0);
-    assert_near(one[1], 0.40, 1e-15, 0);
-    assert_near(two[0], 0.64, 1e-15, 0);
-    assert_near(two[1], 0.36, 1e-15, 0);
+    assert_near_as("tomorrow's chance of sun", one[0], 0.60, 1e-15, 0);
+    assert_near_as("tomorrow's chance of rain", one[1], 0.40, 1e-15, 0);
+    assert_near_as("the chance of sun in two days", two[0], 0.64, 1e-15, 0);
+    assert_near_as("the chance of rain in two days", two[1], 0.36, 1e-15, 0);
     chain_free(&chain);
 }
 
@@ -111,7 +111,7 @@ static void ex1_1_a_step_from_a_certain_state_is_that_row_of_P(void **state)
         double now[33] = {0}, next[33];
         now[i] = 1.0;
         chain_step(next, now, &chain);
-        assert_all_near(next, chain.P + i * 33, 33, 0, 0);
+        assert_all_near_as("the forecast after a certain state", next, chain.P + i * 33, 33, 0, 0);
     }
     chain_free(&chain);
 }
@@ -155,7 +155,9 @@ static void ex1_2_powers_agree_with_golden_data(void **state)
         double *power = matrix_new(n, n);
         for (size_t t = 0; t < powers; t++) {
             matrix_power(power, P, n, t);
-            assert_all_near(power, want + t * n * n, n * n, 1e-13, 0);
+            char what[64];
+            snprintf(what, sizeof what, "P to the power %zu", t);
+            assert_all_near_as(what, power, want + t * n * n, n * n, 1e-13, 0);
         }
         free(P);
         free(want);
@@ -170,7 +172,7 @@ static void ex1_2_a_huge_exponent_takes_no_time(void **state)
     (void)state;
     double shear[4] = {1, 1, 0, 1}, power[4]; /* shear^k has k in its corner */
     matrix_power(power, shear, 2, ((uint64_t)1 << 33) + 5);
-    assert_near(power[1], 8589934597.0, 0, 0);
+    assert_near_as("the corner of (1 1; 0 1) to the power 2^33 + 5", power[1], 8589934597.0, 0, 0);
 }
 
 static void ex1_2_repeated_squaring_is_repeated_steps(void **state)
@@ -187,7 +189,9 @@ static void ex1_2_repeated_squaring_is_repeated_steps(void **state)
         for (size_t d = 0; d < 7; d++) {
             matrix_power(power, chain.P, n, days[d]);
             vector_times_matrix(squared, start, power, n, n);
-            assert_all_near(squared, steps + days[d] * n, n, 1e-13, 0);
+            char what[64];
+            snprintf(what, sizeof what, "the forecast for day %zu by a power of P", days[d]);
+            assert_all_near_as(what, squared, steps + days[d] * n, n, 1e-13, 0);
         }
         free(power);
         free(squared);
@@ -205,10 +209,11 @@ static void ex1_3_the_weather_settles_at_two_thirds(void **state)
     Chain chain = chain_weather();
     double M[4] = {NAN, NAN, NAN, NAN}, b[2] = {NAN, NAN}, pi[2];
     stationary_system(M, b, chain.P, 2);
-    assert_true(matrix_solve(b, M, 2, 1));
-    assert_near(b[0], 2.0 / 3.0, 1e-15, 0);
+    assert_that(matrix_solve(b, M, 2, 1), "M x = b has no single solution: M is singular");
+    assert_near_as("the share of sun that solves M x = b", b[0], 2.0 / 3.0, 1e-15, 0);
+    assert_near_as("the share of rain that solves M x = b", b[1], 1.0 / 3.0, 1e-15, 0);
     Error error;
-    assert_true(chain_stationary(pi, &chain, &error));
+    assert_that(chain_stationary(pi, &chain, &error), "no answer for the weather");
     assert_near(pi[0], 2.0 / 3.0, 1e-15, 0);
     assert_near(pi[1], 1.0 / 3.0, 1e-15, 0);
     chain_free(&chain);
@@ -228,12 +233,12 @@ static void ex1_3_stationary_distributions_agree_with_golden_data(void **state)
         Chain chain = {n, NULL, P};
         Structure structure = chain_structure(&chain);
         Error error;
-        assert_true(chain_class_stationary(pi, &chain, &structure, 0, &error));
-        assert_all_near(pi, want, n, 1e-14, 0); /* INDEX.md: 1e-14 by solving the system */
         double *M = matrix_new(n, n), *b = NEW(double, n);
         stationary_system(M, b, P, n);
-        assert_true(matrix_solve(b, M, n, 1));
-        assert_all_near(b, want, n, 1e-14, 0);
+        assert_that(matrix_solve(b, M, n, 1), "M x = b has no single solution: M is singular");
+        assert_all_near_as("what solves M x = b", b, want, n, 1e-14, 0); /* as INDEX.md has it */
+        assert_that(chain_class_stationary(pi, &chain, &structure, 0, &error), "no answer");
+        assert_all_near(pi, want, n, 1e-14, 0);
         free(M);
         free(b);
         structure_free(&structure);
@@ -277,9 +282,9 @@ static void ex1_3_the_equations_give_what_many_steps_lead_to(void **state)
         double *start = NEW(double, n);
         start[n - 1] = 1.0;
         stationary_system(M, b, chain.P, n);
-        assert_true(matrix_solve(b, M, n, 1));
+        assert_that(matrix_solve(b, M, n, 1), "M x = b has no single solution: M is singular");
         chain_after(pi, start, &chain, 400); /* random rows forget fast: 400 days are for ever */
-        assert_all_near(b, pi, n, 1e-14, 0);
+        assert_all_near_as("what solves M x = b", b, pi, n, 1e-14, 0);
         free(M);
         free(b);
         free(pi);
@@ -444,11 +449,40 @@ static void ex1_4_total_variation_counts_every_difference_once(void **state)
     double p[3] = {0.5, 0.5, 0.0}, q[3] = {0.25, 0.25, 0.5};
     double half[2] = {0.5, 0.5}, settled[2] = {2.0 / 3.0, 1.0 / 3.0};
     double left[4] = {0.5, 0.5, 0, 0}, right[4] = {0, 0, 0.5, 0.5};
-    assert_near(total_variation(left, right, 4), 1.0, 1e-16, 0); /* not the largest difference */
-    assert_near(total_variation(p, q, 3), 0.5, 1e-16, 0);
-    assert_near(total_variation(q, p, 3), 0.5, 1e-16, 0);
-    assert_near(total_variation(p, p, 3), 0.0, 0, 0);
-    assert_near(total_variation(half, settled, 2), 1.0 / 6.0, 1e-16, 0);
+    assert_near_as("the distance of (1/2, 1/2) and (2/3, 1/3)", total_variation(half, settled, 2),
+                   1.0 / 6.0, 1e-15, 0);
+    assert_near_as("the distance of (1/2, 1/2, 0) and (1/4, 1/4, 1/2)", total_variation(p, q, 3),
+                   0.5, 1e-15, 0);
+    assert_near_as("and with the two exchanged it", total_variation(q, p, 3), 0.5, 1e-15, 0);
+    assert_near_as("the distance of a forecast from itself", total_variation(p, p, 3), 0.0, 0, 0);
+    assert_near_as("the distance of two that never agree", total_variation(left, right, 4), 1.0,
+                   1e-15, 0);
+}
+
+static void ex1_4_no_event_tells_two_forecasts_further_apart(void **state)
+{
+    (void)state; /* every set of states, as the bits of a number */
+    enum { N = 7 };
+    Random random = random_from_seed(14);
+    for (int k = 0; k < 50; k++) {
+        double p[N], q[N], sum[2] = {0.0, 0.0}, most = 0.0;
+        for (size_t i = 0; i < N; i++) {
+            sum[0] += p[i] = random_uniform(&random);
+            sum[1] += q[i] = random_uniform(&random);
+        }
+        for (size_t i = 0; i < N; i++) {
+            p[i] /= sum[0];
+            q[i] /= sum[1];
+        }
+        for (unsigned set = 0; set < 1u << N; set++) {
+            double difference = 0.0;
+            for (size_t i = 0; i < N; i++)
+                difference += set >> i & 1 ? p[i] - q[i] : 0.0;
+            most = fmax(most, fabs(difference));
+        }
+        assert_near_as("the most that any of 128 events tells", total_variation(p, q, N), most,
+                       1e-14, 0);
+    }
 }
 
 static void the_weather_keeps_two_fifths_of_the_distance_a_day(void **state)
@@ -489,7 +523,8 @@ static void ex1_5_states_are_drawn_with_their_chances(void **state)
     for (int k = 0; k < DRAWS; k++)
         seen[random_pick(&random, p, 5)] += 1.0;
     for (size_t i = 0; i < 5; i++) /* five standard errors; none at all for a chance of 0 */
-        assert_near(seen[i] / DRAWS, p[i], 5 * sqrt(p[i] * (1 - p[i]) / DRAWS), 0);
+        assert_near_as("the share of draws that gave a state of this chance", seen[i] / DRAWS, p[i],
+                       5 * sqrt(p[i] * (1 - p[i]) / DRAWS), 0);
 }
 
 static void ex1_5_one_dart_hits_the_pieces_in_their_order(void **state)
@@ -497,11 +532,13 @@ static void ex1_5_one_dart_hits_the_pieces_in_their_order(void **state)
     (void)state; /* this generator's next number is exactly 0 */
     Random random = {0, 109}, after = {0, 109};
     double none_first[3] = {0, 0.5, 0.5}, half[2] = {0.5, 0.5};
-    assert_int_equal(random_pick(&random, none_first, 3), 1);
+    size_t picked = random_pick(&random, none_first, 3);
+    assert_that(picked == 1, "a dart at 0 hit state %zu of (0, 0.5, 0.5), not state 1", picked);
     random_uniform(&after);
-    assert_memory_equal(&random, &after, sizeof after); /* one call, no more */
+    assert_that(memcmp(&random, &after, sizeof after) == 0, "one draw takes one random number");
     Random again = {0, 109};
-    assert_int_equal(random_pick(&again, half, 2), 0);
+    picked = random_pick(&again, half, 2);
+    assert_that(picked == 0, "a dart at 0 hit state %zu of (0.5, 0.5), not state 0", picked);
 }
 
 static void ex1_5_a_state_without_a_chance_is_never_drawn(void **state)
@@ -511,7 +548,7 @@ static void ex1_5_a_state_without_a_chance_is_never_drawn(void **state)
     Random random = random_from_seed(7);
     for (int k = 0; k < 1000; k++) {
         size_t i = random_pick(&random, p, 4);
-        assert_true(i == 1 || i == 2);
+        assert_that(i == 1 || i == 2, "state %zu was drawn, whose chance is 0", i);
     }
 }
 
@@ -613,10 +650,10 @@ static void ex1_6_a_row_is_fitted_as_published(void **state)
     (void)state; /* Tel Aviv, after a wet day. Gabriel & Neumann 1962: 0.338, 0.662 */
     double count[2] = {351, 687}, p[2], error[2];
     fit_row(p, error, count, 2);
-    assert_near(p[0], 351.0 / 1038, 1e-15, 0);
-    assert_near(p[1], 687.0 / 1038, 1e-15, 0);
+    assert_near_as("the chance of dry after wet", p[0], 351.0 / 1038, 1e-15, 0);
+    assert_near_as("the chance of wet after wet", p[1], 687.0 / 1038, 1e-15, 0);
     for (size_t j = 0; j < 2; j++)
-        assert_near(error[j], sqrt(351.0 * 687.0 / 1038) / 1038, 1e-15, 0);
+        assert_near_as("its standard error", error[j], sqrt(351.0 * 687.0 / 1038) / 1038, 1e-15, 0);
 }
 
 static void tel_aviv_is_fitted_as_published(void **state)
@@ -635,7 +672,7 @@ static void ex1_6_no_other_chain_is_more_likely(void **state)
     (void)state;
     double count[3] = {7, 2, 5}, p[3], error[3], best = 0.0;
     fit_row(p, error, count, 3);
-    assert_near(p[0] + p[1] + p[2], 1.0, 1e-15, 0);
+    assert_near_as("the sum of the chances", p[0] + p[1] + p[2], 1.0, 1e-15, 0);
     for (size_t j = 0; j < 3; j++)
         best += count[j] * log(p[j]);
     Random random = random_from_seed(10);
@@ -645,7 +682,8 @@ static void ex1_6_no_other_chain_is_more_likely(void **state)
             sum += q[j] = random_uniform(&random);
         for (size_t j = 0; j < 3; j++)
             other += count[j] * log(q[j] / sum);
-        assert_true(other <= best);
+        assert_that(other <= best, "the counts are more likely if the chances are %g, %g, %g",
+                    q[0] / sum, q[1] / sum, q[2] / sum);
     }
 }
 
@@ -653,11 +691,11 @@ static void ex1_7_the_likelihood_ratio_is_as_worked_by_hand(void **state)
 {
     (void)state; /* 3 of 4 stay: each cell is 3 or 1 where 2 is expected */
     Fit fit = fit_text("from,a,b\na,3,1\nb,1,3\n");
-    assert_near(fit.G2, 2 * (6 * log(1.5) + 2 * log(0.5)), 1e-14, 0);
+    assert_near_as("G2 of the counts 3 1 1 3", fit.G2, 2 * (6 * log(1.5) + 2 * log(0.5)), 1e-14, 0);
     assert_near(fit.freedom, 1, 0, 0);
     fit_free(&fit);
     Fit other = fit_text("from,a,b\na,0,4\nb,4,0\n"); /* a count of 0 adds nothing */
-    assert_near(other.G2, 2 * 8 * log(2), 1e-14, 0);
+    assert_near_as("G2 of the counts 0 4 4 0", other.G2, 2 * 8 * log(2), 1e-14, 0);
     fit_free(&other);
 }
 
@@ -665,7 +703,7 @@ static void ex1_7_counts_without_memory_have_no_likelihood_ratio(void **state)
 {
     (void)state;
     Fit fit = fit_text("from,a,b,c\na,10,20,0\nb,30,60,0\nc,1,2,0\n");
-    assert_near(fit.G2, 0.0, 1e-12, 0);
+    assert_near_as("G2 of rows that are multiples of each other", fit.G2, 0.0, 1e-12, 0);
     assert_near(fit.freedom, 2, 0, 0); /* column c was never seen: it is not in the test */
     assert_near(fit.p_value, 1.0, 1e-6, 0);
     fit_free(&fit);
@@ -1118,6 +1156,7 @@ int main(void)
         cmocka_unit_test(transient_states_do_not_hinder_a_single_answer),
         cmocka_unit_test(periods_are_found),
         cmocka_unit_test(ex1_4_total_variation_counts_every_difference_once),
+        cmocka_unit_test(ex1_4_no_event_tells_two_forecasts_further_apart),
         cmocka_unit_test(the_weather_keeps_two_fifths_of_the_distance_a_day),
         cmocka_unit_test(independent_days_forget_at_once),
         cmocka_unit_test(ex1_5_states_are_drawn_with_their_chances),

@@ -114,50 +114,7 @@ static void spectral_radii_known_in_closed_form_are_found(void **state)
     assert_near(matrix_spectral_radius(lopsided, 2), 0.7, 1e-12, 0);
 }
 
-/* ---- text, cells, numbers -------------------------------------------------------------- */
-
-static void cells_are_cut_however_they_are_written(void **state)
-{
-    (void)state;
-    static const char text[] =
-        "\xEF\xBB\xBF# comment\r\na , \"b, \"\"c\"\"\",d\"\"e\t,\r\n \t\n1,,2";
-    static const char *const want[3][4] = {{"a", "b, \"c\"", "d\"\"e", ""}, {NULL}, {"1", "", "2"}};
-    static const size_t width[3] = {4, 0, 3}, line[3] = {2, 3, 4};
-    Table table;
-    Error error;
-    assert_true(table_parse(&table, strdup(text), strlen(text), false, "x.csv", &error));
-    assert_int_equal(table.n_row, 3);
-    for (size_t row = 0; row < 3; row++) {
-        assert_int_equal(table.line[row], line[row]);
-        assert_int_equal(table_width(&table, row), width[row]);
-        for (size_t column = 0; column < width[row]; column++)
-            assert_string_equal(table_cell(&table, row, column), want[row][column]);
-    }
-    table_free(&table);
-    assert_true(table_parse(&table, strdup(" a  b,\tc "), 9, true, "x", &error));
-    assert_int_equal(table.n_row, 1); /* cut at blanks too, which count for nothing in a row */
-    assert_int_equal(table.n_cell, 3);
-    assert_string_equal(table_cell(&table, 0, 2), "c");
-    table_free(&table);
-    assert_true(table_parse(&table, strdup(""), 0, false, "x", &error));
-    assert_int_equal(table.n_row, 0);
-    table_free(&table);
-}
-
-static void a_zero_byte_is_no_text(void **state)
-{
-    (void)state;
-    char *text = strdup("a,b\n1,2\n");
-    Table table;
-    Error error;
-    text[5] = '\0';
-    assert_false(table_parse(&table, text, 8, false, "x.csv", &error));
-    assert_string_equal(error.text, "x.csv: a zero byte: this is not a text file");
-    assert_false(table_read(&table, "tests/no_such_file", false, &error));
-    assert_string_equal(error.text, "tests/no_such_file: No such file or directory");
-    assert_false(table_read(&table, "tests", false, &error));
-    assert_string_equal(error.text, "tests: Is a directory");
-}
+/* ---- numbers ------------------------------------------------------------------------- */
 
 static void numbers_are_read_strictly(void **state)
 {
@@ -1316,8 +1273,6 @@ int main(void)
         cmocka_unit_test(linear_systems_are_solved),
         cmocka_unit_test(the_largest_of_numbers_with_a_NaN_is_NaN),
         cmocka_unit_test(spectral_radii_known_in_closed_form_are_found),
-        cmocka_unit_test(cells_are_cut_however_they_are_written),
-        cmocka_unit_test(a_zero_byte_is_no_text),
         cmocka_unit_test(numbers_are_read_strictly),
         cmocka_unit_test(whole_numbers_are_read_strictly),
         cmocka_unit_test(a_file_appears_whole_or_not_at_all),

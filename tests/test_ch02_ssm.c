@@ -75,11 +75,13 @@ static void for_each_golden(void (*check)(const Golden *))
 
 static const double tolerance = 1e-12; /* relmax; INDEX.md: float64 */
 
-static void assert_golden(const Golden *golden, const char *name, const double *got)
+/* `what` is what `got` is, in words. */
+static void assert_golden(const char *what, const Golden *golden, const char *name,
+                          const double *got)
 {
     const Tensor *tensor;
     double *want = golden_doubles(&tensor, &golden->file, name);
-    assert_relmax(got, want, tensor->count, tolerance);
+    assert_relmax_as(what, got, want, tensor->count, tolerance);
     free(want);
 }
 
@@ -93,10 +95,10 @@ static void ex2_1_the_weather_has_P_transposed_for_A(void **state)
     Chain chain = chain_weather();
     Ssm system = ssm_from_chain(&chain, start);
     assert_true(system.d_state == 2 && system.d_in == 1 && system.d_out == 2);
-    assert_all_near(system.A, A, 4, 0, 0);
-    assert_all_near(system.C, C, 4, 0, 0);
-    assert_all_near(system.B, zero, 2, 0, 0);
-    assert_all_near(system.D, zero, 2, 0, 0);
+    assert_all_near_as("A of the weather", system.A, A, 4, 0, 0);
+    assert_all_near_as("C of the weather", system.C, C, 4, 0, 0);
+    assert_all_near_as("B of the weather, where nothing comes in", system.B, zero, 2, 0, 0);
+    assert_all_near_as("D of the weather, where nothing comes in", system.D, zero, 2, 0, 0);
     assert_all_near(system.x0, start, 2, 0, 0);
     ssm_free(&system);
     chain_free(&chain);
@@ -159,8 +161,8 @@ static void ex2_2_one_step_is_as_worked_by_hand(void **state)
     Ssm system = ssm_of(2, 3, 1, numbers);
     double x[2] = {1, 2}, u[3] = {10, 100, 1000}, next[2] = {NAN, NAN}, y[1] = {NAN};
     ssm_step(next, x, u, &system);
-    assert_near(next[0], 1 * 1 + 2 * 2 + 10, 0, 0);
-    assert_near(next[1], 3 * 1 + 4 * 2 + 100 + 2 * 1000, 0, 0);
+    assert_near_as("x_next[0] by hand", next[0], 1 * 1 + 2 * 2 + 10, 0, 0);
+    assert_near_as("x_next[1] by hand", next[1], 3 * 1 + 4 * 2 + 100 + 2 * 1000, 0, 0);
     ssm_output(y, x, u, &system);
     assert_near(y[0], 1 - 2 + 1000, 0, 0);
     ssm_free(&system);
@@ -174,14 +176,15 @@ static void check_runs(const Golden *golden)
     double *y = NEW(double, len * system->d_out), *x = NEW(double, (len + 1) * n);
     for (int reading = 0; reading < 2; reading++) {
         memcpy(x, system->x0, n * sizeof *x);
-        assert_int_equal(ssm_run(y, x, golden->u, system, len, (Reading)reading), len);
-        assert_golden(golden, names[reading][0], y);
+        size_t done = ssm_run(y, x, golden->u, system, len, (Reading)reading);
+        assert_that(done == len, "the state overflows at step %zu of %zu", done, len);
+        assert_golden("the outputs", golden, names[reading][0], y);
     }
     memcpy(x, system->x0, n * sizeof *x);
     for (size_t t = 0; t < len; t++)
         ssm_step(x + (t + 1) * n, x + t * n, golden->u + t * system->d_in, system);
-    assert_golden(golden, "ssm.x", x + n); /* x_0 .. x_{L-1}, after each update */
-    assert_golden(golden, "ctl.x", x);     /* x_0 .. x_L */
+    assert_golden("the states", golden, "ssm.x", x + n); /* x_0 .. x_{L-1}, after each update */
+    assert_golden("the states", golden, "ctl.x", x);     /* x_0 .. x_L */
     free(y);
     free(x);
 }
@@ -220,7 +223,7 @@ static void check_as_control(const Golden *golden)
     Ssm control = ssm_as_control(&golden->system);
     double *y = matrix_new(golden->len, control.d_out);
     run_from_start(y, golden->u, &control, golden->len, READ_BEFORE);
-    assert_golden(golden, "ssm.y", y);
+    assert_golden("the outputs of the system read before", golden, "ssm.y", y);
     free(y);
     ssm_free(&control);
 }
@@ -253,12 +256,14 @@ static void check_kernels(const Golden *golden)
     const Ssm *system = &golden->system;
     size_t pairs = system->d_out * system->d_in, len = golden->len;
     double *K = matrix_new(len, pairs);
-    assert_int_equal(ssm_kernel(K, system, len, READ_AFTER), len);
-    assert_golden(golden, "ssm.K", K);
-    assert_int_equal(ssm_kernel(K, system, len, READ_BEFORE), len);
+    size_t finite = ssm_kernel(K, system, len, READ_AFTER);
+    assert_that(finite == len, "only %zu of %zu steps of the kernel are finite", finite, len);
+    assert_golden("the kernel, read after the update", golden, "ssm.K", K);
+    finite = ssm_kernel(K, system, len, READ_BEFORE);
+    assert_that(finite == len, "only %zu of %zu steps of the kernel are finite", finite, len);
     for (size_t i = 0; i < pairs; i++) /* the golden kernel of control theory has D in K[0] */
         K[i] += system->D[i];
-    assert_golden(golden, "ctl.K", K);
+    assert_golden("the kernel, read before the update", golden, "ctl.K", K);
     free(K);
 }
 
@@ -280,7 +285,8 @@ static void ex2_4_a_kernel_is_the_answer_to_an_impulse(void **state)
     run_from_start(y, u, &system, LEN, READ_AFTER);
     for (size_t t = 0; t < LEN; t++)
         for (size_t j = 0; j < 2; j++)
-            assert_near(K[(t * 2 + j) * 2 + 1], y[t * 2 + j], 1e-14, 0);
+            assert_near_as("the kernel, beside the answer to an impulse,", K[(t * 2 + j) * 2 + 1],
+                           y[t * 2 + j], 1e-14, 0);
     ssm_free(&system);
 }
 
@@ -294,11 +300,11 @@ static void check_convolutions(const Golden *golden)
     for (int r = 0; r < 2; r++) {
         ssm_kernel(K, system, len, (Reading)r);
         ssm_convolve(y, K, golden->u, system, len);
-        assert_golden(golden, without[r], y);
+        assert_golden("the direct sum", golden, without[r], y);
         ssm_convolve_fft(y, K, golden->u, system, len);
-        assert_golden(golden, without[r], y);
+        assert_golden("the sum by FFT", golden, without[r], y);
         ssm_add_free_response(y, system->x0, system, len, (Reading)r);
-        assert_golden(golden, with_start[r], y);
+        assert_golden("the sum and what the start shows", golden, with_start[r], y);
     }
     free(K);
     free(y);
@@ -329,8 +335,10 @@ static void ex2_5_three_computations_give_one_answer_at_any_length(void **state)
                                         (Reading)reading, &error));
                 assert_true(ssm_compute(guarded + 1, u.value, &system, len, (Way)way,
                                         (Reading)reading, &error));
-                assert_relmax(guarded + 1, want, len * 3, 1e-12);
-                assert_true(guarded[0] == 123.0 && guarded[len * 3 + 1] == 123.0);
+                assert_relmax_as(way == BY_FFT ? "the sum by FFT" : "the direct sum", guarded + 1,
+                                 want, len * 3, 1e-12);
+                assert_that(guarded[0] == 123.0 && guarded[len * 3 + 1] == 123.0,
+                            "something was written before or behind y");
                 free(want);
                 free(guarded);
             }
@@ -388,7 +396,8 @@ static void ex2_6_another_basis_gives_the_same_outputs(void **state)
         assert_true(ssm_change_basis(&changed, &system, T, &error));
         run_from_start(y, u.value, &system, LEN, READ_AFTER);
         run_from_start(again, u.value, &changed, LEN, READ_AFTER);
-        assert_relmax(again, y, LEN * 3, 1e-11); /* T has condition numbers up to about 1e3 */
+        assert_relmax_as("the outputs in other coordinates", again, y, LEN * 3,
+                         1e-11); /* T has condition numbers up to about 1e3 */
         free(T);
         signal_free(&u);
         ssm_free(&system);
@@ -406,8 +415,8 @@ static void ex2_6_the_weather_in_its_eigenbasis_is_two_numbers(void **state)
     assert_near(lambda[0], 1.0, 1e-15, 0);
     assert_near(lambda[1], 0.4, 1e-15, 0);
     assert_true(ssm_change_basis(&diagonal, &system, T, &error));
-    assert_all_near(diagonal.A, want_A, 4, 1e-15, 0);
-    assert_all_near(diagonal.x0, want_x, 2, 1e-15, 0);
+    assert_all_near_as("A in its eigenbasis", diagonal.A, want_A, 4, 1e-15, 0);
+    assert_all_near_as("the start in the eigenbasis", diagonal.x0, want_x, 2, 1e-15, 0);
     ssm_free(&system);
     ssm_free(&diagonal);
 }
@@ -552,6 +561,9 @@ static void inputs_are_read_with_and_without_times_and_titles(void **state)
     assert_true(signal_from_text(&u, "1,2\n3,4\n5,6\n", 2, &error));
     assert_true(u.len == 3 && u.time[2] == 2 && u.value[4] == 5);
     signal_free(&u);
+    assert_true(signal_from_text(&u, "\xEF\xBB\xBFt;u\r1700;0,5\r1701;-1,25\r", 1, &error));
+    assert_true(u.len == 2 && u.time[1] == 1701 && u.value[1] == -1.25);
+    signal_free(&u);
 }
 
 static void bad_inputs_are_refused(void **state)
@@ -567,6 +579,9 @@ static void bad_inputs_are_refused(void **state)
         {"1\n2x\n", "u.csv:2: column 1: '2x' is not a number"},
         {"1\nnan\n", "u.csv:2: column 1: 'nan' is not a finite number"},
         {"nan\n1\n", "u.csv:1: column 1: 'nan' is not a finite number"},
+        {"1e400\n1\n", "u.csv:1: column 1: '1e400' is not a finite number"},
+        {"t,1x\n1,2\n", "u.csv:1: column 1: 't' is not a number"},
+        {"t,u\n1,NA\n", "u.csv:2: column 2: 'NA' is not a number"},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         Signal u;

@@ -1278,6 +1278,39 @@ static void the_stories_of_data_end_where_their_latest_cue_says(void **state)
     cues_free(&cues);
 }
 
+/* A file of these bytes, its name in path (a template of mkstemp); to be unlinked. */
+static void write_file(char *path, const char *bytes)
+{
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    assert_int_equal(write(file, bytes, strlen(bytes)), (int)strlen(bytes));
+    close(file);
+}
+
+static void marks_and_line_ends_are_no_part_of_a_story(void **state)
+{
+    (void)state;
+    char story_path[] = "/tmp/ch04_story_XXXXXX", cues_path[] = "/tmp/ch04_cues_XXXXXX";
+    Story story;
+    Cues cues;
+    Error error;
+    write_file(story_path, "\xEF\xBB\xBFprism light\r");
+    write_file(cues_path, "\xEF\xBB\xBFscience: prism\rfolklore: leprechaun\r\n"
+                          "turn science: measured\r");
+    assert_true(story_read(&story, story_path, &error));
+    assert_true(cues_read(&cues, cues_path, &error));
+    assert_int_equal(cues.n_cue, 3);
+    assert_ptr_equal(cue_at(&cues, &story, 0), &cues.cue[0]);
+    cues_free(&cues);
+    story_free(&story);
+    unlink(story_path);
+    write_file(strcpy(story_path, "/tmp/ch04_story_XXXXXX"), "d\xE9j\xE0 vu");
+    assert_false(story_read(&story, story_path, &error));
+    assert_contains(error.text, ":1: byte 2 of the file (0xe9) is not UTF-8");
+    unlink(story_path);
+    unlink(cues_path);
+}
+
 static void the_built_in_story_is_the_one_in_data(void **state)
 {
     (void)state;
@@ -1559,6 +1592,7 @@ int main(void)
         cmocka_unit_test(words_are_compared_without_capitals_and_punctuation),
         cmocka_unit_test(a_phrase_counts_at_its_last_word_and_the_longest_wins),
         cmocka_unit_test(the_stories_of_data_end_where_their_latest_cue_says),
+        cmocka_unit_test(marks_and_line_ends_are_no_part_of_a_story),
         cmocka_unit_test(the_built_in_story_is_the_one_in_data),
         cmocka_unit_test(a_turn_lets_go_and_a_cue_does_not),
         cmocka_unit_test(a_thousand_fillers_leave_the_margin_as_it_was),

@@ -1888,10 +1888,14 @@ static void wrong_options_are_named(void **state)
          1},
         {"language_model", "--train --average 1", "--average: 1 is not from 0 to 0.999999", 2},
         {"language_model", "--train --corpus /dev/null", "/dev/null: 0 words are too few", 1},
+        {"language_model", "--train --corpus data/rainbow/answers.txt --length 40",
+         "words are too few: the last tenth is only looked at, and must hold a piece of 40 and one "
+         "more; so about 410 are wanted, or a shorter --length",
+         1},
         {"language_model", "--train --corpus no/such/file", "no/such/file", 1},
         {"language_model", "--train --corpus data/weather.csv", "data/weather.csv: ", 1},
         {"language_model", "--train --corpus tests/golden/ch01_weather.safetensors --length 4",
-         "is not UTF-8; --bytes", 1},
+         "this is not a text file; --bytes takes it as it is", 1},
         {"language_model",
          "--train --corpus data/rainbow/answers.txt --length 8 --steps 2 --width 4 --resume "
          "--checkpoint data/weather.csv",

@@ -142,7 +142,8 @@ static bool is_aside(const Source *source)
 
 static bool is_generated(const Source *source)
 {
-    return strstr(source->path, "unicode_tables.h") != NULL;
+    return strstr(source->path, "unicode_tables.h") != NULL ||
+           strstr(source->path, "width_tables.h") != NULL;
 }
 
 /* ---- direction ------------------------------------------------------------------------------ */

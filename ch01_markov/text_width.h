@@ -1,0 +1,110 @@
+/* How wide a text is: columns of a terminal, not bytes.
+
+   HOLDS   the characters of UTF-8 and their widths; texts padded to a width, and cut at one
+   FOR     the tables and pictures of every chapter, in the terminal and as SVG */
+
+#ifndef COURSE_TEXT_WIDTH
+#define COURSE_TEXT_WIDTH
+
+#include "tools.h"
+#include "width_tables.h"
+
+/* How many bytes the UTF-8 character at text (of `left` bytes) has, and which it is; 0 if it is
+   none. */
+size_t utf8_next(uint32_t *code, const char *text, size_t left)
+{
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *byte = (const unsigned char *)text;
+    size_t len = byte[0] < 0x80   ? 1
+                 : byte[0] < 0xC2 ? 0
+                 : byte[0] < 0xE0 ? 2
+                 : byte[0] < 0xF0 ? 3
+                 : byte[0] < 0xF5 ? 4
+                                  : 0;
+    *code = byte[0];
+    if (len < 2)
+        return len;
+    if (len > left)
+        return 0;
+    *code &= 0xFFu >> (len + 1);
+    for (size_t i = 1; i < len; i++) {
+        if ((byte[i] & 0xC0) != 0x80)
+            return 0;
+        *code = *code << 6 | (byte[i] & 0x3F);
+    }
+    return *code < least[len] || *code > 0x10FFFF || (*code >= 0xD800 && *code < 0xE000) ? 0 : len;
+}
+
+static bool width_is_in(uint32_t code, const WidthRange *range, size_t n_range)
+{
+    size_t low = 0,
+           high = n_range; /* range[0 .. low - 1] end before code, range[high] begin after */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (range[middle].last < code)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < n_range && range[low].first <= code;
+}
+
+/* Columns of one character: 0 for a mark on the one before it, 2 for most of East Asia's. */
+size_t character_width(uint32_t code)
+{
+    if (code < 0x300)
+        return 1;
+    if (width_is_in(code, width_none, sizeof width_none / sizeof *width_none))
+        return 0;
+    return width_is_in(code, width_two, sizeof width_two / sizeof *width_two) ? 2 : 1;
+}
+
+/* How many bytes of the text go into so many columns, and *width, how many columns these are. What
+   is no UTF-8 counts as a column a byte. */
+size_t text_fit(size_t *width, const char *text, size_t columns)
+{
+    size_t at = 0, left = strlen(text);
+    *width = 0;
+    while (at < left) {
+        uint32_t code;
+        size_t len = utf8_next(&code, text + at, left - at);
+        size_t wide = len > 0 ? character_width(code) : 1;
+        if (*width + wide > columns)
+            break;
+        *width += wide;
+        at += len > 0 ? len : 1;
+    }
+    return at;
+}
+
+/* Columns of a UTF-8 text. */
+size_t text_width(const char *text)
+{
+    size_t width;
+    text_fit(&width, text, SIZE_MAX / 2);
+    return width;
+}
+
+/* Like %*s, but counts columns. */
+void text_pad(FILE *out, const char *text, int width)
+{
+    int blank = abs(width) - (int)text_width(text);
+    fprintf(out, "%*s%s%*s", width > 0 && blank > 0 ? blank : 0, "", text,
+            width < 0 && blank > 0 ? blank : 0, "");
+}
+
+/* The same, but never wider: what does not fit is cut, with a dot or … at the cut. */
+void text_pad_cut(FILE *out, const char *text, int width, bool ascii)
+{
+    size_t room = (size_t)abs(width), wide, bytes = text_fit(&wide, text, room);
+    if (text[bytes] == '\0') {
+        text_pad(out, text, width);
+        return;
+    }
+    bytes = text_fit(&wide, text, room - 1);
+    int blank = (int)(room - 1 - wide);
+    fprintf(out, "%*s%.*s%s%*s", width > 0 ? blank : 0, "", (int)bytes, text, ascii ? "." : "…",
+            width < 0 ? blank : 0, "");
+}
+
+#endif /* COURSE_TEXT_WIDTH */

@@ -1,0 +1,394 @@
+/* Text that people have: whatever their machine wrote, it is read right, or refused by a sentence. */
+
+#include "../ch01_markov/chain_files.c"
+#include "check.h"
+
+/* ---- plain text ------------------------------------------------------------------------- */
+
+/* The text `want` is what becomes of `bytes`, of which the last 0 byte is left out. */
+#define assert_plain(bytes, want) check_plain(bytes, sizeof(bytes) - 1, want)
+
+static void check_plain(const char *bytes, size_t len, const char *want)
+{
+    char *text = NEW(char, len + 1);
+    Error error;
+    memcpy(text, bytes, len);
+    if (!text_make_plain(text, &len, "x", &error))
+        fail_msg("%s", error.text);
+    assert_string_equal(text, want);
+    assert_int_equal(len, strlen(want));
+    free(text);
+}
+
+#define assert_no_text(bytes, sentence) check_no_text(bytes, sizeof(bytes) - 1, sentence)
+
+static void check_no_text(const char *bytes, size_t len, const char *sentence)
+{
+    char *text = NEW(char, len + 1);
+    Error error;
+    memcpy(text, bytes, len);
+    assert_false(text_make_plain(text, &len, "x", &error));
+    assert_string_equal(error.text, sentence);
+    free(text);
+}
+
+static void lines_end_with_LF_with_CR_LF_or_with_CR(void **state)
+{
+    (void)state;
+    assert_plain("a\nb\n", "a\nb\n");
+    assert_plain("a\r\nb\r\n", "a\nb\n");
+    assert_plain("a\rb\r", "a\nb\n");
+    assert_plain("a\r\n\r\nb\n\rc", "a\n\nb\n\nc");
+    assert_plain("", "");
+}
+
+static void a_byte_order_mark_is_no_part_of_a_text(void **state)
+{
+    (void)state;
+    assert_plain("\xEF\xBB\xBFsunny\n", "sunny\n");
+    assert_plain("\xEF\xBB\xBF", "");
+    assert_plain("a\xEF\xBB\xBF", "a\xEF\xBB\xBF"); /* only at the beginning */
+}
+
+static void UTF_16_is_named(void **state)
+{
+    (void)state;
+    static const char sentence[] = "x: this is UTF-16, and UTF-8 is wanted: save it as UTF-8";
+    assert_no_text("\xFF\xFEs\0u\0n\0\n\0", sentence);
+    assert_no_text("\xFE\xFF\0s\0u\0n\0\n", sentence);
+    assert_no_text("s\0u\0n\0\n\0", sentence);
+    assert_no_text("\xFF\xFE\x74\x66\x28\x96", sentence); /* two characters, and no 0 byte */
+}
+
+static void a_zero_byte_is_no_text(void **state)
+{
+    (void)state;
+    Table table;
+    Error error;
+    assert_no_text("a,b\n1\0,2\n", "x: a zero byte: this is not a text file");
+    assert_false(table_read(&table, "tests/no_such_file", false, &error));
+    assert_string_equal(error.text, "tests/no_such_file: No such file or directory");
+    assert_false(table_read(&table, "tests", false, &error));
+    assert_string_equal(error.text, "tests: Is a directory");
+}
+
+static void what_is_no_UTF_8_is_refused_with_its_line(void **state)
+{
+    (void)state;
+    assert_no_text("a\nb\r\nc\rd\xE9t\xE9\n",
+                   "x:4: byte 9 of the file (0xe9) is not UTF-8: an older "
+                   "encoding? Save it as UTF-8");
+    assert_no_text("\xC3",
+                   "x:1: byte 1 of the file (0xc3) is not UTF-8: an older encoding? Save it "
+                   "as UTF-8");
+    assert_no_text("\xED\xA0\x80",
+                   "x:1: byte 1 of the file (0xed) is not UTF-8: an older encoding? "
+                   "Save it as UTF-8");
+    assert_no_text("\xC0\xAF",
+                   "x:1: byte 1 of the file (0xc0) is not UTF-8: an older encoding? Save "
+                   "it as UTF-8");
+    assert_plain("d\xC3\xA9t\xC3\xA9 \xE6\x99\xB4 \xF0\x9F\x8C\x88",
+                 "d\xC3\xA9t\xC3\xA9 \xE6\x99\xB4 \xF0\x9F\x8C\x88");
+}
+
+/* ---- tables ----------------------------------------------------------------------------- */
+
+static Table table_of(const char *text, bool spaces)
+{
+    Table table;
+    Error error;
+    if (!table_parse(&table, strdup(text), strlen(text), spaces, "x.csv", &error))
+        fail_msg("%s", error.text);
+    return table;
+}
+
+static void cells_are_cut_however_they_are_written(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "\xEF\xBB\xBF# comment\r\na , \"b, \"\"c\"\"\",d\"\"e\t,\r\n \t\n1,,2";
+    static const char *const want[3][4] = {{"a", "b, \"c\"", "d\"\"e", ""}, {NULL}, {"1", "", "2"}};
+    static const size_t width[3] = {4, 0, 3}, line[3] = {2, 3, 4};
+    Table table = table_of(text, false);
+    assert_int_equal(table.n_row, 3);
+    for (size_t row = 0; row < 3; row++) {
+        assert_int_equal(table.line[row], line[row]);
+        assert_int_equal(table_width(&table, row), width[row]);
+        for (size_t column = 0; column < width[row]; column++)
+            assert_string_equal(table_cell(&table, row, column), want[row][column]);
+    }
+    table_free(&table);
+    table = table_of(" a  b,\tc ", true);
+    assert_int_equal(table.n_row, 1); /* cut at blanks too, which count for nothing in a row */
+    assert_int_equal(table.n_cell, 3);
+    assert_string_equal(table_cell(&table, 0, 2), "c");
+    table_free(&table);
+    table = table_of("", false);
+    assert_int_equal(table.n_row, 0);
+    assert_int_equal(table_first_row(&table), 0);
+    table_free(&table);
+}
+
+/* Of the last row of `text` the cells are `first` and `second`. */
+static void assert_two_cells(const char *text, char cut, const char *first, const char *second)
+{
+    Table table = table_of(text, false);
+    size_t row = table.n_row - 1;
+    assert_int_equal(table.cut, cut);
+    assert_int_equal(table_width(&table, row), 2);
+    assert_string_equal(table_cell(&table, row, 0), first);
+    assert_string_equal(table_cell(&table, row, 1), second);
+    table_free(&table);
+}
+
+static void commas_semicolons_and_tabs_are_recognised(void **state)
+{
+    (void)state;
+    assert_two_cells("# a;b;c\n\na,b;\nc, d \n", ',', "c", "d");
+    assert_two_cells("2024-01-01;a\n2024-01-02;b\n", ';', "2024-01-02", "b");
+    assert_two_cells("2024-01-01;0,5\n2024-01-02;0,7\n", ';', "2024-01-02", "0,7");
+    assert_two_cells("a;b\na,b;c\n", ';', "a,b", "c");
+    assert_two_cells("a\tb c\n\tb\n", '\t', "", "b");
+    assert_two_cells("a,\tb\nc,\td\n", ',', "c", "d"); /* a tab behind a comma is a blank */
+    assert_two_cells("\"x;y\",1\n\"x;z\",2\n", ',', "x;z", "2"); /* what is quoted cuts nothing */
+    assert_two_cells("a;b\nc;d\ne\nf,g\n\n#\nh;i\n", ';', "h", "i"); /* three lines of five */
+}
+
+static void another_separator_is_named(void **state)
+{
+    (void)state;
+    Table table;
+    Error error;
+    const char *text = "2024-01-01|a\n2024-01-02|b\n";
+    assert_false(table_parse(&table, strdup(text), strlen(text), false, "x.csv", &error));
+    assert_string_equal(error.text, "x.csv: the cells are cut at '|': commas, semicolons or tabs "
+                                    "are wanted");
+    table = table_of("a|b\nc\nd\n", false); /* in a third of the lines: part of a name */
+    assert_string_equal(table_cell(&table, 0, 0), "a|b");
+    table_free(&table);
+}
+
+static void a_decimal_comma_is_read_where_semicolons_cut(void **state)
+{
+    (void)state;
+    Table table = table_of("0,25;-1,5e1;1.5;1,000.5\n", false);
+    double value[3];
+    Error error;
+    for (size_t i = 0; i < 3; i++)
+        assert_true(table_number(&value[i], &table, 0, i, &error));
+    assert_near(value[0], 0.25, 0, 0);
+    assert_near(value[1], -15, 0, 0);
+    assert_near(value[2], 1.5, 0, 0);
+    assert_false(table_number(value, &table, 0, 3, &error));
+    assert_string_equal(error.text, "'1,000.5' is not a number");
+    table_free(&table);
+    table = table_of("1,234\t5\n678\t0\n", false); /* between tabs it may be one of thousands */
+    assert_int_equal(table.cut, '\t');
+    assert_false(table_number(value, &table, 0, 0, &error));
+    assert_string_equal(error.text, "'1,234' is not a number");
+    table_free(&table);
+}
+
+static void titles_are_told_from_numbers_and_mistakes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        bool title;
+    } lines[] = {{"t,u1", true},   {"time,rain (mm)", true}, {"u", true},     {"a,1", false},
+                 {"1e400", false}, {"-.5", false},           {"+;x", true},   {"1x,b", false},
+                 {"nan", false},   {"t,NaN", false},         {"-inf", false}, {"\"\",u", true}};
+    for (size_t k = 0; k < sizeof lines / sizeof *lines; k++) {
+        Table table = table_of(lines[k].line, false);
+        if (table_is_title(&table, 0) != lines[k].title)
+            fail_msg("'%s' is %sa title", lines[k].line, lines[k].title ? "" : "not ");
+        table_free(&table);
+    }
+}
+
+static void missing_values_are_those_of_pandas_and_some_marks(void **state)
+{
+    (void)state;
+    static const char *const missing[] = {
+        "",       "#N/A",    "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan",
+        "1.#IND", "1.#QNAN", "<NA>",     "N/A", "NA",      "NULL",     "NaN",  "None",
+        "n/a",    "nan",     "null",     "?",   "-",       "."};
+    static const char *const there[] = {"0", "na", "none", "no", "--", "sunny", "N", "Nil"};
+    for (size_t k = 0; k < sizeof missing / sizeof *missing; k++)
+        if (!cell_is_missing(missing[k]))
+            fail_msg("'%s' is missing", missing[k]);
+    for (size_t k = 0; k < sizeof there / sizeof *there; k++)
+        if (cell_is_missing(there[k]))
+            fail_msg("'%s' is a value", there[k]);
+}
+
+/* ---- records ---------------------------------------------------------------------------- */
+
+static Counts counts_of(const char *text)
+{
+    Table table = table_of(text, false);
+    Counts counts;
+    Error error;
+    if (!counts_from_table(&counts, &table, &error))
+        fail_msg("%s", error.text);
+    table_free(&table);
+    return counts;
+}
+
+static void assert_refused(const char *text, const char *sentence)
+{
+    Table table = table_of(text, false);
+    Counts counts;
+    Error error;
+    assert_false(counts_from_table(&counts, &table, &error));
+    assert_string_equal(error.text, sentence);
+    table_free(&table);
+}
+
+/* So many states, days, gaps, and the line that is taken for a title. */
+static void assert_record(const char *text, size_t n_state, double days, double gaps, size_t title)
+{
+    Counts counts = counts_of(text);
+    assert_int_equal(counts.n_state, n_state);
+    assert_near(counts.days, days, 0, 0);
+    assert_near(counts.gaps, gaps, 0, 0);
+    assert_int_equal(counts.title, title);
+    counts_free(&counts);
+}
+
+static void a_record_is_read_as_any_machine_wrote_it(void **state)
+{
+    (void)state;
+    assert_record("sunny\rrainy\rsunny\rsunny\r", 2, 4, 0, 0);
+    assert_record("\xEF\xBB\xBFsunny\r\nrainy\r\nsunny\r\nsunny\r\n", 2, 4, 0, 0);
+    assert_record("2024-01-01;sunny\n2024-01-02;rainy\n2024-01-03;sunny\n", 2, 3, 0, 0);
+    assert_record("date\tstate\n2024-01-01\tsunny\n2024-01-02\tlight rain, later sun\n", 2, 2, 0,
+                  0);
+    assert_record("sunny\nNA\nrainy\nnan\nsunny\nNaN\nrainy\nN/A\nsunny\nnull\nrainy\n-\nsunny\n",
+                  2, 7, 6, 0);
+}
+
+static void a_title_is_told_from_the_days(void **state)
+{
+    (void)state;
+    assert_record("Weather\nsunny\nrainy\nsunny\nsunny\n", 2, 4, 0, 1);
+    assert_record("# from a log\n\nWeather\n\nsunny\nrainy\nsunny\n", 2, 3, 0, 3);
+    assert_record("state\nsunny\nrainy\n", 2, 2, 0, 0); /* it says what it is: no need to tell */
+    assert_record("day,weather\n2024-01-01,sunny\n2024-01-02,rainy\n", 2, 2, 0, 1);
+    assert_record("sunny\nrainy\nrainy\nsunny\n", 2, 4, 0, 0);
+    assert_record("sunny\nrainy\nsnow\n", 3, 3, 0, 0); /* each once: no word stands out */
+    assert_record("2024-01-01,snow\n2024-01-02,sunny\n2024-01-03,sunny\n", 2, 3, 0, 0);
+    assert_refused("01.01.2024,sunny\n02.01.2024,rainy\n",
+                   "x.csv:1: '01.01.2024' is not a date like 1987-01-31");
+}
+
+static void amounts_are_asked_about(void **state)
+{
+    (void)state;
+    assert_refused("state\n0\n0.4\n0\n12.7\n0\n",
+                   "x.csv: are these amounts? The states are 3 different numbers, like 12.7: a "
+                   "chain wants names of a few, such as dry for 0 and wet for all above");
+    assert_refused(
+        "state\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n",
+        "x.csv: are these amounts? The states are 13 different numbers, like 12: a chain "
+        "wants names of a few, such as dry for 0 and wet for all above");
+    assert_record("state\n0\n1\n1\n0\n", 2, 4, 0, 0); /* classes may be numbers */
+    assert_record("state\n0.0\n1.0\n1.0\n0.0\n", 2, 4, 0, 0);
+    assert_record("state\n0.5\nhigh\n0.5\nhigh\n", 2, 4, 0, 0);
+}
+
+static void a_date_without_its_comma_is_noticed(void **state)
+{
+    (void)state;
+    assert_refused("2024-01-01 sunny\n2024-01-02 rainy\n",
+                   "x.csv:1: a comma is wanted between a date and its state: '2024-01-01 sunny'");
+}
+
+static void a_table_of_chances_may_have_decimal_commas(void **state)
+{
+    (void)state;
+    StateTable chances;
+    Error error;
+    Table table = table_of("from;sunny;rainy\nsunny;0,8;0,2\nrainy;0,4;0,6\n", false);
+    if (!chances_from_table(&chances, &table, &error))
+        fail_msg("%s", error.text);
+    assert_near(chances.value[2], 0.4, 0, 1e-15);
+    assert_string_equal(chances.name[1], "rainy");
+    names_free(chances.name, 2);
+    free(chances.value);
+    table_free(&table);
+}
+
+/* ---- widths ----------------------------------------------------------------------------- */
+
+static void widths_are_counted_in_columns(void **state)
+{
+    (void)state;
+    assert_int_equal(text_width(""), 0);
+    assert_int_equal(text_width("rain"), 4);
+    assert_int_equal(text_width("d\xC3\xA9j\xC3\xA0"), 4);
+    assert_int_equal(text_width("de\xCC\x81ja\xCC\x80"), 4);     /* marks join what is before */
+    assert_int_equal(text_width("\xE6\x99\xB4\xE5\xA4\xA9"), 4); /* two characters of two columns */
+    assert_int_equal(text_width("\xF0\x9F\x8C\x88"), 2);         /* a rainbow */
+    assert_int_equal(text_width("\xEF\xBC\xA1\xEF\xBD\xB1"), 3); /* fullwidth A, halfwidth a */
+    assert_int_equal(text_width("\xE2\x80\x8B|\xE2\x94\x80"), 2); /* no space, and a line */
+    assert_int_equal(text_width("\xFF\xC3"), 2);                  /* no UTF-8: bytes */
+    assert_int_equal(character_width(0x1160), 0);
+    assert_int_equal(character_width(0x115F), 2);
+    assert_int_equal(character_width(0x3FFFD), 2);
+    assert_int_equal(character_width(0x10FFFF), 1);
+    assert_int_equal(character_width(0x2FF), 1);
+    assert_int_equal(character_width(0x300), 0);
+}
+
+/* What is printed by text_pad_cut, or by text_pad if it is not to be cut. */
+static void assert_padded(const char *text, int width, bool cut, bool ascii, const char *want)
+{
+    char got[64] = "";
+    FILE *out = fmemopen(got, sizeof got, "w");
+    if (cut)
+        text_pad_cut(out, text, width, ascii);
+    else
+        text_pad(out, text, width);
+    fclose(out);
+    assert_string_equal(got, want);
+}
+
+static void texts_are_padded_and_cut_by_columns(void **state)
+{
+    (void)state;
+    assert_padded("\xE6\x99\xB4", 5, false, false, "   \xE6\x99\xB4");
+    assert_padded("\xE6\x99\xB4", -5, false, false, "\xE6\x99\xB4   ");
+    assert_padded("sunny", 3, false, false, "sunny");
+    assert_padded("sunny", 5, true, false, "sunny");
+    assert_padded("sunny", 4, true, false, "sun\xE2\x80\xA6");
+    assert_padded("sunny", 4, true, true, "sun.");
+    assert_padded("\xE6\x99\xB4\xE5\xA4\xA9", -3, true, true, "\xE6\x99\xB4.");
+    assert_padded("\xE6\x99\xB4\xE5\xA4\xA9\xE5\xA4\xA9", -4, true, true, "\xE6\x99\xB4. ");
+    assert_padded("\xE6\x99\xB4\xE5\xA4\xA9\xE5\xA4\xA9", 4, true, true, " \xE6\x99\xB4.");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lines_end_with_LF_with_CR_LF_or_with_CR),
+        cmocka_unit_test(a_byte_order_mark_is_no_part_of_a_text),
+        cmocka_unit_test(UTF_16_is_named),
+        cmocka_unit_test(a_zero_byte_is_no_text),
+        cmocka_unit_test(what_is_no_UTF_8_is_refused_with_its_line),
+        cmocka_unit_test(cells_are_cut_however_they_are_written),
+        cmocka_unit_test(commas_semicolons_and_tabs_are_recognised),
+        cmocka_unit_test(another_separator_is_named),
+        cmocka_unit_test(a_decimal_comma_is_read_where_semicolons_cut),
+        cmocka_unit_test(titles_are_told_from_numbers_and_mistakes),
+        cmocka_unit_test(missing_values_are_those_of_pandas_and_some_marks),
+        cmocka_unit_test(a_record_is_read_as_any_machine_wrote_it),
+        cmocka_unit_test(a_title_is_told_from_the_days),
+        cmocka_unit_test(amounts_are_asked_about),
+        cmocka_unit_test(a_date_without_its_comma_is_noticed),
+        cmocka_unit_test(a_table_of_chances_may_have_decimal_commas),
+        cmocka_unit_test(widths_are_counted_in_columns),
+        cmocka_unit_test(texts_are_padded_and_cut_by_columns),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

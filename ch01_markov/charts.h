@@ -160,7 +160,7 @@ static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out
     axis.step = nice_step(axis.high - axis.low, most);
     if (log) {
         axis.step = fmax(1.0, ceil(axis.step - 1e-9));
-        axis.fine = axis.high - axis.low < 2.0;
+        axis.fine = axis.high - axis.low < 2.5;
     }
     if (round_out) {
         axis.low = axis.step * floor(axis.low / axis.step + 1e-9);

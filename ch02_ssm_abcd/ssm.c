@@ -492,8 +492,8 @@ bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error
     }
     free(inverse);
     free(copy);
-    return ok ||
-           fail(error, "the basis T is singular: its columns do not span all %zu states", d_state);
+    return ok || fail(error, "the basis T is singular: its columns do not span all %zu dimensions",
+                      d_state);
 }
 
 /* The eigenvalues of A (2, 2), larger first, and a basis T (2, 2) of eigenvectors in its columns,
@@ -676,7 +676,7 @@ static bool demo_shift(const Show *show, Error *error)
     return ok;
 }
 
-/* A damped swing, two states with complex eigenvalues 0.95 exp(+-i pi / 10), driven by noise: the
+/* A damped swing, two numbers with complex eigenvalues 0.95 exp(+-i pi / 10), driven by noise: the
    same outputs step by step, as a sum over the past, and by FFT. */
 static bool demo_three(const Show *show, Error *error)
 {

@@ -39,7 +39,8 @@ void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
 void print_stability(const char *name, const double *A, size_t d_state)
 {
     if (d_state > SSM_RADIUS_SIZE) {
-        printf("(The spectral radius is worked out for up to %d states.)\n", SSM_RADIUS_SIZE);
+        printf("(The spectral radius is worked out for states of up to %d numbers.)\n",
+               SSM_RADIUS_SIZE);
         return;
     }
     double radius = matrix_spectral_radius(A, d_state);

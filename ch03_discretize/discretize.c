@@ -521,8 +521,8 @@ static bool demo_rules(const Show *show, Error *error)
     return chart_rules(delta, kept[0], POINTS, show, error);
 }
 
-/* x' = -x + u from 0 with u = sin t, in steps of delta up to t = 6: x[k] after step k. The hold takes
-   u[k] = sin(k delta) for the whole of a step. */
+/* x' = -x + u from 0 with u = sin t, in `steps` steps of delta: x[k] is the state after k of them.
+   The hold takes u[k] = sin(k delta) for the whole of a step. */
 static void hold_sine(double *x, double *u, double delta, size_t steps)
 {
     double a_bar, b_bar;
@@ -696,7 +696,7 @@ static bool demo_past(const Show *show, Error *error)
     return show_past(ago, law, plain, POINTS, show, error);
 }
 
-/* How long each of the 16 states of S4D-Real remembers: 1 / ((n + 1) delta) steps. Mamba starts
+/* How long each of S4D-Real's 16 numbers remembers: 1 / ((n + 1) delta) steps. Mamba starts
    with delta from 0.001 to 0.1, so its memories last from less than one step to a thousand. Beside
    it, how much of Mamba's B_bar = delta the hold would let in at delta = 0.1. */
 static bool demo_memories(const Show *show, Error *error)

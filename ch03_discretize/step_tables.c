@@ -302,8 +302,9 @@ bool show_memories(const double *a, const double *factor, size_t n, const Show *
             printf("  %3zu%9.0f%14.2f%15.1f%16.1f   |%28.3f\n", k, a[k], steps[k], steps[n + k],
                    steps[2 * n + k], factor[k]);
     }
-    puts("A small delta makes every state slow: it sees more of the past and less of the present.");
-    Chart chart = chart_new("Memory lengths of Mamba's states at the start", "n",
+    puts("A small delta makes every memory slow: it holds more of the past and less of the "
+         "present.");
+    Chart chart = chart_new("How long Mamba's 16 numbers remember, at the start", "n",
                             "steps, 1 / ((n + 1) delta)");
     chart.log_y = true;
     chart_add(&chart, "delta = 0.001", MARK_POINTS, number, steps + 2 * n, n);

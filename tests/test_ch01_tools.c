@@ -354,6 +354,7 @@ static void a_thing_is_drawn_in_its_ink_and_named_once(void **state)
     char *svg = chart_drawn(&chart);
     assert_contains(svg, svg_colour(INK_AMBER));
     assert_null(strstr(svg, svg_colour(INK_BLUE)));
+    assert_contains(svg, svg_colour(INK_GREEN)); /* the third takes the third ink */
     assert_contains(svg, "<polygon ");
     assert_contains(svg, ">where<");
     chart_text(text, &chart, true); /* an area is drawn in SVG alone */
@@ -417,9 +418,9 @@ static void a_long_legend_goes_on_in_a_second_line(void **state)
         chart_add(&chart, "a name as long as this one is, forty letters", MARK_POINTS, x, y, 2);
     assert_int_equal(svg_legend(NULL, &chart, 0, 0, SVG_WIDTH - 76), 3);
     char *svg = chart_drawn(&chart);
-    for (char *text = strstr(svg, "<text"); text; text = strstr(text + 1, "<text")) {
+    for (char *word = strstr(svg, "<text"); word; word = strstr(word + 1, "<text")) {
         double at_x, at_y;
-        assert_int_equal(sscanf(text, "<text x=\"%lf\" y=\"%lf\"", &at_x, &at_y), 2);
+        assert_int_equal(sscanf(word, "<text x=\"%lf\" y=\"%lf\"", &at_x, &at_y), 2);
         assert_true(at_x < SVG_WIDTH && at_y < SVG_HEIGHT);
     }
     free(svg);

@@ -455,7 +455,7 @@ static void a_singular_basis_is_refused(void **state)
     Error error;
     assert_false(ssm_change_basis(&out, &system, T, &error));
     assert_string_equal(error.text,
-                        "the basis T is singular: its columns do not span all 2 states");
+                        "the basis T is singular: its columns do not span all 2 dimensions");
     ssm_free(&system);
 }
 
@@ -728,6 +728,17 @@ static void wrong_options_are_told_in_one_sentence(void **state)
     }
 }
 
+static void days_are_counted_from_the_first_after_the_start(void **state)
+{
+    (void)state;
+    Signal u = quiet_days(3);
+    for (size_t t = 0; t < 3; t++) {
+        assert_near(u.time[t], (double)t + 1.0, 0, 0);
+        assert_near(u.value[t], 0, 0, 0);
+    }
+    signal_free(&u);
+}
+
 static void the_demos_print_what_the_lesson_works_by_hand(void **state)
 {
     (void)state;
@@ -888,6 +899,7 @@ int main(void)
         cmocka_unit_test(an_unstable_system_says_at_which_step_it_overflows),
         cmocka_unit_test(a_direct_sum_that_would_take_for_ever_is_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
+        cmocka_unit_test(days_are_counted_from_the_first_after_the_start),
         cmocka_unit_test(the_demos_print_what_the_lesson_works_by_hand),
         cmocka_unit_test(a_basis_of_the_file_changes_no_output_in_either_convention),
         cmocka_unit_test(outputs_of_nothing_differ_by_nothing),

@@ -46,7 +46,7 @@ bool chart_rules(const double *delta, const double *kept, size_t n, const Show *
     return chart_show(&chart, show, error);
 }
 
-/* How far the hold is off, errors (n), for steps delta (n), where u = sin t and not a staircase; and
+/* How far the hold is off, errors (n), for steps delta (n), where u = sin t and no staircase; and
    the picture of one of them: u_true and x_true at times (fine), the input as it is held, a corner
    at each held_at (2 n_step), and the state x after each step, at moment (n_step + 1). */
 bool show_hold(const double *delta, const double *errors, size_t n, const double *times,

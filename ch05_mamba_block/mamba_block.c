@@ -31,11 +31,11 @@
 #define CH05_MAMBA_BLOCK
 
 #include "../ch04_selective/fast_scan.c"
-#include "products.c"    /* linear_..._fast, bias_backward, dot */
-#include "convolution.c" /* conv1d_..._fast, silu_all */
-#include "config.c"      /* MambaConfig: all sizes, under Hugging Face's names */
-#include "diagram.c"     /* the block as a picture */
-#include "recall.c"      /* what a fixed state cannot do */
+#include "products.c" /* linear_..._fast, bias_backward, dot */
+#include "packing.c"  /* conv1d_texts, scan_texts; silu_all */
+#include "config.c"   /* MambaConfig: all sizes, under Hugging Face's names */
+#include "diagram.c"  /* the block as a picture */
+#include "recall.c"   /* what a fixed state cannot do */
 
 /* ===================================== Linear layers ====================================== */
 /* The block in short, as mixer_forward (further down) puts it together:                      */
@@ -188,20 +188,6 @@ void conv1d_forward(float *out, const float *u_raw, const float *past, const flo
                     conv1d_input(u_raw, past, zeros, b, (int64_t)(t + j) - (int64_t)(d_conv - 1),
                                  len, d_inner, d_conv);
             conv1d_token(out + (b * len + t) * d_inner, in, weight, bias, d_inner, d_conv);
-        }
-}
-
-/* What the next piece of the sequence must know of this one: `past` becomes the last d_conv - 1
-   inputs. A block remembers two things from piece to piece: these, and the scan's x. */
-void conv1d_keep(float *past, const float *u_raw, size_t batch, size_t len, size_t d_inner,
-                 size_t d_conv)
-{
-    for (size_t b = 0; b < batch; b++)
-        for (size_t j = 0; j + 1 < d_conv; j++) {
-            int64_t t = (int64_t)(len + j) - (int64_t)(d_conv - 1);
-            float *to = past + (b * (d_conv - 1) + j) * d_inner;
-            memmove(to, conv1d_input(u_raw, past, NULL, b, t, len, d_inner, d_conv),
-                    d_inner * sizeof(float));
         }
 }
 
@@ -432,7 +418,8 @@ typedef struct {
     float *constant;       /* NULL; or, in an experiment, what x_proj gets instead of u, so that
                               Delta, B and C ignore the token: a system of chapter 3 */
     float *checkpoint;     /* some of the scan's states, for its backward pass; else NULL */
-    float *A, *scan;       /* in a cache of gradients: that of A, and the scan's workspace */
+    float *A, *scan, *one; /* in a cache of gradients: that of A, and workspace */
+    const Packed *texts;   /* NULL; or where texts begin, each with nothing: packing.c */
 } BlockCache;
 typedef BlockCache BlockBack;
 
@@ -450,6 +437,19 @@ static Scan block_scan(const BlockCache *cache, const MambaBlock *block, const B
     scan.checkpoint = cache->checkpoint;
     scan.delta_softplus = true;
     return scan;
+}
+
+/* And the convolution before it. */
+static Conv block_conv(const BlockCache *cache, const MambaBlock *block)
+{
+    Conv conv = {cache->batch,
+                 cache->len,
+                 block->config.intermediate_size,
+                 block->config.conv_kernel,
+                 block->params.tensor[CONV1D_WEIGHT],
+                 block->params.tensor[CONV1D_BIAS],
+                 cache->zeros};
+    return conv;
 }
 
 /* The next `count` floats of `memory`, on a vector; only counted if memory is NULL. */
@@ -529,11 +529,6 @@ static void selection_norms(const BlockCache *cache, const MambaConfig *config)
     rows_norm(cache->C, scale + 2 * tokens, config->mixer_rms_eps, tokens, d_state);
 }
 
-/* The scan that blocks go through: chapter 6 can be put in its place. */
-#ifndef BLOCK_SCAN
-#define BLOCK_SCAN selective_scan_fast
-#endif
-
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. A comment for each box of the diagram (Mamba, figure 3), in the
@@ -544,9 +539,8 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor;
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t d_state = config->state_size, d_conv = config->conv_kernel;
-    size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
-    size_t tokens = cache->batch * cache->len;
+    size_t d_state = config->state_size, dt_rank = config->time_step_rank;
+    size_t tokens = cache->batch * cache->len, narrow = dt_rank + 2 * d_state;
     const float *bias = p[IN_PROJ_BIAS];
     const float *seen = cache->constant ? cache->constant : cache->u; /* u, but for an experiment */
 
@@ -557,11 +551,9 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     linear_forward_fast(cache->z, cache->normed, p[IN_PROJ_WEIGHT] + d_inner * d_model,
                         bias == NULL ? NULL : bias + d_inner, tokens, d_model, d_inner);
     /* u = silu(conv1d(u_raw)) */
-    conv1d_forward_fast(cache->conv, cache->u_raw, state == NULL ? NULL : state->conv, cache->zeros,
-                        p[CONV1D_WEIGHT], p[CONV1D_BIAS], cache->batch, cache->len, d_inner,
-                        d_conv);
-    if (state != NULL)
-        conv1d_keep(state->conv, cache->u_raw, cache->batch, cache->len, d_inner, d_conv);
+    Conv conv = block_conv(cache, block);
+    conv1d_texts(cache->conv, state == NULL ? NULL : state->conv, cache->u_raw, &conv,
+                 cache->texts);
     silu_all(cache->u, cache->conv, tokens * d_inner);
     /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state): one row x_dbl of `narrow` numbers for
        each token, and that is all that selection is made of */
@@ -576,7 +568,7 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
                         d_inner);
     /* y = scan(u, Delta, A, B, C, D) * silu(z): algorithm 2, and the gate */
     Scan scan = block_scan(cache, block, state);
-    BLOCK_SCAN(cache->gated, state == NULL ? NULL : state->x, &scan);
+    scan_texts(cache->gated, state == NULL ? NULL : state->x, &scan, cache->texts);
     /* out = out_proj(y): back to d_model channels */
     linear_forward_fast(out, cache->gated, p[OUT_PROJ_WEIGHT], p[OUT_PROJ_BIAS], tokens, d_inner,
                         d_model);
@@ -624,6 +616,7 @@ size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
     scan.checkpoint = block->A; /* never read: it says that the forward pass keeps checkpoints */
     back->A = take(memory, &used, block->config.intermediate_size * block->config.state_size);
     back->scan = take(memory, &used, selective_scan_backward_floats(&scan));
+    back->one = take(memory, &used, scan.d_inner * (scan.d_state + block->config.conv_kernel + 2));
     return used;
 }
 
@@ -705,15 +698,16 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     Scan scan = block_scan(cache, block, NULL);
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
-    selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
+    scan_texts_backward(&scan_grad, back->gated, &scan, back->scan, cache->texts, back->one);
     for (size_t i = 0; i < d_inner * config->state_size; i++)
         g[A_LOG][i] = back->A[i] * block->A[i];
     /* dt_raw, B, C from u */
     selection_backward(grad, back, cache, block);
     /* u = silu(conv1d(u_raw)) */
     silu_backward_all(back->conv, back->u, cache->conv, tokens * d_inner);
-    conv1d_backward_fast(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
-                         p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, config->conv_kernel);
+    Conv conv = block_conv(cache, block);
+    conv1d_texts_backward(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
+                          &conv, cache->texts, back->one);
     /* u_raw, z = in_proj(normed) */
     in_proj_backward(grad, back, cache, block);
 }

@@ -58,8 +58,7 @@ bool show_hold(const double *delta, const double *errors, size_t n, const double
     puts("   delta   largest error of x, 0 < t < 6");
     for (size_t k = 0; k < n; k++)
         printf("  %6.3f%32.4f\n", delta[k], errors[k]);
-    puts(
-        "Every step is exact for the staircase. That the input is none makes an error of order 1.");
+    puts("Each step is exact for the staircase. But the input is smooth: an error of order 1.");
     Chart chart = chart_new("A smooth input as a staircase, a stair a step", "t", "u and x");
     chart_add(&chart, "u = sin t", MARK_LINE, times, u_true, fine);
     chart_ink(&chart, INK_AMBER);

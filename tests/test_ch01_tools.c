@@ -354,6 +354,7 @@ static void a_thing_is_drawn_in_its_ink_and_named_once(void **state)
     char *svg = chart_drawn(&chart);
     assert_contains(svg, svg_colour(INK_AMBER));
     assert_null(strstr(svg, svg_colour(INK_BLUE)));
+    assert_null(strstr(svg, svg_colour(INK_VERMILION)));
     assert_contains(svg, svg_colour(INK_GREEN)); /* the third takes the third ink */
     assert_contains(svg, "<polygon ");
     assert_contains(svg, ">where<");

@@ -203,6 +203,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@program=$(BUILD)/ch06_cuda_scan; \
 	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
 	    printf '\n$$ %s\n' $$program; $$program
+	$(call show,$(BUILD)/ch06_cuda_dual)
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
     'ch05_bench --contended' 'ch05_bench --mamba2' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
@@ -225,10 +226,10 @@ corpus: $(BUILD)/ch05_rainbow ## write the stories of data/rainbow again, from t
 test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
 	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
 
-test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the GPU (needs nvcc and a GPU)
-	$< $(if $(shell command -v compute-sanitizer 2>/dev/null),\
-	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
-	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
+test-cuda: $(patsubst %,$(BUILD)/cuda/tests/test_ch06_cuda_%,scan dual) ## chapter 6's tests on the GPU (needs nvcc and a GPU)
+	for test in $^; do $$test || exit 1; $(if $(shell command -v compute-sanitizer 2>/dev/null),\
+	    for tool in memcheck racecheck; do \
+	        compute-sanitizer --tool $$tool --error-exitcode 1 $$test || exit 1; done;) done
 
 # Chapter 6's kernels, every thread known to ThreadSanitizer: races that no order of threads shows.
 .PHONY: races

@@ -10,6 +10,7 @@
 #include "text_width.h"
 
 enum { CHART_MAX_SERIES = 6, SVG_WIDTH = 640, SVG_HEIGHT = 380 };
+#define SVG_COLUMN 7.4 /* about as wide is a column of text, 13 high */
 
 /* MARK_AREA fills the polygon through its points, lightly, and is drawn in SVG alone. */
 typedef enum { MARK_LINE, MARK_POINTS, MARK_STEMS, MARK_AREA } Mark;
@@ -233,6 +234,7 @@ static void axis_label(char *text, size_t room, const Axis *axis, double tick, b
 }
 
 enum { PLOT_COLUMNS = 60, PLOT_ROWS = 14, EMPTY = -1, STALK = 100, BASE = 200 };
+enum { CHART_LEFT = 13 }; /* columns before the plot */
 
 /* The cells of the plot: EMPTY, a series' number, STALK + number (a stem), or BASE (zero line). */
 typedef struct {
@@ -330,7 +332,13 @@ static void print_axis_across(FILE *out, const Axis *axis, const char *label)
         memcpy(line + at, text, (size_t)width);
         end = at + width + 1;
     }
-    fprintf(out, "%*s%.*s  %s\n", 13, "", end, line, label);
+    fprintf(out, "%*s%.*s", CHART_LEFT, "", end, line);
+    if (CHART_LEFT + (size_t)end + 2 + text_width(label) > page_columns()) {
+        fprintf(out, "\n%*s", CHART_LEFT, ""); /* at the end of a line of its own */
+        text_pad(out, label, end);
+        fputc('\n', out);
+    } else
+        fprintf(out, "  %s\n", label);
 }
 
 /* A single series without a name needs none. */
@@ -346,15 +354,32 @@ static void print_legend(FILE *out, const Chart *chart, const Look *look)
 {
     if (!chart_has_legend(chart))
         return;
-    fprintf(out, "%*s", 10, "");
+    size_t column = 0;
     for (size_t s = 0; s < chart->n_series; s++) {
         if (!chart->series[s].name || chart->series[s].mark == MARK_AREA)
             continue;
+        size_t wide = strlen("   * ") + text_width(chart->series[s].name);
+        if (column == 0 || column + wide > page_columns()) {
+            fprintf(out, "%s%*s", column > 0 ? "\n" : "", CHART_LEFT - 3, "");
+            column = CHART_LEFT - 3;
+        }
         fputs("   ", out);
         print_mark(out, (int)s, chart, look);
         fprintf(out, " %s", chart->series[s].name);
+        column += wide;
     }
     fputc('\n', out);
+}
+
+/* What is drawn and, beside it or below, what goes up. */
+static void print_chart_title(FILE *out, const Chart *chart)
+{
+    size_t wide = CHART_LEFT + text_width(chart->title) + 5 + text_width(chart->y_label);
+    fprintf(out, "%*s%s", CHART_LEFT, "", chart->title);
+    if (wide > page_columns())
+        fprintf(out, "\n%*s(%s)\n", CHART_LEFT, "", chart->y_label);
+    else
+        fprintf(out, "   (%s)\n", chart->y_label);
 }
 
 void chart_print(FILE *out, const Chart *chart, const Look *look)
@@ -376,7 +401,7 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
         named = chart->series[s].name ? s : named; /* without a name: the mark of the one before */
         plot_series(plot, &chart->series[s], (int)named, &across, &up);
     }
-    fprintf(out, "%*s%s   (%s)\n", 13, "", chart->title, chart->y_label);
+    print_chart_title(out, chart);
     for (int row = PLOT_ROWS - 1; row >= 0; row--) {
         char label[32] = "";
         for (size_t k = 0; k < axis_ticks(&up); k++)
@@ -390,7 +415,7 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
             print_mark(out, plot->cell[row][column], chart, look);
         fputc('\n', out);
     }
-    fprintf(out, "%*s%s", 12, "", look->ascii ? "+" : "└");
+    fprintf(out, "%*s%s", CHART_LEFT - 1, "", look->ascii ? "+" : "└");
     for (int column = 0; column < PLOT_COLUMNS; column++)
         fputs(look->ascii ? "-" : "─", out);
     fputc('\n', out);
@@ -623,12 +648,14 @@ bool chart_write_svg(const Chart *chart, const char *path, Error *error)
     return out_close(&file, error);
 }
 
-/* Colour only on a terminal, and not if NO_COLOR is set. */
+/* Colour only on a terminal, and not if NO_COLOR is set to anything; plain ASCII if it is asked
+   for, or if the locale has no UTF-8. */
 Look look_at_terminal(bool ascii)
 {
+    const char *plain = getenv("NO_COLOR");
     Look look;
-    look.ascii = ascii;
-    look.colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    look.ascii = ascii || !locale_is_utf8();
+    look.colour = isatty(STDOUT_FILENO) && !(plain && *plain);
     return look;
 }
 

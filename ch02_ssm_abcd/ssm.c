@@ -617,11 +617,9 @@ static bool demo_weather(const Show *show, Error *error)
     printf("Every bit the same: %s.\n", same ? "yes" : "no");
     memcpy(seen.x0, system.x0, 2 * sizeof(double));
     run_from_start(rain, u.value, &seen, DAYS, READ_AFTER);
-    fputs("\nState is not output. With C = [0 1] the same state shows only the chance of rain:\n ",
-          stdout);
+    puts("\nState is not output. With C = [0 1] the same state shows the chance of rain:");
     for (size_t t = 0; t < DAYS; t++)
-        printf(" %.4f", rain[t]);
-    puts("");
+        printf(" %.4f%s", rain[t], t + 1 < DAYS ? "" : "\n");
     Chart chart = chart_new("What C = [0 1] shows of the weather", "day", "chance of rain");
     chart_add(&chart, "", MARK_STEMS, u.time, rain, DAYS);
     bool ok = chart_show(&chart, show, error);
@@ -692,9 +690,9 @@ static bool demo_three(const Show *show, Error *error)
     ssm_kernel(K, &system, LEN, READ_AFTER);
     ssm_convolve(direct, K, u.value, &system, LEN);
     ssm_convolve_fft(fast, K, u.value, &system, LEN);
-    puts(
-        "Three computations, one answer: a damped swing, A = 0.95 times a turn by 18 degrees, "
-        "driven by noise\n      t         u_t         K_t |  recurrence  convolution          FFT");
+    prose("Three computations, one answer: a damped swing, A = 0.95 times a turn by 18 degrees, "
+          "driven by noise");
+    puts("      t         u_t         K_t |  recurrence  convolution          FFT");
     for (size_t t = 0; t < 5; t++)
         printf("  %5zu%12.5f%12.5f |%12.5f%13.5f%13.5f\n", t, u.value[t], tidy(K[t], 1e-5),
                tidy(y[t], 1e-5), tidy(direct[t], 1e-5), tidy(fast[t], 1e-5));
@@ -803,7 +801,7 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
         signal_open(&u, own->input, own->length, 40, system.d_in, system.d_out, own->seed, error);
     double *y = ok ? matrix_new(u.len, system.d_out) : NULL;
     if (ok) {
-        printf("The system of %s\n\n", own->system);
+        printf("The system of %s\n\n", path_shown(own->system));
         print_system(&system);
         print_stability("A", system.A, system.d_state);
         putchar('\n');

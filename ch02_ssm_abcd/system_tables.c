@@ -19,18 +19,28 @@ double tidy(double v, double unit)
     return fabs(v) < 0.5 * unit ? 0.0 : v;
 }
 
+/* v, but 0 if it is what rounding leaves beside numbers as large as `size`. */
+double tidied(double v, double size)
+{
+    return fabs(v) < 1e-12 * size ? 0.0 : v;
+}
+
 void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
 {
     if (rows > SHOWN_SIZE || cols > SHOWN_SIZE) {
         printf("  %s  %zu by %zu\n", name, rows, cols);
         return;
     }
-    int over =
-        strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* what a long name takes of a column */
+    double size = matrix_max_abs(M, rows * cols);
+    int width = 10, over = strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* of a long name */
+    for (size_t k = 0; k < rows * cols; k++) {
+        int wide = (int)strlen(number_cell(tidied(M[k], size), 4).text) + (k == 0 ? 1 + over : 2);
+        width = wide > width ? wide : width;
+    }
     for (size_t i = 0; i < rows; i++) {
         printf("  %-3s", i == 0 ? name : "");
         for (size_t j = 0; j < cols; j++)
-            printf("%*.4f", i == 0 && j == 0 ? 10 - over : 10, tidy(M[i * cols + j], 1e-4));
+            print_number(tidied(M[i * cols + j], size), 4, i + j == 0 ? width - over : width);
         putchar('\n');
     }
 }
@@ -44,44 +54,57 @@ void print_stability(const char *name, const double *A, size_t d_state)
         return;
     }
     double radius = matrix_spectral_radius(A, d_state);
-    printf("Spectral radius of %s: %.4f. ", name, radius);
+    Cell number = number_cell(radius, 4);
     if (radius > 1.0 + 1e-9)
-        printf("Unstable: what is in the state grows, in the end by this factor a step.\n");
+        prose("Spectral radius of %s: %s. Unstable: what is in the state grows, in the end by "
+              "this factor a step.",
+              name, number.text);
     else if (radius > 1.0 - 1e-9)
-        printf("On the edge: part of the state never fades; it stays, swings, or grows slowly.\n");
+        prose("Spectral radius of %s: %s, to nine digits. On the edge: part of the state does not "
+              "fade, or in a billion steps; it stays, swings, or grows slowly.",
+              name, number.text);
     else
-        printf("Stable: in the end half of the state is gone every %.2f steps.\n",
-               log(0.5) / log(radius));
+        prose("Spectral radius of %s: %s. Stable: in the end half of the state is gone every %.2f "
+              "steps.",
+              name, number.text, log(0.5) / log(radius));
 }
 
-/* One line of a table: the step, the inputs, the outputs. */
-static void print_sample(const Signal *u, const double *y, size_t t, size_t d_out)
+/* One line of a table: the step, the first inputs and outputs. The sizes tell what is rounding. */
+static void print_sample(const Signal *u, const double *y, size_t t, size_t d_out,
+                         const size_t shown[2], const double size[2])
 {
     printf("  %10.6g", u->time[t]);
-    for (size_t i = 0; i < u->width && i < SHOWN_SIZE; i++)
-        printf("%12.5f", tidy(u->value[t * u->width + i], 1e-5));
+    for (size_t i = 0; i < shown[0]; i++)
+        print_number(tidied(u->value[t * u->width + i], size[0]), 5, 12);
     fputs("  |", stdout);
-    for (size_t j = 0; j < d_out && j < SHOWN_SIZE; j++)
-        printf("%12.5f", tidy(y[t * d_out + j], 1e-5));
+    for (size_t j = 0; j < shown[1]; j++)
+        print_number(tidied(y[t * d_out + j], size[1]), 5, 12);
     putchar('\n');
 }
 
-/* Inputs u and outputs y (len, d_out): the first steps, and the last two. */
+/* Inputs u and outputs y (len, d_out): the first steps, and the last two; of many channels as many
+   as the page has room for. */
 void print_samples(const Signal *u, const double *y, size_t d_out)
 {
+    double size[2] = {matrix_max_abs(u->value, u->len * u->width),
+                      matrix_max_abs(y, u->len * d_out)};
+    size_t room = (page_columns() - 15) / 12;
+    size_t shown[2] = {u->width, d_out};
+    while (shown[0] + shown[1] > room && shown[0] + shown[1] > 2)
+        shown[shown[1] < shown[0] || shown[1] == 1 ? 0 : 1]--;
     printf("  %10s", "t");
-    for (size_t i = 0; i < u->width && i < SHOWN_SIZE; i++)
+    for (size_t i = 0; i < shown[0]; i++)
         printf("%11s%zu", "u", i + 1);
     fputs("  |", stdout);
-    for (size_t j = 0; j < d_out && j < SHOWN_SIZE; j++)
+    for (size_t j = 0; j < shown[1]; j++)
         printf("%11s%zu", "y", j + 1);
-    putchar('\n');
+    puts(shown[0] < u->width || shown[1] < d_out ? "  ..." : "");
     for (size_t t = 0; t < u->len; t++) {
         if (t == SHOWN_STEPS && u->len > SHOWN_STEPS + 2) {
             puts("         ...");
             t = u->len - 2;
         }
-        print_sample(u, y, t, d_out);
+        print_sample(u, y, t, d_out, shown, size);
     }
 }
 
@@ -156,9 +179,9 @@ bool show_front(const Signal *u, const double *y, const double *calm, const Show
                 Error *error)
 {
     double *with = column_of(y, 1, 3, u->len), *without = column_of(calm, 1, 2, u->len);
-    puts("\n       day   front |   sunny   rainy  barometer |  rain without front   difference");
+    puts("\n       day  front |   sunny   rainy  barometer | rain without front   difference");
     for (size_t t = 0; t < u->len; t++)
-        printf("  %8.0f%8.2f |%8.4f%8.4f%11.2f |%20.4f%13.5f\n", u->time[t], u->value[t], y[3 * t],
+        printf("  %8.0f%7.2f |%8.4f%8.4f%11.2f |%19.4f%13.5f\n", u->time[t], u->value[t], y[3 * t],
                with[t], y[3 * t + 2], without[t], with[t] - without[t]);
     puts("What D shows is gone the next day. Of what B has written, each day leaves 0.4.");
     Chart chart = chart_new("A front arrives on day 3", "day", "chance of rain");
@@ -176,13 +199,13 @@ bool show_front(const Signal *u, const double *y, const double *calm, const Show
 bool show_shift(const Signal *u, const double *after, const double *before, const double *rewritten,
                 const Show *show, Error *error)
 {
-    puts("      t    u_t | read after (S4, Mamba) | read before (control) | C A, C B + D read "
-         "before");
+    puts("    t  u_t | read after (S4, Mamba) | before (control) |C A, C B + D read before");
     for (size_t t = 0; t < u->len; t++)
-        printf("  %5zu%7.1f |%23.5f |%22.5f |%25.5f\n", t, u->value[t], after[t], before[t],
+        printf("  %3zu%5.1f |%23.5f |%17.5f |%24.5f\n", t, u->value[t], after[t], before[t],
                rewritten[t]);
-    puts("Read before the update, what B writes shows one step later. But with C' = C A = 0.5 and "
-         "D' =\nC B + D = 1.25 a system read before shows what the first one shows read after.");
+    prose(
+        "Read before the update, what B writes shows one step later. But with C' = C A = 0.5 "
+        "and D' = C B + D = 1.25 a system read before shows what the first one shows read after.");
     Chart chart = chart_new("One impulse, read before and after the update", "t", "y");
     chart_add(&chart, "read after (S4, Mamba)", MARK_POINTS, u->time, after, u->len);
     chart_add(&chart, "read before (control)", MARK_POINTS, u->time, before, u->len);
@@ -196,14 +219,13 @@ bool show_basis(const Signal *u, const double *coordinate, const double *y, cons
                 const Show *show, Error *error)
 {
     size_t len = u->len;
-    puts("\n       day |  x'1 (stays)  x'2 (fades) |     sunny     rainy |  sunny, rainy as "
-         "before");
+    puts("\n     day | x'1 (stays)  x'2 (fades) |    sunny    rainy | sunny, rainy as before");
     for (size_t t = 0; t < len; t++)
-        printf("  %8.0f |%13.6f%13.6f |%10.4f%10.4f |%13.4f%10.4f\n", u->time[t], coordinate[t],
+        printf("  %6.0f |%12.6f%13.6f |%9.4f%9.4f |%13.4f%9.4f\n", u->time[t], coordinate[t],
                coordinate[len + t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
-    printf("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
-           "of n numbers\nn instead of n^2.\n",
-           max_difference(y, again, 2 * len) <= 1e-12 ? "yes" : "no");
+    prose("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
+          "of n numbers n instead of n^2.",
+          max_difference(y, again, 2 * len) <= 1e-12 ? "yes" : "no");
     Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
     chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u->time, coordinate, len);
     chart_ink(&chart, INK_GREY);

@@ -751,12 +751,12 @@ static void the_demos_print_what_the_lesson_works_by_hand(void **state)
          "t = 2   level 0.5 x 0.5  + 1 x 0 = 0.25   gauge 1 x 0.25 + 0.25 x 0 = 0.25"},
         {"--demo weather", "         1            0.6000   0.4000              0.6000   0.4000\n"},
         {"--demo weather", "Every bit the same: yes."},
-        {"--demo front", "         3    0.20 |  0.4560  0.5440       0.20 |"},
-        {"--demo front", "         4    0.00 |  0.5824  0.4176       0.00 |"},
+        {"--demo front", "         3   0.20 |  0.4560  0.5440       0.20 |"},
+        {"--demo front", "         4   0.00 |  0.5824  0.4176       0.00 |"},
         {"--demo slide",
          "  t = 1           0.5        1                                       y = 1.5\n"},
         {"--demo slide", "1            y = 2.1875\n"}, /* 2 + 1/8 + 1/16 */
-        {"--demo basis", "         2 |     1.000000    -0.026667 |    0.6400    0.3600 |"},
+        {"--demo basis", "       2 |    1.000000    -0.026667 |   0.6400   0.3600 |"},
         {"--demo basis", "The outputs agree to 1e-12: yes."},
     };
     char text[8192];

@@ -179,11 +179,9 @@ static double axis_tick(const Axis *axis, size_t k)
         return axis->step * (ceil(axis->low / axis->step - 1e-9) + (double)k);
     static const double part[3] = {0.0, 0.301029995663981195, 0.698970004336018805}; /* 1, 2, 5 */
     double decade = floor(axis->low + 1e-9);
-    size_t first = 0;
-    while (decade + part[first] < axis->low - 1e-9 && first < 2)
+    size_t first = 0; /* the first of them that is on the axis; 3: the next decade's 1 */
+    while (first < 3 && decade + part[first] < axis->low - 1e-9)
         first++;
-    if (decade + part[first] < axis->low - 1e-9)
-        first = 3;
     return decade + (double)((first + k) / 3) + part[(first + k) % 3];
 }
 

@@ -15,7 +15,7 @@
               Q       Q        (n_state, n_state)   the generator of a chain, P = exp(Q)
                                                     (chapter 1's Q was a part of P)
    BUILD      cc -O2 ch03_discretize/discretize.c -o discretize -lm && ./discretize
-   TIME       65 minutes to read with the lesson, 90 to do the exercises
+   TIME       65 minutes to read with the lesson, 95 to do the exercises
    SOURCES    C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE Trans.
               Automatic Control 23 (1978)
               J. R. Norris, Markov Chains (Cambridge 1997), section 2.1: the generator
@@ -37,36 +37,47 @@
 /* the bilinear (1 - 1/2) / (1 + 1/2) = 0.333. And u = 1, held still, leaves 1 - exp(-1) = 0.632, */
 /* since what came in early has faded already; Euler's rule says 1, all that came in.             */
 
-/* Exercise 3.1. Forward Euler: go straight on for a time delta, as if the slope x' = A x + B u
-   stayed what it is. x + delta (A x + B u), sorted by x and u:
+/* Forward Euler: go straight on for a time delta, as if the slope x' = A x + B u stayed what it is.
+   x + delta (A x + B u), sorted by x and u:
    A_bar = I + delta A (d_state, d_state), B_bar = delta B (d_state, d_in). */
 bool discretize_euler(double *A_bar, double *B_bar, const double *A, const double *B,
                       size_t d_state, size_t d_in, double delta)
 {
-    //> EX 3.1 [1 pt] [10 min] Euler's rule
-    //? x(t + delta) is about x(t) + delta x'(t), and x' = A x + B u. Collect what multiplies x.
-    //? A_bar starts as the identity (matrix_identity), then delta A is added to every entry.
     matrix_identity(A_bar, d_state);
     for (size_t i = 0; i < d_state * d_state; i++)
         A_bar[i] += delta * A[i];
     for (size_t i = 0; i < d_state * d_in; i++)
         B_bar[i] = delta * B[i];
-    //< EX 3.1
     return true; /* as long as the numbers last; the other three may find no answer */
 }
 
+/* Exercise 3.1. How long may Euler's step be? What fades, an eigenvalue lambda of A with a negative
+   real part, still fades under every step shorter than this one, and grows under every longer one.
+   lambda may be complex: then it also swings. 0 if lambda does not fade in the first place. */
+double euler_longest_step(Complex lambda)
+{
+    //> EX 3.1 [2 pts] [15 min] how long Euler's step may be
+    //? What does a step make of lambda's coordinate? It fades if that factor is below 1 in size.
+    //? |1 + delta lambda|^2, with lambda = a + i b, is (1 + delta a)^2 + (delta b)^2. When is it 1?
+    //? 2 a + delta (a^2 + b^2) = 0; and if a is not below 0, no delta above 0 will do.
+    /* 1 = |1 + delta lambda|^2 = 1 + 2 delta a + delta^2 |lambda|^2 */
+    double size = lambda.re * lambda.re + lambda.im * lambda.im;
+    return lambda.re < 0.0 ? -2.0 * lambda.re / size : 0.0;
+    //< EX 3.1
+}
+
 /* Exercise 3.2. Bilinear (Tustin, 1947): the mean of the slopes at both ends of the step,
-   x_next - x = delta (A (x_next + x) / 2 + B u). x_next stands on both sides, so one has to solve:
-   A_bar = (I - delta A/2)^-1 (I + delta A/2), B_bar = (I - delta A/2)^-1 delta B.
-   False if I - delta A/2 is singular. */
+   x_next - x = delta (A (x_next + x) / 2 + B u). x_next stands on both sides, so one has to solve
+   left A_bar = ..., left B_bar = ..., which is done below. False if `left` is singular. */
 bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const double *B,
                          size_t d_state, size_t d_in, double delta)
 {
     double *left = matrix_new(d_state, d_state), *copy = matrix_new(d_state, d_state);
     //> EX 3.2 [3 pts] [20 min] the bilinear rule
     //? x_next - x = delta (A (x_next + x) / 2 + B u): bring x_next to the left.
-    //? Fill `left` with I - delta A/2, A_bar with I + delta A/2, B_bar with delta B.
+    //? What multiplies x_next is `left`. What multiplies x goes into A_bar, what u, into B_bar.
     //? The solving below then does the rest: matrix_solve overwrites A_bar and B_bar.
+    /* (I - delta A/2) x_next = (I + delta A/2) x + delta B u */
     matrix_identity(left, d_state);
     matrix_identity(A_bar, d_state);
     for (size_t i = 0; i < d_state * d_state; i++) {
@@ -89,10 +100,9 @@ bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const do
    time t, does to a state, and A_bar = exp(A delta). What came in s before the end of the step has
    gone through exp(A s) since: B_bar = int_0^delta exp(A s) ds B. The textbook's A^-1 (A_bar - I) B
    needs an inverse that A may not have. One exponential of a larger matrix needs none (Van Loan
-   1978): see u as d_in more states that keep still, u' = 0. Then (x; u)' = [A B; 0 0] (x; u), so
-   its exponential takes (x; u) one step on:
-       exp( [A B; 0 0] delta ) = [A_bar B_bar; 0 I].
-   False if it overflows. expm(E, M, size) is E = exp(M), M (size, size): expm.c. */
+   1978): see u as d_in more states that keep still, u' = 0. Then (x; u) has a matrix of its own,
+   whose exponential takes both one step on: its upper blocks are A_bar and B_bar. False if it
+   overflows. expm(E, M, size) is E = exp(M), M (size, size): expm.c. */
 bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double *B, size_t d_state,
                     size_t d_in, double delta)
 {
@@ -101,7 +111,8 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
     //> EX 3.3 [2 pts] [15 min] the hold by one exponential
     //? Think of u as states that keep still: u' = 0. What is the matrix of (x, u)' ?
     //? `block` is (size, size) and full of zeros: the lower row of blocks, two zeros, is done.
-    //? Row i: delta * A[i * d_state + j] in column j, delta * B[i * d_in + j] in d_state + j.
+    //? A step takes delta, and exp(M t) is what M, at work for a time t, does to a state.
+    /* exp( [A B; 0 0] delta ) = [A_bar B_bar; 0 I] */
     for (size_t i = 0; i < d_state; i++) {
         for (size_t j = 0; j < d_state; j++)
             block[i * size + j] = delta * A[i * d_state + j];
@@ -139,10 +150,10 @@ bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const doubl
 }
 
 /* Exercise 3.4. The hold for one state, x' = a x + b u with b = 1: *a_bar = exp(a delta), *b_bar
-   = (exp(a delta) - 1) / a, and delta where a is 0. It is all that a diagonal A needs, as S4D's;
-   Mamba computes only a_bar this way. The hold's b_bar is Mamba's, delta, times a factor between 0
-   and 1 for a fading state: near 1 while |a delta| is small, 0.499 for a = -16 and delta = 0.1.
-   Right to the last digits for any a: exp(z) - 1 must not be computed as it is written. */
+   = (exp(a delta) - 1) / a, right to the last digits for any a, 0 and numbers near 0 among them. It
+   is all that a diagonal A needs, as S4D's; Mamba computes only a_bar this way. The hold's b_bar is
+   Mamba's, delta, times a factor between 0 and 1 for a fading state: near 1 while |a delta| is
+   small, 0.499 for a = -16 and delta = 0.1. */
 void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
 {
     double z = a * delta;
@@ -150,6 +161,7 @@ void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
     //? For z = 1e-12, exp(z) is 1.000000000001 with 16 digits: take off 1, and how many are left?
     //? libm has expm1(z), which is exp(z) - 1 without ever forming exp(z).
     //? At z = 0 the quotient is 0 / 0, but its limit is 1 times delta.
+    /* exp(z) - 1 as it is written would lose the digits that exp(z) and 1 have in common */
     *a_bar = exp(z);
     *b_bar = z == 0.0 ? delta : delta * (expm1(z) / z);
     //< EX 3.4
@@ -314,16 +326,13 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
 /* again from its state. The 1 / t is half of the law: S4 took this A without it, and then the    */
 /* past fades, like everything in this chapter.                                                   */
 
-/* Exercise 3.5. HiPPO-LegS (HiPPO, theorem 2; S4, equation 2), for x' = (A x + B u) / t:
+/* HiPPO-LegS (HiPPO, theorem 2; S4, equation 2), for x' = (A x + B u) / t:
    A[i][j] = -sqrt(2i+1) sqrt(2j+1) for i > j, -(i+1) for i = j, 0 for i < j; B[i] = sqrt(2i+1).
    A (d_state, d_state), B (d_state, 1). The numbers are the paper's; P_i is the i-th Legendre
    polynomial, sqrt(2i+1) gives it a mean square of 1. A's eigenvalues stand on its diagonal, -1,
    -2, ...: without the 1 / t all of it fades. */
 void legs_matrices(double *A, double *B, size_t d_state)
 {
-    //> EX 3.5 [2 pts] [15 min] the HiPPO matrix
-    //? Fill A row by row; write down A and B for two states first: -1, 0, -sqrt(3), -2; 1, sqrt(3).
-    //? Below the diagonal (i > j): the product of two roots, with a minus. Above it: 0.
     for (size_t i = 0; i < d_state; i++) {
         for (size_t j = 0; j < d_state; j++)
             A[i * d_state + j] = i > j ? -sqrt(2.0 * (double)i + 1.0) * sqrt(2.0 * (double)j + 1.0)
@@ -331,13 +340,25 @@ void legs_matrices(double *A, double *B, size_t d_state)
                                           : 0.0;
         B[i] = sqrt(2.0 * (double)i + 1.0);
     }
+}
+
+/* The hold is exact for x' = A x + B u, but this law has a 1 / t in it, which changes on the way
+   from t to t + 1. There is a clock on which it has none, dx/dr = A x + B u.
+
+   Exercise 3.5. How long the way from t to t + 1 is on that clock, for t > 0. */
+double legs_step(double t)
+{
+    //> EX 3.5 [2 pts] [15 min] the clock of HiPPO's law
+    //? Let r be the time on the clock: dx/dr = dx/dt dt/dr. Which dt/dr takes the 1 / t away?
+    //? dr = dt / t: so r is a function of t whose slope is 1 / t.
+    //? r = log t. How far apart are log t and log(t + 1)?
+    return log1p(1.0 / t); /* log(t + 1) - log t */
     //< EX 3.5
 }
 
-/* Reads `signal` (len) sample by sample and keeps d_state numbers of it: state (d_state). The law
-   has a 1 / t in it, so its step changes with t; but with r = log t it is dx/dr = A x + B u, whose
-   hold is exact: going from t to t + 1 is a step of log((t + 1) / t). False if an exponential
-   overflows (none does up to some hundreds of states). */
+/* Reads `signal` (len) sample by sample and keeps d_state numbers of it: state (d_state). Every
+   step has another length, and so matrices of its own. False if an exponential overflows (none does
+   up to some hundreds of states). */
 bool legs_remember(double *state, const double *signal, size_t len, size_t d_state)
 {
     double *A = matrix_new(d_state, d_state), *B = NEW(double, d_state);
@@ -349,9 +370,8 @@ bool legs_remember(double *state, const double *signal, size_t len, size_t d_sta
         state[0] = signal[0]; /* one sample: a constant */
     bool ok = true;
     Progress progress = progress_start("remembering");
-    for (size_t t = 1; ok && t < len; t++) { /* x = A_bar x + B_bar u, by new matrices */
-        double delta = log1p(1.0 / (double)t);
-        ok = discretize_zoh(A_bar, B_bar, A, B, d_state, 1, delta);
+    for (size_t t = 1; ok && t < len; t++) { /* x = A_bar x + B_bar u */
+        ok = discretize_zoh(A_bar, B_bar, A, B, d_state, 1, legs_step((double)t));
         memset(next, 0, d_state * sizeof *next);
         add_matrix_times(next, A_bar, state, d_state, d_state);
         add_matrix_times(next, B_bar, signal + t, d_state, 1);
@@ -384,8 +404,8 @@ void legs_recall(double *out, const double *state, size_t len, size_t d_state)
 }
 
 /* The size of what a sample that came in `ago` before `now` has left in the state (d_state). By
-   x' = A x + B u it is |exp(A ago) B|. By HiPPO's law, with r = log t, |exp(A log(now / then)) B| /
-   then; times `now` it depends on then / now alone, and is sqrt(sum_i (2i+1) P_i^2), which never
+   x' = A x + B u it is |exp(A ago) B|. By HiPPO's law it is |exp(A log(now / then)) B| / then;
+   times `now` it depends on then / now alone, and is sqrt(sum_i (2i+1) P_i^2), which never
    fades. */
 double legs_weight(double ago, double now, size_t d_state, bool by_hippos_law)
 {
@@ -533,13 +553,14 @@ static bool demo_region(const Show *show, Error *error)
 {
     enum { STEPS = 8 };
     double delta[STEPS], radius[STEPS][3];
+    Complex lambda = {-0.1, sqrt(0.99)}; /* the spring's, and its conjugate */
     for (size_t k = 0; k < STEPS; k++) {
         delta[k] = 0.1 + 0.15 * (double)k;
         radius[k][0] = spring_radius(delta[k], RULE_ZOH);
         radius[k][1] = spring_radius(delta[k], RULE_BILINEAR);
         radius[k][2] = spring_radius(delta[k], RULE_EULER);
     }
-    return show_region(delta, radius[0], STEPS, show, error);
+    return show_region(delta, radius[0], euler_longest_step(lambda), STEPS, show, error);
 }
 
 /* The same spring at step delta and at delta / 2 with every sample twice. And two half steps

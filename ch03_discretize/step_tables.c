@@ -98,10 +98,11 @@ bool show_errors(const double *errors, size_t n, const Show *show, Error *error)
     return ok;
 }
 
-/* radius (n, 3): the spring's largest |eigenvalue| by zoh, bilinear and euler, for delta (n). The
-   figure shows the disc |1 + z| < 1, and the spring's z = delta lambda wandering out of it. */
-bool show_region(const double *delta, const double *radius, size_t n, const Show *show,
-                 Error *error)
+/* radius (n, 3): the spring's largest |eigenvalue| by zoh, bilinear and euler, for delta (n), and
+   `longest`, Euler's longest step. The figure shows the disc |1 + z| < 1, and the spring's z =
+   delta lambda wandering out of it. */
+bool show_region(const double *delta, const double *radius, double longest, size_t n,
+                 const Show *show, Error *error)
 {
     enum { POINTS = 121 };
     double re[POINTS], im[POINTS], zero[2] = {0, 0}, height[2] = {-1.2, 1.2};
@@ -115,8 +116,9 @@ bool show_region(const double *delta, const double *radius, size_t n, const Show
             printf("  %6.2f%28.4f%12.4f%12.4f\n", delta[k], radius[3 * k], radius[3 * k + 1],
                    radius[3 * k + 2]);
     }
-    puts("Euler's rule needs |1 + delta lambda| < 1, here a step below 0.2; the others fade at any "
-         "step.");
+    printf("Euler's rule needs |1 + delta lambda| < 1, here a step below %.4g; the others fade at "
+           "any step.\n",
+           longest);
     for (size_t k = 0; k < POINTS; k++) {
         re[k] = -1.0 + cos(2.0 * PI * (double)k / (POINTS - 1));
         im[k] = sin(2.0 * PI * (double)k / (POINTS - 1));

@@ -1,14 +1,15 @@
 /* Mamba-2's scan against chapter 4's, measured.
 
    HOLDS   one layer as a scan over channels and as a scan over heads, forwards and backwards, at
-           several state sizes and lengths, beside what this machine allows
+           several state sizes and lengths, beside what this machine allows; and whole blocks of
+           both kinds, at the published sizes
    FOR     bench.c */
 
 #ifndef CH05_MEASURE_MAMBA2
 #define CH05_MEASURE_MAMBA2
 
 #include "../ch04_selective/bench.c"
-#include "mamba2_fast.c"
+#include "layers.c"
 
 enum { LAYER_HEADS = 24, LAYER_WIDE = 64, LAYER_CHANNELS = LAYER_HEADS * LAYER_WIDE };
 enum { DUAL_WAYS = 3, DUAL_RUNS = 5, DUAL_CHUNK = 64 };
@@ -213,6 +214,99 @@ static void print_dual_training(void)
     }
 }
 
+/* A layer of a model with everything that it works with, for one piece of text. */
+typedef struct {
+    MambaBlock block;
+    LayerCache cache, one_cache; /* of the piece; of one token more */
+    LayerBack back;
+    BlockState state;
+    BlockParams grad;
+    float *memory, *input, *out, *out_grad, *input_grad;
+} BenchLayer;
+
+enum { BLOCK_TOKENS = 512 };
+
+/* Lays it out in `memory`, or, if that is NULL, only counts: returns how many floats. */
+static size_t bench_layer_place(BenchLayer *layer, float *memory)
+{
+    const MambaConfig *config = &layer->block.config;
+    size_t used = 0, wide = BLOCK_TOKENS * config->hidden_size;
+    size_t params = layer_params_floats(config), state = layer_state_floats(config, 1);
+    float *at = take(memory, &used, params);
+    layer->block.params = layer_params_place(at, config);
+    at = take(memory, &used, params);
+    layer->grad = layer_params_place(at, config);
+    layer->block.A = take(memory, &used, layer_A_count(config));
+    at = take(memory, &used, state);
+    layer->state = layer_state_place(at, config, 1);
+    layer->input = take(memory, &used, wide);
+    layer->out = take(memory, &used, wide);
+    layer->out_grad = take(memory, &used, wide);
+    layer->input_grad = take(memory, &used, wide);
+    used += layer_cache_place(&layer->cache, memory ? memory + used : NULL, &layer->block, 1,
+                              BLOCK_TOKENS, true);
+    used += layer_cache_place(&layer->one_cache, memory ? memory + used : NULL, &layer->block, 1, 1,
+                              false);
+    used +=
+        layer_back_place(&layer->back, memory ? memory + used : NULL, &layer->cache, &layer->block);
+    return used;
+}
+
+static BenchLayer bench_layer_new(const MambaConfig *config)
+{
+    BenchLayer layer;
+    Random random = random_from_seed(1);
+    memset(&layer, 0, sizeof layer);
+    layer.block.config = *config;
+    layer.memory = NEW(float, bench_layer_place(&layer, NULL) + 16);
+    bench_layer_place(&layer, layer.memory + (-(uintptr_t)layer.memory % 64) / sizeof(float));
+    layer_init(&layer.block.params, config, &random);
+    layer_refresh(&layer.block);
+    for (size_t i = 0; i < BLOCK_TOKENS * config->hidden_size; i++) {
+        layer.input[i] = (float)random_normal(&random);
+        layer.out_grad[i] = (float)random_normal(&random);
+    }
+    return layer;
+}
+
+/* What is timed: forwards, as training goes, and one token more. */
+static void bench_layer_run(BenchLayer *layer, int what)
+{
+    if (what == 2)
+        layer_forward(layer->out, &layer->one_cache, &layer->state, layer->input, &layer->block);
+    else
+        layer_forward(layer->out, &layer->cache, NULL, layer->input, &layer->block);
+    if (what == 1)
+        layer_backward(&layer->grad, layer->input_grad, &layer->back, layer->out_grad,
+                       &layer->cache, layer->input, &layer->block);
+}
+
+/* Whole blocks as mamba-130m and mamba2-130m have them, by turns. */
+static void print_dual_blocks(void)
+{
+    enum { KINDS = 2, TIMED = 3 };
+    static const char *const names[KINDS] = {"Mamba, 16 states", "Mamba-2, 128 states"};
+    MambaConfig config[KINDS] = {config_default(768), config_default_heads(768, 64, 128)};
+    BenchLayer layer[KINDS] = {bench_layer_new(&config[0]), bench_layer_new(&config[1])};
+    double least[KINDS][TIMED];
+    for (int i = 0; i < DUAL_RUNS; i++)
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int what = 0; what < TIMED; what++) {
+                double start = own_seconds();
+                bench_layer_run(&layer[kind], what);
+                double seconds = own_seconds() - start;
+                least[kind][what] = i == 0 ? seconds : fmin(least[kind][what], seconds);
+            }
+    printf("\nWhole blocks of width 768, %d tokens, one thread: microseconds a token\n\n"
+           "                         forwards   there and back   a token more\n",
+           BLOCK_TOKENS);
+    for (int kind = 0; kind < KINDS; kind++) {
+        printf("  %-20s %10.1f %16.1f %14.1f\n", names[kind], 1e6 / BLOCK_TOKENS * least[kind][0],
+               1e6 / BLOCK_TOKENS * least[kind][1], 1e6 * least[kind][2]);
+        free(layer[kind].memory);
+    }
+}
+
 /* Microseconds a token against the size of the state. */
 static bool dual_chart(const Show *show, Error *error)
 {
@@ -257,6 +351,7 @@ bool demo_mamba2_speed(const Show *show, Error *error)
         }
     print_dual_training();
     print_dual_chunks();
+    print_dual_blocks();
     bool ok = dual_chart(show, error);
     threads_use(threads);
     return ok;

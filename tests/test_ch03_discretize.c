@@ -22,7 +22,7 @@ static void assert_golden(const Safetensors *file, const char *name, const doubl
 {
     const Tensor *tensor;
     double *want = golden_doubles(&tensor, file, name);
-    assert_relmax(got, want, tensor->count, tolerance);
+    assert_relmax_as(name, got, want, tensor->count, tolerance);
     free(want);
 }
 
@@ -170,11 +170,20 @@ static void check_rule(const Safetensors *file, const char *rule, RuleFunction *
            *B_bar = matrix_new(n, m);
     for (size_t k = 0; k < steps; k++) {
         char name[64];
-        assert_true(function(A_bar, B_bar, A, B, n, m, dts[k]));
+        char what[80];
+        const Tensor *tensor;
+        assert_that(function(A_bar, B_bar, A, B, n, m, dts[k]),
+                    "the %s rule says that it has no answer for delta = %g", rule, dts[k]);
         snprintf(name, sizeof name, "dt%zu.%s.Ad", k, rule);
-        assert_golden(file, name, A_bar, 1e-12);
+        snprintf(what, sizeof what, "A_bar by the %s rule, delta = %g", rule, dts[k]);
+        double *want_A = golden_doubles(&tensor, file, name);
+        assert_relmax_as(what, A_bar, want_A, n * n, 1e-12);
         snprintf(name, sizeof name, "dt%zu.%s.Bd", k, rule);
-        assert_golden(file, name, B_bar, 1e-12);
+        snprintf(what, sizeof what, "B_bar by the %s rule, delta = %g", rule, dts[k]);
+        double *want_B = golden_doubles(&tensor, file, name);
+        assert_relmax_as(what, B_bar, want_B, n * m, 1e-12);
+        free(want_A);
+        free(want_B);
     }
     free(A);
     free(B);
@@ -198,10 +207,48 @@ static void check_zoh(const Safetensors *file)
     check_rule(file, "zoh", discretize_zoh);
 }
 
-static void ex3_1_euler_agrees_with_golden_data(void **state)
+static void euler_agrees_with_golden_data(void **state)
 {
     (void)state;
     for_each_golden("ch03_discretize.safetensors", check_euler);
+}
+
+static void ex3_1_a_state_that_fades_takes_steps_up_to_two_over_its_rate(void **state)
+{
+    (void)state;
+    Complex one = {-1, 0}, fast = {-16, 0}, swing = {-0.1, sqrt(0.99)};
+    assert_near_as("the longest step for lambda = -1", euler_longest_step(one), 2, 1e-15, 0);
+    assert_near_as("the longest step for lambda = -16", euler_longest_step(fast), 0.125, 1e-15, 0);
+    assert_near_as("the longest step for the spring's lambda = -0.1 + 0.995 i",
+                   euler_longest_step(swing), 0.2, 1e-15, 0);
+}
+
+static void ex3_1_a_shorter_step_fades_and_a_longer_one_grows(void **state)
+{
+    (void)state;
+    Random random = random_from_seed(31);
+    for (int k = 0; k < 100; k++) { /* A = (a b; -b a) has the eigenvalues a +- i b */
+        Complex lambda = {-random_uniform(&random), 3.0 * random_normal(&random)};
+        double A[4] = {lambda.re, lambda.im, -lambda.im, lambda.re}, B[2] = {0, 0};
+        double A_bar[4], B_bar[2], longest = euler_longest_step(lambda), size[2];
+        for (int longer = 0; longer < 2; longer++) {
+            discretize_euler(A_bar, B_bar, A, B, 2, 1, longest * (longer ? 1.001 : 0.999));
+            size[longer] = sqrt(A_bar[0] * A_bar[0] + A_bar[1] * A_bar[1]);
+        }
+        assert_that(size[0] < 1.0, "lambda = %.3g + %.3g i does not fade under a step of %.4g",
+                    lambda.re, lambda.im, 0.999 * longest);
+        assert_that(size[1] > 1.0, "lambda = %.3g + %.3g i still fades under a step of %.4g",
+                    lambda.re, lambda.im, 1.001 * longest);
+    }
+}
+
+static void ex3_1_what_does_not_fade_has_no_step(void **state)
+{
+    (void)state;
+    Complex still = {0, 0}, swing = {0, 1}, growing = {0.5, 2};
+    assert_near_as("the longest step for lambda = 0", euler_longest_step(still), 0, 0, 0);
+    assert_near_as("the longest step for lambda = i", euler_longest_step(swing), 0, 0, 0);
+    assert_near_as("the longest step for lambda = 0.5 + 2 i", euler_longest_step(growing), 0, 0, 0);
 }
 
 static void ex3_2_bilinear_agrees_with_golden_data(void **state)
@@ -220,10 +267,10 @@ static void ex3_3_the_hold_works_where_A_has_no_inverse(void **state)
 {
     (void)state; /* place' = speed, speed' = u: after 2 with u = 1 the speed is 2 and the place 2 */
     double A[4] = {0, 1, 0, 0}, B[2] = {0, 1}, A_bar[4], B_bar[2], want[4] = {1, 2, 0, 1};
-    assert_true(discretize_zoh(A_bar, B_bar, A, B, 2, 1, 2.0));
-    assert_all_near(A_bar, want, 4, 1e-15, 0);
-    assert_near(B_bar[0], 2, 1e-15, 0);
-    assert_near(B_bar[1], 2, 1e-15, 0);
+    assert_that(discretize_zoh(A_bar, B_bar, A, B, 2, 1, 2.0), "the hold says that it overflows");
+    assert_all_near_as("A_bar of a body pushed for a time 2", A_bar, want, 4, 1e-15, 0);
+    assert_near_as("its place after a push of 1 for a time 2", B_bar[0], 2, 1e-15, 0);
+    assert_near_as("its speed after a push of 1 for a time 2", B_bar[1], 2, 1e-15, 0);
 }
 
 static void mambas_rule_is_the_holds_A_and_eulers_B(void **state)
@@ -311,18 +358,21 @@ static void half_the_step_with_every_sample_twice_is_the_same(void **state)
 static void ex3_4_one_state_is_held_without_cancelling(void **state)
 {
     (void)state;
-    static const double z[] = {0,    1e-300, -1e-300, 1e-16, -1e-12, 1e-8, -1e-3,
-                               1e-3, -1,     1,       -40,   40,     -700};
+    static const double z[] = {0,     1e-300, -1e-300, 1e-16, -1e-12, 1e-8, 2e-6, -1e-5, -1e-4,
+                               -1e-3, 1e-3,   -0.03,   -1,    1,      -40,  40,   -700};
     for (size_t k = 0; k < sizeof z / sizeof *z; k++) {
         double a_bar, b_bar, delta = 0.5, sum = 0.0, term = 1.0;
         hold_scalar(&a_bar, &b_bar, z[k] / delta, delta);
-        assert_near(a_bar, exp(z[k]), 0, 1e-15);
+        char what[80];
+        snprintf(what, sizeof what, "a_bar for a delta = %g", z[k]);
+        assert_near_as(what, a_bar, exp(z[k]), 0, 1e-15);
         for (int i = 1; i < 60; i++) { /* (exp(z) - 1) / z = 1 + z/2 + z^2/6 + ..., for a small z */
             sum += term;
             term *= z[k] / (i + 1);
         }
         double want = fabs(z[k]) <= 1 ? delta * sum : delta * (exp(z[k]) - 1) / z[k];
-        assert_near(b_bar, want, 0, 1e-12);
+        snprintf(what, sizeof what, "b_bar for delta = 0.5 and a delta = %g", z[k]);
+        assert_near_as(what, b_bar, want, 0, 2e-15);
     }
 }
 
@@ -335,8 +385,11 @@ static void ex3_4_one_state_is_held_as_the_matrix_rule_holds_it(void **state)
         double a_bar, b_bar, A_bar, B_bar;
         hold_scalar(&a_bar, &b_bar, a, delta);
         assert_true(discretize_zoh(&A_bar, &B_bar, &a, &one, 1, 1, delta));
-        assert_near(a_bar, A_bar, 0, 1e-13);
-        assert_near(b_bar, B_bar, 0, 1e-13);
+        char what[80];
+        snprintf(what, sizeof what, "a_bar for a = %.4g, delta = %.4g", a, delta);
+        assert_near_as(what, a_bar, A_bar, 0, 1e-13);
+        snprintf(what, sizeof what, "b_bar for a = %.4g, delta = %.4g", a, delta);
+        assert_near_as(what, b_bar, B_bar, 0, 1e-13);
     }
 }
 
@@ -529,20 +582,31 @@ static void check_legs(const Safetensors *file)
     assert_true(checked > 0);
 }
 
-static void ex3_5_the_hippo_matrices_agree_with_golden_data(void **state)
+static void the_hippo_matrices_agree_with_golden_data(void **state)
 {
     (void)state;
     for_each_golden("ch03_legs.safetensors", check_legs);
 }
 
-static void what_hippo_keeps_is_the_projection_of_the_past(void **state)
+static void ex3_5_the_clock_runs_ever_slower(void **state)
+{
+    (void)state;
+    assert_near_as("the step from t = 1 to 2", legs_step(1), 0.69314718055994531, 1e-15, 0);
+    assert_near_as("the step from t = 99 to 100", legs_step(99), 0.010050335853501441, 1e-15, 0);
+    double way = 0.0;
+    for (int t = 1; t < 1000; t++)
+        way += legs_step(t);
+    assert_near_as("the way from t = 1 to 1000 in 999 steps", way, log(1000), 1e-12, 0);
+}
+
+static void ex3_5_what_hippo_keeps_is_the_projection_of_the_past(void **state)
 {
     (void)state;
     /* state[i] = sqrt(2i+1) int_0^1 u(s) P_i(2s - 1) ds; int P_i = (P_{i+1} - P_{i-1}) / (2i+1) */
     enum { LEN = 50, KEPT = 20 };
     Signal u = input_of("noise", LEN, 10);
     double got[KEPT], want[KEPT] = {0}, low[KEPT + 1], high[KEPT + 1];
-    assert_true(legs_remember(got, u.value, LEN, KEPT));
+    assert_that(legs_remember(got, u.value, LEN, KEPT), "an exponential overflows");
     for (size_t t = 0; t < LEN; t++) {
         legendre(low, 2.0 * (double)t / LEN - 1.0, KEPT + 1);
         legendre(high, 2.0 * (double)(t + 1) / LEN - 1.0, KEPT + 1);
@@ -553,7 +617,7 @@ static void what_hippo_keeps_is_the_projection_of_the_past(void **state)
             want[i] += sqrt(odd) * u.value[t] * (i ? (to - from) / odd : high[1] - low[1]) / 2.0;
         }
     }
-    assert_relmax(got, want, KEPT, 1e-11);
+    assert_relmax_as("what HiPPO keeps of noise", got, want, KEPT, 1e-11);
     signal_free(&u);
 }
 
@@ -694,7 +758,7 @@ static void ex3_6_a_vandermonde_sum_is_the_recurrence(void **state)
     }
     ssm_kernel(want, &system, LEN, READ_AFTER);
     s4d_kernel(K, a, c, N, 0.1, RULE_ZOH, 2.0, LEN);
-    assert_relmax(K, want, LEN, 1e-12);
+    assert_relmax_as("the kernel, beside that of the system in real numbers,", K, want, LEN, 1e-12);
     ssm_free(&system);
 }
 
@@ -860,7 +924,10 @@ int main(void)
         cmocka_unit_test(exponentials_of_commuting_times_multiply),
         cmocka_unit_test(an_exponential_that_overflows_is_refused),
         cmocka_unit_test(the_power_series_is_right_where_it_is_short),
-        cmocka_unit_test(ex3_1_euler_agrees_with_golden_data),
+        cmocka_unit_test(euler_agrees_with_golden_data),
+        cmocka_unit_test(ex3_1_a_state_that_fades_takes_steps_up_to_two_over_its_rate),
+        cmocka_unit_test(ex3_1_a_shorter_step_fades_and_a_longer_one_grows),
+        cmocka_unit_test(ex3_1_what_does_not_fade_has_no_step),
         cmocka_unit_test(ex3_2_bilinear_agrees_with_golden_data),
         cmocka_unit_test(ex3_3_the_hold_agrees_with_golden_data),
         cmocka_unit_test(ex3_3_the_hold_works_where_A_has_no_inverse),
@@ -876,8 +943,9 @@ int main(void)
         cmocka_unit_test(chains_without_a_generator_are_told_so),
         cmocka_unit_test(a_generator_that_the_principal_logarithm_misses_is_not_denied),
         cmocka_unit_test(logarithms_undo_exponentials),
-        cmocka_unit_test(ex3_5_the_hippo_matrices_agree_with_golden_data),
-        cmocka_unit_test(what_hippo_keeps_is_the_projection_of_the_past),
+        cmocka_unit_test(the_hippo_matrices_agree_with_golden_data),
+        cmocka_unit_test(ex3_5_the_clock_runs_ever_slower),
+        cmocka_unit_test(ex3_5_what_hippo_keeps_is_the_projection_of_the_past),
         cmocka_unit_test(hippo_draws_a_polynomial_past_exactly),
         cmocka_unit_test(keeping_more_numbers_draws_the_past_better),
         cmocka_unit_test(by_hippos_law_a_trace_is_the_polynomials_there),

@@ -82,7 +82,7 @@ static void random_symbols(int32_t *id, int32_t *target, size_t len, Random *ran
 }
 
 /* Induction heads: somewhere in random symbols a marker and a symbol after it; the last token is
-   the marker again, and that symbol is to be said (appendix E.2). */
+   the marker again, and that symbol is to be said (appendix E.1). */
 static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len,
                            const void *from, Random *random)
 {

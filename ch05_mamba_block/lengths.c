@@ -12,8 +12,8 @@
 #include "stories_test.c"
 
 /* =================================== Several texts at once ================================= */
-/* Texts are not of one length, and a batch wants rows that are. Three ways out: fill the rows    */
-/* up behind the texts, fill them up before, or put the texts into one row, one after the other.  */
+/* Texts are not of one length, and a batch wants rows that are. Three ways out: fill the rows  */
+/* up behind the texts, fill them up before, or put the texts into one row, one after the other. */
 
 typedef enum {
     TEXTS_ALONE,
@@ -133,8 +133,8 @@ static bool show_batches(const Model *model, const Vocabulary *words, Error *err
 }
 
 /* ================================= Longer than in training ================================= */
-/* A recurrence runs on for ever. What it runs on with is another matter: training has shown it     */
-/* states of so many words, and Deltas that were right for them.                                    */
+/* A recurrence runs on for ever. What it runs on with is another matter: training has shown it */
+/* states of so many words, and Deltas that were right for them.                                */
 
 /* What a layer is like in a stretch of a story: means over tokens and channels. */
 typedef struct {
@@ -184,6 +184,18 @@ static LayerLook layer_look(float *x, const ModelWork *work, size_t layer, size_
     look.delta /= (double)((end - first) * scan.d_inner);
     look.square /= (double)((end - first) * scan.d_inner * scan.d_state);
     return look;
+}
+
+/* Which share of its states a layer leaves nearly as they were, at the mean token: what is kept of
+   them, exp(Delta A), is more than 0.99. */
+static double layer_share_still(const ModelWork *work, size_t layer, const Model *model)
+{
+    Scan scan = block_scan(&work->cache[layer].block, &model->block[layer], NULL);
+    size_t still = 0, states = scan.d_inner * scan.d_state;
+    for (size_t t = 0; t < scan.len; t++)
+        for (size_t i = 0; i < states; i++)
+            still += expf(step_size(&scan, t, i / scan.d_state) * scan.A[i]) > 0.99f;
+    return (double)still / (double)(scan.len * states);
 }
 
 /* The mean loss of tokens first .. end - 1, each guessed from those before it. */
@@ -237,14 +249,19 @@ static bool show_longer(const Model *model, const Vocabulary *words, Error *erro
         }
         putchar('\n');
     }
+    printf("\nStates of which a token leaves more than 99 %%:");
+    for (size_t layer = 0; layer < n_layer; layer++)
+        printf("%s %.0f %% in layer %zu", layer > 0 ? "," : "",
+               100.0 * layer_share_still(&work, layer, model), layer + 1);
+    puts("; all of them are worked out");
     free(ids), free(x);
     model_work_free(&work);
     return true;
 }
 
 /* ============================== The first that is no number ================================ */
-/* One number that is none makes all others so, within a step: every weight hears of it. So what   */
-/* the loss says comes too late. The first one is found by looking in the order of computation.    */
+/* One number that is none makes all others so, within a step: every weight hears of it. So what */
+/* the loss says comes too late. The first one is found by looking in the order of computation.  */
 
 /* A number as the table shows it. */
 static void print_hazard(const char *what, double careless, double here)
@@ -342,11 +359,13 @@ static void print_scan_inputs(const ModelWork *work, const size_t where[3], cons
     free(x);
 }
 
-/* A training with a learning rate that is 25,000 times too high, until the loss is none. */
-static bool show_first(Error *error)
+/* A small training without clipping at a rate that is far too high, until its loss is no number; if
+   `show`, step by step, with the first number that is not finite. Returns how many steps it took, 0
+   if all are finite. */
+static size_t break_training(double rate, bool show)
 {
     enum { STEPS = 120, BATCH = 4, LEN = 80, D_MODEL = 32 };
-    const TrainSettings settings = {BATCH, LEN, STEPS, 1, 100.0, 0.1, 1e30, 0.0};
+    const TrainSettings settings = {BATCH, LEN, STEPS, 1, rate, 0.1, 1e30, 0.0};
     Vocabulary words = rainbow_words();
     Storyteller teller = {&words, &story_to_learn};
     BatchSource source = {rainbow_fill, &teller};
@@ -359,18 +378,17 @@ static bool show_first(Error *error)
     Trainer trainer = trainer_new(&model, &settings);
     float *before = NEW(float, model_floats(&config)); /* the weights that the loss was made with */
     double loss = 0.0;
-    (void)error;
-    puts("\nA training at a rate of 100, without clipping\n\n"
-         "  step        loss   largest weight");
-    for (size_t step = 1; step <= STEPS && isfinite(loss); step++) {
+    while (trainer.adam.step < STEPS && isfinite(loss)) {
         memcpy(before, model.params.memory, model_floats(&config) * sizeof(float));
         loss = trainer_step(&trainer, &source);
-        printf("  %4zu %11.1f %16.0f\n", step, isfinite(loss) ? loss : (double)INFINITY,
-               (double)largest_of(before, model_floats(&config)));
+        if (show)
+            printf("  %4" PRIu64 " %11.1f %16.0f\n", trainer.adam.step,
+                   isfinite(loss) ? loss : (double)INFINITY,
+                   (double)largest_of(before, model_floats(&config)));
     }
     memcpy(model.params.memory, before, model_floats(&config) * sizeof(float));
     model_refresh(&model);
-    for (size_t g = 0; g < trainer.n_group; g++) {
+    for (size_t g = 0; g < trainer.n_group && show; g++) {
         size_t where[3];
         const char *name;
         if (!first_not_finite(where, &name, &trainer.group[g].work, &model))
@@ -381,11 +399,23 @@ static bool show_first(Error *error)
             print_scan_inputs(&trainer.group[g].work, where, &model);
         break;
     }
+    size_t broke = isfinite(loss) ? 0 : (size_t)trainer.adam.step;
     free(before);
     trainer_free(&trainer);
     model_free(&model);
     vocabulary_free(&words);
-    return true;
+    return broke;
+}
+
+static void show_broken(void)
+{
+    print_hazards();
+    puts("\nA training at a rate of 100, without clipping\n\n"
+         "  step        loss   largest weight");
+    break_training(100.0, true);
+    printf("\nThe same at a rate of 0.5: %s.\n", break_training(0.5, false) == 0
+                                                     ? "120 steps, and all losses are numbers"
+                                                     : "it breaks too");
 }
 
 int lengths_main(int argc, char **argv)
@@ -411,18 +441,20 @@ int lengths_main(int argc, char **argv)
         return status;
     Error error;
     bool all = !mode[BATCHES] && !mode[LONGER] && !mode[BROKEN], ok = true;
-    if (mode[BROKEN] || all) {
-        print_hazards();
-        ok = show_first(&error);
-    }
+    if (mode[BROKEN] || all)
+        show_broken();
     if (mode[BROKEN])
-        return program_end(ok, &error);
+        return program_end(true, &error);
     Model model;
     Vocabulary words;
-    if (!ok || !model_open_folder(&model, &words, folder, &error))
+    if (!model_open_folder(&model, &words, folder, &error))
         return program_end(false, &error);
+    if (all)
+        putchar('\n');
     if (mode[BATCHES] || all)
         ok = show_batches(&model, &words, &error);
+    if (ok && all)
+        putchar('\n');
     if (ok && (mode[LONGER] || all))
         ok = show_longer(&model, &words, &error);
     model_free(&model);

@@ -523,6 +523,80 @@ bool runner_feed_logits(Runner *run, Memory *memory, const uint32_t *ids, size_t
     return logits_close(&file, error);
 }
 
+/* ---- many prompts ---- */
+
+/* Prompts of different lengths, one after the other: prompt i is the tokens ids[at.start[i]] ..
+   ids[at.start[i + 1] - 1], at least one, and goes into memory[i]. */
+typedef struct {
+    Memory *memory;
+    const uint32_t *ids;
+    Packed at;
+} PromptBatch;
+
+/* At most PROMPT_CHUNK tokens of all prompts together, in one row: each weight is read once for all
+   of them. What looks back, the convolution and the scan, looks into a prompt's own memory alone
+   (packing.c). */
+static void runner_packed(Runner *run, const PromptBatch *batch)
+{
+    const Pretrained *model = run->model;
+    const MambaConfig *config = &model->config;
+    size_t d_model = config->hidden_size, count = batch->at.count, len = batch->at.start[count];
+    size_t conv = conv_floats(config), x = config->intermediate_size * config->state_size;
+    float *state = NEW(float, count *(conv + x)); /* of all prompts, for one layer */
+    BlockState all = {state, state + count * conv};
+    runner_room(run, len);
+    layer_cache_place(&run->cache, run->cache_memory, &model->layer[0].block, 1, len, false);
+    for (size_t t = 0; t < len; t++)
+        weight_rows_to_float(run->rows + t * d_model, &model->embeddings, batch->ids[t], 1);
+    for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
+        MambaBlock block = layer_as_floats(run, &model->layer[layer]);
+        layer_pack(&run->cache, &batch->at, &block);
+        for (int after = 0; after < 2; after++) { /* the states out of the memories, and back */
+            for (size_t i = 0; i < count; i++) {
+                float *kept = batch->memory[i].conv + layer * conv, *here = all.conv + i * conv;
+                memcpy(after ? kept : here, after ? here : kept, conv * sizeof(float));
+                states_turn(all.x + i * x, batch->memory[i].x + layer * x_floats(config), config,
+                            after);
+            }
+            if (!after)
+                layer_forward(run->rows, &run->cache, &all, run->rows, &block);
+        }
+    }
+    rms_norm_forward(run->final, run->scale, run->rows, model->norm_f, config->layer_norm_epsilon,
+                     len, d_model);
+    for (size_t i = 0; i < count; i++) {
+        size_t end = batch->at.start[i + 1];
+        memcpy(batch->memory[i].final, run->final + (end - 1) * d_model, d_model * sizeof(float));
+        batch->memory[i].count += end - batch->at.start[i];
+    }
+    free(state);
+}
+
+/* All prompts into their memories, as many at a time as make no more than PROMPT_CHUNK tokens. A
+   long one goes alone; so does each of a Mamba-2, whose block knows of no packing. */
+void runner_feed_batch(Runner *run, const PromptBatch *batch)
+{
+    size_t *start = NEW(size_t, batch->at.count + 1);
+    for (size_t first = 0, end; first < batch->at.count; first = end) {
+        size_t from = batch->at.start[first];
+        for (end = first; end < batch->at.count; end++) {
+            start[end - first] = batch->at.start[end] - from;
+            if (batch->at.start[end + 1] - from > PROMPT_CHUNK)
+                break;
+        }
+        if (end < first + 2 || layer_has_heads(&run->model->config)) {
+            end = first + 1;
+            runner_feed(run, &batch->memory[first], batch->ids + from, batch->at.start[end] - from,
+                        false);
+            continue;
+        }
+        start[end - first] = batch->at.start[end] - from;
+        PromptBatch part = {batch->memory + first, batch->ids + from, {end - first, start}};
+        runner_packed(run, &part);
+    }
+    free(start);
+}
+
 /* ---- perplexity: how surprised the model is by a text ---- */
 
 /* -log p of each token given those before it, added up: perplexity is exp of their mean. */
@@ -705,7 +779,7 @@ static bool demo_focus(Conversation *talk, const Ids *ids, const Show *show, Err
 /* ================================= What the program does =================================== */
 
 typedef struct {
-    const char *dir, *tokenizer, *prompt, *ids, *logits, *perplexity, *save, *load;
+    const char *dir, *tokenizer, *prompt, *prompts, *ids, *logits, *perplexity, *save, *load;
     Texts stop;
     uint64_t count, top_k, seed, threads;
     double temperature, top_p, penalty, bandwidth; /* temperature NAN: not given */
@@ -833,6 +907,76 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     return true;
 }
 
+/* The prompts of a file, one a line: their ids and where each begins. */
+static bool prompts_read(Ids *ids, Packed *at, const Pretrained *model, const char *path,
+                         Error *error)
+{
+    char *bytes;
+    size_t len;
+    Error why;
+    if (!model->folder.has_tokenizer)
+        return fail(error, "--prompts needs a tokenizer.json in the folder, or --tokenizer DIR");
+    if (!text_read(&bytes, &len, path, error))
+        return false;
+    bool ok = true;
+    at->start = NEW(size_t, len + 2);
+    for (size_t from = 0, line = 1, end; ok && from < len; from = end + 1, line++) {
+        for (end = from; end < len && bytes[end] != '\n'; end++)
+            continue;
+        at->start[at->count] = ids->count;
+        if (end > from &&
+            !tokenizer_encode(ids, &model->folder.tokenizer, bytes + from, end - from, &why))
+            ok = fail(error, "%s:%zu: %s", shown_path(path), line, why.text);
+        at->count += ids->count > at->start[at->count];
+    }
+    at->start[at->count] = ids->count;
+    if (ok && at->count == 0)
+        ok = fail(error, "%s: there is no prompt in it", shown_path(path));
+    free(bytes);
+    return ok;
+}
+
+/* All prompts of a file are read together, and then answered one after the other, each from its own
+   memory. */
+static bool run_prompts(Runner *run, const AnswerSettings *settings,
+                        const PretrainedOptions *options, Error *error)
+{
+    const Pretrained *model = run->model;
+    const Tokenizer *tokenizer = &model->folder.tokenizer;
+    Ids ids = {NULL, 0, 0};
+    Packed at = {0, NULL};
+    bool ok = prompts_read(&ids, &at, model, options->prompts, error);
+    Memory *memory = NEW(Memory, at.count);
+    for (size_t i = 0; i < at.count; i++)
+        memory[i] = memory_new(&model->config);
+    PromptBatch batch = {memory, ids.id, at};
+    double start = seconds_now();
+    if (ok) {
+        runner_feed_batch(run, &batch);
+        fprintf(stderr, "%zu prompts, %zu tokens, %.0f a second\n", at.count, ids.count,
+                (double)ids.count / (seconds_now() - start));
+    }
+    for (size_t i = 0; ok && i < at.count; i++) {
+        Conversation talk = {run, memory[i], sampler_new(model->config.vocab_size),
+                             random_from_seed(options->seed)};
+        Stream prompt = {{NULL, 0, 0}, NULL, 0, stdout};
+        for (size_t t = at.start[i]; t < at.start[i + 1]; t++) {
+            sampler_see(&talk.sampler, ids.id[t]);
+            stream_add(&prompt, tokenizer, ids.id[t], t == at.start[i]);
+        }
+        stream_end(&prompt);
+        runner_logits(run, &talk.memory);
+        answer(&talk, settings, stdout);
+        putchar('\n');
+        sampler_free(&talk.sampler);
+    }
+    for (size_t i = 0; i < at.count; i++)
+        memory_free(&memory[i]);
+    free(memory), free(at.start);
+    ids_free(&ids);
+    return ok;
+}
+
 /* A new conversation, or one that was saved; one prompt or many; and saved again. */
 static bool run_conversation(Runner *run, const PretrainedOptions *options, const Show *show,
                              Error *error)
@@ -843,6 +987,8 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
     Sampling sampling = {temperature, (size_t)options->top_k, options->top_p, options->penalty};
     AnswerSettings settings = {(size_t)options->count, sampling, options->stop.text,
                                options->stop.count, options->past_end};
+    if (options->prompts != NULL)
+        return run_prompts(run, &settings, options, error);
     Conversation talk = {run, memory_new(&model->config), sampler_new(model->config.vocab_size),
                          random_from_seed(options->seed)};
     Ids ids = {NULL, 0, 0};
@@ -894,7 +1040,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         return false;
     if (options->dir == NULL && !options->sizes && path_exists(usual, "config.json")) {
         options->dir = usual;
-        if (options->ids == NULL && options->load == NULL && !options->interactive)
+        if (options->ids == NULL && options->load == NULL && !options->interactive &&
+            options->prompts == NULL)
             options->prompt = question;
     }
     if (options->dir == NULL) {
@@ -941,37 +1088,41 @@ int pretrained_main(int argc, char **argv)
     options.top_p = options.penalty = 1.0;
     options.bandwidth = 40.0;
     const Option table[] = {
-        {"DIR", "", OPTION_ARGUMENT, 0, 0, &options.dir, "- tokenize interactive perplexity focus",
+        {"DIR", "", OPTION_ARGUMENT, 0, 0, &options.dir,
+         "- tokenize interactive prompts perplexity focus",
          "the folder of a model, as Hugging Face has it (default data/tiny-mamba)"},
         {"PROMPT", "", OPTION_ARGUMENT, 0, 0, &options.prompt, "- tokenize focus !ids",
          "the text to go on from; - reads it from standard input"},
-        {"n", "N", OPTION_WHOLE, 0, 1e9, &options.count, "- interactive",
+        {"n", "N", OPTION_WHOLE, 0, 1e9, &options.count, "- interactive prompts",
          "at most N tokens (default 64)"},
+        {"prompts", "FILE", OPTION_TEXT, 0, 0, &options.prompts, "mode",
+         "one prompt a line, read together, each with an answer of its own"},
         {"ids", "1,2,3", OPTION_TEXT, 0, 0, &options.ids, "- focus",
          "the prompt as ids; without a tokenizer.json ids come out, too"},
         {"tokenizer", "DIR", OPTION_TEXT, 0, 0, &options.tokenizer,
-         "- tokenize interactive perplexity focus",
+         "- tokenize interactive prompts perplexity focus",
          "the tokenizer.json of another folder, for one that has none"},
-        {"temperature", "T", OPTION_NUMBER, 0, 1e6, &options.temperature, "- interactive",
+        {"temperature", "T", OPTION_NUMBER, 0, 1e6, &options.temperature, "- interactive prompts",
          "0: always the likeliest token (default); 1: as the model says (default with a cut)"},
-        {"top-k", "K", OPTION_WHOLE, 0, CONFIG_MAX_VOCAB, &options.top_k, "- interactive",
+        {"top-k", "K", OPTION_WHOLE, 0, CONFIG_MAX_VOCAB, &options.top_k, "- interactive prompts",
          "draw from the K likeliest only"},
-        {"top-p", "P", OPTION_NUMBER, 0, 1, &options.top_p, "- interactive",
+        {"top-p", "P", OPTION_NUMBER, 0, 1, &options.top_p, "- interactive prompts",
          "draw from those only that make up P"},
-        {"repetition-penalty", "R", OPTION_NUMBER, 0.01, 100, &options.penalty, "- interactive",
-         "above 1: what was said before gets less likely"},
+        {"repetition-penalty", "R", OPTION_NUMBER, 0.01, 100, &options.penalty,
+         "- interactive prompts", "above 1: what was said before gets less likely"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &options.seed, "temperature top-k top-p",
          "of the draws (default 1)"},
-        {"stop", "TEXT", OPTION_TEXTS, 0, 0, &options.stop, "- interactive",
+        {"stop", "TEXT", OPTION_TEXTS, 0, 0, &options.stop, "- interactive prompts",
          "end the answer before TEXT; up to 8 times"},
-        {"past-end", NULL, OPTION_SWITCH, 0, 0, &options.past_end, "- interactive",
+        {"past-end", NULL, OPTION_SWITCH, 0, 0, &options.past_end, "- interactive prompts",
          "go on after a token that ends the text"},
-        {"int8", NULL, OPTION_SWITCH, 0, 0, &options.int8, "- interactive perplexity focus",
+        {"int8", NULL, OPTION_SWITCH, 0, 0, &options.int8, "- interactive prompts perplexity focus",
          "matrices in 8 bits: a quarter of the reading, a little less exact"},
-        {"int4", NULL, OPTION_SWITCH, 0, 0, &options.int4, "- interactive perplexity focus !int8",
+        {"int4", NULL, OPTION_SWITCH, 0, 0, &options.int4,
+         "- interactive prompts perplexity focus !int8",
          "matrices in 4 bits: half of that again, and less exact"},
-        {"threads", "N", OPTION_WHOLE, 1, 1024, &options.threads, "- interactive perplexity focus",
-         "threads to use (default: all processors)"},
+        {"threads", "N", OPTION_WHOLE, 1, 1024, &options.threads,
+         "- interactive prompts perplexity focus", "threads to use (default: all processors)"},
         {"interactive", NULL, OPTION_SWITCH, 0, 0, &options.interactive, "mode",
          "prompt after prompt, with one memory; Ctrl-C stops an answer"},
         {"save-state", "FILE", OPTION_TEXT, 0, 0, &options.save, "- interactive focus",

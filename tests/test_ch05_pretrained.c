@@ -722,6 +722,60 @@ static void a_memory_comes_back_from_its_file(void **state)
     check_memory_on_disk(heads_config(), 4);
 }
 
+/* Prompts of all lengths, packed, against each alone; once more from where that has left them. */
+static void check_prompts_together(MambaConfig config, size_t bits, double tolerance)
+{
+    enum { PROMPTS = 9, TOKENS = 600 };
+    static const size_t len[PROMPTS] = {1, 5, 40, 2, 300, 90, 90, 71, 1};
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    Pretrained model = opened(folder.dir, bits);
+    Runner run = runner_new(&model);
+    Memory together[PROMPTS], alone;
+    uint32_t ids[TOKENS];
+    size_t start[PROMPTS + 1] = {0}, vocab = config.vocab_size;
+    float *logits = NEW(float, PROMPTS *vocab);
+    for (size_t i = 0; i < PROMPTS; i++) {
+        together[i] = memory_new(&config);
+        start[i + 1] = start[i] + len[i];
+    }
+    assert_int_equal(start[PROMPTS], TOKENS);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        ids[t] = t * 7919 % (uint32_t)vocab;
+    PromptBatch batch = {together, ids, {PROMPTS, start}};
+    for (size_t turn = 1; turn <= 2; turn++) {
+        runner_feed_batch(&run, &batch);
+        for (size_t i = 0; i < PROMPTS; i++) {
+            assert_int_equal(together[i].count, turn * len[i]);
+            runner_logits(&run, &together[i]);
+            memcpy(logits + i * vocab, run.logits, vocab * sizeof *logits);
+        }
+        for (size_t i = 0; i < PROMPTS; i++) {
+            alone = memory_new(&config);
+            for (size_t k = 0; k < turn; k++)
+                runner_feed(&run, &alone, ids + start[i], len[i], true);
+            assert_relmax(logits + i * vocab, run.logits, vocab, tolerance);
+            memory_free(&alone);
+        }
+    }
+    for (size_t i = 0; i < PROMPTS; i++)
+        memory_free(&together[i]);
+    free(logits);
+    runner_free(&run);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
+static void prompts_read_together_leave_what_each_leaves_alone(void **state)
+{
+    (void)state;
+    MambaConfig falcon = odd_config();
+    falcon.kind = MODEL_FALCON_MAMBA;
+    check_prompts_together(odd_config(), 0, 1e-5);
+    check_prompts_together(odd_config(), 8, 0.05); /* steps round u to 8 bits, and prompts do not */
+    check_prompts_together(falcon, 0, 1e-5);
+    check_prompts_together(heads_config(), 0, 1e-5);
+}
+
 static void memory_refused(const char *path, const Pretrained *model, const char *says)
 {
     Memory memory = memory_new(&model->config);
@@ -1246,6 +1300,10 @@ static void options_are_checked(void **state)
                  {"tests/golden/ch05_lm x", 1, "give --ids 1,2,3"},
                  {"tests/golden/ch05_lm --ids 97", 1, "97 is out of range"},
                  {"tests/golden/ch05_lm --interactive", 1, "needs a tokenizer.json"},
+                 {"tests/golden/ch05_lm --prompts data/cues.txt", 1, "--prompts needs a tokenizer"},
+                 {"--prompts data/no_such_file", 1, "data/no_such_file"},
+                 {"--prompts /dev/null", 1, "there is no prompt in it"},
+                 {"--prompts data/cues.txt --ids 1", 2, "--ids does nothing with --prompts"},
                  {"tests/golden/ch05_lm --perplexity README.md", 1, "needs a tokenizer.json"},
                  {"tests/golden/ch05_lm --load-state README.md", 1, "README.md"},
                  {"tests/golden/ch05_lm --ids 1 -n 0 --logits /nowhere/x", 1, "/nowhere/x"},
@@ -1282,6 +1340,7 @@ int main(void)
         cmocka_unit_test(threads_that_meet_wait_for_the_last_awake_or_asleep),
         cmocka_unit_test(one_thread_goes_alone_while_all_are_slower),
         cmocka_unit_test(a_memory_comes_back_from_its_file),
+        cmocka_unit_test(prompts_read_together_leave_what_each_leaves_alone),
         cmocka_unit_test(memories_that_do_not_fit_are_refused),
         cmocka_unit_test(perplexity_of_a_file_is_that_of_its_ids),
         cmocka_unit_test(logits_of_every_position_go_to_a_file),

@@ -4,6 +4,9 @@
    FOR     the front page's section "As a library", which shows it, and whoever begins with it
    BUILD   cc -O2 ch05_mamba_block/as_library.c -o as_library -lm && ./as_library */
 
+#ifndef CH05_AS_LIBRARY
+#define CH05_AS_LIBRARY
+
 #include "language_model.c"
 
 #if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
@@ -33,3 +36,5 @@ int main(void)
     return 0;
 }
 #endif
+
+#endif /* CH05_AS_LIBRARY */

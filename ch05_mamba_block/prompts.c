@@ -33,8 +33,8 @@ static void batch_states(const BlockState *all, const PromptBatch *batch, size_t
     }
 }
 
-/* At most PROMPT_CHUNK tokens of all prompts together: runner_chunk for several. Each weight is read
-   once for all; what looks back, the convolution and the scan, looks into a prompt's own memory. */
+/* At most PROMPT_CHUNK tokens of all prompts together: runner_chunk for several. Each weight is
+   read once for all; what looks back, convolution and scan, looks into a prompt's own memory. */
 static void runner_packed(Runner *run, const PromptBatch *batch)
 {
     const Pretrained *model = run->model;

@@ -170,6 +170,8 @@ static void a_packed_batch_has_the_gradient_of_its_texts_added_up(void **state)
     ModelWork work = nan_work(&model, ROWS, LEN, true);
     work.texts = &texts;
     model_forward(&work, NULL, ids, &model);
+    for (size_t k = 0; k < floats; k++)
+        grad.memory[k] = NAN; /* gradients are written, not added to */
     model_backward(&grad, &work, ids, targets, count, &model);
     for (size_t k = 0; k < model_tensor_count(&model.config); k++) {
         ModelTensor p = model_tensor(&grad, &model.config, k);

@@ -9,35 +9,61 @@
 
 #include "charts.h"
 
-enum { SHOWN_STATES = 6, SHOWN_DAYS = 20 };
+enum { SHOWN_STATES = 5, SHOWN_DAYS = 20, NAME_LEFT = 24 };
 
 size_t shown_states(size_t n_state)
 {
     return n_state < SHOWN_STATES ? n_state : (size_t)SHOWN_STATES;
 }
 
+/* Columns of the widest of the shown names, but no more than `most`. */
+static int names_width(char *const *name, size_t n_state, int most)
+{
+    int widest = 0;
+    for (size_t i = 0; i < shown_states(n_state); i++)
+        widest = (int)text_width(name[i]) > widest ? (int)text_width(name[i]) : widest;
+    return widest < most ? widest : most;
+}
+
+/* How wide a state's column of numbers is: as its name, if the page has room for that. */
+static int state_width(char *const *name, size_t n_state)
+{
+    int shown = (int)shown_states(n_state), room = (int)page_columns() - NAME_LEFT - 6;
+    int wide = names_width(name, n_state, room / shown - 2) + 2;
+    return wide > 10 ? wide : 10;
+}
+
+/* A state's name at the beginning of a row, `inset` blanks first; NAME_LEFT columns in all. */
+static void print_row_name(const char *name, int inset)
+{
+    printf("%*s", inset, "");
+    text_pad_cut(stdout, name, inset - NAME_LEFT, !locale_is_utf8());
+}
+
 void print_names(const char *before, char *const *name, size_t n_state)
 {
+    int width = state_width(name, n_state);
     fputs(before, stdout);
-    for (size_t i = 0; i < shown_states(n_state); i++)
-        text_pad(stdout, name[i], 10);
+    for (size_t i = 0; i < shown_states(n_state); i++) {
+        fputs("  ", stdout);
+        text_pad_cut(stdout, name[i], width - 2, !locale_is_utf8());
+    }
     puts(n_state > SHOWN_STATES ? "  ..." : "");
 }
 
-void print_chances(const double *chance, size_t n_state)
+void print_chances(const double *chance, char *const *name, size_t n_state)
 {
     for (size_t i = 0; i < shown_states(n_state); i++)
-        printf("%10.4f", chance[i]);
+        print_number(chance[i], 4, state_width(name, n_state));
 }
 
 /* P (n_state, n_state), a row for each today. */
 void print_table(char *const *name, const double *P, size_t n_state)
 {
-    print_names("  today        tomorrow:", name, n_state);
+    print_names("  today       tomorrow: ", name, n_state);
     for (size_t i = 0; i < shown_states(n_state); i++) {
-        fputs("  ", stdout);
-        text_pad(stdout, name[i], -21);
-        print_chances(P + i * n_state, n_state);
+        print_row_name(name[i], 2);
+        print_chances(P + i * n_state, name, n_state);
         putchar('\n');
     }
     puts(n_state > SHOWN_STATES ? "  ...\n" : "");
@@ -47,14 +73,25 @@ void print_table(char *const *name, const double *P, size_t n_state)
 void print_by_hand(const char *title, const double *now, char *const *name, const double *P,
                    size_t n_state)
 {
+    int width = names_width(name, n_state, 24);
+    width = width > 8 ? width : 8;
     printf("%s, by hand:\n", title);
     for (size_t j = 0; j < n_state; j++) {
         double sum = 0.0;
+        int column = width + 2;
         fputs("  ", stdout);
-        text_pad(stdout, name[j], -8);
+        text_pad_cut(stdout, name[j], -width, !locale_is_utf8());
         for (size_t i = 0; i < n_state; i++) {
+            char term[64];
             double share = P[i * n_state + j];
-            printf("%s%.4g x %.4g", i ? " + " : " = ", now[i], share);
+            int wide =
+                snprintf(term, sizeof term, "%s%.4g x %.4g", i ? " + " : " = ", now[i], share);
+            if (column + wide + 9 > (int)page_columns()) { /* nine for the sum */
+                printf("\n%*s", width + 2, "");
+                column = width + 2;
+            }
+            fputs(term, stdout);
+            column += wide;
             sum += now[i] * share;
         }
         printf(" = %.4g\n", sum);
@@ -62,21 +99,24 @@ void print_by_hand(const char *title, const double *now, char *const *name, cons
 }
 
 /* A line for one day: pi (n_state), and how far it is from the shares in the long run. */
-void print_day(size_t day, const double *pi, size_t n_state, double distance)
+void print_day(size_t day, const double *pi, char *const *name, size_t n_state, double distance)
 {
     printf("  %7zu  ", day);
-    print_chances(pi, n_state);
-    printf("%s%12.5f\n", n_state > SHOWN_STATES ? "  ..." : "", distance);
+    print_chances(pi, name, n_state);
+    fputs(n_state > SHOWN_STATES ? "  ..." : "", stdout);
+    print_number(distance < 1e-12 ? 0.0 : distance, 5, 12); /* below is rounding */
+    putchar('\n');
 }
 
 /* Whether a far day by P^days is what single steps give: `apart` is the sum of the differences. */
 void print_agreement(uint64_t days, double apart)
 {
-    printf("\nDay %" PRIu64 " comes from P^%" PRIu64 " by repeated squaring; ", days, days);
-    if (apart <= 1e-9)
-        puts("single steps give the same to nine digits.");
-    else
-        printf("single steps differ by %.0e in all.\n", apart);
+    char same[64] = "give the same to nine digits";
+    if (apart > 1e-9)
+        snprintf(same, sizeof same, "differ by %.0e in all", apart);
+    putchar('\n');
+    prose("Day %" PRIu64 " comes from P^%" PRIu64 " by repeated squaring; single steps %s.", days,
+          days, same);
 }
 
 /* distance (shown states, count): a column for each state that day 0 is, a line for each day. */
@@ -87,7 +127,7 @@ void print_distances(char *const *name, const double *distance, size_t n_state, 
     for (size_t t = 0; t < count && t <= SHOWN_DAYS; t++) {
         printf("  %7zu  ", t);
         for (size_t i = 0; i < shown_states(n_state); i++)
-            printf("%10.6f", distance[i * count + t]);
+            print_number(distance[i * count + t], 6, state_width(name, n_state));
         putchar('\n');
     }
 }
@@ -96,46 +136,60 @@ void print_distances(char *const *name, const double *distance, size_t n_state, 
 
 void print_reducible(size_t n_class)
 {
-    printf("\nThe chain is reducible: it has %zu closed classes of states, which nothing leaves, "
-           "so there is no\nsingle answer. Each has its own stationary distribution, and the "
-           "start decides which one it will be:\n",
-           n_class);
+    putchar('\n');
+    prose("The chain is reducible: it has %zu closed classes of states, which nothing leaves, so "
+          "there is no single answer. Each has its own stationary distribution, and the start "
+          "decides which one it will be:",
+          n_class);
+}
+
+/* " sunny 0.6667  rainy 0.3333", for those of the shown states that have a chance. */
+static void append_shares(char *text, size_t room, char *const *name, const double *pi, size_t n)
+{
+    size_t shown = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t used = strlen(text);
+        if (pi[i] > 0.0 && shown++ < SHOWN_STATES)
+            snprintf(text + used, room - used, "  %.60s" UNBROKEN "%s", name[i],
+                     number_cell(pi[i], 4).text);
+    }
+    size_t used = strlen(text);
+    snprintf(text + used, room - used, "%s", shown > SHOWN_STATES ? "  ..." : "");
 }
 
 /* Class k, its chance and its own stationary distribution pi (n_state), 0 outside it. */
 void print_class(size_t k, double chance, char *const *name, const double *pi, size_t n_state)
 {
-    size_t shown = 0;
-    printf("  class %zu, chance %.4f to end here:", k + 1, chance);
-    for (size_t i = 0; i < n_state; i++)
-        if (pi[i] > 0.0 && shown++ < SHOWN_STATES)
-            printf("  %s %.4f", name[i], pi[i]);
-    puts(shown > SHOWN_STATES ? "  ..." : "");
+    char text[1024];
+    snprintf(text, sizeof text, "  class %zu, chance %s to end here:", k + 1,
+             number_cell(chance, 4).text);
+    append_shares(text, sizeof text, name, pi, n_state);
+    prose("%s", text);
 }
 
 void print_stationary(char *const *name, const double *pi, size_t n_state)
 {
-    printf("\nStationary distribution (solving pi = pi P):");
-    for (size_t i = 0; i < shown_states(n_state); i++)
-        printf("  %s %.4f", name[i], pi[i]);
-    puts(n_state > SHOWN_STATES ? "  ..." : "");
+    char text[1024] = "Stationary distribution (solving pi = pi P):";
+    append_shares(text, sizeof text, name, pi, n_state);
+    putchar('\n');
+    prose("%s", text);
 }
 
 void print_periodic(size_t period)
 {
-    printf("The chain is periodic: it comes back only after multiples of %zu days. The forecast "
-           "goes round and\nneed not settle; the stationary distribution is the share of days in "
-           "the long run.\n",
-           period);
+    prose("The chain is periodic: it comes back only after multiples of %zu days. The forecast "
+          "goes round and need not settle; the stationary distribution is the share of days in "
+          "the long run.",
+          period);
 }
 
 void print_forgetting(double rate, double half_life)
 {
-    printf("In the end each day keeps the fraction %.4f of the distance: ", rate);
+    char half[80] = "it takes more than a million days to lose half of it";
     if (half_life < 1e6)
-        printf("half of it is gone every %.2f days.\n", half_life);
-    else
-        puts("it takes more than a million days to lose half of it.");
+        snprintf(half, sizeof half, "half of it is gone every %.2f days", half_life);
+    prose("In the end each day keeps the fraction %s of the distance: %s.",
+          number_cell(rate, 4).text, half);
 }
 
 /* ---- a simulated record ------------------------------------------------------------------ */
@@ -146,15 +200,18 @@ void print_lived(char *const *name, const double *P, size_t n_state, uint64_t to
                  const uint64_t *days, const uint64_t *longest, const uint64_t *spells,
                  const double *expected, const double *deviation)
 {
-    puts("  state           days     share  expected  std.err      z   longest  mean spell  "
-         "expected");
+    int width = names_width(name, n_state, (int)page_columns() - 72);
+    width = width > 8 ? width : 8;
+    printf("%*s      share of days                      spells of days\n", width + 10, "");
+    text_pad(stdout, "  state", -2 - width);
+    puts("      days   share  expected  std.err     z  longest    mean  expected");
     for (size_t i = 0; i < shown_states(n_state); i++) {
         double share = (double)days[i] / (double)total;
         double std_error = deviation[i] / sqrt((double)total);
         double z = std_error > 0.0 ? (share - expected[i]) / std_error : 0.0;
         fputs("  ", stdout);
-        text_pad(stdout, name[i], -8);
-        printf("%12" PRIu64 "%10.4f%10.4f%9.4f%7.2f%10" PRIu64 "%12.2f%10.2f\n", days[i], share,
+        text_pad_cut(stdout, name[i], -width, !locale_is_utf8());
+        printf("%10" PRIu64 "%8.4f%10.4f%9.4f%6.2f%9" PRIu64 "%8.2f%10.2f\n", days[i], share,
                expected[i], std_error, z, longest[i],
                (double)days[i] / (spells[i] ? (double)spells[i] : 1.0),
                1.0 / (1.0 - P[i * n_state + i]));
@@ -164,15 +221,16 @@ void print_lived(char *const *name, const double *P, size_t n_state, uint64_t to
 /* What the standard errors mean, or why there are none. */
 void print_errors_explained(size_t n_class, bool known)
 {
+    putchar('\n');
     if (n_class > 1)
-        puts("\nThe chain is reducible: where one record ends is chance, and its shares need not "
-             "come near the\nexpected ones however long it is. No standard error is given.");
+        prose("The chain is reducible: where one record ends is chance, and its shares need not "
+              "come near the expected ones however long it is. No standard error is given.");
     else if (!known)
-        puts("\nParts of this chain meet so rarely that no record shows its shares, and no "
-             "standard error is given.");
+        prose("Parts of this chain meet so rarely that no record shows its shares, and no "
+              "standard error is given.");
     else
-        puts("\nStandard errors count that a day resembles the day before. z is how many of them "
-             "the share is off:\nbeyond 2 or -2 in about one of twenty.");
+        prose("Standard errors count that a day resembles the day before. z is how many of them "
+              "the share is off: beyond 2 or -2 in about one of twenty.");
 }
 
 enum { LOOKS = 120 };
@@ -219,13 +277,14 @@ void print_record(double days, double gaps, size_t title)
 
 /* A row of standard errors. Where a share is 0 or 1 the formula gives 0, which would claim that
    nothing is unknown, even after a single day: nothing is printed there, and `none` is set. */
-static void print_std_errors(bool *none, const double *std_error, size_t n_state)
+static void print_std_errors(bool *none, const double *std_error, char *const *name, size_t n_state)
 {
     for (size_t i = 0; i < shown_states(n_state); i++) {
+        int width = state_width(name, n_state);
         if (std_error[i] > 0.0)
-            printf("%10.4f", std_error[i]);
+            print_number(std_error[i], 4, width);
         else
-            printf("%10s", "-");
+            printf("%*s", width, "-");
         *none = *none || !(std_error[i] > 0.0);
     }
 }
@@ -236,16 +295,15 @@ void print_fitted(char *const *name, const double *count, const double *P, const
 {
     size_t shown = shown_states(n_state);
     bool none = false;
-    print_names("\n  today   transitions to:", name, n_state);
+    print_names("\n  today transitions to: ", name, n_state);
     for (size_t i = 0; i < shown; i++) {
-        fputs("  ", stdout);
-        text_pad(stdout, name[i], -22);
+        print_row_name(name[i], 2);
         for (size_t j = 0; j < shown; j++)
-            printf("%10.0f", count[i * n_state + j]);
+            printf(" %*.0f", state_width(name, n_state) - 1, count[i * n_state + j]);
         fputs("\n  most likely chance    ", stdout);
-        print_chances(P + i * n_state, n_state);
+        print_chances(P + i * n_state, name, n_state);
         fputs("\n  standard error        ", stdout);
-        print_std_errors(&none, std_error + i * n_state, n_state);
+        print_std_errors(&none, std_error + i * n_state, name, n_state);
         putchar('\n');
     }
     if (none)
@@ -255,9 +313,10 @@ void print_fitted(char *const *name, const double *count, const double *P, const
 /* Whether today tells anything about tomorrow: the statistic, its freedom, its chance. */
 void print_informative(double G2, double freedom, double p_value)
 {
-    printf("\nIs today's state informative about tomorrow's? Likelihood ratio G2 = %.2f, %.0f "
-           "degree%s of freedom:\n",
-           G2, freedom, freedom == 1.0 ? "" : "s");
+    putchar('\n');
+    prose("Is today's state informative about tomorrow's? Likelihood ratio G2 = %.2f, %.0f "
+          "degree%s of freedom:",
+          G2, freedom, freedom == 1.0 ? "" : "s");
     if (freedom < 1.0)
         puts("there is nothing to test with a single state.\n");
     else if (p_value > 0.05)
@@ -335,6 +394,17 @@ static void svg_transition(FILE *out, const double *P, size_t n_state, size_t i,
               P[i * n_state + j]);
 }
 
+/* A name in its circle, smaller if it has to be. */
+static void svg_name(FILE *out, double x, double y, const char *name)
+{
+    char style[64] = "text-anchor=\"middle\"";
+    double wide = SVG_COLUMN * (double)text_width(name);
+    if (wide > 56.0)
+        snprintf(style, sizeof style, "text-anchor=\"middle\" font-size=\"%.1f\"",
+                 13.0 * 56.0 / wide);
+    svg_text(out, x, y + 4.0, style, name);
+}
+
 static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_state)
 {
     fputs(
@@ -356,7 +426,7 @@ static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_st
         fprintf(out,
                 "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"30\" fill=\"#fff3d6\" stroke=\"#444\"/>\n", x,
                 y);
-        svg_text(out, x, y + 4.0, "text-anchor=\"middle\"", name[i]);
+        svg_name(out, x, y, name[i]);
     }
 }
 

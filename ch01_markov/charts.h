@@ -10,6 +10,7 @@
 #include "text_width.h"
 
 enum { CHART_MAX_SERIES = 6, SVG_WIDTH = 640, SVG_HEIGHT = 380 };
+#define SVG_COLUMN 7.4 /* about as wide is a column of text, 13 high */
 
 typedef enum { MARK_LINE, MARK_POINTS, MARK_STEMS } Mark;
 
@@ -155,6 +156,7 @@ static size_t axis_ticks(const Axis *axis)
 }
 
 enum { PLOT_COLUMNS = 60, PLOT_ROWS = 14, EMPTY = -1, STALK = 100, BASE = 200 };
+enum { CHART_LEFT = 13 }; /* columns before the plot */
 
 /* The cells of the plot: EMPTY, a series' number, STALK + number (a stem), or BASE (zero line). */
 typedef struct {
@@ -247,7 +249,13 @@ static void print_axis_across(FILE *out, const Axis *axis, const char *label)
         memcpy(line + at, text, (size_t)width);
         end = at + width + 1;
     }
-    fprintf(out, "%*s%.*s  %s\n", 13, "", end, line, label);
+    fprintf(out, "%*s%.*s", CHART_LEFT, "", end, line);
+    if (CHART_LEFT + (size_t)end + 2 + text_width(label) > page_columns()) {
+        fprintf(out, "\n%*s", CHART_LEFT, ""); /* at the end of a line of its own */
+        text_pad(out, label, end);
+        fputc('\n', out);
+    } else
+        fprintf(out, "  %s\n", label);
 }
 
 /* A single series without a name needs none. */
@@ -260,13 +268,30 @@ static void print_legend(FILE *out, const Chart *chart, const Look *look)
 {
     if (!chart_has_legend(chart))
         return;
-    fprintf(out, "%*s", 10, "");
+    size_t column = 0;
     for (size_t s = 0; s < chart->n_series; s++) {
+        size_t wide = strlen("   * ") + text_width(chart->series[s].name);
+        if (column == 0 || column + wide > page_columns()) {
+            fprintf(out, "%s%*s", column > 0 ? "\n" : "", CHART_LEFT - 3, "");
+            column = CHART_LEFT - 3;
+        }
         fputs("   ", out);
         print_mark(out, (int)s, look);
         fprintf(out, " %s", chart->series[s].name);
+        column += wide;
     }
     fputc('\n', out);
+}
+
+/* What is drawn and, beside it or below, what goes up. */
+static void print_chart_title(FILE *out, const Chart *chart)
+{
+    size_t wide = CHART_LEFT + text_width(chart->title) + 5 + text_width(chart->y_label);
+    fprintf(out, "%*s%s", CHART_LEFT, "", chart->title);
+    if (wide > page_columns())
+        fprintf(out, "\n%*s(%s)\n", CHART_LEFT, "", chart->y_label);
+    else
+        fprintf(out, "   (%s)\n", chart->y_label);
 }
 
 void chart_print(FILE *out, const Chart *chart, const Look *look)
@@ -281,7 +306,7 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
             plot->cell[row][column] = row == zero ? BASE : EMPTY;
     for (size_t s = 0; s < chart->n_series; s++)
         plot_series(plot, &chart->series[s], (int)s, &across, &up);
-    fprintf(out, "%*s%s   (%s)\n", 13, "", chart->title, chart->y_label);
+    print_chart_title(out, chart);
     for (int row = PLOT_ROWS - 1; row >= 0; row--) {
         char label[32] = "";
         for (size_t k = 0; k < axis_ticks(&up); k++)
@@ -295,7 +320,7 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
             print_mark(out, plot->cell[row][column], look);
         fputc('\n', out);
     }
-    fprintf(out, "%*s%s", 12, "", look->ascii ? "+" : "└");
+    fprintf(out, "%*s%s", CHART_LEFT - 1, "", look->ascii ? "+" : "└");
     for (int column = 0; column < PLOT_COLUMNS; column++)
         fputs(look->ascii ? "-" : "─", out);
     fputc('\n', out);
@@ -414,12 +439,18 @@ void chart_svg(FILE *out, const Chart *chart, double left, double top, double wi
              chart->x_label);
     for (size_t s = 0; s < chart->n_series; s++)
         svg_series(out, &chart->series[s], s, &across, &up, box);
-    double x = box[0];
+    double x = box[0], wide = 0.0, room = left + width - box[0];
+    for (size_t s = 0; s < chart->n_series; s++)
+        wide += 34.0 + SVG_COLUMN * (double)text_width(chart->series[s].name);
+    char smaller[32] = ""; /* what is wider than the picture is drawn smaller */
+    if (wide > room)
+        snprintf(smaller, sizeof smaller, "font-size=\"%.1f\"", 13.0 * room / wide);
     for (size_t s = 0; legend && s < chart->n_series; s++) {
         fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", x,
                 top + height - 18, svg_colour(s));
-        svg_text(out, x + 9, top + height - 13.5, "", chart->series[s].name);
-        x += 34.0 + 7.4 * (double)text_width(chart->series[s].name);
+        svg_text(out, x + 9, top + height - 13.5, smaller, chart->series[s].name);
+        x += fmin(1.0, room / wide) *
+             (34.0 + SVG_COLUMN * (double)text_width(chart->series[s].name));
     }
 }
 
@@ -434,12 +465,14 @@ bool chart_write_svg(const Chart *chart, const char *path, Error *error)
     return out_close(&file, error);
 }
 
-/* Colour only on a terminal, and not if NO_COLOR is set. */
+/* Colour only on a terminal, and not if NO_COLOR is set to anything; plain ASCII if it is asked
+   for, or if the locale has no UTF-8. */
 Look look_at_terminal(bool ascii)
 {
+    const char *plain = getenv("NO_COLOR");
     Look look;
-    look.ascii = ascii;
-    look.colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    look.ascii = ascii || !locale_is_utf8();
+    look.colour = isatty(STDOUT_FILENO) && !(plain && *plain);
     return look;
 }
 

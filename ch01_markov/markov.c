@@ -609,7 +609,7 @@ static void print_far_day(uint64_t days, const Study *study)
     vector_times_matrix(pi, study->start, power, n, n);
     chain_after(pi + n, study->start, &study->chain, days);
     puts("      ...");
-    print_day(days, pi, n, total_variation(pi, study->limit, n));
+    print_day(days, pi, study->chain.name, n, total_variation(pi, study->limit, n));
     print_agreement(days, 2.0 * total_variation(pi, pi + n, n));
     free(power);
     free(pi);
@@ -621,7 +621,8 @@ static void print_days(const double *pi, size_t days, const Study *study)
     puts("\nDay by day (distance: total variation from the shares in the long run):");
     print_names("      day  ", study->chain.name, n);
     for (size_t t = 0; t <= days; t++)
-        print_day(t, pi + t * n, n, total_variation(pi + t * n, study->limit, n));
+        print_day(t, pi + t * n, study->chain.name, n,
+                  total_variation(pi + t * n, study->limit, n));
 }
 
 /* The closed classes of a reducible chain, with the chance to end in each. */

@@ -1,6 +1,7 @@
 /* How wide a text is: columns of a terminal, not bytes.
 
-   HOLDS   the characters of UTF-8 and their widths; texts padded to a width, and cut at one
+   HOLDS   the characters of UTF-8 and their widths; texts padded to a width, and cut at one;
+           paragraphs wrapped at the page; numbers for tables
    FOR     the tables and pictures of every chapter, in the terminal and as SVG */
 
 #ifndef COURSE_TEXT_WIDTH
@@ -105,6 +106,84 @@ void text_pad_cut(FILE *out, const char *text, int width, bool ascii)
     int blank = (int)(room - 1 - wide);
     fprintf(out, "%*s%.*s%s%*s", width > 0 ? blank : 0, "", (int)bytes, text, ascii ? "." : "…",
             width < 0 ? blank : 0, "");
+}
+
+#define UNBROKEN "\x1f" /* a blank at which no line of a paragraph is broken */
+
+/* One line of a paragraph (len bytes): wrapped at blanks, each line as far in as the first. */
+static void print_wrapped(FILE *out, const char *line, size_t len)
+{
+    size_t indent = 0, at, column, page = page_columns();
+    while (indent < len && line[indent] == ' ')
+        indent++;
+    fprintf(out, "%*s", (int)indent, "");
+    at = column = indent;
+    while (at < len) {
+        char word[1024];
+        size_t blank = 0, used = 0;
+        for (; at < len && line[at] == ' '; at++)
+            blank++;
+        for (; at < len && line[at] != ' ' && used + 1 < sizeof word; at++)
+            word[used++] = line[at] == *UNBROKEN ? ' ' : line[at];
+        word[used] = '\0';
+        size_t wide = text_width(word);
+        if (column > indent && column + blank + wide > page) {
+            fprintf(out, "\n%*s", (int)indent, "");
+            column = indent;
+            blank = 0;
+        }
+        fprintf(out, "%*s%s", (int)blank, "", word);
+        column += blank + wide;
+    }
+    fputc('\n', out);
+}
+
+/* A paragraph on stdout, wrapped at the page, with a new line after it. What begins with blanks
+   goes on under its first word. */
+__attribute__((format(printf, 1, 2))) void prose(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    va_list again;
+    va_copy(again, arguments);
+    int len = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    char *text = NEW(char, (size_t)(len > 0 ? len : 0) + 1);
+    vsnprintf(text, (size_t)(len > 0 ? len : 0) + 1, format, again);
+    va_end(again);
+    for (const char *line = text; line;) {
+        const char *end = strchr(line, '\n');
+        print_wrapped(stdout, line, end ? (size_t)(end - line) : strlen(line));
+        line = end ? end + 1 : NULL;
+    }
+    free(text);
+}
+
+/* ================================== Numbers of a table ==================================== */
+
+typedef struct {
+    char text[32];
+} Cell;
+
+/* A number with so many decimals; with more, so that four of its digits are there, where it is
+   small; and as 1.234e-08 below 0.001 or from 100,000 on. */
+Cell number_cell(double v, int decimals)
+{
+    Cell cell;
+    double size = fabs(v);
+    if (size > 0.0 && (size < 1e-3 || size >= 1e5)) {
+        snprintf(cell.text, sizeof cell.text, "%.3e", v);
+        return cell;
+    }
+    int least = size >= 0.1 || size == 0.0 ? 0 : size >= 0.01 ? 5 : 6; /* 0.01235 has four digits */
+    snprintf(cell.text, sizeof cell.text, "%.*f", decimals > least ? decimals : least, v + 0.0);
+    return cell;
+}
+
+/* The same in a column, which it never fills to its left edge: two numbers do not touch. */
+void print_number(double v, int decimals, int width)
+{
+    printf(" %*s", width - 1, number_cell(v, decimals).text);
 }
 
 #endif /* COURSE_TEXT_WIDTH */

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -131,6 +132,31 @@ void progress_end(Progress *progress)
 {
     if (progress->on && progress->last > progress->start)
         fprintf(stderr, "\r%*s\r", 78, "");
+}
+
+/* How many columns a line of prose may have: what COLUMNS says, or the terminal that stdout is, but
+   from 40 to 120; else 80. */
+size_t page_columns(void)
+{
+    struct winsize window;
+    const char *said = getenv("COLUMNS");
+    long columns = said && isdigit((unsigned char)*said) ? strtol(said, NULL, 10) : 0;
+    if (columns <= 0 && isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0)
+        columns = window.ws_col;
+    return columns <= 0 ? 80 : columns < 40 ? 40 : columns > 120 ? 120 : (size_t)columns;
+}
+
+/* Whether the user's locale writes UTF-8, by its name: the first of LC_ALL, LC_CTYPE and LANG that
+   is set. Where none is, nobody has said that it does not, and it does. */
+bool locale_is_utf8(void)
+{
+    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
+    for (int k = 0; k < 3; k++) {
+        const char *value = getenv(names[k]);
+        if (value && *value)
+            return strcasestr(value, "utf-8") || strcasestr(value, "utf8");
+    }
+    return true;
 }
 
 /* ==================================== Random numbers ====================================== */
@@ -809,16 +835,31 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
 static size_t option_print_word(FILE *out, const char *word, size_t len, size_t column,
                                 size_t indent)
 {
-    enum { PAGE = 96 };
-    size_t wide = 0;
+    size_t wide = 0, page = page_columns();
     for (size_t i = 0; i < len; i++)
         wide += ((unsigned char)word[i] & 0xC0) != 0x80; /* as in text_width.h, for ASCII */
-    if (column > indent && column + 1 + wide > PAGE) {
+    if (column > indent && column + 1 + wide > page) {
         fprintf(out, "\n%*s", (int)indent, "");
         column = indent;
     }
     fprintf(out, "%s%.*s", column > indent ? " " : "", (int)len, word);
     return column + (column > indent) + wide;
+}
+
+/* The same for a choice of many words, which ends a line behind a bar where it must. */
+static size_t option_print_choice(FILE *out, const char *word, size_t column, size_t indent)
+{
+    size_t room = page_columns() - indent, len = strlen(word);
+    while (len > room) {
+        size_t cut = room;
+        while (cut > 0 && word[cut - 1] != '|')
+            cut--;
+        if (cut == 0)
+            break;
+        column = option_print_word(out, word, cut, column, indent);
+        word += cut, len -= cut;
+    }
+    return option_print_word(out, word, len, column, indent);
 }
 
 static void option_print_words(FILE *out, const char *text, size_t indent)
@@ -849,7 +890,7 @@ void program_usage(FILE *out, const Program *program)
     fprintf(out, "usage: %s ", program->name);
     for (size_t k = 0; k < program->n_option; k++) {
         OptionLeft left = option_left(&program->option[k], "[", "]");
-        column = option_print_word(out, left.text, strlen(left.text), column, indent);
+        column = option_print_choice(out, left.text, column, indent);
     }
     option_print_word(out, "[--help]", 8, column, indent);
     fputc('\n', out);

@@ -586,11 +586,9 @@ static bool demo_weather(const Show *show, Error *error)
     printf("Every bit the same: %s.\n", same ? "yes" : "no");
     memcpy(seen.x0, system.x0, 2 * sizeof(double));
     run_from_start(rain, u.value, &seen, DAYS, READ_AFTER);
-    fputs("\nState is not output. With C = [0 1] the same state shows only the chance of rain:\n ",
-          stdout);
+    puts("\nState is not output. With C = [0 1] the same state shows the chance of rain:");
     for (size_t t = 0; t < DAYS; t++)
-        printf(" %.4f", rain[t]);
-    puts("");
+        printf(" %.4f%s", rain[t], t + 1 < DAYS ? "" : "\n");
     Chart chart = chart_new("What C = [0 1] shows of the weather", "day", "chance of rain");
     chart_add(&chart, "", MARK_STEMS, u.time, rain, DAYS);
     bool ok = chart_show(&chart, show, error);
@@ -619,11 +617,11 @@ static bool demo_front(const Show *show, Error *error)
     run_from_start(y, u.value, &driven, DAYS, READ_AFTER);
     puts("A front on day 3: B writes it into the state, D shows it past the state\n");
     print_system(&driven);
-    puts("\n       day   front |   sunny   rainy  barometer |  rain without front   difference");
+    puts("\n       day  front |   sunny   rainy  barometer | rain without front   difference");
     for (size_t t = 0; t < DAYS; t++) {
         rain[0][t] = y[3 * t + 1];
         rain[1][t] = calm[2 * t + 1];
-        printf("  %8.0f%8.2f |%8.4f%8.4f%11.2f |%20.4f%13.5f\n", u.time[t], u.value[t], y[3 * t],
+        printf("  %8.0f%7.2f |%8.4f%8.4f%11.2f |%19.4f%13.5f\n", u.time[t], u.value[t], y[3 * t],
                rain[0][t], y[3 * t + 2], rain[1][t], rain[0][t] - rain[1][t]);
     }
     puts("What D shows is gone the next day. Of what B has written, each day leaves 0.4.");
@@ -649,13 +647,13 @@ static bool demo_shift(const Show *show, Error *error)
     run_from_start(before, u.value, &system, STEPS, READ_BEFORE);
     run_from_start(rewritten, u.value, &control, STEPS, READ_BEFORE);
     puts("Before or after? A = 0.5, B = 1, C = 1, D = 0.25, and one impulse at t = 0\n");
-    puts("      t    u_t | read after (S4, Mamba) | read before (control) | C A, C B + D read "
-         "before");
+    puts("    t  u_t | read after (S4, Mamba) | before (control) |C A, C B + D read before");
     for (size_t t = 0; t < STEPS; t++)
-        printf("  %5zu%7.1f |%23.5f |%22.5f |%25.5f\n", t, u.value[t], after[t], before[t],
+        printf("  %3zu%5.1f |%23.5f |%17.5f |%24.5f\n", t, u.value[t], after[t], before[t],
                rewritten[t]);
-    puts("Read before the update, what B writes shows one step later. But with C' = C A = 0.5 and "
-         "D' =\nC B + D = 1.25 a system read before shows what the first one shows read after.");
+    prose(
+        "Read before the update, what B writes shows one step later. But with C' = C A = 0.5 "
+        "and D' = C B + D = 1.25 a system read before shows what the first one shows read after.");
     Chart chart = chart_new("One impulse, read before and after the update", "t", "y");
     chart_add(&chart, "read after (S4, Mamba)", MARK_POINTS, u.time, after, STEPS);
     chart_add(&chart, "read before (control)", MARK_POINTS, u.time, before, STEPS);
@@ -682,9 +680,9 @@ static bool demo_three(const Show *show, Error *error)
     ssm_kernel(K, &system, LEN, READ_AFTER);
     ssm_convolve(direct, K, u.value, &system, LEN);
     ssm_convolve_fft(fast, K, u.value, &system, LEN);
-    puts(
-        "Three computations, one answer: a damped swing, A = 0.95 times a turn by 18 degrees, "
-        "driven by noise\n      t         u_t         K_t |  recurrence  convolution          FFT");
+    prose("Three computations, one answer: a damped swing, A = 0.95 times a turn by 18 degrees, "
+          "driven by noise");
+    puts("      t         u_t         K_t |  recurrence  convolution          FFT");
     for (size_t t = 0; t < 5; t++)
         printf("  %5zu%12.5f%12.5f |%12.5f%13.5f%13.5f\n", t, u.value[t], tidy(K[t], 1e-5),
                tidy(y[t], 1e-5), tidy(direct[t], 1e-5), tidy(fast[t], 1e-5));
@@ -718,17 +716,16 @@ static bool demo_basis(const Show *show, Error *error)
     print_matrix("T", T, 2, 2);
     puts("and the system with x = T x':");
     print_system(&diagonal);
-    puts("\n       day |  x'1 (stays)  x'2 (fades) |     sunny     rainy |  sunny, rainy as "
-         "before");
+    puts("\n     day | x'1 (stays)  x'2 (fades) |    sunny    rainy | sunny, rainy as before");
     for (size_t t = 0; t < DAYS; t++) {
         for (size_t i = 0; i < 2; i++) /* by its own eigenvalue, A[0] or A[3] */
             coordinate[i][t] = diagonal.A[3 * i] * (t == 0 ? diagonal.x0[i] : coordinate[i][t - 1]);
-        printf("  %8zu |%13.6f%13.6f |%10.4f%10.4f |%13.4f%10.4f\n", t + 1, coordinate[0][t],
+        printf("  %6zu |%12.6f%13.6f |%9.4f%9.4f |%13.4f%9.4f\n", t + 1, coordinate[0][t],
                coordinate[1][t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
     }
-    printf("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
-           "of n numbers\nn instead of n^2.\n",
-           max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
+    prose("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
+          "of n numbers n instead of n^2.",
+          max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
     Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
     chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u.time, coordinate[0], DAYS);
     chart_add(&chart, "x'2, eigenvalue 0.4: is forgotten", MARK_LINE, u.time, coordinate[1], DAYS);
@@ -804,7 +801,7 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
         signal_open(&u, own->input, own->length, 40, system.d_in, system.d_out, own->seed, error);
     double *y = ok ? matrix_new(u.len, system.d_out) : NULL;
     if (ok) {
-        printf("The system of %s\n\n", own->system);
+        printf("The system of %s\n\n", path_shown(own->system));
         print_system(&system);
         print_stability("A", system.A, system.d_state);
         putchar('\n');

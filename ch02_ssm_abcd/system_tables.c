@@ -18,18 +18,28 @@ double tidy(double v, double unit)
     return fabs(v) < 0.5 * unit ? 0.0 : v;
 }
 
+/* v, but 0 if it is what rounding leaves beside numbers as large as `size`. */
+double tidied(double v, double size)
+{
+    return fabs(v) < 1e-12 * size ? 0.0 : v;
+}
+
 void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
 {
     if (rows > SHOWN_SIZE || cols > SHOWN_SIZE) {
         printf("  %s  %zu by %zu\n", name, rows, cols);
         return;
     }
-    int over =
-        strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* what a long name takes of a column */
+    double size = matrix_max_abs(M, rows * cols);
+    int width = 10, over = strlen(name) > 3 ? (int)strlen(name) - 3 : 0; /* of a long name */
+    for (size_t k = 0; k < rows * cols; k++) {
+        int wide = (int)strlen(number_cell(tidied(M[k], size), 4).text) + (k == 0 ? 1 + over : 2);
+        width = wide > width ? wide : width;
+    }
     for (size_t i = 0; i < rows; i++) {
         printf("  %-3s", i == 0 ? name : "");
         for (size_t j = 0; j < cols; j++)
-            printf("%*.4f", i == 0 && j == 0 ? 10 - over : 10, tidy(M[i * cols + j], 1e-4));
+            print_number(tidied(M[i * cols + j], size), 4, i + j == 0 ? width - over : width);
         putchar('\n');
     }
 }
@@ -42,44 +52,57 @@ void print_stability(const char *name, const double *A, size_t d_state)
         return;
     }
     double radius = matrix_spectral_radius(A, d_state);
-    printf("Spectral radius of %s: %.4f. ", name, radius);
+    Cell number = number_cell(radius, 4);
     if (radius > 1.0 + 1e-9)
-        printf("Unstable: what is in the state grows, in the end by this factor a step.\n");
+        prose("Spectral radius of %s: %s. Unstable: what is in the state grows, in the end by "
+              "this factor a step.",
+              name, number.text);
     else if (radius > 1.0 - 1e-9)
-        printf("On the edge: part of the state never fades; it stays, swings, or grows slowly.\n");
+        prose("Spectral radius of %s: %s, to nine digits. On the edge: part of the state does not "
+              "fade, or in a billion steps; it stays, swings, or grows slowly.",
+              name, number.text);
     else
-        printf("Stable: in the end half of the state is gone every %.2f steps.\n",
-               log(0.5) / log(radius));
+        prose("Spectral radius of %s: %s. Stable: in the end half of the state is gone every %.2f "
+              "steps.",
+              name, number.text, log(0.5) / log(radius));
 }
 
-/* One line of a table: the step, the inputs, the outputs. */
-static void print_sample(const Signal *u, const double *y, size_t t, size_t d_out)
+/* One line of a table: the step, the first inputs and outputs. The sizes tell what is rounding. */
+static void print_sample(const Signal *u, const double *y, size_t t, size_t d_out,
+                         const size_t shown[2], const double size[2])
 {
     printf("  %10.6g", u->time[t]);
-    for (size_t i = 0; i < u->width && i < SHOWN_SIZE; i++)
-        printf("%12.5f", tidy(u->value[t * u->width + i], 1e-5));
+    for (size_t i = 0; i < shown[0]; i++)
+        print_number(tidied(u->value[t * u->width + i], size[0]), 5, 12);
     fputs("  |", stdout);
-    for (size_t j = 0; j < d_out && j < SHOWN_SIZE; j++)
-        printf("%12.5f", tidy(y[t * d_out + j], 1e-5));
+    for (size_t j = 0; j < shown[1]; j++)
+        print_number(tidied(y[t * d_out + j], size[1]), 5, 12);
     putchar('\n');
 }
 
-/* Inputs u and outputs y (len, d_out): the first steps, and the last two. */
+/* Inputs u and outputs y (len, d_out): the first steps, and the last two; of many channels as many
+   as the page has room for. */
 void print_samples(const Signal *u, const double *y, size_t d_out)
 {
+    double size[2] = {matrix_max_abs(u->value, u->len * u->width),
+                      matrix_max_abs(y, u->len * d_out)};
+    size_t room = (page_columns() - 15) / 12;
+    size_t shown[2] = {u->width, d_out};
+    while (shown[0] + shown[1] > room && shown[0] + shown[1] > 2)
+        shown[shown[1] < shown[0] || shown[1] == 1 ? 0 : 1]--;
     printf("  %10s", "t");
-    for (size_t i = 0; i < u->width && i < SHOWN_SIZE; i++)
+    for (size_t i = 0; i < shown[0]; i++)
         printf("%11s%zu", "u", i + 1);
     fputs("  |", stdout);
-    for (size_t j = 0; j < d_out && j < SHOWN_SIZE; j++)
+    for (size_t j = 0; j < shown[1]; j++)
         printf("%11s%zu", "y", j + 1);
-    putchar('\n');
+    puts(shown[0] < u->width || shown[1] < d_out ? "  ..." : "");
     for (size_t t = 0; t < u->len; t++) {
         if (t == SHOWN_STEPS && u->len > SHOWN_STEPS + 2) {
             puts("         ...");
             t = u->len - 2;
         }
-        print_sample(u, y, t, d_out);
+        print_sample(u, y, t, d_out, shown, size);
     }
 }
 

@@ -8,24 +8,22 @@
 #ifndef CH03_STEP_TABLES
 #define CH03_STEP_TABLES
 
+#include "../ch01_markov/chain_show.h"
 #include "../ch02_ssm_abcd/system_tables.c"
 
 /* The rules for x' = -x + u by steps of delta (n): A_bar and B_bar (n, 4), ordered as --rule. */
 void print_rules(const double *delta, const double *A_bar, const double *B_bar, size_t n)
 {
     puts("Four rules for x' = -x + u (zoh: zero-order hold)\n");
-    puts("   delta | A_bar: zoh  bilinear     euler | B_bar: zoh  bilinear  euler, mamba | u = 1: "
-         "mamba");
+    puts(" delta | A_bar: zoh bilinear   euler | B_bar: zoh bilinear euler, mamba |  mamba");
     for (size_t k = 0; k < n; k++) {
         const double *A = A_bar + 4 * k, *B = B_bar + 4 * k;
-        printf("  %6.2f |%11.5f%10.5f%10.5f |%11.5f%10.5f%14.5f |%13.5f\n", delta[k], A[0], A[1],
+        printf("%6.2f |%11.5f%9.5f%8.4f |%11.5f%9.5f%13.5f |%7.4f\n", delta[k], A[0], A[1],
                tidy(A[2], 1e-5), B[0], B[1], B[3], B[3] / (1.0 - A[3]));
     }
-    puts("Mamba's rule has the A_bar of the hold and the B_bar of Euler. The last column is where "
-         "it");
-    puts(
-        "settles while u = 1, B_bar / (1 - A_bar). By the other rules that is 1, as it should be,");
-    puts("where they settle at all.");
+    prose("Mamba's rule has the A_bar of the hold and the B_bar of Euler. The last column is "
+          "where it settles while u = 1, B_bar / (1 - A_bar). By the other rules that is 1, as it "
+          "should be, where they settle at all.");
 }
 
 /* What is kept after a step of delta (n): kept (3 or more, n), by zoh, bilinear and euler. */
@@ -57,9 +55,8 @@ bool show_stability(const double *delta, const double *x, size_t n, size_t steps
         snprintf(names[k], sizeof names[k], "%.1f", delta[k]);
         chart_add(&chart, names[k], MARK_LINE, step, x_k, steps + 1);
     }
-    puts("Where lambda is real, a fading state explodes beyond delta |lambda| = 2. By the hold and "
-         "by");
-    puts("Mamba's rule it cannot: exp(lambda delta) < 1.");
+    prose("Where lambda is real, a fading state explodes beyond delta |lambda| = 2. By the hold "
+          "and by Mamba's rule it cannot: exp(lambda delta) < 1.");
     bool ok = chart_show(&chart, show, error);
     free(step);
     return ok;
@@ -87,8 +84,9 @@ bool show_errors(const double *errors, size_t n, const Show *show, Error *error)
     printf("order:   %14s", "exact");
     for (size_t rule = 1; rule < 4; rule++)
         printf("%13.2f", log2(errors[rule * n + n - 2] / errors[rule * n + n - 1]));
-    puts("\nHalving the step halves the error of Euler's and Mamba's rule, and quarters the "
-         "bilinear one.");
+    putchar('\n');
+    prose("Halving the step halves the error of Euler's and Mamba's rule, and quarters the "
+          "bilinear one.");
     Chart chart = chart_new("The error of a step rule against the step", "delta", "largest error");
     chart.log_x = chart.log_y = true;
     for (int k = 0; k < 3; k++)
@@ -116,9 +114,9 @@ bool show_region(const double *delta, const double *radius, double longest, size
             printf("  %6.2f%28.4f%12.4f%12.4f\n", delta[k], radius[3 * k], radius[3 * k + 1],
                    radius[3 * k + 2]);
     }
-    printf("Euler's rule needs |1 + delta lambda| < 1, here a step below %.4g; the others fade at "
-           "any step.\n",
-           longest);
+    prose("Euler's rule needs |1 + delta lambda| < 1, here a step below %.4g; the others fade at "
+          "any step.",
+          longest);
     for (size_t k = 0; k < POINTS; k++) {
         re[k] = -1.0 + cos(2.0 * PI * (double)k / (POINTS - 1));
         im[k] = sin(2.0 * PI * (double)k / (POINTS - 1));
@@ -144,19 +142,17 @@ bool show_resolutions(const double *coarse, const double *fine, const double *wr
     for (size_t t = 0; t < 2 * len; t++)
         time[t] = 0.25 * (double)(t + 1);
     double *common = column_of(fine, 1, 2, len), *moment = column_of(time, 1, 2, len);
-    puts("Delta is a resolution: a spring pushed at random, sampled twice as finely with half the "
-         "step\n");
-    puts("      time   delta = 0.5   delta = 0.25, every sample twice   half of the time per "
-         "sample");
+    prose("Delta is a resolution: a spring pushed at random, sampled twice as finely with half "
+          "the step\n");
+    puts("  time  delta = 0.5   delta = 0.25, each sample twice   half the time a sample");
     for (size_t t = 0; t < 6; t++)
-        printf("  %8.2f%14.6f%35.6f%28.6f\n", moment[t], coarse[t], common[t], wrong[t]);
-    printf(
-        "The first two agree to 1e-12: %s. The third has delta = 0.25 and each sample once: it is "
-        "at half\nof the time in front.\n",
-        max_difference(coarse, common, len) <= 1e-12 ? "yes" : "no");
-    printf("x' = -x + u from 0 with u = 1, one step of 0.5 and two of 0.25: %.3f and %.3f by the "
-           "hold,\n%.3f and %.3f by Mamba's rule, to which two half steps are not one.\n",
-           at_once[0], in_two[0], at_once[1], in_two[1]);
+        printf("%6.2f%13.6f%34.6f%25.6f\n", moment[t], coarse[t], common[t], wrong[t]);
+    prose("The first two agree to 1e-12: %s. The third has delta = 0.25 and each sample once: it "
+          "is at half of the time in front.",
+          max_difference(coarse, common, len) <= 1e-12 ? "yes" : "no");
+    prose("x' = -x + u from 0 with u = 1, one step of 0.5 and two of 0.25: %.3f and %.3f by the "
+          "hold, %.3f and %.3f by Mamba's rule, to which two half steps are not one.",
+          at_once[0], in_two[0], at_once[1], in_two[1]);
     Chart chart = chart_new("One spring at two resolutions", "time", "place");
     chart_add(&chart, "delta = 0.25", MARK_LINE, time, fine, 2 * len);
     chart_add(&chart, "delta = 0.5", MARK_POINTS, moment, coarse, len);
@@ -171,15 +167,11 @@ bool show_resolutions(const double *coarse, const double *fine, const double *wr
 void print_forecasts(const double *pi, const double *times, size_t n_time, char *const *name,
                      size_t n_state)
 {
-    size_t shown = n_state < SHOWN_SIZE ? n_state : (size_t)SHOWN_SIZE;
-    fputs("\n  days after  ", stdout);
-    for (size_t i = 0; i < shown; i++)
-        text_pad(stdout, name[i], 10);
-    puts("   (from all states alike)");
+    puts("\nForecasts from all states alike:");
+    print_names("  days after  ", name, n_state);
     for (size_t k = 0; k < n_time; k++) {
         printf("  %10.4f  ", times[k]);
-        for (size_t i = 0; i < shown; i++)
-            printf("%10.4f", pi[k * n_state + i]);
+        print_chances(pi + k * n_state, name, n_state);
         putchar('\n');
     }
 }
@@ -208,15 +200,14 @@ bool chart_hours(const double *pi, const double *day, size_t n_hour, const Show 
 bool show_past(const double *ago, const double *law, const double *plain, size_t n,
                const Show *show, Error *error)
 {
-    puts("HiPPO's A with the 1 / t of its law and without: what a sample has left in four "
-         "numbers\n");
+    prose("HiPPO's A with the 1 / t of its law and without: what a sample has left in four "
+          "numbers\n");
     puts("  time ago   x' = (A x + B u) / t   x' = A x + B u");
     for (size_t k = 0; k < n; k = k == 0 ? 4 : 2 * k < n ? 2 * k : k < n - 4 ? n - 4 : n)
         printf("  %8.0f%23.2f%17.7f\n", ago[k], law[k], plain[k]);
-    puts("At t = 16; the first column is times t. By the law nothing fades: both ends of the past "
-         "have");
-    puts("left 4, its middle 1.50, and so it will be at any time. Without the 1 / t the past is "
-         "lost.");
+    prose("At t = 16; the first column is times t. By the law nothing fades: both ends of the "
+          "past have left 4, its middle 1.50, and so it will be at any time. Without the 1 / t "
+          "the past is lost.");
     Chart chart = chart_new("What a sample has left in the state, at t = 16", "time ago",
                             "size, logarithmic");
     chart.log_y = true;
@@ -231,19 +222,19 @@ bool show_memories(const double *a, const double *factor, size_t n, const Show *
 {
     static const double delta[3] = {0.1, 0.01, 0.001};
     double *number = NEW(double, n), *steps = NEW(double, 3 * n); /* (3, n) */
-    puts("S4D-Real, a_n = -(n + 1): where Mamba's A starts. How many steps until a state has faded "
-         "to 1/e\n");
-    puts("    n      a_n   delta = 0.1   delta = 0.01   delta = 0.001   | B_bar at 0.1: hold / "
-         "mamba");
+    prose("S4D-Real, a_n = -(n + 1): where Mamba's A starts. How many steps until a state has "
+          "faded to 1/e\n");
+    puts("    n   a_n  delta = 0.1 delta = 0.01 delta = 0.001 | B_bar at 0.1: hold / mamba");
     for (size_t k = 0; k < n; k++) {
         number[k] = (double)k;
         for (size_t d = 0; d < 3; d++)
             steps[d * n + k] = 1.0 / (-a[k] * delta[d]);
         if (k < 3 || k == 7 || k == 15)
-            printf("  %3zu%9.0f%14.2f%15.1f%16.1f   |%28.3f\n", k, a[k], steps[k], steps[n + k],
+            printf("  %3zu%6.0f%13.2f%13.1f%14.1f |%27.3f\n", k, a[k], steps[k], steps[n + k],
                    steps[2 * n + k], factor[k]);
     }
-    puts("A small delta makes every state slow: it sees more of the past and less of the present.");
+    prose(
+        "A small delta makes every state slow: it sees more of the past and less of the present.");
     Chart chart = chart_new("Memory lengths of Mamba's states at the start", "n",
                             "steps, 1 / ((n + 1) delta)");
     chart.log_y = true;
@@ -268,10 +259,13 @@ bool show_memory(const double *numbers, const double *errors, size_t n, const Si
     snprintf(title, sizeof title, "The past drawn again from %.0f numbers", numbers[n - 1]);
     Chart chart = chart_new(title, "t", "signal");
     puts("  numbers kept   relative error");
-    for (size_t k = 0; k < n; k++)
-        printf("  %12.0f%17.4f\n", numbers[k], errors[k]);
-    puts("(root mean square error over the signal's standard deviation: 1 is no better than its "
-         "mean)");
+    for (size_t k = 0; k < n; k++) {
+        printf("  %12.0f", numbers[k]);
+        print_number(errors[k], 4, 17);
+        putchar('\n');
+    }
+    prose("(root mean square error over the signal's standard deviation: 1 is no better than its "
+          "mean)");
     falling.log_x = true;
     chart_add(&falling, "", MARK_LINE, numbers, errors, n);
     chart_add(&chart, "the signal", MARK_POINTS, u->time, u->value, u->len);

@@ -17,18 +17,14 @@
 #define STORY_STEP_MOST 6.0   /* Delta of a turn: the darkest cell, the longest bar */
 #define STORY_STILL     0.01f /* a smaller Delta moves next to nothing */
 
-/* A word for the terminal: no control characters, at most `most` of the others. */
+/* A word for the terminal: no control characters, at most `most` columns of it. */
 void print_word(const char *word, size_t most)
 {
     char shown[128];
-    size_t len = 0, wide = 0;
-    for (; *word != '\0' && len + 4 < sizeof shown; word++) {
-        bool inside = ((unsigned char)*word & 0xC0) == 0x80;
-        if (!inside && wide == most)
-            break;
-        wide += !inside;
-        shown[len++] = iscntrl((unsigned char)*word) ? '?' : *word;
-    }
+    size_t wide, len = text_fit(&wide, word, most);
+    len = len < sizeof shown ? len : sizeof shown - 1;
+    for (size_t i = 0; i < len; i++)
+        shown[i] = iscntrl((unsigned char)word[i]) ? '?' : word[i];
     shown[len] = '\0';
     text_pad(stdout, shown, -(int)most);
 }
@@ -75,42 +71,85 @@ static float widest_step(const StoryPicture *picture, size_t t)
     return widest;
 }
 
-static void print_story_head(const StoryPicture *picture)
+/* How a line of the story is laid out: what it takes beside the numbers. */
+enum { STORY_WORD = 12, STORY_ANSWER = 8, STORY_BESIDE = STORY_WORD + 5 + 2 * STORY_ANSWER + 4 };
+
+typedef struct {
+    int column, bar; /* the width of a context's number, of the bar of Delta */
+    bool both;       /* the numbers of both systems, not of the selective one alone */
+} StoryLayout;
+
+static StoryLayout story_layout(size_t contexts)
 {
-    const Cues *cues = picture->cues;
-    printf("%-14s %-18s", "word", "Delta");
-    for (size_t d = 0; d < cues->n_context; d++)
-        printf(" %8.8s", cues->context[d]);
-    printf("  %-9s |", "reading");
-    for (size_t d = 0; d < cues->n_context; d++)
-        printf(" %8.8s", cues->context[d]);
-    printf("  reading, Delta = %g\n", picture->step);
+    int n = (int)contexts, room = (int)page_columns() - STORY_BESIDE;
+    StoryLayout layout;
+    layout.both = 2 * n * 6 <= room;
+    n = layout.both ? 2 * n : n;
+    int column = (room - 7) / n;
+    layout.column = column > 9 ? 9 : column > 6 ? column : n * 6 <= room ? 6 : 5;
+    int bar = room - n * layout.column - 1;
+    layout.bar = bar > 12 ? 12 : bar < 0 ? 0 : bar;
+    return layout;
+}
+
+static void print_contexts(const Cues *cues, const StoryLayout *layout, bool ascii)
+{
+    for (size_t d = 0; d < cues->n_context; d++) {
+        putchar(' ');
+        text_pad_cut(stdout, cues->context[d], layout->column - 1, ascii);
+    }
+}
+
+static void print_story_head(const StoryPicture *picture, const StoryLayout *layout, bool ascii)
+{
+    char other[32];
+    int numbers = layout->column * (int)picture->cues->n_context;
+    snprintf(other, sizeof other, "Delta = %g for all", picture->step);
+    printf("%*s%-*s| %s\n", STORY_WORD + 6 + layout->bar, "", numbers + STORY_ANSWER + 2,
+           " the selective system", other);
+    printf("%-*s Delta%*s", STORY_WORD, "word", layout->bar, "");
+    print_contexts(picture->cues, layout, ascii);
+    printf(" %-*s |", STORY_ANSWER, "answer");
+    if (layout->both)
+        print_contexts(picture->cues, layout, ascii);
+    puts(" answer");
+}
+
+static void print_held(const float *x, size_t n, const StoryLayout *layout)
+{
+    int digits = layout->column > 5 ? 2 : 1;
+    for (size_t d = 0; d < n; d++)
+        printf(" %*.*f", layout->column - 1, digits,
+               rounded_to((double)x[d], digits == 2 ? 100.0 : 10.0));
 }
 
 static void print_story_word(const StoryPicture *picture, size_t t, const char *word,
-                             const Look *look)
+                             const StoryLayout *layout, const Look *look)
 {
     const Cues *cues = picture->cues;
     size_t n = cues->n_context;
     const float *x = picture->x + t * n, *blurred = picture->blurred + t * n;
     double widest = (double)widest_step(picture, t);
-    print_word(word, 14);
+    print_word(word, STORY_WORD);
     printf(" %4.2f ", rounded_to(widest, 100.0));
-    print_bar(widest, STORY_STEP_MOST, 12, look);
-    for (size_t d = 0; d < n; d++)
-        printf(" %8.2f", rounded_to((double)x[d], 100.0));
-    printf("  %-9.9s |", reading_name(cues, x));
-    for (size_t d = 0; d < n; d++)
-        printf(" %8.2f", rounded_to((double)blurred[d], 100.0));
-    printf("  %.9s\n", reading_name(cues, blurred));
+    print_bar(widest, STORY_STEP_MOST, layout->bar, look);
+    print_held(x, n, layout);
+    putchar(' ');
+    text_pad_cut(stdout, reading_name(cues, x), -STORY_ANSWER, look->ascii);
+    fputs(" |", stdout);
+    if (layout->both)
+        print_held(blurred, n, layout);
+    size_t wide, bytes = text_fit(&wide, reading_name(cues, blurred), STORY_ANSWER);
+    printf(" %.*s\n", (int)bytes, reading_name(cues, blurred));
 }
 
 /* The story as a table, a line a word, and what both systems would answer at its end. */
 static void story_print(const StoryPicture *picture, const Look *look)
 {
     size_t words = picture->story->n_word, last = (words - 1) * picture->cues->n_context;
-    puts("A story, word by word: the selective system, and the same with one step for all words\n");
-    print_story_head(picture);
+    StoryLayout layout = story_layout(picture->cues->n_context);
+    prose("A story, word by word: the selective system, and one with one step for all words\n");
+    print_story_head(picture, &layout, look->ascii);
     for (size_t t = 0, still = 0; t < words; t++) {
         char several[32];
         bool next = t + 1 < words && widest_step(picture, t + 1) < STORY_STILL;
@@ -119,11 +158,13 @@ static void story_print(const StoryPicture *picture, const Look *look)
             continue;
         snprintf(several, sizeof several, "(%zu words)", still);
         print_story_word(picture, t,
-                         picture->brief && still > 1 ? several : picture->story->word[t], look);
+                         picture->brief && still > 1 ? several : picture->story->word[t], &layout,
+                         look);
     }
-    printf("\nAt the end the selective system answers from: %s. The other one from: %s.\n",
-           reading_name(picture->cues, picture->x + last),
-           reading_name(picture->cues, picture->blurred + last));
+    putchar('\n');
+    prose("At the end the selective system answers from: %s. The other one from: %s.",
+          reading_name(picture->cues, picture->x + last),
+          reading_name(picture->cues, picture->blurred + last));
 }
 
 /* How dark a cell is drawn: white at 0, the colour at the most. */
@@ -136,17 +177,27 @@ static void svg_cell(FILE *out, double x, double y, double size, double share)
             x, y, size, size, red, green, (int)lrint(255.0 - share * 77.0));
 }
 
+/* Where the cells begin: behind the names of the contexts. */
+static double story_left(const Cues *cues)
+{
+    size_t widest = 9;
+    for (size_t d = 0; d < cues->n_context; d++)
+        widest = text_width(cues->context[d]) > widest ? text_width(cues->context[d]) : widest;
+    return STORY_LEFT + SVG_COLUMN * (double)(widest - 9);
+}
+
 /* One band of the heat map: a row of cells for each context, values[t * n_context + d] from 0 to
    1. */
 static void svg_band(FILE *out, double top, const char *title, const float *values,
                      const Cues *cues, size_t words)
 {
-    svg_text(out, STORY_LEFT, top - 8.0, "", title);
+    double left = story_left(cues);
+    svg_text(out, left, top - 8.0, "", title);
     for (size_t d = 0; d < cues->n_context; d++) {
         double y = top + (double)d * STORY_CELL;
-        svg_text(out, STORY_LEFT - 8.0, y + 12.0, "text-anchor=\"end\"", cues->context[d]);
+        svg_text(out, left - 8.0, y + 12.0, "text-anchor=\"end\"", cues->context[d]);
         for (size_t t = 0; t < words; t++)
-            svg_cell(out, STORY_LEFT + (double)t * STORY_CELL, y, STORY_CELL,
+            svg_cell(out, left + (double)t * STORY_CELL, y, STORY_CELL,
                      fmin(1.0, fmax(0.0, (double)values[t * cues->n_context + d])));
     }
 }
@@ -165,14 +216,18 @@ static bool story_svg(const StoryPicture *picture, const char *path, Error *erro
     float *share = NEW(float, words *n);
     for (size_t i = 0; i < words * n; i++)
         share[i] = sqrtf(picture->delta[i] / (float)STORY_STEP_MOST);
-    svg_open(out, STORY_LEFT + (double)words * STORY_CELL + 20.0, names + 90.0);
+    size_t widest = 12;
+    for (size_t t = 0; t < words; t++)
+        widest = text_width(story->word[t]) > widest ? text_width(story->word[t]) : widest;
+    double left = story_left(cues), below = 24.0 + 5.5 * (double)widest; /* aslant, and smaller */
+    svg_open(out, left + (double)words * STORY_CELL + 20.0, names + below);
     svg_band(out, 26.0, "Delta: how far each word moves each context", share, cues, words);
     svg_band(out, 26.0 + high, "x: what the contexts hold after it", picture->x, cues, words);
     svg_band(out, 26.0 + 2.0 * high, "x, if Delta is the same for all words", picture->blurred,
              cues, words);
     for (size_t t = 0; t < words; t++) {
         char style[128];
-        double at = STORY_LEFT + ((double)t + 0.7) * STORY_CELL;
+        double at = left + ((double)t + 0.7) * STORY_CELL;
         snprintf(style, sizeof style,
                  "font-size=\"11\" text-anchor=\"end\" transform=\"rotate(-60 %.1f %.1f)\"", at,
                  names);
@@ -270,10 +325,9 @@ bool demo_division(const Show *show, Error *error)
     enum { LEN = 150 };
     float a = 0.5f, P = 1.0f, sum = 0.0f, x = 0.0f;
     (void)show, (void)error;
-    puts("A short cut that does not work: divide by the product of all a so far, and it is a "
-         "plain\n"
-         "sum. a = 1/2 and b = 1 throughout, in float:\n\n"
-         "  step      loop   product so far   by division");
+    prose("A short cut that does not work: divide by the product of all a so far, and it is a "
+          "plain sum. a = 1/2 and b = 1 throughout, in float:\n\n  step      loop   product so "
+          "far   by division");
     for (int t = 1; t <= LEN; t++) {
         x = a * x + 1.0f;
         P *= a;
@@ -282,10 +336,9 @@ bool demo_division(const Show *show, Error *error)
             printf("  %4d  %8.4f %16.4g %13.4g\n", t, (double)x, (double)P,
                    fabs((double)(P * sum))); /* a NaN without its sign */
     }
-    puts("\nThe product leaves the range of floats (at step 128 it is 1 over it that does) while "
-         "the\n"
-         "state is as lively as ever; with a single a = 0 it is 0 at once. Logarithms save the\n"
-         "product (log a is Delta A), but not the sum: b may be negative, or 0.");
+    prose("\nThe product leaves the range of floats (at step 128 it is 1 over it that does) while "
+          "the state is as lively as ever; with a single a = 0 it is 0 at once. Logarithms save "
+          "the product (log a is Delta A), but not the sum: b may be negative, or 0.");
     return true;
 }
 

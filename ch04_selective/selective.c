@@ -695,16 +695,15 @@ static bool demo_fillers(const Show *show, Error *error)
     static const char *const names[WAYS] = {"selective", "Delta = 0.3", "Delta = 0.1",
                                             "Delta = 0.01", "0.1, silenced"};
     double margin, right, none[WAYS] = {0}, share[WAYS * ROWS];
-    puts("One cue, then filler words: the margin of the right context (mean of 400 stories), and\n"
-         "how often it is the larger one\n\n"
-         "  fillers         selective       Delta = 0.3       Delta = 0.1      Delta = 0.01     "
-         "0.1, silenced");
+    prose("One cue, then filler words: the margin of the right context (mean of 400 stories), and "
+          "how often it is the larger one\n\n"
+          "  fillers     selective   Delta = 0.3   Delta = 0.1  Delta = 0.01 0.1, silenced");
     for (size_t i = 0; i < ROWS; i++) {
         printf("  %7.0f", fillers[i]);
         for (size_t k = 0; k < WAYS; k++) {
             filler_measure(&margin, &right, (size_t)fillers[i], steps[k], k == SILENT,
                            show->seed + i);
-            printf("  %9.3f %5.1f%%", rounded_to(margin, 1000.0), 100.0 * right);
+            printf(" %6.3f %5.1f%%", rounded_to(margin, 1000.0), 100.0 * right);
             if (i == 0)
                 none[k] = margin; /* without any filler */
             share[k * ROWS + i] = margin / none[k];
@@ -722,9 +721,9 @@ static bool demo_copying(const Show *show, Error *error)
     static const double noise[ROWS] = {0, 1, 4, 16, 64, 256, 1024, 4096, 16384};
     static const char *const names[WAYS] = {"selective", "halving", "keeping"};
     double score[WAYS * ROWS];
-    puts("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols\n"
-         "right (1 in 16 by chance): the selective system and two that treat all tokens alike\n\n"
-         "     noise  selective    halving    keeping");
+    prose("Selective copying: 16 symbols of 16 kinds among noise, given back in order. Symbols "
+          "right (1 in 16 by chance): the selective system and two that treat all tokens alike\n\n"
+          "     noise  selective    halving    keeping");
     for (size_t i = 0; i < ROWS; i++) {
         size_t tasks = noise[i] > 256 ? TASKS / 10 : TASKS;
         printf("  %8.0f", noise[i]);
@@ -754,9 +753,9 @@ static bool demo_theorem(const Show *show, Error *error)
         wiring.B[t] = hold_B(softplus(raw[t]));
     }
     selective_scan(y, NULL, &wiring.scan);
-    puts("Theorem 1 of the Mamba paper: A = -1, one state, B = hold_B. Delta = softplus(s), and\n"
-         "g = 1 - exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n\n"
-         "        s    Delta        g        u     gate     scan");
+    prose("Theorem 1 of the Mamba paper: A = -1, one state, B = hold_B. Delta = softplus(s), and "
+          "g = 1 - exp(-Delta) = sigmoid(s) is a gate: x = (1 - g) x + g u\n\n"
+          "        s    Delta        g        u     gate     scan");
     for (size_t t = 0; t < LEN; t++) {
         float g = sigmoid(raw[t]);
         x = (1.0f - g) * x + g * wiring.u[t];
@@ -769,17 +768,17 @@ static bool demo_theorem(const Show *show, Error *error)
     return true;
 }
 
-/* Eight pairs; a star marks those that a round has changed: first, first + step, and so on. */
+/* Eight pairs, a over b; a star marks those that a round has changed: first, first + step, ... */
 static void print_pairs(const char *what, const ScanPair *pair, size_t first, size_t step)
 {
-    printf("%-14s", what);
-    for (size_t t = 0; t < TREE_LEN; t++) {
-        char text[32];
-        snprintf(text, sizeof text, "%g,%g%s", (double)pair[t].a, (double)pair[t].b,
-                 t >= first && (t - first) % step == 0 ? "*" : "");
-        printf(" %12s", text);
+    for (size_t part = 0; part < 2; part++) {
+        printf("%-13s %s", part == 0 ? what : "", part == 0 ? "a" : "b");
+        for (size_t t = 0; t < TREE_LEN; t++) {
+            const char *star = t >= first && (t - first) % step == 0 ? "*" : "";
+            printf(" %*g%s", *star ? 6 : 7, (double)(part == 0 ? pair[t].a : pair[t].b), star);
+        }
+        putchar('\n');
     }
-    putchar('\n');
 }
 
 static bool demo_trace(const Show *show, Error *error)
@@ -792,7 +791,7 @@ static bool demo_trace(const Show *show, Error *error)
         in[t].b = (float)(t + 1);
         pair[0][t] = tree[t] = in[t];
     }
-    puts("x_t = a_t x_{t-1} + b_t for eight steps, as pairs a,b. Step 5 has a = 0: a reset\n");
+    puts("x_t = a_t x_{t-1} + b_t for eight steps, as pairs. Step 5 has a = 0: a reset\n");
     print_tree(&show->look);
     puts("\nThe loop: seven joins, one after the other. Its b are the states");
     scan_pairs(loop, in, TREE_LEN);
@@ -811,7 +810,7 @@ static bool demo_trace(const Show *show, Error *error)
     sweep_down(tree, TREE_LEN);
     print_pairs("down: before", tree, 0, 1);
     scan_pairs_blelloch(out, in, TREE_LEN);
-    print_pairs("and with itself", out, 0, 1);
+    print_pairs("with itself", out, 0, 1);
     bool same = true;
     for (size_t t = 0; t < TREE_LEN; t++)
         same = same && pair[1][t].b == loop[t].b && out[t].b == loop[t].b;
@@ -832,9 +831,9 @@ static bool demo_thread(const Show *show, Error *error)
     Scan scan = scan_new(1, DAYS, 2, 2, u, delta, A, ones, ones);
     scan.x_start = x_start;
     selective_scan(y, NULL, &scan);
-    puts("The thread: chapter 1's forecast as a selective scan in which nothing is selected.\n"
-         "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n\n"
-         "   day    sunny    rainy");
+    prose("The thread: chapter 1's forecast as a selective scan in which nothing is selected. "
+          "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n\n"
+          "   day    sunny    rainy");
     for (size_t t = 0; t < DAYS; t++)
         printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
     return true;

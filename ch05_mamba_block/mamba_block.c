@@ -22,7 +22,7 @@
               d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size
                                                                state_size conv_kernel time_step_rank
    BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm && ./mamba_block
-   TIME       50 minutes to read, 70 to do the exercises
+   TIME       50 minutes to read, 85 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: sections 3.4 and 3.6, figure 3, algorithm 2
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
               J. Zuo et al., Falcon Mamba, arXiv 2410.05355: norms of dt, B and C */
@@ -144,8 +144,8 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
 /* and never ahead, and depthwise, for channels do not meet. "pot of gold" can become one      */
 /* thing here, before the scan decides whether to keep it.                                     */
 
-/* One token: out (d_inner) = bias + sum_j weight[d][j] in[j][d], in[0] the oldest of d_conv inputs
-   and in[d_conv - 1] this one; weight (d_inner, 1, d_conv), bias (d_inner) or NULL.
+/* One token: out (d_inner) from the last d_conv inputs, each (d_inner), in[0] the oldest and
+   in[d_conv - 1] this one; weight (d_inner, 1, d_conv), the first for the oldest; bias or NULL.
 
    Exercise 5.2. One step of the convolution. */
 static void conv1d_token(float *out, const float *const *in, const float *weight, const float *bias,
@@ -503,18 +503,11 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
 
 /* The gate as it is defined: out (count) = y silu(z). Each channel's output is multiplied by about
    0 for z far below 0 and by about z for z far above, by this token alone, without any memory. In a
-   block the scan does it on its way; here it can be looked at.
-
-   Exercise 5.4. Open and close. */
+   block the scan does it on its way; here it can be looked at. */
 void gate_forward(float *out, const float *y, const float *z, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        //> EX 5.4 [1 pt] [5 min] the gate
-        //? silu is in chapter 4. Which of the two, y or z, goes through it?
-        //? Where z is far below 0 nothing may come through, whatever y is.
+    for (size_t i = 0; i < count; i++)
         out[i] = y[i] * silu(z[i]);
-        //< EX 5.4
-    }
 }
 
 /* Falcon-Mamba only: dt, B and C of each token, as x_proj has made them, are each divided by their
@@ -555,17 +548,27 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     conv1d_texts(cache->conv, state == NULL ? NULL : state->conv, cache->u_raw, &conv,
                  cache->texts);
     silu_all(cache->u, cache->conv, tokens * d_inner);
-    /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state): one row x_dbl of `narrow` numbers for
-       each token, and that is all that selection is made of */
+    /* Exercise 5.4. Selection, from `seen` to cache->dt_low, B, C and dt_raw. Each token has one
+       row of x_dbl, of `narrow` numbers, and that is all that selection is made of. columns_out
+       takes columns out of rows: see products.c. */
+    //> EX 5.4 [3 pts] [20 min] from a token to its Delta, B and C
+    //? x_proj makes `narrow` numbers out of d_inner, dt_proj d_inner out of dt_rank. Which first?
+    //? A row of x_dbl begins with dt_low; then comes what is written, then what is read.
+    //? The bias of dt_proj and the softplus are the scan's business: see block_scan.
+    //: /* ... between the two projections: */
+    //: if (config->kind == MODEL_FALCON_MAMBA)
+    //:     selection_norms(cache, config);
+    /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state) */
     linear_forward_fast(cache->x_dbl, seen, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
     if (config->kind == MODEL_FALCON_MAMBA)
         selection_norms(cache, config);
-    /* Delta = softplus(dt_proj(dt)): the bias and the softplus are the scan's business */
+    /* Delta = softplus(dt_proj(dt)), but for the bias and the softplus */
     linear_forward_fast(cache->dt_raw, cache->dt_low, p[DT_PROJ_WEIGHT], NULL, tokens, dt_rank,
                         d_inner);
+    //< EX 5.4
     /* y = scan(u, Delta, A, B, C, D) * silu(z): algorithm 2, and the gate */
     Scan scan = block_scan(cache, block, state);
     scan_texts(cache->gated, state == NULL ? NULL : state->x, &scan, cache->texts);

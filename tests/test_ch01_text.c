@@ -368,6 +368,72 @@ static void texts_are_padded_and_cut_by_columns(void **state)
     assert_padded("\xE6\x99\xB4\xE5\xA4\xA9\xE5\xA4\xA9", 4, true, true, " \xE6\x99\xB4.");
 }
 
+/* What prose prints on a page of so many columns. */
+static void assert_said(const char *columns, const char *text, const char *want)
+{
+    char got[512] = "";
+    FILE *out = fmemopen(got, sizeof got, "w"), *stdout_before = stdout;
+    setenv("COLUMNS", columns, 1);
+    stdout = out;
+    prose("%s", text);
+    stdout = stdout_before;
+    unsetenv("COLUMNS");
+    fclose(out);
+    assert_string_equal(got, want);
+}
+
+static void paragraphs_are_wrapped_at_the_page(void **state)
+{
+    (void)state;
+    assert_said("40", "one line", "one line\n");
+    assert_said("40", "", "\n");
+    assert_said("40", "The forecast goes round and need not settle; it is periodic.",
+                "The forecast goes round and need not\nsettle; it is periodic.\n");
+    assert_said("40", "1234567890123456789012345678901234567890 1\n\n2  3",
+                "1234567890123456789012345678901234567890\n1\n\n2  3\n");
+    assert_said("40", "  class 1, chance 0.5000 to end here:  a 0.5",
+                "  class 1, chance 0.5000 to end here:  a\n  0.5\n");
+    assert_said(
+        "40", "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4 234567890123456789012345678901 x",
+        "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4 234567890123456789012345678901\nx\n");
+}
+
+static void numbers_keep_four_digits_and_never_touch(void **state)
+{
+    (void)state;
+    static const struct {
+        double value;
+        int decimals;
+        const char *text;
+    } cases[] = {
+        {0, 4, "0.0000"},
+        {-0.0, 4, "0.0000"},
+        {1, 4, "1.0000"},
+        {0.8, 4, "0.8000"},
+        {0.1, 4, "0.1000"},
+        {0.05, 4, "0.05000"},
+        {-0.012345, 4, "-0.01235"},
+        {0.0012344, 4, "0.001234"},
+        {0.00098765, 4, "9.877e-04"},
+        {-1e-12, 4, "-1.000e-12"},
+        {12345.6789, 4, "12345.6789"},
+        {1e8, 4, "1.000e+08"},
+        {-123456, 4, "-1.235e+05"},
+        {0.05, 6, "0.050000"},
+        {0.5, 1, "0.5"},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        assert_string_equal(number_cell(cases[k].value, cases[k].decimals).text, cases[k].text);
+    char got[64] = "";
+    FILE *out = fmemopen(got, sizeof got, "w"), *stdout_before = stdout;
+    stdout = out;
+    print_number(-99999.25, 4, 10);
+    print_number(2, 4, 10);
+    stdout = stdout_before;
+    fclose(out);
+    assert_string_equal(got, " -99999.2500    2.0000");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,6 +455,8 @@ int main(void)
         cmocka_unit_test(a_table_of_chances_may_have_decimal_commas),
         cmocka_unit_test(widths_are_counted_in_columns),
         cmocka_unit_test(texts_are_padded_and_cut_by_columns),
+        cmocka_unit_test(paragraphs_are_wrapped_at_the_page),
+        cmocka_unit_test(numbers_keep_four_digits_and_never_touch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

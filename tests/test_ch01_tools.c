@@ -803,6 +803,7 @@ static void help_text(char *text, void (*print)(FILE *, const Program *), const 
 {
     FILE *out = fmemopen(text, HELP_TEXT, "w");
     assert_non_null(out);
+    unsetenv("COLUMNS");
     print(out, program);
     fclose(out);
 }
@@ -811,9 +812,9 @@ static void usage_and_help_are_made_from_the_table(void **state)
 {
     (void)state;
     static const char usage[] =
-        "usage: toy [FILE] [NAME] [--loud] [--out FILE] [--in FILE] [--note TEXT] [--days N] "
-        "[--seed S]\n"
-        "           [-s S] [--rate R] [--rule zoh|euler|tustin] [--demo] [--bench] [-v] [--help]\n";
+        "usage: toy [FILE] [NAME] [--loud] [--out FILE] [--in FILE] [--note TEXT]\n"
+        "           [--days N] [--seed S] [-s S] [--rate R] [--rule zoh|euler|tustin]\n"
+        "           [--demo] [--bench] [-v] [--help]\n";
     static const char help[] = "\n"
                                "A program that does nothing.\n"
                                "\n"
@@ -871,7 +872,75 @@ static void help_is_wrapped_by_characters_and_bears_any_text(void **state)
     *rest = '\0';
     for (char *one; (one = strsep(&line, "\n")) != NULL;)
         widest = text_width(one) > widest ? text_width(one) : widest;
-    assert_true(widest > 90 && widest <= 96);
+    assert_true(widest > 74 && widest <= 80);
+}
+
+static void a_choice_of_many_words_is_cut_behind_a_bar(void **state)
+{
+    (void)state;
+    int which = 0;
+    const Option table[] = {{"demo", "rules|error|stability|region|resolution|hours|past|memories",
+                             OPTION_CHOICE, 0, 0, &which, "", "one"}};
+    const Program program = {"ch03_discretize", "", table, 1};
+    char text[HELP_TEXT];
+    help_text(text, program_usage, &program);
+    assert_string_equal(
+        text, "usage: ch03_discretize [--demo rules|error|stability|region|resolution|hours|\n"
+              "                       past|memories] [--help]\n");
+}
+
+static void a_page_is_as_wide_as_COLUMNS_says_within_reason(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *said;
+        size_t columns;
+    } cases[] = {{"100", 100}, {"40", 40},   {"3", 40}, {"1000", 120},
+                 {"0", 80},    {"wide", 80}, {"", 80}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        setenv("COLUMNS", cases[k].said, 1);
+        assert_int_equal(page_columns(), cases[k].columns);
+    }
+    unsetenv("COLUMNS");
+    assert_int_equal(page_columns(), 80); /* a test's output is no terminal */
+}
+
+/* The look of charts where these are set, NULL for what is not. */
+static Look look_where(const char *all, const char *ctype, const char *lang, const char *no_color)
+{
+    const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG", "NO_COLOR"};
+    const char *const values[] = {all, ctype, lang, no_color};
+    for (int k = 0; k < 4; k++)
+        if (values[k])
+            setenv(names[k], values[k], 1);
+        else
+            unsetenv(names[k]);
+    return look_at_terminal(false);
+}
+
+static void charts_are_plain_where_the_locale_is_not_UTF_8(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG", "NO_COLOR"};
+    char *before[4];
+    for (int k = 0; k < 4; k++)
+        before[k] = getenv(names[k]) ? strdup(getenv(names[k])) : NULL;
+    assert_false(look_where(NULL, NULL, NULL, NULL).ascii); /* nobody has said anything */
+    assert_false(look_where("", "", "de_DE.UTF-8", NULL).ascii);
+    assert_false(look_where("C.utf8", "C", "C", NULL).ascii);
+    assert_false(look_where(NULL, "en_US.utf-8", "C", NULL).ascii);
+    assert_true(look_where("C", NULL, "en_US.UTF-8", NULL).ascii);
+    assert_true(look_where(NULL, NULL, "POSIX", NULL).ascii);
+    assert_true(look_where(NULL, NULL, "de_DE.ISO-8859-1", NULL).ascii);
+    assert_true(look_where(NULL, "de_DE@euro", NULL, NULL).ascii);
+    assert_false(look_where(NULL, NULL, NULL, "1").colour);
+    for (int k = 0; k < 4; k++)
+        if (before[k])
+            setenv(names[k], before[k], 1);
+        else
+            unsetenv(names[k]);
+    for (int k = 0; k < 4; k++)
+        free(before[k]);
 }
 
 static void calls_do_not_remember_each_other(void **state)
@@ -1161,6 +1230,9 @@ int main(void)
         cmocka_unit_test(help_is_asked_for_in_two_ways),
         cmocka_unit_test(usage_and_help_are_made_from_the_table),
         cmocka_unit_test(help_is_wrapped_by_characters_and_bears_any_text),
+        cmocka_unit_test(a_choice_of_many_words_is_cut_behind_a_bar),
+        cmocka_unit_test(a_page_is_as_wide_as_COLUMNS_says_within_reason),
+        cmocka_unit_test(charts_are_plain_where_the_locale_is_not_UTF_8),
         cmocka_unit_test(calls_do_not_remember_each_other),
         cmocka_unit_test(random_words_are_read_or_refused),
         cmocka_unit_test(a_table_that_names_no_word_of_a_choice_is_a_mistake),

@@ -838,14 +838,14 @@ static void tables_print_the_numbers_of_the_lesson(void **state)
     static const struct {
         const char *words, *line;
     } cases[] = {
-        {"--demo rules", "       3.00000 |      3.15719\n"}, /* 3 / (1 - exp(-3)) */
-        {"--demo resolution", "0.393 and 0.393 by the hold,\n0.500 and 0.445 by Mamba's rule"},
-        {"--demo memories", "|                       0.952\n"}, /* (1 - exp(-0.1)) / 0.1 */
-        {"--demo memories", "|                       0.499\n"}, /* (1 - exp(-1.6)) / 1.6 */
+        {"--demo rules", "      3.00000 | 3.1572\n"}, /* 3 / (1 - exp(-3)) */
+        {"--demo resolution", "0.393 and 0.393\nby the hold, 0.500 and 0.445 by Mamba's rule"},
+        {"--demo memories", "|                      0.952\n"}, /* (1 - exp(-0.1)) / 0.1 */
+        {"--demo memories", "|                      0.499\n"}, /* (1 - exp(-1.6)) / 1.6 */
         {"--demo past", "         8                   1.50        0.0013385\n"},
         {"--demo stability", "Where lambda is real, a fading state explodes"},
         {"--hippo 1 --length 20", "(root mean square error over the signal's standard deviation"},
-        {"--system data/spring.ssm", "  A_bar  0.9950    0.0988\n        -0.0988    0.9753\n"},
+        {"--system data/spring.ssm", "  A_bar  0.9950   0.09884\n       -0.09884    0.9753\n"},
         {"--system data/spring.ssm", "Spectral radius of A_bar: 0.9900. Stable"},
     };
     char text[16384];

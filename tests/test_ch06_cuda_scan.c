@@ -718,12 +718,16 @@ static void ex6_2_every_round_of_the_sweeps_takes_one_turn(void **state)
     (void)state;
     bool taken[SWEEP_ROOM] = {false};
     for (unsigned i = 0; i < SWEEP_TOKENS; i++) {
-        assert_true(swept_place(i) < SWEEP_ROOM);
-        assert_false(taken[swept_place(i)]);
+        unsigned place = swept_place(i);
+        assert_that(place < SWEEP_ROOM, "element %u lies at %u, but the room ends at %d", i, place,
+                    SWEEP_ROOM);
+        assert_that(!taken[place], "two elements lie at %u, element %u is one", place, i);
         taken[swept_place(i)] = true;
     }
     for (unsigned width = 1; width < SWEEP_TOKENS; width *= 2)
-        assert_int_equal(sweep_turns(width, SWEEP_TOKENS, swept_place), 1);
+        assert_that(sweep_turns(width, SWEEP_TOKENS, swept_place) == 1,
+                    "elements %u apart share a bank: a warp takes %u turns", width,
+                    sweep_turns(width, SWEEP_TOKENS, swept_place));
 }
 
 static void banks_are_counted_as_by_hand(void **state)

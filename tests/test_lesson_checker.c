@@ -42,8 +42,10 @@ static void assert_lie(const char *text, const char *sentence)
 }
 
 #define STEP                                                                                       \
-    "    for (size_t i = 0; i < n_state; i++)\n        for (size_t j = 0; j < n_state; j++)\n"     \
-    "            next[j] += now[i] * chain->P[i * n_state + j];\n}\n"
+    "        /* what flows into j, from wherever it comes */\n"                                    \
+    "        for (size_t i = 0; i < n_state; i++)\n"                                               \
+    "            chance += now[i] * chain->P[i * n_state + j];\n"                                  \
+    "        next[j] = chance;\n    }\n}\n"
 
 static void quoted_code_is_found_without_its_exercise_markers(void **state)
 {
@@ -56,20 +58,18 @@ static void quoted_code_is_found_without_its_exercise_markers(void **state)
 static void quoted_code_may_stand_further_left(void **state)
 {
     (void)state;
-    assert_holds(
-        "<!-- code: ch01_markov/markov.c -->\n```c\nfor (size_t i = 0; i < n_state; i++)\n"
-        "    for (size_t j = 0; j < n_state; j++)\n        next[j] += now[i] * chain->P[i * "
-        "n_state + j];\n```\n");
+    assert_holds("<!-- code: ch01_markov/markov.c -->\n```c\nfor (size_t i = 0; i < n_state; i++)\n"
+                 "    chance += now[i] * chain->P[i * n_state + j];\nnext[j] = chance;\n```\n");
 }
 
 static void changed_code_is_found(void **state)
 {
     (void)state;
     assert_lie(
-        "<!-- code: ch01_markov/markov.c -->\n```c\n    for (size_t i = 0; i < n_state; i++)\n"
-        "        for (size_t j = 0; j < n_state; j++)\n"
-        "            next[i] += now[i] * chain->P[i * n_state + j];\n```\n",
-        ":5: not in ch01_markov/markov.c");
+        "<!-- code: ch01_markov/markov.c -->\n```c\n        for (size_t i = 0; i < n_state; i++)\n"
+        "            chance += now[j] * chain->P[i * n_state + j];\n        next[j] = "
+        "chance;\n```\n",
+        ":4: not in ch01_markov/markov.c");
     assert_lie("<!-- code: no/such/file.c -->\n```c\nint x;\n```\n",
                "no/such/file.c: No such file");
     assert_lie("<!-- code: ch01_markov/markov.c -->\n```c\n```\n", "");

@@ -399,7 +399,8 @@ static int command_run(const char *command, const char *output)
 {
     char line[4096];
     snprintf(line, sizeof line,
-             "export NO_COLOR=1 LC_ALL=C TERM=dumb; ulimit -t %d; exec %s > '%s' 2>&1 < /dev/null",
+             "export NO_COLOR=1 LC_ALL=C.UTF-8 TERM=dumb; unset COLUMNS; ulimit -t %d; exec %s > "
+             "'%s' 2>&1 < /dev/null",
              RUN_SECONDS, command, output);
     int status = system(line); /* NOLINT: the command is the lesson's own */
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

@@ -18,7 +18,7 @@ while read -r file command; do
         END {
             for (n = split(text, word, " "); k < n;) {
                 line = word[++k]
-                while (k < n && length(line " " word[k + 1]) <= 98) line = line " " word[++k]
+                while (k < n && length(line " " word[k + 1]) <= 80) line = line " " word[++k]
                 print line
             }
         }' "$source"

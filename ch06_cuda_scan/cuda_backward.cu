@@ -768,9 +768,9 @@ static bool demo_back(const Show *show, Error *error)
 {
     static const size_t d_state[3] = {16, 1, 33};
     bool ok = true;
-    printf("The way back on batch 2, len 700, d_inner 8: chapter 4's nine gradients, each to 5e-5\n"
-           "of its largest number, and the same bits for threads that run in order, backwards, or\n"
-           "shuffled (seed %" PRIu64 ")?\n\n  d_state       agrees   same bits\n",
+    printf("The way back on batch 2, len 700, d_inner 8: chapter 4's nine gradients, each to\n"
+           "5e-5 of its largest number, and the same bits for threads that run in order,\n"
+           "backwards, or shuffled (seed %" PRIu64 ")?\n\n  d_state       agrees   same bits\n",
            show->seed);
     for (int i = 0; ok && i < 3; i++) {
         DemoScan made = demo_scan_new(2, 700, 8, d_state[i]);

@@ -643,13 +643,10 @@ static bool agree_step(const HeadScan *scan, const Show *show, Error *error)
 static bool demo_agree(const Show *show, Error *error)
 {
     bool ok = true;
-    puts("Mamba-2's scan by products in TF32, 2 sequences of 150 tokens, 3 heads of 64 channels: "
-         "how\n"
-         "far y is from chapter 5c's recurrence, as a share of the largest y, and at the worst "
-         "place\n"
-         "as a share of what rounding allows there; and the same bits for threads that run in "
-         "order,\n"
-         "backwards, or shuffled?\n\n"
+    puts("Mamba-2's scan by products in TF32, 2 sequences of 150 tokens, 3 heads of 64\n"
+         "channels: how far y is from chapter 5c's recurrence, as a share of the largest\n"
+         "y, and at the worst place as a share of what rounding allows there; and the\n"
+         "same bits for threads that run in order, backwards, or shuffled?\n\n"
          "  d_state   of the largest y   of what is allowed   same bits");
     for (size_t d_state = 16; ok && d_state <= 128; d_state *= d_state == 16 ? 4 : 2) {
         DemoHeads made = demo_heads_new(2, 150, 3, 64, 1, d_state);

@@ -509,7 +509,7 @@ void fit_row(double *p, double *std_error, const double *count, size_t n_state)
 
 /* Exercise 1.7. The likelihood ratio statistic of "tomorrow ignores today" (Billingsley 1961,
    section 3):  G2 = 2 sum_ij count_ij log(count_ij / expected_ij),
-   expected_ij = row_i column_j / total, and a count of 0 adds nothing.
+   where expected_ij is how often j would follow i if that were so. A count may be 0.
    row (n_state) and column (n_state) are the sums of count (n_state, n_state). */
 double likelihood_ratio(const double *count, const double *row, const double *column,
                         size_t n_state, double total)

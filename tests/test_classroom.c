@@ -261,6 +261,10 @@ static void a_mistake_in_one_exercise_costs_no_other(void **state)
                      0);
     assert_points(text, "points", "1 of 6");
     assert_says(text, "toy_mean(x, 3) is 1, expected 3"); /* and not what 1.1 made of it */
+    assert_int_equal(shell(text, "sed 's/return a + b/return a - b/; s/$/\\r/' " /* on Windows */
+                                 "$C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade"),
+                     0);
+    assert_points(text, "points", "4 of 6");
     assert_int_equal(shell(text, "test -e $T/kit/tests/solutions.txt && "
                                  "grep -q 'return a + b' $T/kit/tests/solutions.txt"),
                      1);

@@ -13,7 +13,7 @@ work=${BUILD:-build}/classroom
 limit=$PWD/tests/limit.sh
 CC=${CC:-cc}
 flags=$(cat "${BUILD:-build}/cmocka.flags") || exit 1
-grade=${BUILD:-build}/grade
+grade="${BUILD:-build}/grade --clock 0 --seconds 10" # this machine may be busy
 whole=$(echo 'int main(void) { return 0; }' | $CC -Werror -fwhole-program -x c - -o /dev/null 2> /dev/null && echo -fwhole-program)
 export CC flags whole
 

@@ -299,6 +299,17 @@ static void heap_fill(Heap *heap, Grading *grading)
     }
 }
 
+/* Lines that end as on Windows end as everywhere else: markers are found by whole lines. */
+static void returns_drop(Text *text)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < text->len; i++)
+        if (text->data[i] != '\r' || text->data[i + 1] != '\n')
+            text->data[kept++] = text->data[i];
+    if (text->data != NULL)
+        text->data[text->len = kept] = '\0';
+}
+
 /* One file of the chapter as it was handed in; says which was taken if it is not the one. */
 static bool submitted_read(Text *text, Grading *grading, const Heap *heap, const char *file)
 {
@@ -324,6 +335,7 @@ static bool submitted_read(Text *text, Grading *grading, const Heap *heap, const
     }
     if (bad == NULL && memchr(text_of(text), 0, text->len) != NULL)
         bad = "is not text";
+    returns_drop(text);
     if (bad != NULL) {
         text_say(&grading->notes, "%s %s and was not taken\n", file, bad);
         text_free(text);

@@ -418,7 +418,8 @@ static void a_zip_file_is_opened(void **state)
 }
 
 /* A test that sleeps costs 2 s here, twice that with the others solved; then its exercise is given up.
-   All in all there is a limit too. */
+   When so much is lost, the
+   rest is not run. */
 static void a_submission_that_sleeps_is_not_waited_for(void **state)
 {
     static char text[ROOM];
@@ -429,8 +430,8 @@ static void a_submission_that_sleeps_is_not_waited_for(void **state)
                 "twice");
     assert_points(text, "points", "4 of 6");
     assert_int_equal(grade_lines(text, "1.1", "for (;;) sleep(9);", "--clock 3"), 0);
-    assert_says(text, "not run  the last is the largest\n          not run: the whole took longer "
-                      "than 3 s");
+    assert_says(text, "not run  the last is the largest\n          not run: 3 s were lost in "
+                      "what had to be stopped");
     assert_points(text, "points", "0 of 6");
 }
 

@@ -411,7 +411,8 @@ static bool compile(Text *message, Grading *grading, const char *words)
     Job job;
     Outcome outcome;
     if (clock_left(grading) <= 0.0) {
-        text_say(message, "not compiled: the whole took longer than %g s\n", grading->clock);
+        text_say(message, "not compiled: %g s were lost in what had to be stopped\n",
+                 grading->lost);
         return false;
     }
     memset(&job, 0, sizeof job);
@@ -432,6 +433,8 @@ static bool compile(Text *message, Grading *grading, const char *words)
     cage_run(&outcome, grading, &job);
     give_build(grading, geteuid());
     bool ok = outcome.status == 0;
+    if (!ok && outcome.seconds >= job.cpu)
+        grading->lost += outcome.seconds;
     if (!ok && outcome.output.len == 0)
         text_say(message, "the compiler did not come to an end%s\n",
                  outcome.late ? " in time" : "");
@@ -459,7 +462,8 @@ static bool program_compile(Text *message, Grading *grading, const Program *prog
     snprintf(name, sizeof name, "%s.c", program->name);
     if (asprintf(&source, "%s/tests/%s", grading->work, name) < 0 ||
         asprintf(&words, "%s tests/%s -o %s %s -lm",
-                 program->probe ? "" : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
+                 program->probe ? grading->probe_flags
+                                : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
                  name, program->built, program->probe ? "" : grading->flags) < 0)
         die("out of memory");
     if (program->probe)
@@ -591,7 +595,7 @@ static bool programs_compile(Grading *grading, bool probes)
     bool all = true;
     for (int p = 0; p < grading->n_program; p++) {
         Program *program = &grading->programs[p];
-        if (program->probe != probes)
+        if (program->probe != probes || !program->needed)
             continue;
         text_free(&program->message);
         program->compiled = program_compile(&program->message, grading, program);
@@ -677,9 +681,10 @@ static void compile_alone(Program *alone, Grading *grading, int k)
     }
 }
 
-static void remove_alone(const Grading *grading)
+/* What is built holds what not every test may read: "build/alone". */
+static void remove_built(const Grading *grading, const char *built)
 {
-    char *path = join(grading->work, "build/alone");
+    char *path = join(grading->work, built);
     unlink(path);
     free(path);
 }

@@ -209,10 +209,11 @@ run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_as_library,$(
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
-	@program=$(BUILD)/ch06_cuda_scan; \
-	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
-	    printf '\n$$ %s\n' $$program; $$program
+	$(call show,$(BUILD)/ch06_cuda_scan)
+	$(call show,$(BUILD)/ch06_cuda_backward)
 	$(call show,$(BUILD)/ch06_cuda_dual)
+	@if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then \
+	    printf '\n$$ %s\n' $(CUDA_RUN); $(CUDA_RUN); fi
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
     'ch05_bench --contended' 'ch05_bench --mamba2' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'

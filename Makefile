@@ -188,7 +188,7 @@ run-04: $(call of_chapter,04)
 	$(call show,$(BUILD)/ch04_selective)
 	$(call show,$(BUILD)/ch04_selective --story data/stories/back_and_forth.txt --cues data/cues.txt)
 
-run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer,$(call of_chapter,05))
+run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_as_library,$(call of_chapter,05))
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
@@ -197,6 +197,7 @@ run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer,$(call of_chapt
 	$(call show,$(BUILD)/ch05_language_model)
 	$(call show,$(BUILD)/ch05_stories_test --focus)
 	$(call show,$(BUILD)/ch05_stories_test)
+	$(call show,$(BUILD)/ch05_lengths)
 	@printf '\n==== Chapter 5b: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'

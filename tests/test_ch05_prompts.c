@@ -110,6 +110,10 @@ static void the_program_says_what_is_wrong(void **state)
     assert_int_equal(prompts_said(text, "-n 3"), 0);
     assert_contains(text, "3 prompts, 55 tokens");
     assert_contains(text, "what is a rainbow ? in irish folklore\n");
+    assert_int_equal(system("printf '\\na harp\\n\\nwhat is a rainbow?' > /tmp/test_prompts"), 0);
+    assert_int_equal(prompts_said(text, "/tmp/test_prompts -n 2"), 0);
+    assert_contains(text, "2 prompts, 7 tokens"); /* lines that are empty are none */
+    remove("/tmp/test_prompts");
     assert_int_equal(prompts_said(text, "/nowhere/x"), 1);
     assert_contains(text, "/nowhere/x: No such file");
     assert_int_equal(prompts_said(text, "/dev/null"), 1);

@@ -1073,6 +1073,10 @@ static void a_loss_that_is_no_number_ends_a_run_and_spares_the_checkpoint(void *
     assert_false(train(&school.trainer, &school.source, &school.source, NULL, &error));
     assert_contains(error.text, "the loss is NaN or infinite after step 1:");
     assert_int_equal(school.trainer.n_check, 1); /* at the first look */
+    const double losses[3] = {1.0, NAN, 2.0};    /* one of a batch alone tells, too */
+    assert_false(losses_are_numbers(losses, 3, 1.0, NULL, &error));
+    assert_contains(error.text, "after step 1:");
+    assert_true(losses_are_numbers(losses, 1, 1.0, NULL, &error));
     assert_null(strstr(error.text, "checkpoint"));
     free(before), free(after);
     unlink(path);

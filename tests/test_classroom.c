@@ -793,11 +793,12 @@ static void what_the_guide_says_is_protected_has_its_test(void **state)
 {
     static char text[ROOM];
     (void)state;
-    assert_int_equal(shell(text, "sed -n '/^### How safe/,/^## /p' tests/README.md | "
-                                 "sed -n 's/^| [a-z].*| `\\([a-z_]*\\)` |$/\\1/p' > $T/named; "
-                                 "[ $(wc -l < $T/named) -ge 12 ] || exit 2; while read -r name; do "
-                                 "grep -q \"cmocka_unit_test($name)\" tests/test_cage.c "
-                                 "tests/test_classroom.c || echo \"$name\"; done < $T/named"),
+    assert_int_equal(shell(text,
+                           "sed -n '/^### How safe/,/^## /p' tests/README.md | "
+                           "sed -n 's/^| [a-z].*| `\\([a-z_]*\\)` |$/\\1/p' > $T/shown_by; "
+                           "[ $(wc -l < $T/shown_by) -ge 12 ] || exit 2; while read -r name; do "
+                           "grep -q \"cmocka_unit_test($name)\" tests/test_cage.c "
+                           "tests/test_classroom.c || echo \"$name\"; done < $T/shown_by"),
                      0);
     assert_string_equal(text, "");
 }

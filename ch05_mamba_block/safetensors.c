@@ -895,7 +895,7 @@ static void shown_print(FILE *out, const char *name, int width)
 /* The metadata, a line for each tensor, and what they come to. */
 void safetensors_print_list(FILE *out, const Safetensors *file)
 {
-    size_t numbers = 0, width = 0;
+    size_t numbers = 0, width = 0, most = page_columns() - 38; /* 38 for what is said of a name */
     for (size_t i = 0; i < file->n_tensor; i++)
         if (text_width(file->tensor[i].name) > width)
             width = text_width(file->tensor[i].name);
@@ -907,8 +907,8 @@ void safetensors_print_list(FILE *out, const Safetensors *file)
     }
     for (size_t i = 0; i < file->n_tensor; i++) {
         const Tensor *tensor = &file->tensor[i];
-        shown_print(out, tensor->name, width < 80 ? -(int)width : -80);
-        fprintf(out, "  %-4s  %-16s %12zu bytes\n", tensor_type_name(tensor->type),
+        shown_print(out, tensor->name, width < most ? -(int)width : -(int)most);
+        fprintf(out, "  %-4s  %-15s %11zu bytes\n", tensor_type_name(tensor->type),
                 shown_shape(tensor->rank, tensor->shape).text, tensor->bytes);
         numbers += tensor->count;
     }

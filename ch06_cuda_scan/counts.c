@@ -127,9 +127,10 @@ bool work_show(size_t steps, size_t items, const Show *show, Error *error)
 {
     enum { LENGTHS = 10 };
     double len[LENGTHS], depth[3][LENGTHS];
-    printf("One state, %zu steps: joins in all and for each step; depth, the longest row of joins\n"
-           "that wait for each other; barriers of the block\n\n",
-           steps);
+    prose("One state, %zu steps: joins in all and for each step; depth, the longest row of joins "
+          "that "
+          "wait for each other; barriers of the block\n",
+          steps);
     puts("                      joins  a step   depth  barriers");
     print_work("loop", work_of_loop(steps), steps);
     print_work("Hillis, Steele", work_of_hillis_steele(steps), steps);
@@ -192,8 +193,8 @@ bool banks_show(unsigned tokens, WordPlace *place, const Show *show, Error *erro
     enum { ROUNDS_MOST = 16 };
     double width[ROUNDS_MOST], plain[ROUNDS_MOST], gaps[ROUNDS_MOST];
     size_t rounds = 0;
-    printf("Blelloch's sweep over %u elements: in how many turns the first warp gets its words\n\n",
-           tokens);
+    prose("Blelloch's sweep over %u elements: in how many turns the first warp gets its words\n",
+          tokens);
     puts("  width  threads   without gaps   a gap after every 32");
     for (unsigned w = 1; w < tokens && rounds < ROUNDS_MOST; w *= 2, rounds++) {
         unsigned threads = tokens / (2 * w);
@@ -288,12 +289,12 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
     double x[ROOF_POINTS], y[ROOF_POINTS], at[N_TRAFFIC], height[N_TRAFFIC];
     double wide = (double)scan->batch * (double)scan->len * (double)scan->d_inner;
     count_traffic(way, scan, channels, stretch);
-    printf(
-        "batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100 (SXM) is\n"
-        "said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16 special functions or\n"
-        "4 instructions of a warp. Times in us, predicted and not measured\n\n",
+    prose(
+        "batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100 (SXM) is "
+        "said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16 special functions or 4 "
+        "instructions of a warp. Times in us, predicted and not measured; special in 10^9\n",
         scan->batch, scan->len, scan->d_inner, scan->d_state);
-    puts("  way                                GB  cached  time  special 10^9  time  issued  time");
+    puts("  way                              GB cached  time special  time issued   time");
     for (int i = 0; i < N_TRAFFIC; i++) {
         double bytes = wide * way[i].floats * sizeof(float);
         double warps = wide * (double)scan->d_state * way[i].issued / 32.0;
@@ -301,7 +302,7 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
         if (way[i].issued > 0.0)
             snprintf(issued, sizeof issued, "%6.1f %6.0f", way[i].issued,
                      1e6 * warps / h100.instructions);
-        printf("  %-33s %5.2f %6.2f %6.0f %9.2f %8.0f %s\n", way[i].name, 1e-9 * bytes,
+        printf("  %-32s %5.2f %5.2f %5.0f %7.2f %5.0f %s\n", way[i].name, 1e-9 * bytes,
                1e-9 * wide * way[i].cached * sizeof(float), 1e6 * bytes / h100.bytes,
                1e-9 * wide * way[i].exponentials,
                1e6 * wide * way[i].exponentials / h100.exponentials, issued);

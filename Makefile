@@ -21,7 +21,7 @@ DEMOS    := $(filter-out $(BENCHES),$(PROGRAMS))
 CHAPTERS := 01 02 03 04 05 06
 
 # The tests that run longest come first, so that no processor waits for them at the end.
-LONG     := lessons classroom ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
+LONG     := lessons classroom cage ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
 NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 TESTS    := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(NAMES),$(LONG)) $(filter-out $(LONG),$(NAMES)))
 
@@ -117,7 +117,7 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/flags $(BUILD)/cmocka.flags
 	@echo 'building $@'
 	@$(subst -O3,-O2,$(COMPILE)) -MMD -MP -MF $@.d -MT $@ $< -o $@ $$(cat $(BUILD)/cmocka.flags) -lm
 
-$(BUILD)/tests/test_classroom: $(BUILD)/grade
+$(BUILD)/tests/test_classroom $(BUILD)/tests/test_cage: $(BUILD)/grade
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
 
@@ -180,7 +180,7 @@ run-04: $(call of_chapter,04)
 	$(call show,$(BUILD)/ch04_selective)
 	$(call show,$(BUILD)/ch04_selective --story data/stories/back_and_forth.txt --cues data/cues.txt)
 
-run-05: $(filter-out %_safetensors %_classic_tasks,$(call of_chapter,05))
+run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer,$(call of_chapter,05))
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
@@ -203,6 +203,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@program=$(BUILD)/ch06_cuda_scan; \
 	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
 	    printf '\n$$ %s\n' $$program; $$program
+	$(call show,$(BUILD)/ch06_cuda_dual)
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
     'ch05_bench --contended' 'ch05_bench --mamba2' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'
@@ -225,10 +226,10 @@ corpus: $(BUILD)/ch05_rainbow ## write the stories of data/rainbow again, from t
 test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
 	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
 
-test-cuda: $(BUILD)/cuda/tests/test_ch06_cuda_scan ## chapter 6's tests on the GPU (needs nvcc and a GPU)
-	$< $(if $(shell command -v compute-sanitizer 2>/dev/null),\
-	    && compute-sanitizer --tool memcheck --error-exitcode 1 $< \
-	    && compute-sanitizer --tool racecheck --error-exitcode 1 $<)
+test-cuda: $(patsubst %,$(BUILD)/cuda/tests/test_ch06_cuda_%,scan dual) ## chapter 6's tests on the GPU (needs nvcc and a GPU)
+	for test in $^; do $$test || exit 1; $(if $(shell command -v compute-sanitizer 2>/dev/null),\
+	    for tool in memcheck racecheck; do \
+	        compute-sanitizer --tool $$tool --error-exitcode 1 $$test || exit 1; done;) done
 
 # Chapter 6's kernels, every thread known to ThreadSanitizer: races that no order of threads shows.
 .PHONY: races
@@ -270,8 +271,13 @@ MAKE_KIT     = REPLACE=1 sh tests/classroom/assignment.sh $(CH_TWO) $(KIT) > /de
 ONE_CHAPTER  = $(if $(CH_TWO),,echo 'error: say which chapter: CH=04' >&2; exit 2;)
 CMOCKA_FLAGS = $$(cat $(BUILD)/cmocka.flags)
 
-$(BUILD)/grade: tests/classroom/grade.c $(BUILD)/flags
-	@$(COMPILE) $< -o $@ -lm
+$(BUILD)/grade: $(wildcard tests/classroom/grade*.c) $(BUILD)/flags
+	@$(COMPILE) tests/classroom/grade.c -o $@ -lm
+
+# The course's own probes, and the teacher's: what is right they learn from the solved course.
+GRADE = $(BUILD)/grade --kit $(KIT) --flags "$(CMOCKA_FLAGS)" --reference . \
+    $(if $(wildcard $(PROBES)/*.c),--probes $(PROBES)) $(if $(HIDDEN),--probes '$(HIDDEN)') $(GRADE_FLAGS)
+PROBES = tests/classroom/probes
 
 assignment: ## write what students get: CH=04 or CH=all; OUT=dir
 	@$(ONE_CHAPTER) for chapter in $(if $(filter all,$(CH)),$$(ls ch[0-9]*/* | \
@@ -279,16 +285,16 @@ assignment: ## write what students get: CH=04 or CH=all; OUT=dir
 	    sh tests/classroom/assignment.sh $$chapter $(if $(OUT),$(OUT)$(if $(filter all,$(CH)),/ch$$chapter)) || exit 1; done
 
 grade: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade one: CH=04 SUBMISSION=dir; HIDDEN=dir OUT=results.json
-	@$(ONE_CHAPTER) test -d '$(SUBMISSION)' || { echo 'error: SUBMISSION=$(SUBMISSION): no such folder' >&2; exit 2; }
+	@$(ONE_CHAPTER) test -e '$(SUBMISSION)' || { echo 'error: SUBMISSION=$(SUBMISSION): no such folder' >&2; exit 2; }
 	@$(MAKE_KIT)
-	@$(BUILD)/grade --kit $(KIT) --submission '$(SUBMISSION)' --flags "$(CMOCKA_FLAGS)" --reference . \
-	    --hide '$(CURDIR)' $(if $(HIDDEN),--hidden '$(HIDDEN)' --hide "$$(cd '$(HIDDEN)' && pwd)") \
+	@$(GRADE) --submission '$(SUBMISSION)' \
 	    --results '$(or $(OUT),build/results.json)' --junit '$(patsubst %.json,%,$(or $(OUT),build/results.json)).xml'
 
-grade-class: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade every folder: CH=04 SUBMISSIONS=dir; HIDDEN=dir OUT=dir
+grade-class: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade every folder: CH=04 SUBMISSIONS=dir; HIDDEN=dir OUT=dir DUE='2026-11-30 23:59'
 	@$(ONE_CHAPTER) $(MAKE_KIT)
-	@GRADE=$(BUILD)/grade FLAGS="$(CMOCKA_FLAGS)" HIDDEN='$(HIDDEN)' sh tests/classroom/class.sh \
-	    $(KIT) '$(SUBMISSIONS)' '$(or $(OUT),build/class/ch$(CH_TWO))'
+	@mkdir -p '$(or $(OUT),build/class)'
+	@$(GRADE) --class '$(SUBMISSIONS)' --out '$(or $(OUT),build/class/ch$(CH_TWO))' $(if $(DUE),--due '$(DUE)') \
+	    $(if $(PER_DAY),--per-day $(PER_DAY)) $(if $(JOBS),--jobs $(JOBS))
 
 gradescope: ## write the autograder for Gradescope: CH=04; HIDDEN=dir OUT=file.zip
 	@$(ONE_CHAPTER) $(MAKE_KIT)

@@ -15,7 +15,7 @@
               Q       Q        (n_state, n_state)   the generator of a chain, P = exp(Q)
                                                     (chapter 1's Q was a part of P)
    BUILD      cc -O2 ch03_discretize/discretize.c -o discretize -lm && ./discretize
-   TIME       65 minutes to read with the lesson, 95 to do the exercises
+   TIME       65 minutes to read with the lesson, 90 to do the exercises
    SOURCES    C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE Trans.
               Automatic Control 23 (1978)
               J. R. Norris, Markov Chains (Cambridge 1997), section 2.1: the generator
@@ -73,19 +73,19 @@ bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const do
                          size_t d_state, size_t d_in, double delta)
 {
     double *left = matrix_new(d_state, d_state), *copy = matrix_new(d_state, d_state);
-    //> EX 3.2 [3 pts] [20 min] the bilinear rule
+    for (size_t i = 0; i < d_state * d_in; i++) /* what u brings, `left` takes it across below */
+        B_bar[i] = delta * B[i];
+    //> EX 3.2 [2 pts] [15 min] the bilinear rule
     //? x_next - x = delta (A (x_next + x) / 2 + B u): bring x_next to the left.
-    //? What multiplies x_next is `left`. What multiplies x goes into A_bar, what u, into B_bar.
+    //? What multiplies x_next is `left`. What multiplies x goes into A_bar. Both begin with an I.
     //? The solving below then does the rest: matrix_solve overwrites A_bar and B_bar.
     /* (I - delta A/2) x_next = (I + delta A/2) x + delta B u */
     matrix_identity(left, d_state);
-    matrix_identity(A_bar, d_state);
+    memcpy(A_bar, left, d_state * d_state * sizeof *A_bar);
     for (size_t i = 0; i < d_state * d_state; i++) {
         left[i] -= 0.5 * delta * A[i];
         A_bar[i] += 0.5 * delta * A[i];
     }
-    for (size_t i = 0; i < d_state * d_in; i++)
-        B_bar[i] = delta * B[i];
     //< EX 3.2
     memcpy(copy, left, d_state * d_state * sizeof *copy); /* matrix_solve uses its matrix up */
     bool ok =

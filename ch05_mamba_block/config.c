@@ -16,8 +16,12 @@ typedef enum {
     MODEL_FALCON_MAMBA, /* the same, but dt, B and C are each normed before they are used */
     MODEL_MAMBA2,       /* one A a head: mamba2_block.c */
     MODEL_KINDS,
-    MODEL_MAMBA3 = MODEL_KINDS /* a state that turns: mamba3_block.c; trained, never in a folder */
+    MODEL_MAMBA3 = MODEL_KINDS, /* a state that turns: mamba3_block.c; trained, never in a folder */
+    MODEL_ATTENTION, /* and a Transformer's two layers, beside Mamba's: transformer_block.c */
+    MODEL_MLP
 } ModelKind;
+
+enum { STACK_MOST = 15 }; /* layers of a stack of several kinds */
 
 static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba", "mamba2"};
 
@@ -36,7 +40,10 @@ typedef struct {
     size_t num_heads, head_dim, n_groups;                 /* these and the next of Mamba-2 alone */
     size_t chunk_size;                                    /* tokens of its chunks, at most */
     double time_step_limit[2];                            /* Delta is held between these */
-    size_t n_angle;      /* of Mamba-3 alone: pairs of states that turn */
+    size_t n_angle;             /* of Mamba-3 alone: pairs of states that turn */
+    char stack[STACK_MOST + 1]; /* not Hugging Face's: a letter a layer, m, a or p, for Mamba,
+                                   attention or MLP; "": all layers are of one kind */
+    size_t mlp_size;            /* how wide an MLP is */
     bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 

@@ -68,6 +68,19 @@ void conv1d_forward_fast(float *out, const float *u, const float *past, const fl
         }
 }
 
+/* What the next piece of the sequence must know of this one: `past` becomes the last d_conv - 1
+   inputs. A block remembers two things from piece to piece: these, and the scan's x. */
+void conv1d_keep(float *past, const float *u, size_t batch, size_t len, size_t d_inner,
+                 size_t d_conv)
+{
+    const float *in[CONV_MOST];
+    for (size_t b = 0; b < batch; b++) {
+        conv1d_window(in, u, past, NULL, b, len, len, d_inner, d_conv, 0);
+        for (size_t j = 0; j + 1 < d_conv; j++) /* in[j] is no older than row j: none is lost */
+            memmove(past + (b * (d_conv - 1) + j) * d_inner, in[j], d_inner * sizeof(float));
+    }
+}
+
 /* What one strip's backward pass works on: tap_grad[CONV_MOST] is the bias's. */
 typedef struct {
     float tap[CONV_MOST][CONV_WIDTH], tap_grad[CONV_MOST + 1][CONV_WIDTH];

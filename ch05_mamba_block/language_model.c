@@ -30,6 +30,7 @@
 #include "rainbow.c"     /* stories to learn from */
 #include "sampling.c"    /* softmax in vectors, and the draw */
 #include "checkpoints.c" /* lists of arrays in files */
+#include "curve.c"       /* the losses of a run, drawn */
 
 /* ====================================== The model ========================================== */
 /* All numbers that are learnt lie in one piece of memory: embeddings, then layer after layer, then
@@ -62,7 +63,7 @@ Model model_new(const MambaConfig *config)
     model.block = NEW(MambaBlock, config->num_hidden_layers);
     model.A = NEW(float, config->num_hidden_layers *A);
     for (size_t i = 0; i < config->num_hidden_layers; i++) {
-        model.block[i].config = *config;
+        model.block[i].config = layer_config(config, i);
         model.block[i].params = model.params.layer[i];
         model.block[i].A = model.A + i * A;
     }
@@ -83,7 +84,6 @@ void model_init(Model *model, Random *random)
 {
     const MambaConfig *config = &model->config;
     size_t table = config->vocab_size * config->hidden_size;
-    size_t out = config->hidden_size * config->intermediate_size;
     /* both tables: small, and without a preference */
     for (size_t i = 0; i < table; i++)
         model->params.embeddings[i] = (float)(config->initializer_range * random_normal(random));
@@ -91,10 +91,11 @@ void model_init(Model *model, Random *random)
         model->params.lm_head[i] = (float)(config->initializer_range * random_normal(random));
     /* the blocks; of n_layer independent addends the sum is sqrt(n_layer) times as loud as one */
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
-        layer_init(&model->params.layer[layer], config, random);
-        for (size_t i = 0; i < out; i++)
-            model->params.layer[layer].tensor[OUT_PROJ_WEIGHT][i] /=
-                sqrtf((float)config->num_hidden_layers);
+        ModelTensor out =
+            model_tensor(&model->params, config, 3 + layer * BLOCK_TENSORS + OUT_PROJ_WEIGHT);
+        layer_init(&model->params.layer[layer], &model->block[layer].config, random);
+        for (size_t i = 0; i < out.count; i++)
+            out.values[i] /= sqrtf((float)config->num_hidden_layers);
     }
     for (size_t i = 0; i < config->hidden_size; i++)
         model->params.norm_f[i] = 1.0f;
@@ -109,13 +110,15 @@ void model_init(Model *model, Random *random)
 /* All workspace of a training step (or, without `back`, of a forward pass), asked for once. */
 typedef struct {
     size_t batch, len;
-    bool back; /* everything is kept that the backward pass wants */
+    const Packed *texts; /* NULL; or where texts begin, if rows hold several: packing.c */
+    bool back;           /* everything is kept that the backward pass wants */
     float *memory;
     float *hidden;         /* (n_layer + 1, tokens, d_model); forward only: (1, ...) */
     float *final, *scale;  /* (tokens, d_model), (tokens) after norm_f, and its scales */
     float *logits;         /* (tokens, vocab); model_backward puts their gradient there */
     float *hidden_grad[2]; /* (tokens, d_model) each */
-    LayerCache *cache;     /* (n_layer); forward only: (1), which all layers share */
+    LayerCache *cache;     /* (n_layer) of which `kept` are used: all, or one that layers share */
+    size_t kept;
     LayerBack layer_back;
 } ModelWork;
 
@@ -124,22 +127,29 @@ static size_t model_work_layout(ModelWork *work, float *memory, const Model *mod
 {
     const MambaConfig *config = &model->config;
     size_t tokens = work->batch * work->len, d_model = config->hidden_size, used = 0;
-    size_t kept = work->back ? config->num_hidden_layers : 1; /* what the way back looks at again */
+    /* what the way back looks at again; and layers of different kinds cannot share a cache */
+    size_t kept = work->back || config->stack[0] != '\0' ? config->num_hidden_layers : 1;
+    size_t grads = 0;
+    work->kept = kept;
     work->hidden = take(memory, &used, (work->back ? kept + 1 : 1) * tokens * d_model);
     work->final = take(memory, &used, tokens * d_model);
     work->scale = take(memory, &used, tokens);
     work->logits = take(memory, &used, tokens * config->vocab_size);
     for (size_t i = 0; i < kept; i++) {
         float *at = memory == NULL ? NULL : memory + used;
-        used += layer_cache_place(&work->cache[i], at, &model->block[0], work->batch, work->len,
+        used += layer_cache_place(&work->cache[i], at, &model->block[i], work->batch, work->len,
                                   work->back);
     }
     if (work->back) {
         work->hidden_grad[0] = take(memory, &used, tokens * d_model);
         work->hidden_grad[1] = take(memory, &used, tokens * d_model);
         float *at = memory == NULL ? NULL : memory + used;
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): model_work_free has the caches */
-        used += layer_back_place(&work->layer_back, at, &work->cache[0], &model->block[0]);
+        for (size_t i = 0; i < kept; i++) {
+            /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): model_work_free has the caches */
+            size_t own = layer_back_place(&work->layer_back, at, &work->cache[i], &model->block[i]);
+            grads = own > grads ? own : grads;
+        }
+        used += grads; /* which the layers use one after the other */
     }
     return used;
 }
@@ -152,7 +162,7 @@ ModelWork model_work_new(const Model *model, size_t batch, size_t len, bool back
     work.batch = batch;
     work.len = len;
     work.back = back;
-    work.cache = NEW(LayerCache, back ? model->config.num_hidden_layers : 1);
+    work.cache = NEW(LayerCache, model->config.num_hidden_layers);
     work.memory = NEW(float, model_work_layout(&work, NULL, model));
     model_work_layout(&work, work.memory, model);
     return work;
@@ -179,7 +189,8 @@ size_t model_state_floats(const MambaConfig *config, size_t batch)
 }
 
 /* work->logits (batch, len, vocab) for tokens ids (batch, len), each below vocab. `state`
-   (model_state_floats) is read and written, or NULL: the sequences begin with nothing. */
+   (model_state_floats) is read and written, or NULL: the sequences begin with nothing. It has one
+   part for each sequence: a row, or, if work->texts says so, a text. */
 void model_forward(ModelWork *work, float *state, const int32_t *ids, const Model *model)
 {
     const MambaConfig *config = &model->config;
@@ -189,14 +200,16 @@ void model_forward(ModelWork *work, float *state, const int32_t *ids, const Mode
         memcpy(work->hidden + t * d_model, model->params.embeddings + (size_t)ids[t] * d_model,
                d_model * sizeof(float));
     /* h = h + mixer(norm(h)), layer after layer; each has a state of its own to go on from */
+    size_t sequences = work->texts == NULL ? work->batch : work->texts->count;
     for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
+        LayerCache *cache = &work->cache[work->kept > 1 ? layer : 0];
         BlockState own = {NULL, NULL};
         if (state != NULL)
-            own = layer_state_place(state + layer * layer_state_floats(config, work->batch), config,
-                                    work->batch);
-        layer_forward(hidden_at(work, model, layer + 1), &work->cache[work->back ? layer : 0],
-                      state == NULL ? NULL : &own, hidden_at(work, model, layer),
-                      &model->block[layer]);
+            own = layer_state_place(state + layer * layer_state_floats(config, sequences), config,
+                                    sequences);
+        layer_pack(cache, work->texts, &model->block[layer]);
+        layer_forward(hidden_at(work, model, layer + 1), cache, state == NULL ? NULL : &own,
+                      hidden_at(work, model, layer), &model->block[layer]);
     }
     /* logits = norm_f(h) E^T: (tokens, d_model) times (d_model, vocab) */
     rms_norm_forward(work->final, work->scale, hidden_at(work, model, config->num_hidden_layers),
@@ -450,6 +463,7 @@ enum { CHECKS = 32, GROUPS = 4 };
 typedef struct {
     size_t first;     /* its first token, counted through the batch */
     ModelWork work;   /* as many sequences as the group has */
+    Packed texts;     /* where texts begin in them, if reset_after asks for that */
     ModelParams grad; /* its part of the gradient, laid out as the model's own parameters */
     double loss;      /* the sum over its targets */
 } Group;
@@ -468,6 +482,8 @@ typedef struct {
     double *check, *at;     /* (CHECKS) the loss on what is not learnt from, after which step */
     size_t n_check;
     const char *looked_at; /* what that is */
+    int32_t reset_after;   /* 1 + the token that ends a text: the next then begins with nothing;
+                              0: it goes on from what was before */
 } Trainer;
 
 /* Group g of n_group: even shares of the sequences, as even as they can be. */
@@ -475,8 +491,11 @@ static Group group_new(const Model *model, size_t g, size_t n_group, const Train
 {
     size_t batch = (size_t)settings->batch, len = (size_t)settings->len;
     size_t from = batch * g / n_group, to = batch * (g + 1) / n_group;
-    Group group = {from * len, model_work_new(model, to - from, len, true),
-                   model_params_new(&model->config), 0.0};
+    Group group = {from * len,
+                   model_work_new(model, to - from, len, true),
+                   {0, NEW(size_t, (to - from) * len + 1)},
+                   model_params_new(&model->config),
+                   0.0};
     return group;
 }
 
@@ -505,6 +524,7 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
     trainer.at = NEW(double, CHECKS);
     trainer.n_check = 0;
     trainer.looked_at = "other text";
+    trainer.reset_after = 0;
     return trainer;
 }
 
@@ -513,6 +533,7 @@ void trainer_free(Trainer *trainer)
     for (size_t g = 0; g < trainer->n_group; g++) {
         model_params_free(&trainer->group[g].grad);
         model_work_free(&trainer->group[g].work);
+        free(trainer->group[g].texts.start);
     }
     model_params_free(&trainer->adam.mean);
     model_params_free(&trainer->adam.square);
@@ -562,6 +583,11 @@ static double batch_loss(Trainer *trainer, bool learn)
         Group *group = &trainer->group[g];
         size_t first = group->first;
         const int32_t *ids = trainer->ids + first, *targets = trainer->targets + first;
+        if (trainer->reset_after > 0) {
+            group->work.texts = &group->texts;
+            texts_find(&group->texts, ids, group->work.batch, group->work.len,
+                       trainer->reset_after - 1);
+        }
         model_forward(&group->work, NULL, ids, model);
         group->loss = loss_sum(NULL, &group->work, targets, model);
         if (learn)
@@ -884,10 +910,10 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
     const TrainSettings *s = &trainer->settings;
     snprintf(text, room,
              "--width %zu --layers %zu --steps %" PRIu64 " --batch %" PRIu64 " --length %" PRIu64
-             " --seed %" PRIu64 " --rate %g --average %g%s, %zu tokens",
+             " --seed %" PRIu64 " --rate %g --average %g%s%s, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
              s->rate, s->average, config->kind == MODEL_MAMBA2 ? " --mamba2" : "",
-             config->vocab_size);
+             trainer->reset_after > 0 ? " --reset" : "", config->vocab_size);
 }
 
 /* All that a run needs to go on as if it had never stopped, its numbers first. */
@@ -956,6 +982,7 @@ typedef struct {
     TrainSettings settings;
     bool time_invariant;    /* Delta, B and C the same for every token: chapter 3's system */
     bool mamba2;            /* layers of Mamba-2 */
+    bool reset;             /* a text that shares a piece with others begins with nothing */
     const char *checkpoint; /* the file that is written on the way, or NULL */
     bool resume;            /* go on from there */
 } TrainingRun;
@@ -964,7 +991,8 @@ typedef struct {
    steps, seed; rate, decay, clip, average. */
 TrainingRun training_default(void)
 {
-    TrainingRun run = {64, 2, {8, 320, 6000, 1, 4e-3, 0.1, 1.0, 0.998}, false, false, NULL, false};
+    TrainSettings settings = {8, 320, 6000, 1, 4e-3, 0.1, 1.0, 0.998};
+    TrainingRun run = {64, 2, settings, false, false, false, NULL, false};
     return run;
 }
 
@@ -984,26 +1012,6 @@ Model model_to_train(const TrainingRun *run, size_t vocab)
     return model;
 }
 
-/* The losses of a run as a chart, from the first twentieth on: before that they fall too far. */
-static bool show_curve(const Trainer *trainer, const Show *show, Error *error)
-{
-    size_t steps = (size_t)trainer->adam.step, points = smaller(steps, 64), skip = points / 20;
-    double *x = NEW(double, points + 1), *y = NEW(double, points + 1);
-    for (size_t i = 0; i < points; i++) { /* means over stretches of steps */
-        size_t from = i * steps / points, to = (i + 1) * steps / points;
-        for (size_t k = from; k < to; k++)
-            y[i] += trainer->loss[k] / (double)(to - from);
-        x[i] = (double)to;
-    }
-    Chart chart = chart_new("Learning to guess the next token", "step", "loss");
-    chart_add(&chart, "trained on", MARK_LINE, x + skip, y + skip, points - skip);
-    chart_add(&chart, trainer->looked_at, MARK_POINTS, trainer->at, trainer->check,
-              trainer->n_check);
-    bool ok = chart_show(&chart, show, error);
-    free(x), free(y);
-    return ok;
-}
-
 /* What a run learns from, and what it is looked at with on the way. */
 typedef struct {
     const Vocabulary *words;
@@ -1017,6 +1025,8 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
 {
     Trainer trainer = trainer_new(model, &run->settings);
     trainer.looked_at = lessons->looked_at;
+    if (run->reset)
+        trainer.reset_after = 1 + (lessons->words->bytes ? (int32_t)'\n' : (int32_t)WORD_END);
     printf("\nA %s model of %zu parameters learns from %s, %zu different words\n\n",
            run->time_invariant ? "time-invariant"
            : run->mamba2       ? "Mamba-2"
@@ -1027,7 +1037,9 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
     ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
     if (ok) {
         fprintf(stderr, "%.1f s\n", seconds_now() - start);
-        ok = show_curve(&trainer, show, error);
+        Curve curve = {trainer.loss,  (size_t)trainer.adam.step, trainer.at,
+                       trainer.check, trainer.n_check,           trainer.looked_at};
+        ok = curve_show(&curve, show, error);
         putchar('\n');
     }
     trainer_free(&trainer);
@@ -1134,6 +1146,8 @@ int language_model_main(int argc, char **argv)
          "learn from this text instead, in words; with --bytes in bytes"},
         {"bytes", NULL, OPTION_SWITCH, 0, 0, &o.bytes, "corpus", "a token is a byte"},
         {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.run.mamba2, "train", "with layers of Mamba-2"},
+        {"reset", NULL, OPTION_SWITCH, 0, 0, &o.run.reset, "train !mamba2",
+         "where texts share a piece, each begins with an empty state"},
         {"out", "DIR", OPTION_TEXT, 0, 0, &o.out, "train",
          "where the model goes (default build/rainbow-mamba)"},
         {"checkpoint", "FILE", OPTION_TEXT, 0, 0, &o.run.checkpoint, "train",

@@ -22,7 +22,7 @@
               d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size
                                                                state_size conv_kernel time_step_rank
    BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm && ./mamba_block
-   TIME       50 minutes to read, 70 to do the exercises
+   TIME       50 minutes to read, 85 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: sections 3.4 and 3.6, figure 3, algorithm 2
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
               J. Zuo et al., Falcon Mamba, arXiv 2410.05355: norms of dt, B and C */
@@ -31,11 +31,11 @@
 #define CH05_MAMBA_BLOCK
 
 #include "../ch04_selective/fast_scan.c"
-#include "products.c"    /* linear_..._fast, bias_backward, dot */
-#include "convolution.c" /* conv1d_..._fast, silu_all */
-#include "config.c"      /* MambaConfig: all sizes, under Hugging Face's names */
-#include "diagram.c"     /* the block as a picture */
-#include "recall.c"      /* what a fixed state cannot do */
+#include "products.c" /* linear_..._fast, bias_backward, dot */
+#include "packing.c"  /* conv1d_texts, scan_texts; silu_all */
+#include "config.c"   /* MambaConfig: all sizes, under Hugging Face's names */
+#include "diagram.c"  /* the block as a picture */
+#include "recall.c"   /* what a fixed state cannot do */
 
 /* ===================================== Linear layers ====================================== */
 /* The block in short, as mixer_forward (further down) puts it together:                      */
@@ -144,8 +144,8 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
 /* and never ahead, and depthwise, for channels do not meet. "pot of gold" can become one      */
 /* thing here, before the scan decides whether to keep it.                                     */
 
-/* One token: out (d_inner) = bias + sum_j weight[d][j] in[j][d], in[0] the oldest of d_conv inputs
-   and in[d_conv - 1] this one; weight (d_inner, 1, d_conv), bias (d_inner) or NULL.
+/* One token: out (d_inner) from the last d_conv inputs, each (d_inner), in[0] the oldest and
+   in[d_conv - 1] this one; weight (d_inner, 1, d_conv), the first for the oldest; bias or NULL.
 
    Exercise 5.2. One step of the convolution. */
 static void conv1d_token(float *out, const float *const *in, const float *weight, const float *bias,
@@ -188,20 +188,6 @@ void conv1d_forward(float *out, const float *u_raw, const float *past, const flo
                     conv1d_input(u_raw, past, zeros, b, (int64_t)(t + j) - (int64_t)(d_conv - 1),
                                  len, d_inner, d_conv);
             conv1d_token(out + (b * len + t) * d_inner, in, weight, bias, d_inner, d_conv);
-        }
-}
-
-/* What the next piece of the sequence must know of this one: `past` becomes the last d_conv - 1
-   inputs. A block remembers two things from piece to piece: these, and the scan's x. */
-void conv1d_keep(float *past, const float *u_raw, size_t batch, size_t len, size_t d_inner,
-                 size_t d_conv)
-{
-    for (size_t b = 0; b < batch; b++)
-        for (size_t j = 0; j + 1 < d_conv; j++) {
-            int64_t t = (int64_t)(len + j) - (int64_t)(d_conv - 1);
-            float *to = past + (b * (d_conv - 1) + j) * d_inner;
-            memmove(to, conv1d_input(u_raw, past, NULL, b, t, len, d_inner, d_conv),
-                    d_inner * sizeof(float));
         }
 }
 
@@ -432,7 +418,8 @@ typedef struct {
     float *constant;       /* NULL; or, in an experiment, what x_proj gets instead of u, so that
                               Delta, B and C ignore the token: a system of chapter 3 */
     float *checkpoint;     /* some of the scan's states, for its backward pass; else NULL */
-    float *A, *scan;       /* in a cache of gradients: that of A, and the scan's workspace */
+    float *A, *scan, *one; /* in a cache of gradients: that of A, and workspace */
+    const Packed *texts;   /* NULL; or where texts begin, each with nothing: packing.c */
 } BlockCache;
 typedef BlockCache BlockBack;
 
@@ -450,6 +437,19 @@ static Scan block_scan(const BlockCache *cache, const MambaBlock *block, const B
     scan.checkpoint = cache->checkpoint;
     scan.delta_softplus = true;
     return scan;
+}
+
+/* And the convolution before it. */
+static Conv block_conv(const BlockCache *cache, const MambaBlock *block)
+{
+    Conv conv = {cache->batch,
+                 cache->len,
+                 block->config.intermediate_size,
+                 block->config.conv_kernel,
+                 block->params.tensor[CONV1D_WEIGHT],
+                 block->params.tensor[CONV1D_BIAS],
+                 cache->zeros};
+    return conv;
 }
 
 /* The next `count` floats of `memory`, on a vector; only counted if memory is NULL. */
@@ -503,18 +503,11 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
 
 /* The gate as it is defined: out (count) = y silu(z). Each channel's output is multiplied by about
    0 for z far below 0 and by about z for z far above, by this token alone, without any memory. In a
-   block the scan does it on its way; here it can be looked at.
-
-   Exercise 5.4. Open and close. */
+   block the scan does it on its way; here it can be looked at. */
 void gate_forward(float *out, const float *y, const float *z, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        //> EX 5.4 [1 pt] [5 min] the gate
-        //? silu is in chapter 4. Which of the two, y or z, goes through it?
-        //? Where z is far below 0 nothing may come through, whatever y is.
+    for (size_t i = 0; i < count; i++)
         out[i] = y[i] * silu(z[i]);
-        //< EX 5.4
-    }
 }
 
 /* Falcon-Mamba only: dt, B and C of each token, as x_proj has made them, are each divided by their
@@ -529,11 +522,6 @@ static void selection_norms(const BlockCache *cache, const MambaConfig *config)
     rows_norm(cache->C, scale + 2 * tokens, config->mixer_rms_eps, tokens, d_state);
 }
 
-/* The scan that blocks go through: chapter 6 can be put in its place. */
-#ifndef BLOCK_SCAN
-#define BLOCK_SCAN selective_scan_fast
-#endif
-
 /* The block without norm and residual (Hugging Face's mixer): out (batch, len, d_model) from
    cache->normed. What goes on to the next tokens is read from and written to `state`; with NULL the
    sequences begin with nothing. A comment for each box of the diagram (Mamba, figure 3), in the
@@ -544,9 +532,8 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     const MambaConfig *config = &block->config;
     float *const *p = block->params.tensor;
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;
-    size_t d_state = config->state_size, d_conv = config->conv_kernel;
-    size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
-    size_t tokens = cache->batch * cache->len;
+    size_t d_state = config->state_size, dt_rank = config->time_step_rank;
+    size_t tokens = cache->batch * cache->len, narrow = dt_rank + 2 * d_state;
     const float *bias = p[IN_PROJ_BIAS];
     const float *seen = cache->constant ? cache->constant : cache->u; /* u, but for an experiment */
 
@@ -557,26 +544,34 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     linear_forward_fast(cache->z, cache->normed, p[IN_PROJ_WEIGHT] + d_inner * d_model,
                         bias == NULL ? NULL : bias + d_inner, tokens, d_model, d_inner);
     /* u = silu(conv1d(u_raw)) */
-    conv1d_forward_fast(cache->conv, cache->u_raw, state == NULL ? NULL : state->conv, cache->zeros,
-                        p[CONV1D_WEIGHT], p[CONV1D_BIAS], cache->batch, cache->len, d_inner,
-                        d_conv);
-    if (state != NULL)
-        conv1d_keep(state->conv, cache->u_raw, cache->batch, cache->len, d_inner, d_conv);
+    Conv conv = block_conv(cache, block);
+    conv1d_texts(cache->conv, state == NULL ? NULL : state->conv, cache->u_raw, &conv,
+                 cache->texts);
     silu_all(cache->u, cache->conv, tokens * d_inner);
-    /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state): one row x_dbl of `narrow` numbers for
-       each token, and that is all that selection is made of */
+    /* Exercise 5.4. Selection, from `seen` to cache->dt_low, B, C and dt_raw. Each token has one
+       row of x_dbl, of `narrow` numbers, and that is all that selection is made of. columns_out
+       takes columns out of rows: see products.c. */
+    //> EX 5.4 [3 pts] [20 min] from a token to its Delta, B and C
+    //? x_proj makes `narrow` numbers out of d_inner, dt_proj d_inner out of dt_rank. Which first?
+    //? A row of x_dbl begins with dt_low; then comes what is written, then what is read.
+    //? The bias of dt_proj and the softplus are the scan's business: see block_scan.
+    //: /* ... between the two projections: */
+    //: if (config->kind == MODEL_FALCON_MAMBA)
+    //:     selection_norms(cache, config);
+    /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state) */
     linear_forward_fast(cache->x_dbl, seen, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
     if (config->kind == MODEL_FALCON_MAMBA)
         selection_norms(cache, config);
-    /* Delta = softplus(dt_proj(dt)): the bias and the softplus are the scan's business */
+    /* Delta = softplus(dt_proj(dt)), but for the bias and the softplus */
     linear_forward_fast(cache->dt_raw, cache->dt_low, p[DT_PROJ_WEIGHT], NULL, tokens, dt_rank,
                         d_inner);
+    //< EX 5.4
     /* y = scan(u, Delta, A, B, C, D) * silu(z): algorithm 2, and the gate */
     Scan scan = block_scan(cache, block, state);
-    BLOCK_SCAN(cache->gated, state == NULL ? NULL : state->x, &scan);
+    scan_texts(cache->gated, state == NULL ? NULL : state->x, &scan, cache->texts);
     /* out = out_proj(y): back to d_model channels */
     linear_forward_fast(out, cache->gated, p[OUT_PROJ_WEIGHT], p[OUT_PROJ_BIAS], tokens, d_inner,
                         d_model);
@@ -624,6 +619,7 @@ size_t block_back_place(BlockBack *back, float *memory, const BlockCache *cache,
     scan.checkpoint = block->A; /* never read: it says that the forward pass keeps checkpoints */
     back->A = take(memory, &used, block->config.intermediate_size * block->config.state_size);
     back->scan = take(memory, &used, selective_scan_backward_floats(&scan));
+    back->one = take(memory, &used, scan.d_inner * (scan.d_state + block->config.conv_kernel + 2));
     return used;
 }
 
@@ -705,15 +701,16 @@ void mixer_backward(const BlockParams *grad, const BlockBack *back, const float 
     Scan scan = block_scan(cache, block, NULL);
     ScanGrad scan_grad = {back->u, back->dt_raw, g[DT_PROJ_BIAS], back->A, back->B,
                           back->C, g[D_SKIP],    back->z,         NULL};
-    selective_scan_backward_fast(&scan_grad, back->gated, NULL, &scan, back->scan);
+    scan_texts_backward(&scan_grad, back->gated, &scan, back->scan, cache->texts, back->one);
     for (size_t i = 0; i < d_inner * config->state_size; i++)
         g[A_LOG][i] = back->A[i] * block->A[i];
     /* dt_raw, B, C from u */
     selection_backward(grad, back, cache, block);
     /* u = silu(conv1d(u_raw)) */
     silu_backward_all(back->conv, back->u, cache->conv, tokens * d_inner);
-    conv1d_backward_fast(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
-                         p[CONV1D_WEIGHT], cache->batch, cache->len, d_inner, config->conv_kernel);
+    Conv conv = block_conv(cache, block);
+    conv1d_texts_backward(back->u_raw, g[CONV1D_WEIGHT], g[CONV1D_BIAS], back->conv, cache->u_raw,
+                          &conv, cache->texts, back->one);
     /* u_raw, z = in_proj(normed) */
     in_proj_backward(grad, back, cache, block);
 }

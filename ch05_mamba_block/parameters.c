@@ -32,8 +32,12 @@ static size_t on_a_vector(size_t count)
 size_t model_floats(const MambaConfig *config)
 {
     size_t table = on_a_vector(config->vocab_size * config->hidden_size);
-    return table * (config->tie_word_embeddings ? 1 : 2) + on_a_vector(config->hidden_size) +
-           config->num_hidden_layers * layer_params_floats(config);
+    size_t count = table * (config->tie_word_embeddings ? 1 : 2) + on_a_vector(config->hidden_size);
+    for (size_t i = 0; i < config->num_hidden_layers; i++) {
+        MambaConfig own = layer_config(config, i);
+        count += layer_params_floats(&own);
+    }
+    return count;
 }
 
 /* Zeroed memory with all its views, in the order of the memory; model_params_free when done. */
@@ -45,8 +49,11 @@ ModelParams model_params_new(const MambaConfig *config)
     params.layer = NEW(BlockParams, config->num_hidden_layers);
     params.embeddings = params.memory;
     float *next = params.memory + table;
-    for (size_t i = 0; i < config->num_hidden_layers; i++, next += layer_params_floats(config))
-        params.layer[i] = layer_params_place(next, config);
+    for (size_t i = 0; i < config->num_hidden_layers; i++) {
+        MambaConfig own = layer_config(config, i);
+        params.layer[i] = layer_params_place(next, &own);
+        next += layer_params_floats(&own);
+    }
     params.norm_f = next;
     /* a tied head is no parameter of its own: it is the embeddings, used a second time */
     params.lm_head =
@@ -107,8 +114,9 @@ ModelTensor model_tensor(const ModelParams *params, const MambaConfig *config, s
     /* then layer after layer, BLOCK_TENSORS of each */
     TensorShape shapes[BLOCK_TENSORS];
     size_t layer = (which - 3) / BLOCK_TENSORS, part = (which - 3) % BLOCK_TENSORS;
+    MambaConfig own = layer_config(config, layer);
     ModelTensor tensor;
-    layer_shapes(shapes, config);
+    layer_shapes(shapes, &own);
     snprintf(tensor.name, sizeof tensor.name, "backbone.layers.%zu.%s", layer, shapes[part].name);
     tensor.values = params->layer[layer].tensor[part];
     memcpy(tensor.shape, shapes[part].shape, sizeof tensor.shape);

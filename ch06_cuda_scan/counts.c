@@ -321,4 +321,87 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
     return chart_show(&chart, show, error);
 }
 
+/* ==================================== What feeds a unit =================================== */
+
+#define ISSUED_16X8 10.6 /* as above: kernel 5 with 8 lanes of 16 states each */
+#define ISSUED_DUAL 1.9  /* the three kernels of cuda_dual.cu together, with 128 states */
+
+/* What a scan takes for each token and channel, whatever units it uses. */
+typedef struct {
+    const char *name;
+    double products, floats; /* multiply-adds; from and to memory */
+    double special, issued;  /* special functions; instructions of a thread */
+    bool on_matrix_units;    /* the products */
+} ScanFeed;
+
+enum { N_FEED = 3, FEED_TIMES = 4 };
+
+/* Kernel 5 with z; the chunks of cuda_dual.cu, `chunk` tokens and as many channels to a head, which
+   the three kernels read and write: u twice, y, and the states four times. */
+void count_feed(ScanFeed feed[N_FEED], double chunk, double d_inner)
+{
+    const double few = 16, many = 128;
+    const ScanFeed all[N_FEED] = {
+        {"5 fused", 4 * few, 4 + 2 * few / d_inner, few + 3, ISSUED_4X4 * few, false},
+        {"5 fused", 4 * many, 4 + 2 * many / d_inner, many + 3, ISSUED_16X8 * many, false},
+        {"in chunks", 3 * many + chunk, 3 + 4 * many / chunk + 3 * many / d_inner, 4 / chunk,
+         ISSUED_DUAL * many, true},
+    };
+    memcpy(feed, all, sizeof all);
+}
+
+/* Seconds for `wide` tokens and channels, if only one thing counted: bytes, special functions,
+   instructions, products on their units. Returns the longest. */
+double feed_times(double seconds[FEED_TIMES], const ScanFeed *feed, double wide, const Rates *rates,
+                  const double products[2])
+{
+    double most = 0.0;
+    seconds[0] = wide * feed->floats * sizeof(float) / rates->bytes;
+    seconds[1] = wide * feed->special / rates->exponentials;
+    seconds[2] = wide * feed->issued / 32.0 / rates->instructions;
+    seconds[3] = wide * feed->products / products[feed->on_matrix_units];
+    for (int i = 0; i < FEED_TIMES; i++)
+        most = fmax(most, seconds[i]);
+    return most;
+}
+
+/* Multiply-adds a second under the roof of other units and of matrix units, from 1 to 1000 a byte;
+   and where each way stands under them, by the longest of its times. */
+bool feed_show(double chunk, const Show *show, Error *error)
+{
+    static const double cycles = 132.0 * 1.98e9; /* of all processors */
+    static const double products[2] = {128.0 * cycles, 0.5 * 494.7e12};
+    static const size_t d_state[N_FEED] = {16, 128, 128};
+    const Rates h100 = {3.0e12, 16.0 * cycles, 4.0 * cycles};
+    const double wide = 8.0 * 2048.0 * 2048.0;
+    ScanFeed feed[N_FEED];
+    double x[ROOF_POINTS], roof[2][ROOF_POINTS], at[N_FEED], height[N_FEED], seconds[FEED_TIMES];
+    count_feed(feed, chunk, 2048.0);
+    printf("batch 8, len 2048, d_inner 2048, by count, at the rates of --demo floors; and for\n"
+           "multiply-adds 128 a cycle and processor, or in TF32 on tensor cores 494.7 TFLOP/s.\n"
+           "Times in us if nothing else counted, predicted and not measured\n\n"
+           "  way        d_state   bytes   special   issued   products   multiply-adds a byte\n");
+    for (int i = 0; i < N_FEED; i++) {
+        double longest = feed_times(seconds, &feed[i], wide, &h100, products);
+        at[i] = feed[i].products / (feed[i].floats * sizeof(float));
+        height[i] = 1e-12 * wide * feed[i].products / longest;
+        printf("  %-10s %7zu %7.0f %9.0f %8.0f %10.0f %22.1f\n", feed[i].name, d_state[i],
+               1e6 * seconds[0], 1e6 * seconds[1], 1e6 * seconds[2], 1e6 * seconds[3], at[i]);
+    }
+    for (int i = 0; i < ROOF_POINTS; i++) {
+        x[i] = pow(10.0, 3.0 * i / (ROOF_POINTS - 1));
+        for (int k = 0; k < 2; k++)
+            roof[k][i] = 1e-12 * fmin(products[k], x[i] * h100.bytes);
+    }
+    Chart chart = chart_new("Multiply-adds by count: what an H100's rates allow",
+                            "multiply-adds a byte", "10^12 multiply-adds a second");
+    chart.log_x = chart.log_y = true;
+    chart_add(&chart, "tensor cores", MARK_LINE, x, roof[1], ROOF_POINTS);
+    chart_add(&chart, "other units", MARK_LINE, x, roof[0], ROOF_POINTS);
+    chart_add(&chart, "5 fused, 16", MARK_POINTS, at, height, 1);
+    chart_add(&chart, "5 fused, 128", MARK_POINTS, at + 1, height + 1, 1);
+    chart_add(&chart, "in chunks, 128", MARK_POINTS, at + 2, height + 2, 1);
+    return chart_show(&chart, show, error);
+}
+
 #endif /* CH06_COUNTS */

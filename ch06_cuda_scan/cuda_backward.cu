@@ -541,7 +541,7 @@ KERNEL(sum_parts, SumJob)
    fill its registers, and two blocks a processor, half of WARPS_WANTED. */
 ScanPlan scan_back_plan(const Scan *scan, size_t processors)
 {
-    ScanPlan plan = {SCAN_FUSED, lanes_most(scan), 1, 0};
+    ScanPlan plan = {SCAN_FUSED, scan_whole(scan) ? 4 : lanes_of_8(scan), 1, 0};
     size_t pieces = processors * (WARPS_WANTED / 2) / warps_of(scan, plan.lanes);
     pieces = smaller(pieces, scan->len / PIECE_LEAST);
     plan.kernel = pieces >= 2 ? SCAN_PIECES : SCAN_FUSED;
@@ -560,7 +560,7 @@ static size_t back_shared(unsigned lanes, unsigned states, unsigned tokens)
 static bool start_piece_end_back(const ScanJob *job, Error *error)
 {
     ScanJob one = *job;
-    one.lanes = lanes_least(&job->scan);
+    one.lanes = scan_whole(&job->scan) ? 1 : lanes_of_8(&job->scan);
     size_t blocks = fused_blocks(&one);
     if (!scan_whole(&job->scan))
         START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(one.lanes, 8, 4), one, error);

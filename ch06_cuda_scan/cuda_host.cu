@@ -1,7 +1,8 @@
 /* The host's side of chapter 6: what a program needs around its kernels, whatever they compute.
 
    HOLDS   CUDA by its compiler or by cuda_on_cpu.h, under the same names; the first device; arrays
-           in its memory and copies there and back; the start of a kernel; the order of threads
+           in its memory and copies there and back; the start of a kernel; the order of threads;
+           what a program says of all this
    FOR     cuda_scan.cu and what is built on it. Knows no kernel and no scan. */
 
 #ifndef CH06_CUDA_HOST
@@ -11,13 +12,25 @@
 
 #ifdef __CUDACC__
 #include <cuda_pipeline.h>
+#include <mma.h>
 #define KERNEL(kernel, Job)
 #define LAUNCH(kernel, grid, block, shared, job) kernel<<<(grid), (block), (shared)>>>(job)
 #define DYNAMIC_SHARED(type, name)               extern __shared__ __align__(16) type name[]
 #define UNROLL                                   _Pragma("unroll")
 #define USED_UP(memory, size)                    ((void)0) /* on the CPU: unwritten again */
+/* A warp's parts of a product on tensor cores, 16 x 8 times 8 x 16 in TF32 */
+#define TF32_FACTOR(use, order)                                                                    \
+    nvcuda::wmma::fragment<nvcuda::wmma::use, 16, 16, 8, nvcuda::wmma::precision::tf32,            \
+                           nvcuda::wmma::order>
+typedef TF32_FACTOR(matrix_a, row_major) LeftRows;
+typedef TF32_FACTOR(matrix_a, col_major) LeftColumns;
+typedef TF32_FACTOR(matrix_b, row_major) RightRows;
+typedef TF32_FACTOR(matrix_b, col_major) RightColumns;
+typedef nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 8, float> SumFragment;
+using namespace nvcuda::wmma; /* load_matrix_sync, mma_sync, store_matrix_sync, __float_to_tf32 */
 #else
 #include "cuda_runtime_on_cpu.h"
+#include "cuda_wmma_on_cpu.h"
 #define UNROLL
 #endif
 #define DEVICE      static __device__ __forceinline__
@@ -166,5 +179,31 @@ int orders(void)
     return 1;
 #endif
 }
+
+/* ==================================== What a program says of it =========================== */
+
+/* --device: what runs the kernels. A CPU that plays GPU is not one. */
+bool device_say(Error *error)
+{
+    CudaDevice device;
+    if (!cuda_device_open(&device, error))
+        return false;
+    printf("%s, %zu processors\n", device.name, device.processors);
+#ifdef CUDA_ON_CPU
+    return fail(error, "this program was built without nvcc");
+#else
+    return true;
+#endif
+}
+
+#ifdef CUDA_ON_CPU
+#define BUILT_FOR                                                                                  \
+    "This program was built without nvcc: a CPU runs the kernels, thread by thread. With the "     \
+    "CUDA toolkit, `make` builds build/cuda/ch06_cuda_scan besides, for a GPU."
+#else
+#define BUILT_FOR                                                                                  \
+    "This program was built with nvcc, for a GPU. build/ch06_cuda_scan runs the same kernels on "  \
+    "the CPU."
+#endif
 
 #endif /* CH06_CUDA_HOST */

@@ -205,7 +205,7 @@ static inline void cuda_race_line(char *out, size_t room, void *const *trace, in
     for (int i = 0; i < depth && trace[i] != NULL; i++) {
         __sanitizer_symbolize_pc(trace[i], "%s:%l", text, sizeof text);
         const char *slash = strrchr(text, '/'), *name = slash != NULL ? slash + 1 : text;
-        bool own = strstr(name, "cuda_on_cpu.h:") != NULL || strstr(name, "cuda_races.h:") != NULL;
+        bool own = strstr(name, "_on_cpu.h:") != NULL || strstr(name, "cuda_races.h:") != NULL;
         if (own || strstr(text, "sanitizer") != NULL || strchr(name, ':') == NULL ||
             strchr(name, '<') != NULL)
             continue;

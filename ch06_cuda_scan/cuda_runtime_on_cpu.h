@@ -35,8 +35,9 @@ static inline cudaError_t cudaDeviceSynchronize(void)
     return cuda_cpu.last;
 }
 
-/* In front of every piece of memory stands its size. */
-enum { CUDA_CPU_HEAD = 64 };
+/* In front of every piece of memory stands its size; it begins at a multiple of 256 bytes, as a
+   GPU's does. */
+enum { CUDA_CPU_HEAD = 256 };
 
 static inline cudaError_t cudaMalloc(void **memory, size_t size)
 {
@@ -44,7 +45,9 @@ static inline cudaError_t cudaMalloc(void **memory, size_t size)
                 (cuda_cpu.bytes_most == 0 || cuda_cpu.bytes + size <= cuda_cpu.bytes_most);
     *memory = NULL;
     cuda_unseen();
-    char *head = fits ? (char *)malloc(size + CUDA_CPU_HEAD) : NULL;
+    void *got = NULL;
+    bool given = fits && posix_memalign(&got, CUDA_CPU_HEAD, size + CUDA_CPU_HEAD) == 0;
+    char *head = given ? (char *)got : NULL;
     if (head != NULL) {
         memcpy(head, &size, sizeof size);
         memset(head + CUDA_CPU_HEAD, cuda_cpu_unwritten(), size);

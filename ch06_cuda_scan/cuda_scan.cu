@@ -745,6 +745,8 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
 FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true)
 FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true)
 FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true)
+FUSED_KERNEL(fused_16x4, 16, 4, 4, true, true)
+FUSED_KERNEL(fused_16x8, 16, 4, 8, true, true)
 FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
 
 /* ==================================== 6. Time in pieces =================================== */
@@ -755,6 +757,8 @@ FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
    COSTS   Every exponential twice; and u, delta and B are read twice. */
 
 FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false)
+FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false)
+FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false)
 FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false)
 
 enum { CARRY_THREADS = 128, CARRY_AHEAD = 8 };
@@ -829,7 +833,7 @@ enum {
     PIECE_LEAST = 128  /* tokens: a shorter piece costs more than it brings */
 };
 
-/* Whether the layouts with constant lanes take it: 16 bytes at a time, 16 states at most. */
+/* Whether the layouts for few states take it: 16 bytes at a time, 16 states at most. */
 bool scan_whole(const Scan *scan)
 {
     return scan->d_inner % 4 == 0 && scan->d_state % 4 == 0 && scan->d_state <= 16;
@@ -841,13 +845,26 @@ unsigned scan_stretch(const Scan *scan)
     return scan_whole(scan) ? 16 : 4;
 }
 
-/* The fewest and the most lanes that a kernel is compiled for: lanes * states >= d_state. */
-unsigned lanes_least(const Scan *scan)
+/* Lanes of 16 states each, if 4 divides the sizes and there are 17 to 128 states; else 0. */
+unsigned lanes_of_16(const Scan *scan)
+{
+    bool quads = scan->d_inner % 4 == 0 && scan->d_state % 4 == 0;
+    return !quads || scan->d_state <= 16 || scan->d_state > 128 ? 0 : scan->d_state <= 64 ? 4 : 8;
+}
+
+/* And those of 8 states each, for all sizes: a power of two. */
+unsigned lanes_of_8(const Scan *scan)
 {
     unsigned lanes = 1;
-    while (!scan_whole(scan) && lanes * 8 < scan->d_state)
+    while (lanes * 8 < scan->d_state)
         lanes *= 2;
     return lanes;
+}
+
+/* The fewest and the most lanes that kernels 5 and 6 are compiled for. */
+unsigned lanes_least(const Scan *scan)
+{
+    return scan_whole(scan) ? 1 : lanes_of_16(scan) ? lanes_of_16(scan) : lanes_of_8(scan);
 }
 
 unsigned lanes_most(const Scan *scan)
@@ -931,6 +948,10 @@ size_t fused_shared(unsigned lanes, unsigned states, unsigned tokens)
 static bool start_fused(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
+    if (lanes_of_16(&job->scan) == 4)
+        START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 4), *job, error);
+    if (lanes_of_16(&job->scan) == 8)
+        START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 4), *job, error);
     if (!scan_whole(&job->scan))
         START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     if (job->lanes == 1)
@@ -943,6 +964,10 @@ static bool start_fused(const ScanJob *job, Error *error)
 static bool start_piece_end(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
+    if (lanes_of_16(&job->scan) == 4)
+        START(piece_end_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 4), *job, error);
+    if (lanes_of_16(&job->scan) == 8)
+        START(piece_end_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 4), *job, error);
     if (!scan_whole(&job->scan))
         START(piece_end_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     START(piece_end_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
@@ -1231,30 +1256,6 @@ static bool demo_weather_cuda(const Show *show, Error *error)
 }
 
 /* ==================================== Options and main ==================================== */
-
-/* --device: what runs the kernels. A CPU that plays GPU is not one. */
-static bool device_say(Error *error)
-{
-    CudaDevice device;
-    if (!cuda_device_open(&device, error))
-        return false;
-    printf("%s, %zu processors\n", device.name, device.processors);
-#ifdef CUDA_ON_CPU
-    return fail(error, "this program was built without nvcc");
-#else
-    return true;
-#endif
-}
-
-#ifdef CUDA_ON_CPU
-#define BUILT_FOR                                                                                  \
-    "This program was built without nvcc: a CPU runs the kernels, thread by thread. With the "     \
-    "CUDA toolkit, `make` builds build/cuda/ch06_cuda_scan besides, for a GPU."
-#else
-#define BUILT_FOR                                                                                  \
-    "This program was built with nvcc, for a GPU. build/ch06_cuda_scan runs the same kernels on "  \
-    "the CPU."
-#endif
 
 int cuda_main(int argc, char **argv)
 {

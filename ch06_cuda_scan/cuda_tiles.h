@@ -92,8 +92,7 @@ typedef struct {
     int states;     /* a thread has, in registers; a multiple of 4 */
     int tokens;     /* of a tile; a multiple of FUSED_GROUP */
     unsigned lanes; /* to a channel */
-    bool whole;     /* `lanes` is a constant, 4 divides d_inner and d_state, and a thread has as
-                       many quads of a tile as the next one */
+    bool whole;     /* `lanes` is a constant, and 4 divides d_inner and d_state */
     bool reads;     /* y, and x_last; else only where a piece ends: piece_x and piece_a */
 } FusedShape;
 
@@ -149,7 +148,8 @@ DEVICE int quads_of(const FusedShape shape)
 /* Whether token i of a tile is in it: some threads have nothing to move in a small one. */
 DEVICE bool in_tile(unsigned i, const FusedShape shape)
 {
-    return shape.whole || i < (unsigned)shape.tokens;
+    bool even = shape.whole && (unsigned)shape.tokens % (4 * shape.lanes) == 0;
+    return even || i < (unsigned)shape.tokens;
 }
 
 /* ==================================== Four floats at once ================================= */

@@ -50,6 +50,20 @@ extern "C" {
 /* And for what is no number: if not, this sentence, in the form of printf. */
 #define assert_that(condition, ...) check_that((condition), __FILE__, __LINE__, __VA_ARGS__)
 
+/* cmocka's own say "0 != 0x1", and no word of what that is: these say it, in the same cases. */
+#undef assert_true
+#undef assert_false
+#undef assert_int_equal
+#undef assert_memory_equal
+#define assert_true(condition)                                                                     \
+    check_that((condition) ? true : false, __FILE__, __LINE__, "this does not hold: %s", #condition)
+#define assert_false(condition)                                                                    \
+    check_that((condition) ? false : true, __FILE__, __LINE__, "this must not hold: %s", #condition)
+#define assert_int_equal(got, want)                                                                \
+    check_whole(#got, __FILE__, __LINE__, (long long)(got), (long long)(want))
+#define assert_memory_equal(got, want, size)                                                       \
+    check_memory(#got, #want, __FILE__, __LINE__, (got), (want), (size))
+
 /* The text has this in it somewhere. */
 #define assert_contains(text, part) check_contains((text), (part), __FILE__, __LINE__)
 
@@ -192,6 +206,23 @@ __attribute__((format(printf, 4, 5))) static inline void check_that(bool conditi
     va_end(arguments);
     print_error("%s:%d: %s\n", file, line, words);
     _fail(file, line);
+}
+
+static inline void check_whole(const char *text, const char *file, int line, long long got,
+                               long long want)
+{
+    check_that(got == want, file, line, "%s is %lld, expected %lld", text, got, want);
+}
+
+static inline void check_memory(const char *text, const char *other, const char *file, int line,
+                                const void *got, const void *want, size_t size)
+{
+    const unsigned char *a = (const unsigned char *)got, *b = (const unsigned char *)want;
+    size_t at = 0;
+    while (at < size && a[at] == b[at])
+        at++;
+    check_that(at == size, file, line, "%s and %s differ from byte %zu of %zu on", text, other, at,
+               size);
 }
 
 static inline void check_contains(const char *text, const char *part, const char *file, int line)

@@ -3,7 +3,9 @@
 # a tile, and in it the longest way from its first instruction to its last that goes round nothing:
 # loops inside count once. Ways that copy 4 bytes at a time are left out: they are for sizes that 4
 # does not divide. "a state": instructions for a token and a state of a thread, where it is known how
-# many of them a loop works on.
+# many of them a loop works on. Of the kernels of Mamba-2 all that a thread does is counted, every
+# loop as often as it is gone round: for 64 tokens, 64 channels and 128 states, that is twice if there
+# are loops in it, for two tiles of states, and 8 times if not, for the 8 steps of a product.
 
 /^ Function /         { sub(/:$/, "", $2); about = plain($2) }
 /^ +REG:/             { sub(/REG:/, "", $1); registers[about] = $1 }
@@ -41,6 +43,8 @@ function target(text) { # of a branch, or -1
 function class(text) {
     sub(/^@!?U?P[0-9T]+ /, "", text)
     if (text ~ /^MUFU/)                              return "special"
+    if (text ~ /^HMMA/)                              return "matrix"
+    if (name ~ /^dual_[so]/ && text ~ /^(LD|ST)\.E/) return "shared" # wmma has one address for all
     if (text ~ /^(FFMA|FMUL|FADD|FMNMX)/)            return "float"
     if (text ~ /^(LDS|STS)/)                         return "shared"
     if (text ~ /^SHFL/)                              return "shuffle"
@@ -50,34 +54,60 @@ function class(text) {
 
 function works_on(kernel) { # tokens times states of a thread, once round the loop
     if (kernel ~ /16x1$/ || kernel ~ /8x2$/) return 128
-    if (kernel ~ /4x4$/)                     return 64
+    if (kernel ~ /(4x4|d_16x4|d_16x8)$/)     return 64
+    if (kernel ~ /8xn$/)                     return 32
+    if (kernel ~ /^dual_[so]/)               return 64 * 64 * 128 / 128
     return 0
 }
 
-function finish(   i, to, low, high, n, states) {
+# The longest way from instruction `low` to `high`, forwards only: way[] and next_at[]. An instruction
+# counts as often as `times` says.
+function find_way(low, high,   i, to) {
+    split("", way); split("", next_at)
+    for (i = high; i >= low && low >= 0; i--) {
+        way[i] = (i == high) ? times[i] : 0
+        to = target(said[i])
+        if (i < high && to > i && to <= high && way[to] > 0) { way[i] = way[to] + times[i]; next_at[i] = to }
+        if (i < high && said[i] !~ /^(BRA|EXIT)/ && way[i + 1] > 0 && way[i + 1] + times[i] >= way[i]) { way[i] = way[i + 1] + times[i]; next_at[i] = i + 1 }
+        if (said[i] ~ /LDGSTS\.E \[/) way[i] = 0
+    }
+}
+
+function finish(   i, j, to, low, high, last, n, states, inner) {
     if (name == "") return
     high = low = -1
     for (i = 0; i < count; i++) {
+        times[i] = 1
+        if (said[i] ~ /^EXIT/) last = i # what stands behind it is for lanes that come one by one
+    }
+    for (i = 0; i < last; i++) {
         to = target(said[i])
         if (to >= 0 && to < i && i - to > high - low) { low = to; high = i }
     }
-    split("", way); split("", next_at); split("", n)
-    for (i = high; i >= low && low >= 0; i--) {
-        way[i] = (i == high)
-        to = target(said[i])
-        if (i < high && to > i && to <= high && way[to] > 0) { way[i] = way[to] + 1; next_at[i] = to }
-        if (i < high && said[i] !~ /^(BRA|EXIT)/ && way[i + 1] > 0 && way[i + 1] >= way[i]) { way[i] = way[i + 1] + 1; next_at[i] = i + 1 }
-        if (said[i] ~ /LDGSTS\.E \[/) way[i] = 0
+    if (name ~ /^dual_[so]/) {
+        for (i = 0; i < last; i++) {
+            to = target(said[i])
+            if (to < 0 || to >= i) continue
+            inner = 1
+            for (j = to; j < i; j++)
+                if (target(said[j]) >= to && target(said[j]) < j) inner = 0
+            for (j = to; j <= i; j++)
+                times[j] *= inner ? 8 : 2
+        }
+        low = 0; high = last
     }
+    find_way(low, high)
+    split("", n)
     for (i = low; low >= 0 && way[low] > 0; i = next_at[i]) {
-        n[class(said[i])]++
+        n[class(said[i])] += times[i]
         if (i == high) break
     }
     if (heading++ == 0)
-        printf "%-20s %9s %7s %7s %6s %6s %6s %7s %6s %8s\n", "kernel", "registers", "a loop", "special", "float", "shared", "global", "shuffle", "other", "a state"
+        printf "%-20s %9s %7s %7s %6s %6s %6s %7s %6s %6s %8s\n", "kernel", "registers", "a loop", "special", "float", "shared", "global", "shuffle", "matrix", "other", "a state"
     if (low >= 0 && way[low] > 0 && name != "race_sum") {
         states = works_on(name)
-        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["other"], (states > 0) ? sprintf("%.1f", way[low] / states) : "-"
+        if (name == "dual_carry") states = 64 * n["float"]
+        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %6d %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["matrix"], n["other"], (states > 0) ? sprintf("%.1f", way[low] / states) : "-"
     }
     split("", place)
     name = ""

@@ -9,6 +9,9 @@ for tool in nvcc cuobjdump nvdisasm; do
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-nvcc -O3 -arch=sm_90 -cubin ch06_cuda_scan/cuda_backward.cu -o "$work/kernels.cubin"
-{ cuobjdump -res-usage "$work/kernels.cubin"; cuobjdump -sass "$work/kernels.cubin"; } > "$work/said" 2> /dev/null
+for file in cuda_backward cuda_dual; do
+    nvcc -O3 -arch=sm_90 -cubin ch06_cuda_scan/$file.cu -o "$work/$file.cubin"
+    cuobjdump -res-usage "$work/$file.cubin"
+    cuobjdump -sass "$work/$file.cubin"
+done > "$work/said" 2> /dev/null
 awk -f tests/kernel_counts.awk "$work/said"

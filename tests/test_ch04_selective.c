@@ -222,7 +222,7 @@ static void check_steps(const Safetensors *file)
     float *want = tokens_first(file, "delta_eff"), *got = nan_filled(count);
     for (size_t i = 0; i < count; i++)
         got[i] = step_size(&scan, i / scan.d_inner, i % scan.d_inner);
-    assert_relmax(got, want, count, golden_tolerance(file));
+    assert_relmax_as("the step sizes", got, want, count, golden_tolerance(file));
     if (strstr(file->path, "raw80") || strstr(file->path, "tiny_softplus"))
         assert_all_near(got, want, count, 0, 1e-5); /* and each by itself, small as it is */
     free(want);
@@ -566,9 +566,9 @@ static void ex4_2_the_lesson_s_two_steps_by_hand(void **state)
     float y[2], x[1];
     Scan scan = {1, 2, 1, 1, u, delta, NULL, A, B, C, D, NULL, x_start, NULL, false};
     selective_scan(y, x, &scan);
-    assert_near(y[0], 20.0, 1e-5, 0);
-    assert_near(x[0], 5.25, 1e-5, 0);
-    assert_near(y[1], 4 * 5.25 + 10.0 / 3, 1e-5, 0);
+    assert_near_as("y after the first token", y[0], 20.0, 1e-5, 0);
+    assert_near_as("x after both tokens", x[0], 5.25, 1e-5, 0);
+    assert_near_as("y after both tokens", y[1], 4 * 5.25 + 10.0 / 3, 1e-5, 0);
 }
 
 static void the_step_takes_a_batch(void **state)
@@ -763,7 +763,9 @@ static void ex4_1_softplus_and_silu_are_right_at_every_float(void **state)
             float v;
             memcpy(&v, &signed_bits, sizeof v);
             double plus = softplus_in_double(v), gate = sigmoid_in_double(v);
-            assert_near(softplus(v), plus, 1e-44, 3e-7);
+            char what[64];
+            snprintf(what, sizeof what, "softplus(%g)", (double)v);
+            assert_near_as(what, softplus(v), plus, 1e-44, 3e-7);
             assert_near(sigmoid(v), gate, 1e-44, 3e-7);
             assert_near(silu(v), v * gate, 1e-42, 3e-7);
             assert_near(lanes_softplus(lanes_all(v), table)[0], plus, 1.2e-38, 6e-7);
@@ -1083,8 +1085,9 @@ static void ex4_6_the_sweep_down_tells_every_step_what_came_before(void **state)
     assert_near(tree[3].b, 10, 0, 0);
     sweep_down(tree, 4);
     for (size_t t = 0; t < 4; t++) {
-        assert_near(tree[t].a, 1, 0, 0);
-        assert_near(tree[t].b, (double)(t * (t + 1) / 2), 0, 0);
+        assert_near_as("a of what came before", tree[t].a, 1, 0, 0);
+        assert_near_as("b of what came before: 0, 1, 3, 6; it", tree[t].b,
+                       (double)(t * (t + 1) / 2), 0, 0);
     }
 }
 
@@ -1094,13 +1097,13 @@ static void ex4_5_joining_is_associative_and_has_a_direction(void **state)
     ScanPair one = {0.5f, 3}, two = {-2, 5}, three = {0, 7};
     ScanPair left = scan_join(scan_join(one, two), three),
              right = scan_join(one, scan_join(two, three));
-    assert_near(left.a, right.a, 0, 0);
-    assert_near(left.b, right.b, 0, 0);
+    assert_near_as("a of (1 2) 3, beside that of 1 (2 3),", left.a, right.a, 0, 0);
+    assert_near_as("b of (1 2) 3, beside that of 1 (2 3),", left.b, right.b, 0, 0);
     ScanPair forth = scan_join(one, two), back = scan_join(two, one);
-    assert_near(forth.a, -1, 0, 0);
-    assert_near(forth.b, -1, 0, 0);
-    assert_near(back.a, -1, 0, 0);
-    assert_near(back.b, 5.5, 0, 0);
+    assert_near_as("a of (0.5, 3), then (-2, 5),", forth.a, -1, 0, 0);
+    assert_near_as("b of (0.5, 3), then (-2, 5),", forth.b, -1, 0, 0);
+    assert_near_as("a of (-2, 5), then (0.5, 3),", back.a, -1, 0, 0);
+    assert_near_as("b of (-2, 5), then (0.5, 3),", back.b, 5.5, 0, 0);
 }
 
 static void ex4_5_joins_in_a_row_are_the_recurrence(void **state)
@@ -1138,10 +1141,10 @@ static void ex4_6_pair_scans_are_the_loop_where_nothing_rounds(void **state)
             out[len].a = 77.0f;
             pair_scans[k](out, in, len);
             for (size_t t = 0; t < len; t++) {
-                assert_near(out[t].a, loop[t].a, 0, 0);
-                assert_near(out[t].b, loop[t].b, 0, 0);
+                assert_near_as("a of a pair, beside the loop's,", out[t].a, loop[t].a, 0, 0);
+                assert_near_as("b of a pair, beside the loop's,", out[t].b, loop[t].b, 0, 0);
             }
-            assert_true(out[len].a == 77.0f);
+            assert_that(out[len].a == 77.0f, "something was written behind the %zu pairs", len);
         }
     }
 }
@@ -1412,9 +1415,11 @@ static void ex4_4_selective_copying_is_solved_and_not_with_constant_steps(void *
 {
     (void)state;
     Random random = random_from_seed(2);
-    assert_near(copying_score(0, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
+    assert_near_as("the share of sequences copied, without noise,",
+                   copying_score(0, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
     assert_true(copying_score(0, 20, COPY_HALVING, random) == 1.0); /* without noise it can */
-    assert_near(copying_score(5000, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
+    assert_near_as("the share copied among 5000 tokens of noise",
+                   copying_score(5000, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
     assert_true(copying_score(100, 50, COPY_HALVING, random) < 0.15);
     assert_true(copying_score(100, 50, COPY_KEEPING, random) < 0.25);
 }

@@ -108,7 +108,7 @@ static void assert_golden(const Safetensors *file, const char *name, const float
 {
     const Tensor *tensor;
     float *want = golden_floats(&tensor, file, name);
-    assert_relmax(got, want, tensor->count, tolerance);
+    assert_relmax_as(name, got, want, tensor->count, tolerance);
     free(want);
 }
 

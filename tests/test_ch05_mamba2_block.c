@@ -84,7 +84,8 @@ static void assert_golden(const Safetensors *file, const char *name, const float
     const Tensor *tensor;
     double *want = golden_doubles(&tensor, file, name);
     assert_int_equal(tensor->count, count);
-    assert_relmax(got, want, count, 2e-5); /* the norms of the golden program are in float32 */
+    assert_relmax_as(name, got, want, count,
+                     2e-5); /* the norms of the golden program are in float32 */
     free(want);
 }
 

@@ -533,9 +533,10 @@ static void ex5_17_a_pair_s_slope_by_hand(void **state)
 {
     (void)state;
     static const float pair[2] = {3, 4}, along[2] = {6, 8}, ahead[2] = {-4, 3}, one[2] = {1, 0};
-    assert_true(turn_slope(pair, along) == 0.0f); /* further out: no turn does that */
-    assert_true(turn_slope(pair, ahead) == 25.0f);
-    assert_true(turn_slope(pair, one) == -4.0f);
+    /* further out: no turn does that */
+    assert_near_as("the slope of (3, 4) with gradient (6, 8)", turn_slope(pair, along), 0, 0, 0);
+    assert_near_as("the slope of (3, 4) with gradient (-4, 3)", turn_slope(pair, ahead), 25, 0, 0);
+    assert_near_as("the slope of (3, 4) with gradient (1, 0)", turn_slope(pair, one), -4, 0, 0);
 }
 
 /* Every gradient against (loss(v + h) - loss(v - h)) / 2h of the scan in complex numbers. */

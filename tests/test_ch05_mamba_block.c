@@ -341,7 +341,7 @@ static void assert_golden(const Safetensors *file, const char *name, const float
 {
     const Tensor *tensor;
     float *want = golden_floats(&tensor, file, name);
-    assert_relmax(got, want, tensor->count, tolerance);
+    assert_relmax_as(name, got, want, tensor->count, tolerance);
     free(want);
 }
 
@@ -703,7 +703,67 @@ static void ex5_3_the_parameters_are_as_many_as_the_table_holds(void **state)
     assert_int_equal(block_params_count(&configs[0]), 3770880 + 768); /* by hand, in the lesson */
 }
 
-static void ex5_4_the_gate_opens_and_closes(void **state)
+static void check_selection(const Safetensors *file)
+{
+    Bench bench = golden_bench(file);
+    BlockCache *cache = &bench.cache;
+    size_t count = cache->batch * cache->len * bench.block.config.hidden_size;
+    float *input = golden_floats(NULL, file, "input"), *out = NEW(float, count);
+    memcpy(cache->normed, input, count * sizeof(float)); /* no norm in this file */
+    mixer_forward(out, cache, NULL, &bench.block);
+    assert_golden(file, "dt_low", cache->dt_low, 5e-6);
+    assert_golden(file, "B", cache->B, 5e-6);
+    assert_golden(file, "C", cache->C, 5e-6);
+    assert_golden(file, "dt_raw", cache->dt_raw, 5e-6);
+    free(input), free(out);
+    bench_free(&bench);
+}
+
+static void ex5_4_delta_B_and_C_agree_with_golden(void **state)
+{
+    (void)state;
+    for_each_golden("ch05_mixer*.safetensors", check_selection);
+}
+
+static void ex5_4_each_part_comes_from_its_own_rows_of_x_proj(void **state)
+{
+    (void)state; /* row r of x_proj takes channel r, times r + 1, of u */
+    enum { LEN = 3 };
+    MambaConfig config = odd_config();
+    Bench bench = bench_new(&config, 1, LEN, 44);
+    float *const *p = bench.block.params.tensor, *x_proj = p[X_PROJ_WEIGHT];
+    size_t d_inner = config.intermediate_size, d_state = config.state_size;
+    size_t dt_rank = config.time_step_rank, d_model = config.hidden_size;
+    Random random = random_from_seed(45);
+    float *input = random_array(LEN * d_model, &random), *out = NEW(float, LEN *d_model);
+    for (size_t r = 0; r < dt_rank + 2 * d_state; r++)
+        for (size_t d = 0; d < d_inner; d++)
+            x_proj[r * d_inner + d] = d == r ? (float)(r + 1) : 0.0f;
+    memcpy(bench.cache.normed, input, LEN * d_model * sizeof(float));
+    mixer_forward(out, &bench.cache, NULL, &bench.block);
+    for (size_t t = 0; t < LEN; t++) {
+        const float *u = bench.cache.u + t * d_inner;
+        for (size_t n = 0; n < d_state; n++) {
+            size_t B = dt_rank + n, C = B + d_state;
+            assert_near_as("B of a token, by its own row of x_proj,",
+                           bench.cache.B[t * d_state + n], u[B] * (float)(B + 1), 0, 1e-6);
+            assert_near_as("C of a token, by its own row of x_proj,",
+                           bench.cache.C[t * d_state + n], u[C] * (float)(C + 1), 0, 1e-6);
+        }
+        for (size_t d = 0; d < d_inner; d++) {
+            const float *row = p[DT_PROJ_WEIGHT] + d * dt_rank;
+            double want = 0.0;
+            for (size_t r = 0; r < dt_rank; r++)
+                want += (double)row[r] * (double)u[r] * (double)(r + 1);
+            assert_near_as("dt_raw of a token, without the bias,",
+                           bench.cache.dt_raw[t * d_inner + d], want, 1e-6, 1e-5);
+        }
+    }
+    free(input), free(out);
+    bench_free(&bench);
+}
+
+static void the_gate_opens_and_closes(void **state)
 {
     (void)state;
     static const float y[4] = {3, 3, 3, -2}, z[4] = {-1000, 0, 1.27846454f, 20};
@@ -1136,7 +1196,9 @@ int main(void)
         cmocka_unit_test(ex5_2_the_convolution_by_hand),
         cmocka_unit_test(ex5_2_each_channel_has_its_own_weights),
         cmocka_unit_test(ex5_3_the_parameters_are_as_many_as_the_table_holds),
-        cmocka_unit_test(ex5_4_the_gate_opens_and_closes),
+        cmocka_unit_test(ex5_4_delta_B_and_C_agree_with_golden),
+        cmocka_unit_test(ex5_4_each_part_comes_from_its_own_rows_of_x_proj),
+        cmocka_unit_test(the_gate_opens_and_closes),
         cmocka_unit_test(the_start_is_as_published),
         cmocka_unit_test(what_sums_starts_within_one_over_the_root_of_its_inputs),
         cmocka_unit_test(ex5_5_attention_worked_by_hand),

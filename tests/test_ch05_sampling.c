@@ -111,7 +111,9 @@ static void ex5_9_top_p_keeps_the_fewest_that_make_up_p(void **state)
             memcpy(sampler.weight, share, sizeof share);
             (fast ? keep_top_p : keep_top_p_clear)(&sampler, cases[i].p);
             for (size_t v = 0; v < 4; v++)
-                assert_true(sampler.weight[v] == (cases[i].stays[v] ? share[v] : 0.0f));
+                assert_that(sampler.weight[v] == (cases[i].stays[v] ? share[v] : 0.0f),
+                            "shares 0.15 0.5 0.05 0.3, p = %g: the token of share %g must %s",
+                            cases[i].p, (double)share[v], cases[i].stays[v] ? "stay" : "go");
         }
     sampler_free(&sampler);
 }
@@ -126,7 +128,8 @@ static void ex5_9_top_p_cuts_among_equals(void **state)
             sampler.weight[v] = 1.0f;
         (fast ? keep_top_p : keep_top_p_clear)(&sampler, 0.5);
         for (size_t v = 0; v < 8; v++)
-            assert_true(sampler.weight[v] == (v < 4 ? 0.0f : 1.0f));
+            assert_that(sampler.weight[v] == (v < 4 ? 0.0f : 1.0f),
+                        "eight equal tokens, p = 0.5: token %zu must %s", v, v < 4 ? "go" : "stay");
     }
     sampler_free(&sampler);
 }

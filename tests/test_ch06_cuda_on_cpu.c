@@ -6,6 +6,7 @@
 #include "../ch06_cuda_scan/cuda_host.cu"
 #ifdef CUDA_CPU_TSAN
 #include "../ch06_cuda_scan/cuda_backward.cu"
+#include "../ch06_cuda_scan/cuda_dual.cu"
 #endif
 
 #include "check.h"
@@ -122,6 +123,77 @@ __global__ void much_shared_memory(BugJob job)
     job.out[threadIdx.x] = shared[threadIdx.x + 20000];
 }
 KERNEL(much_shared_memory, BugJob)
+
+/* ---- products that a warp makes together ---------------------------------------------------- */
+
+__global__ void product_by_half_a_warp(BugJob job)
+{
+    LeftRows left;
+    if (threadIdx.x < 16)
+        load_matrix_sync(left, job.in, 8);
+    job.out[threadIdx.x] = 1.0f;
+}
+KERNEL(product_by_half_a_warp, BugJob)
+
+__global__ void product_of_a_small_block(BugJob job)
+{
+    LeftRows left;
+    load_matrix_sync(left, job.in, 8);
+}
+KERNEL(product_of_a_small_block, BugJob)
+
+__global__ void matrix_at_an_odd_address(BugJob job)
+{
+    LeftRows left;
+    load_matrix_sync(left, job.in + 4, 8);
+}
+KERNEL(matrix_at_an_odd_address, BugJob)
+
+__global__ void rows_of_seven(BugJob job)
+{
+    LeftRows left;
+    load_matrix_sync(left, job.in, 7);
+}
+KERNEL(rows_of_seven, BugJob)
+
+__global__ void another_matrix_for_some_lanes(BugJob job)
+{
+    LeftRows left;
+    load_matrix_sync(left, job.in + threadIdx.x / 16 * 8, 8);
+}
+KERNEL(another_matrix_for_some_lanes, BugJob)
+
+__global__ void factor_that_is_not_rounded(BugJob job)
+{
+    LeftRows left;
+    RightRows right;
+    SumFragment sum;
+    fill_fragment(sum, 0.0f);
+    load_matrix_sync(left, job.in, 8);
+    load_matrix_sync(right, job.in, 16);
+    right.x[2] += 0.0001f;
+    mma_sync(sum, left, right, sum);
+}
+KERNEL(factor_that_is_not_rounded, BugJob)
+
+/* CUDA does not say which numbers of a matrix a lane holds. */
+__global__ void numbers_by_their_place(BugJob job)
+{
+    LeftRows left;
+    load_matrix_sync(left, job.in, 8);
+    job.out[threadIdx.x] = left.x[0];
+}
+KERNEL(numbers_by_their_place, BugJob)
+
+__global__ void stored_and_read_without_syncwarp(BugJob job)
+{
+    __shared__ __align__(32) float tile[256];
+    SumFragment sum;
+    fill_fragment(sum, 1.0f);
+    MARK(0), store_matrix_sync(tile, sum, 16, mem_row_major);
+    MARK(1), job.out[threadIdx.x] = tile[threadIdx.x * 7];
+}
+KERNEL(stored_and_read_without_syncwarp, BugJob)
 
 /* ---- what nobody wrote --------------------------------------------------------------------- */
 
@@ -388,6 +460,14 @@ static const Bug bugs[] = {
     BUG(copy_between_odd_addresses, 1, 1, 0, ": a GPU copies 4, 8 or 16, between mul", 0, 0),
     BUG(much_shared_memory, 1, THREADS, 100000,
         "with 100000 bytes of shared memory, where the kernel may have 49152", 0, 0),
+    BUG(product_by_half_a_warp, 1, 32, 0, "in load_matrix_sync, but thread (", 0, 0),
+    BUG(product_of_a_small_block, 1, 16, 0, "calls load_matrix_sync in a warp of fewer", 0, 0),
+    BUG(matrix_at_an_odd_address, 1, 32, 0, "it must begin at a multiple of 32 bytes", 0, 0),
+    BUG(rows_of_seven, 1, 32, 0, "with rows of 7 floats: it must begin", 0, 0),
+    BUG(another_matrix_for_some_lanes, 1, 32, 0, "takes another matrix than in lane 0", 0, 0),
+    BUG(factor_that_is_not_rounded, 1, 32, 0, "mma_sync takes a factor that is no TF32", 0, 0),
+    BUG(numbers_by_their_place, 1, 32, 0, NULL, 1, 0),
+    BUG(stored_and_read_without_syncwarp, 1, 32, 0, NULL, 1, 1),
     BUG(unwritten_and_swallowed, 1, THREADS, 0, NULL, 1, 0),
     BUG(unwritten_and_swallowed_from_below, 1, THREADS, 0, NULL, 1, 0),
     BUG(copy_not_waited_for, 1, THREADS, 0, NULL, 1, 0),
@@ -651,6 +731,17 @@ static void check_for_races(size_t batch, size_t len, size_t d_inner, size_t d_s
     free(grad.A), free(grad.D), free(y), free(x_last), free(demo.memory);
 }
 
+static void mamba_2_s_kernels_have_no_race(void **state)
+{
+    (void)state;
+    DemoHeads made = demo_heads_new(1, 70, 2, 20, 1, 68);
+    float *y = NEW(float, 70 * 2 * 20), *x_last = NEW(float, 2 * 20 * 68);
+    Error error;
+    if (!cuda_head_scan(y, x_last, &made.scan, &error))
+        fail_msg("%s", error.text);
+    free(y), free(x_last), free(made.memory);
+}
+
 static void the_chapter_s_kernels_have_no_race(void **state)
 {
     (void)state;
@@ -665,7 +756,7 @@ static void the_chapter_s_kernels_have_no_race(void **state)
 int main(void)
 {
 #ifdef CUDA_ON_CPU
-    struct CMUnitTest tests[N_BUGS + 8] = {
+    struct CMUnitTest tests[N_BUGS + 9] = {
         cmocka_unit_test(a_half_warp_may_shuffle_once_more_than_the_other),
         cmocka_unit_test(the_last_block_may_add_up_what_the_others_left),
         cmocka_unit_test(a_barrier_a_round_is_enough_for_two_buffers),
@@ -679,6 +770,7 @@ int main(void)
         cmocka_unit_test(a_pointer_of_the_host_s_is_named),
         cmocka_unit_test(the_race_of_the_demo_is_named),
         cmocka_unit_test(the_chapter_s_kernels_have_no_race),
+        cmocka_unit_test(mamba_2_s_kernels_have_no_race),
 #endif
     };
     size_t count = 0;

@@ -135,9 +135,10 @@ static void every_kernel_is_chapter_4_s_scan_at_odd_sizes(void **state)
 static void the_fused_kernels_are_chapter_4_s_scan_at_more_sizes(void **state)
 {
     (void)state;
-    static const size_t sizes[][4] = {{2, 100, 131, 16}, {1, 65, 200, 9}, {1, 300, 33, 33},
-                                      {3, 129, 40, 8},   {1, 50, 17, 65}, {1, 1000, 9, 12},
-                                      {2, 37, 132, 16},  {1, 700, 8, 12}, {2, 300, 4, 4}};
+    static const size_t sizes[][4] = {
+        {2, 100, 131, 16}, {1, 65, 200, 9},   {1, 300, 33, 33}, {3, 129, 40, 8}, {1, 50, 17, 65},
+        {1, 1000, 9, 12},  {2, 37, 132, 16},  {1, 700, 8, 12},  {2, 300, 4, 4},  {1, 65, 36, 20},
+        {2, 50, 12, 64},   {1, 131, 20, 100}, {1, 37, 8, 128}};
     need_device();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         check_kernels(sizes[i], HAS_ALL, SCAN_FUSED, SCAN_PIECES, 3e-5);
@@ -716,12 +717,16 @@ static void ex6_2_every_round_of_the_sweeps_takes_one_turn(void **state)
     (void)state;
     bool taken[SWEEP_ROOM] = {false};
     for (unsigned i = 0; i < SWEEP_TOKENS; i++) {
-        assert_true(swept_place(i) < SWEEP_ROOM);
-        assert_false(taken[swept_place(i)]);
+        unsigned place = swept_place(i);
+        assert_that(place < SWEEP_ROOM, "element %u lies at %u, but the room ends at %d", i, place,
+                    SWEEP_ROOM);
+        assert_that(!taken[place], "two elements lie at %u, element %u is one", place, i);
         taken[swept_place(i)] = true;
     }
     for (unsigned width = 1; width < SWEEP_TOKENS; width *= 2)
-        assert_int_equal(sweep_turns(width, SWEEP_TOKENS, swept_place), 1);
+        assert_that(sweep_turns(width, SWEEP_TOKENS, swept_place) == 1,
+                    "elements %u apart share a bank: a warp takes %u turns", width,
+                    sweep_turns(width, SWEEP_TOKENS, swept_place));
 }
 
 static void banks_are_counted_as_by_hand(void **state)
@@ -847,6 +852,7 @@ static void the_chooser_looks_at_the_shape(void **state)
     Scan wide = sized(8, 2048, 2048, 16), one = sized(1, 65536, 2048, 16);
     Scan narrow = sized(1, 1048576, 64, 16), many = sized(64, 512, 1536, 16);
     Scan brief = sized(1, 100, 64, 16), large = sized(1, 1000, 64, 200);
+    Scan states = sized(8, 2048, 2048, 128), fewer = sized(1, 1000, 64, 20);
     ScanPlan plan = scan_plan(&wide, SCAN_KERNELS, 132);
     assert_int_equal(plan.kernel, SCAN_FUSED);
     assert_int_equal(plan.lanes, 4); /* 16384 channels are 512 warps; four times that is 2048 */
@@ -865,6 +871,10 @@ static void the_chooser_looks_at_the_shape(void **state)
     assert_int_equal(plan.lanes, 1);
     assert_int_equal(scan_plan(&brief, SCAN_KERNELS, 132).kernel, SCAN_FUSED);
     assert_int_equal(scan_plan(&large, SCAN_KERNELS, 132).lanes, 32);
+    assert_int_equal(scan_plan(&states, SCAN_KERNELS, 132).lanes, 8); /* of 16 states each */
+    assert_int_equal(scan_plan(&fewer, SCAN_KERNELS, 132).lanes, 4);
+    states.d_inner = 2047; /* 4 divides no row */
+    assert_int_equal(scan_plan(&states, SCAN_KERNELS, 132).lanes, 16);
 }
 
 #ifdef CUDA_ON_CPU

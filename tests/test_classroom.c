@@ -4,110 +4,7 @@
    The real chapters are checked by `make classroom-check`. */
 
 #define _GNU_SOURCE /* popen, mkdtemp under -std=c11 */
-#include <signal.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "check.h"
-
-enum { ROOM = 1 << 16 };
-
-static char work[] = "/tmp/classroom_XXXXXX";
-
-static const char *build(void)
-{
-    return getenv("BUILD") ? getenv("BUILD") : "build";
-}
-
-/* Runs a command of the shell; its output, errors too, goes to text (ROOM bytes). Returns its
-   exit status. The command finds $T, the test's own folder; $C, the classroom's tools; $GRADE,
-   the grader; $FLAGS, cmocka's; `put ID FILE DIR`, which writes the solved chapter into DIR with
-   the lines of FILE in place of exercise ID; and `grade`, which grades $T/sub. */
-__attribute__((format(printf, 2, 3))) static int shell(char *text, const char *format, ...)
-{
-    char command[8192], rest[6000];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(rest, sizeof rest, format, arguments);
-    va_end(arguments);
-    snprintf(
-        command, sizeof command,
-        "T=%s C=$PWD/tests/classroom FLAGS=\"$(cat %s/cmocka.flags)\" GRADE=\"$PWD/%s/grade\"\n"
-        "export T C FLAGS GRADE; unset MAKEFLAGS MFLAGS MAKELEVEL SANITIZE; exec 2>&1\n"
-        "put() { awk -v MODE=put -v ID=$1 -v TEXT=$2 -f $C/exercises.awk "
-        "$C/toy/ch01_toy/toy.c > $3/toy.c; }\n"
-        "grade() { $GRADE --kit $T/kit --submission $T/sub --flags \"$FLAGS\" --seconds 1 "
-        "--results $T/results.json \"$@\"; }\n"
-        "%s",
-        work, build(), build(), rest);
-    FILE *out = popen(command, "r");
-    assert_non_null(out);
-    size_t len = fread(text, 1, ROOM - 1, out);
-    text[len] = '\0';
-    int status = pclose(out);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Fails with the whole report if it does not say this, or says that. */
-static void assert_says(const char *text, const char *part)
-{
-    if (!strstr(text, part)) {
-        print_error("%s\n", text);
-        fail_msg("this does not say '%s'", part);
-    }
-}
-
-static void assert_silent_about(const char *text, const char *part)
-{
-    if (strstr(text, part))
-        fail_msg("this must not say '%s':\n%s", part, text);
-}
-
-/* "1.2 ... 0 of 3" in a table of points; "points" in place of an exercise for the sum. */
-static void assert_points(const char *text, const char *what, const char *points)
-{
-    const char *line = text;
-    while (line != NULL && strncmp(line, what, strlen(what)) != 0) {
-        line = strchr(line, '\n');
-        line += line != NULL;
-    }
-    const char *end = line == NULL ? NULL : line + strcspn(line, "\n");
-    size_t len = strlen(points);
-    if (end == NULL || end - line < (long)len || strncmp(end - len, points, len) != 0 ||
-        end[-(long)len - 1] != ' ')
-        fail_msg("%s is not '%s':\n%s", what, points, text);
-}
-
-static void write_file(const char *name, const char *content)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", work, name);
-    FILE *out = fopen(path, "w");
-    assert_non_null(out);
-    fputs(content, out);
-    fputc('\n', out);
-    assert_int_equal(fclose(out), 0);
-}
-
-static void read_file(char *text, const char *name)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", work, name);
-    FILE *in = fopen(path, "r");
-    if (in == NULL)
-        fail_msg("%s: there is no such file", path);
-    size_t len = in != NULL ? fread(text, 1, ROOM - 1, in) : 0;
-    text[len] = '\0';
-    if (in != NULL)
-        fclose(in);
-}
-
-/* Hands in the solved chapter with these lines in place of exercise `id`, and grades it. */
-static int grade_lines(char *text, const char *id, const char *lines, const char *options)
-{
-    write_file("lines", lines);
-    return shell(text, "rm -rf $T/sub; mkdir $T/sub; put %s $T/lines $T/sub; grade %s", id,
-                 options);
-}
+#include "classroom/harness.h"
 
 /* ---- submissions that are wrong, broken or malicious ---------------------------------------- */
 /* Each stands in place of exercise 1.2 and costs exercise 1.2; 1.1 and 1.10 keep their points.
@@ -247,8 +144,9 @@ static void a_kit_holds_what_its_chapter_names_and_says_no_more(void **state)
     assert_silent_about(text, "The earlier chapters"); /* there are none */
     assert_says(text, "names the line.\n\nTo hand in");
     assert_int_equal(shell(text, "make -s -C $T/named_kit"), 0);
-    assert_says(text, " 1 point, about");
-    assert_says(text, " 2 points, about");
+    assert_says(text, "1.1  a sum                                         5 minutes, 2 points\n"
+                      "         ch01_toy/toy.c:19\n");
+    assert_says(text, " 1 point");
 }
 
 static void the_same_course_gives_the_same_bytes(void **state)
@@ -292,7 +190,7 @@ static void malformed_markers_are_refused(void **state)
     }
 }
 
-static const char hidden[] = "--hidden $C/toy/hidden --reference $T/course --hide $C";
+static const char hidden[] = "--probes $C/toy/hidden --reference $T/course";
 
 /* ---- what a student sees --------------------------------------------------------------------- */
 
@@ -368,8 +266,8 @@ static void a_mistake_in_one_exercise_costs_no_other(void **state)
                      1);
 }
 
-/* Nor in hidden tests and probes. */
-static void a_mistake_costs_no_hidden_test_of_another(void **state)
+/* Nor in probes. */
+static void a_mistake_costs_no_probe_of_another(void **state)
 {
     static char text[ROOM];
     (void)state;
@@ -447,9 +345,94 @@ static void without_namespaces_the_limits_still_hold(void **state)
     nothing_of_a_submission_is_left(state);
 }
 
+/* ---- what was handed in, under whatever name --------------------------------------------------- */
+
+/* Every way that a chapter's file comes back from a student, all worth 6 of 6. */
+static void a_submission_is_found_and_the_report_says_where(void **state)
+{
+    static const char *const cases[][2] = {
+        {"mkdir ch01_toy; mv toy.c ch01_toy", NULL},
+        {"mv toy.c Toy.c", "taken as ch01_toy/toy.c: Toy.c"},
+        {"mv toy.c TOY.C", "taken as ch01_toy/toy.c: TOY.C"},
+        {"mv toy.c 'toy (1).c'", "taken as ch01_toy/toy.c: toy (1).c"},
+        {"mv toy.c 'toy - Copy (2).c'", "taken as ch01_toy/toy.c: toy - Copy (2).c"},
+        {"mv toy.c doejane_LATE_12_345_toy-1.c",
+         "taken as ch01_toy/toy.c: doejane_LATE_12_345_toy-1"},
+        {"mkdir -p 'my work/ch01_toy'; mv toy.c 'my work/ch01_toy'", "my work/ch01_toy/toy.c"},
+        {"mkdir -p a/b; mv toy.c a/b", "taken as ch01_toy/toy.c: a/b/toy.c"},
+        {"mkdir a; cp $T/kit/ch01_toy/toy.c a", NULL}, /* the one at the top is nearer */
+        {"cp $T/kit/ch01_toy/toy.c Toy.c", NULL},
+        {"mkdir ch01_toy .git; cp $T/kit/ch01_toy/toy.c .git; mv toy.c ch01_toy", NULL},
+        {"touch -d 2020-01-01 'toy (1).c'; mv toy.c 'toy (2).c'",
+         "taken as ch01_toy/toy.c: toy (2).c"},
+    };
+    static char text[ROOM];
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        assert_int_equal(shell(text,
+                               "rm -rf $T/sub; mkdir $T/sub; cd $T/sub; "
+                               "cp $C/toy/ch01_toy/toy.c .; %s\ngrade --score",
+                               cases[k][0]),
+                         0);
+        assert_points(text, "points", "6 of 6");
+        if (cases[k][1] != NULL)
+            assert_says(text, cases[k][1]);
+        else
+            assert_silent_about(text, "taken as");
+    }
+    assert_int_equal(shell(text, "cd $T/sub && rm -rf * && cp $C/toy/ch01_toy/toy.c toys.c; "
+                                 "cp toys.c mytoy.c; cp toys.c toy.cpp; grade"),
+                     0);
+    assert_says(text, "ch01_toy/toy.c was not handed in"); /* these are other names */
+}
+
+static void a_zip_file_is_opened(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    if (shell(text, "command -v zip && command -v unzip") != 0) {
+        print_message("zip and unzip are not installed\n");
+        skip();
+    }
+    assert_int_equal(shell(text,
+                           "rm -rf $T/sub $T/zip; mkdir -p $T/sub $T/zip/ch01/ch01_toy; cd $T/zip\n"
+                           "cp $C/toy/ch01_toy/toy.c 'ch01/ch01_toy/toy [1].c'; "
+                           "zip -qr $T/sub/work.zip ch01; grade"),
+                     0);
+    assert_says(text, "taken as ch01_toy/toy.c: ch01/ch01_toy/toy [1].c in work.zip");
+    assert_points(text, "points", "6 of 6");
+    assert_int_equal(
+        shell(text, "$GRADE --kit $T/kit --submission $T/sub/work.zip --flags \"$FLAGS\""), 0);
+    assert_points(text, "points", "6 of 6");
+    assert_int_equal(shell(text, "cd $T/zip; head -c 3000000 /dev/zero > ch01/ch01_toy/toy.c; "
+                                 "zip -qr $T/sub/work.zip ch01; grade"),
+                     0); /* a bomb */
+    assert_says(text, "ch01_toy/toy.c cannot be unzipped, or is too large, and was not taken");
+    assert_int_equal(shell(text, "echo no zip > $T/sub/work.zip; grade"), 0);
+    assert_says(text, "work.zip could not be opened");
+    assert_points(text, "points", "0 of 6");
+}
+
+/* A test that sleeps costs 2 s here, twice that with the others solved; then its exercise is given up.
+   All in all there is a limit too. */
+static void a_submission_that_sleeps_is_not_waited_for(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(grade_lines(text, "1.1", "for (;;) sleep(9);", ""), 0);
+    assert_says(text,
+                "TIMEOUT  less than nothing\n          not run: this exercise ran out of time "
+                "twice");
+    assert_points(text, "points", "4 of 6");
+    assert_int_equal(grade_lines(text, "1.1", "for (;;) sleep(9);", "--clock 3"), 0);
+    assert_says(text, "not run  the last is the largest\n          not run: the whole took longer "
+                      "than 3 s");
+    assert_points(text, "points", "0 of 6");
+}
+
 /* ---- hidden tests ---------------------------------------------------------------------------- */
 
-static void hidden_tests_count_and_say_only_their_verdict(void **state)
+static void probes_count_and_say_only_their_verdict(void **state)
 {
     static char text[ROOM];
     (void)state;
@@ -457,55 +440,75 @@ static void hidden_tests_count_and_say_only_their_verdict(void **state)
         grade_lines(text, "1.2", "for (size_t i = 0; i < n; i++)\nsum += x[i];", hidden), 0);
     assert_points(text, "points", "6 of 6");
     assert_says(text, "pass     other numbers  (hidden)");
-    assert_int_equal(grade_lines(text, "1.2", "sum = n == 3 ? 9 : x[0];", hidden), 0);
-    assert_points(text, "1.2", "1.5 of 3"); /* right for the public test alone */
-    assert_int_equal(grade_lines(text, "1.10", "largest = x[n - 1] > 0 ? x[n - 1] : 0;", hidden),
-                     0);
-    assert_points(text, "1.10", "0.5 of 1");
+    assert_int_equal(
+        grade_lines(text, "1.2", "sum = n == 3 ? 9 : x[0]; printf(\"x is %g\\n\", x[0]);", hidden),
+        0);
+    assert_points(text, "1.2", "0 of 3"); /* right for the public test alone */
+    assert_says(text, "pass     a mean by hand");
+    assert_says(text, "FAIL     other numbers  (hidden)\n1.10");
+    assert_silent_about(text, "x is 0.25"); /* the probe's input */
     read_file(text, "results.json");
     assert_says(text, "\"visibility\": \"after_published\"");
-    assert_silent_about(text, "toy_largest(x, 3)"); /* the hidden test's own words */
+    assert_silent_about(text, "0.25");
+    assert_int_equal(grade_lines(text, "1.2", "#define printf(...) NONSENSE\nsum = 9;", hidden), 0);
+    assert_says(text, "NOT C    other numbers  (hidden)\n1.10"); /* the compiler quotes the probe */
+    assert_silent_about(text, "%.17g");
 }
 
-/* As tests/README.md says: a public test can be forged from inside its process. This one takes the
-   ticket before main begins. A probe cannot be forged: the answer is not in its process. */
-static void a_probe_is_not_forged(void **state)
+/* The same seed the same numbers, another seed others, and none of them can be known beforehand. */
+static void probes_have_new_numbers_in_every_run(void **state)
 {
     static char text[ROOM];
     (void)state;
-    write_file("forger", "static char ticket[32];\n"
-                         "__attribute__((constructor)) static void take(void)\n"
-                         "{ if (read(3, ticket, 32)) {} }");
-    write_file("lines", "if (write(4, ticket, 32)) {}\n_exit(0);");
-    assert_int_equal(shell(text,
-                           "rm -rf $T/sub; mkdir $T/sub $T/plain; put 1.2 $T/lines $T/plain\n"
-                           "sed \"/^#include <unistd.h>/r $T/forger\" $T/plain/toy.c > "
-                           "$T/sub/toy.c; grade %s",
-                           hidden),
+    shell(text, "mkdir $T/probes");
+    write_file("probes/ex1_1_say.c",
+               "#include \"../ch01_toy/toy.c\"\n#include \"probe.h\"\n"
+               "static void ex1_1_say(void)\n{ double x = probe_between(0, 1);\n"
+               "probe_say(x); probe_say(probe_whole(3, 3)); }\n"
+               "PROBES = {PROBE(ex1_1_say)};\nPROBES_MAIN");
+    assert_int_equal(shell(text, "cd $T/kit; cp $T/probes/ex1_1_say.c tests; "
+                                 "cc tests/ex1_1_say.c -o $T/say; rm tests/ex1_1_say.c\n"
+                                 "for seed in 1 1 2; do $T/say ex1_1_say $seed; done"),
                      0);
-    assert_says(text, "pass     a mean by hand");
-    assert_says(text, "QUIT     other numbers  (hidden)");
-    assert_points(text, "1.2", "1.5 of 3");
+    double x[3], three[3];
+    assert_int_equal(
+        sscanf(text, "%lf %lf %lf %lf %lf %lf", x, three, x + 1, three + 1, x + 2, three + 2), 6);
+    assert_near(x[0], x[1], 0, 0);
+    assert_true(x[0] != x[2] && x[0] > 0 && x[0] < 1 && three[0] == 3);
+    shell(text,
+          "rm -rf $T/sub; mkdir $T/sub; cp $C/toy/ch01_toy/toy.c $T/sub\n"
+          "for k in 1 2; do grade %s; grep -o '\"seed\": [0-9]*' $T/results.json; done | grep seed "
+          "| sort -u | wc -l",
+          hidden);
+    assert_int_equal(atoi(text), 2);
+    assert_int_equal(
+        shell(text, "grade %s --seed 7 && grep '\"seed\": 7,' $T/results.json", hidden), 0);
+    assert_int_equal(shell(text, "grade %s --seed x", hidden), 1);
+    assert_says(text, "error: --seed: x is not a number from 0 to");
 }
 
-/* Where the solution stands is known: as an include, as bytes, and in the run it is not to be
-   had. */
-static void hidden_files_are_not_to_be_had(void **state)
+static void a_hidden_test_that_judges_by_itself_is_refused(void **state)
 {
     static char text[ROOM];
-    char lines[512];
     (void)state;
-    snprintf(lines, sizeof lines, "#include \"%s/course/ch01_toy/toy.c\"", work);
-    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
-    assert_says(text, "NOT C");
-    assert_points(text, "1.10", "1 of 1");
-    snprintf(lines, sizeof lines,
-             "__asm__(\".inc\" \"bin \\\"%s/course/ch01_toy/toy.c\\\"\");\nsum = 9;", work);
-    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
-    assert_points(text, "1.2", "0 of 3");
-    snprintf(lines, sizeof lines, "if (system(\"cat %s/course/ch01_toy/toy.c\")) {}", work);
-    assert_int_equal(grade_lines(text, "1.2", lines, ""), 0);
-    assert_silent_about(text, "return a + b");
+    assert_int_equal(
+        shell(text, "mkdir $T/judges; cp $C/toy/tests/test_ch01_toy.c $T/judges/test_more.c\n"
+                    "grade --probes $T/judges --reference $T/course"),
+        1);
+    assert_says(text, "/judges/test_more.c: a hidden test must be a probe, which prints numbers");
+    assert_int_equal(shell(text, "grade --probes $C/toy/hidden"), 1);
+    assert_says(text, "probes need --reference, the solved course");
+}
+
+static void a_probe_that_the_course_itself_fails_is_an_error(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text, "mkdir $T/broken; echo 'int main(void) { return 1; }' > "
+                                 "$T/broken/ex1_2_broken.c\n"
+                                 "grade --probes $T/broken --reference $T/course"),
+                     1);
+    assert_says(text, "a probe does not work with the course's own chapter: ex1_2_broken");
 }
 
 /* ---- what platforms are told ----------------------------------------------------------------- */
@@ -588,26 +591,149 @@ static void results_are_what_gradescope_reads(void **state)
     assert_says(text, "? &#34;&#60;&#38;&#62;&#34; ?");
 }
 
+/* ---- a class --------------------------------------------------------------------------------- */
+
+/* A new class of ada, who has everything, bob, who has nothing, and `eve x`, who lacks 1.2. */
+static int class_new(char *text)
+{
+    return shell(text,
+                 "rm -rf $T/class $T/marks; mkdir -p $T/class/ada $T/class/bob $T/class/'eve x'\n"
+                 "cp $C/toy/ch01_toy/toy.c $T/class/ada; cp $T/kit/ch01_toy/toy.c $T/class/bob\n"
+                 "sed 's/sum = toy_sum/sum = 0 */' $C/toy/ch01_toy/toy.c > "
+                 "$T/class/'eve x'/toy.c");
+}
+
+static int class_grade(char *text, const char *before, const char *options)
+{
+    return shell(text,
+                 "%s\n$GRADE --kit $T/kit --class $T/class --out $T/marks --flags \"$FLAGS\" %s",
+                 before, options);
+}
+
 static void a_class_is_graded_and_goes_on_where_it_stopped(void **state)
 {
     static char text[ROOM];
     (void)state;
-    assert_int_equal(
-        shell(text, "mkdir -p $T/class/ada $T/class/bob $T/class/'eve x'\n"
-                    "cp $C/toy/ch01_toy/toy.c $T/class/ada; cp $T/kit/ch01_toy/toy.c $T/class/bob\n"
-                    "sed 's/sum = toy_sum/sum = 0 */' $C/toy/ch01_toy/toy.c > "
-                    "$T/class/'eve x'/toy.c\n"
-                    "sh $C/class.sh $T/kit $T/class $T/marks"),
-        0);
-    assert_says(text, "3 submissions, 3 to grade");
+    class_new(text);
+    assert_int_equal(class_grade(text, "", ""), 0);
+    assert_says(text, "3 submissions, 3 graded now");
     assert_says(text, "3 graded, mean 3.0 of 6 points");
     read_file(text, "marks/grades.csv");
     assert_string_equal(text, "name,points,1.1,1.2,1.10\n\"ada\",6,2,3,1\n\"bob\",0,0,0,0\n"
                               "\"eve x\",3,2,0,1\n");
-    shell(text, "rm $T/marks/bob.txt; sh $C/class.sh $T/kit $T/class $T/marks");
-    assert_says(text, "3 submissions, 1 to grade");
-    shell(text, "sleep 0.1; touch $T/class/ada/toy.c; sh $C/class.sh $T/kit $T/class $T/marks");
-    assert_says(text, "3 submissions, 1 to grade");
+    class_grade(text, "", "");
+    assert_says(text, "3 submissions, 0 graded now");
+    assert_says(text, "3 graded, mean 3.0 of 6 points");
+    class_grade(text, "rm $T/marks/bob.txt", "");
+    assert_says(text, "bob is graded again: its results were gone\n3 submissions, 1 graded now");
+    class_grade(text, "touch $T/class/ada/toy.c", ""); /* the contents are the same */
+    assert_says(text, "3 submissions, 0 graded now");
+    class_grade(text, "", "--seconds 3");
+    assert_says(text, "ada is graded again: what it is graded by has changed");
+    assert_says(text, "3 submissions, 3 graded now");
+}
+
+/* A resubmission may be older than what it replaces: a file's time is not its contents. */
+static void a_resubmission_with_an_older_time_is_graded(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    class_new(text);
+    class_grade(text, "", "");
+    class_grade(
+        text, "touch -d 2001-01-01 $T/class/ada/toy.c; cp -p $T/class/ada/toy.c $T/class/bob", "");
+    assert_says(text, "bob is graded again: handed in again\n3 submissions, 1 graded now");
+    read_file(text, "marks/grades.csv");
+    assert_says(text, "\"bob\",6,2,3,1\n");
+}
+
+static void names_of_any_kind_keep_their_points(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    class_new(text);
+    assert_int_equal(
+        class_grade(text,
+                    "cd $T/class; for name in -n -e 'a\\tb' 'a\\' \"$(printf 'a\\nb')\" ' ' "
+                    "'\"q\"' \"it's\" '=1+1' '$(reboot)' '%s' 'åß 林' grades similar; do cp -R ada "
+                    "\"./$name\"; done",
+                    ""),
+        0);
+    assert_says(text, "17 submissions, 17 graded now");
+    read_file(text, "marks/grades.csv");
+    static const char *const fields[] = {
+        "\"'-n\"", "\"'-e\"",       "\"a\\tb\"",  "\"a\\\"",    "\"a\nb\"",
+        "\" \"",   "\"\"\"q\"\"\"", "\"it's\"",   "\"'=1+1\"",  "\"$(reboot)\"",
+        "\"%s\"",  "\"åß 林\"",     "\"grades\"", "\"similar\""};
+    for (size_t k = 0; k < sizeof fields / sizeof *fields; k++) {
+        char line[64];
+        snprintf(line, sizeof line, "%s,6,2,3,1\n", fields[k]);
+        assert_says(text, line);
+    }
+    class_grade(text, "", "");
+    assert_says(text, "17 submissions, 0 graded now");
+}
+
+/* The columns are those that Canvas's and Moodle's own importers look for. */
+static void platforms_get_their_columns(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    class_new(text);
+    assert_int_equal(class_grade(text,
+                                 "cd $T/class; mv ada 'Ada Lovelace_4711_assignsubmission_file'; "
+                                 "cp bob/toy.c doejane_12_345_toy-1.c; rm -r bob",
+                                 ""),
+                     0);
+    read_file(text, "marks/canvas.csv");
+    assert_string_equal(text, "Student,ID,SIS User ID,SIS Login ID,Section,Chapter 01\n"
+                              "    Points Possible,,,,,6\n"
+                              "\"Ada Lovelace\",,,\"Ada Lovelace_4711_assignsubmission_file\",,6\n"
+                              "\"doejane\",12,,,,0\n\"eve x\",,,\"eve x\",,3\n");
+    read_file(text, "marks/moodle.csv");
+    assert_string_equal(text, "Identifier,Full name,Grade,Maximum grade,Last modified (grade)\n"
+                              "Participant 4711,\"Ada Lovelace\",6,6,-\n"
+                              ",\"doejane\",0,6,-\n,\"eve x\",3,6,-\n");
+}
+
+static void days_late_cost_what_was_said(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    class_new(text);
+    assert_int_equal(
+        class_grade(text,
+                    "export TZ=UTC; touch -d '2026-03-01 12:00:01' $T/class/ada/toy.c; "
+                    "touch -d '2026-03-01 12:00' $T/class/bob/toy.c; "
+                    "touch -d '2026-03-04 11:00' $T/class/eve*/toy.c",
+                    "--due '2026-03-01 12:00' --per-day 20"),
+        0);
+    read_file(text, "marks/grades.csv");
+    assert_string_equal(text,
+                        "name,points,days late,points counted,1.1,1.2,1.10\n"
+                        "\"ada\",6,1,4.8,2,3,1\n\"bob\",0,0,0,0,0,0\n\"eve x\",3,3,1.2,2,0,1\n");
+    read_file(text, "marks/canvas.csv");
+    assert_says(text, "\"ada\",,,\"ada\",,4.8\n");
+    assert_int_equal(class_grade(text, "", "--due tomorrow"), 1);
+    assert_says(text, "--due: tomorrow: the time is written 2026-11-30 23:59");
+}
+
+static void who_wrote_the_same_is_listed(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    class_new(text);
+    write_file("mine", "for (size_t i = 0; i != n; i++) /* mine */\nsum = toy_sum(x[i], sum);");
+    write_file("yours", "for(size_t position=0;position!=n;position++)\n\nsum = toy_sum(x "
+                        "[position],sum); // yours");
+    write_file("other", "for (size_t i = 0; i != n; i++)\nsum = toy_sum(sum, x[i]);");
+    shell(text, "cd $T/class; mkdir fay gil hal; put 1.2 $T/mine fay; put 1.2 $T/yours gil; put "
+                "1.2 $T/other hal");
+    assert_int_equal(class_grade(text, "", "--reference $T/course"), 0);
+    assert_says(text, "1 pair wrote the same");
+    read_file(text, "marks/similar.csv");
+    assert_string_equal(text, "one,other,tokens that are the same,exercises\n"
+                              "\"fay\",\"gil\",28, 1.2\n\"ada\",\"the course\",58, 1.2 1.10\n");
 }
 
 /* A folder that is not there, or none at all, is not the course itself. */
@@ -615,14 +741,16 @@ static void a_class_is_graded_only_from_a_folder(void **state)
 {
     static char text[ROOM];
     (void)state;
-    assert_int_equal(shell(text, "sh $C/class.sh $T/kit '' $T/no_marks"), 2);
-    assert_says(text, "error: SUBMISSIONS=: no such folder");
-    assert_int_equal(shell(text, "sh $C/class.sh $T/kit /no/where $T/no_marks"), 2);
-    assert_says(text, "error: SUBMISSIONS=/no/where: no such folder");
-    assert_int_equal(shell(text, "HIDDEN=/no/where sh $C/class.sh $T/kit $T/course $T/no_marks"),
-                     2);
-    assert_says(text, "error: HIDDEN=/no/where: no such folder");
-    assert_int_equal(shell(text, "test -e $T/no_marks"), 1);
+    class_new(text);
+    assert_int_equal(class_grade(text, "", "--class ''"), 1);
+    assert_says(text, "error: --class: : no such folder");
+    assert_int_equal(class_grade(text, "", "--class /no/where"), 1);
+    assert_says(text, "error: --class: /no/where: no such folder");
+    assert_int_equal(class_grade(text, "", "--probes /no/where"), 1);
+    assert_says(text, "error: --probes: /no/where: no such folder");
+    assert_int_equal(shell(text, "test -e $T/marks"), 1);
+    assert_int_equal(class_grade(text, "mkdir $T/empty", "--class $T/empty"), 1);
+    assert_says(text, "there is no folder and no zip file in it");
 }
 
 static void gradescope_runs_the_autograder(void **state)
@@ -697,34 +825,12 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
 
 /* ---- everything ------------------------------------------------------------------------------ */
 
-/* A course of one chapter, with the classroom's tools and its own list of wrong solutions. */
 static int group_setup(void **state)
 {
     static char text[ROOM];
     (void)state;
-    if (mkdtemp(work) == NULL || chmod(work, 0755) != 0)
-        return -1;
-    int status =
-        shell(text, "set -e; mkdir -p $T/course/data $T/course/tests/golden\n"
-                    "cp -R $C/toy/. $T/course/\n"
-                    "cp tests/check.h tests/cmocka.sh $T/course/tests/\n"
-                    "mkdir $T/course/tests/classroom; cp -R $C/*.* $T/course/tests/classroom/\n"
-                    "mv $T/course/mutants $T/course/tests/classroom/\n"
-                    "touch $T/course/data/README.md $T/course/tests/golden/none\n"
-                    "cp LICENSE Makefile $T/course/; cd $T/course\n"
-                    "sh $C/assignment.sh 01 $T/kit");
-    if (status == 0)
-        status = samples_grade(text);
-    if (status != 0)
-        print_error("%s\n", text);
-    return status;
-}
-
-static int group_teardown(void **state)
-{
-    static char text[ROOM];
-    (void)state;
-    return shell(text, "rm -rf $T");
+    int status = course_new(text);
+    return status == 0 ? samples_grade(text) : status;
 }
 
 int main(void)
@@ -740,16 +846,25 @@ int main(void)
         cmocka_unit_test(a_student_can_test_one_exercise_and_see_the_score),
         cmocka_unit_test(the_sanitizers_find_what_a_test_does_not),
         cmocka_unit_test(a_mistake_in_one_exercise_costs_no_other),
-        cmocka_unit_test(a_mistake_costs_no_hidden_test_of_another),
+        cmocka_unit_test(a_mistake_costs_no_probe_of_another),
         cmocka_unit_test(only_the_chapter_s_own_files_are_taken),
         cmocka_unit_test(links_pipes_and_folders_are_no_submission),
+        cmocka_unit_test(a_submission_is_found_and_the_report_says_where),
+        cmocka_unit_test(a_zip_file_is_opened),
         cmocka_unit_test(lost_markers_and_broken_helpers_cost_what_they_touch),
         cmocka_unit_test(without_namespaces_the_limits_still_hold),
-        cmocka_unit_test(hidden_tests_count_and_say_only_their_verdict),
-        cmocka_unit_test(a_probe_is_not_forged),
-        cmocka_unit_test(hidden_files_are_not_to_be_had),
+        cmocka_unit_test(a_submission_that_sleeps_is_not_waited_for),
+        cmocka_unit_test(probes_count_and_say_only_their_verdict),
+        cmocka_unit_test(probes_have_new_numbers_in_every_run),
+        cmocka_unit_test(a_hidden_test_that_judges_by_itself_is_refused),
+        cmocka_unit_test(a_probe_that_the_course_itself_fails_is_an_error),
         cmocka_unit_test(results_are_what_gradescope_reads),
         cmocka_unit_test(a_class_is_graded_and_goes_on_where_it_stopped),
+        cmocka_unit_test(a_resubmission_with_an_older_time_is_graded),
+        cmocka_unit_test(names_of_any_kind_keep_their_points),
+        cmocka_unit_test(platforms_get_their_columns),
+        cmocka_unit_test(days_late_cost_what_was_said),
+        cmocka_unit_test(who_wrote_the_same_is_listed),
         cmocka_unit_test(a_class_is_graded_only_from_a_folder),
         cmocka_unit_test(gradescope_runs_the_autograder),
         cmocka_unit_test(an_exercise_that_is_not_fit_is_found),
@@ -763,5 +878,5 @@ int main(void)
         tests[k].initial_state = (void *)&samples[k];
     }
     memcpy(tests + SAMPLES, others, sizeof others);
-    return cmocka_run_group_tests_name("the classroom", tests, group_setup, group_teardown);
+    return cmocka_run_group_tests_name("the classroom", tests, group_setup, course_remove);
 }

@@ -22,7 +22,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z_.]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@awk '$$1 == "exercise" { title = $$0; sub(/^([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )([^ ]+ )/, "", title); \
-	    printf "  %-4s %-46s %d point%s, about %d minutes\n", $$2, title, $$3, $$3 == 1 ? "" : "s", $$4 }' tests/exercises.txt
+	    at = 0; hole = 0; for (n = 1; (getline line < $$5) > 0; n++) { \
+	        if (index(line, "//> EX " $$2 " ")) at = n; \
+	        if (index(line, "EXERCISE_TODO(\"" $$2 "\")")) hole = n } \
+	    close($$5); \
+	    printf "  %-4s %-44s %2d minutes, %d point%s\n         %s:%d%s\n", $$2, title, $$4, $$3, $$3 == 1 ? "" : "s", \
+	        $$5, hole ? hole : at, hole ? "" : "  (written)" }' tests/exercises.txt
 
 all: $(PROGRAMS) ## build the chapter's programs into build/
 
@@ -33,9 +38,9 @@ build/ch$(CHAPTER)_$(basename $(notdir $(1))): $(wildcard ch*/*.c ch*/*.cu ch*/*
 endef
 $(foreach s,$(SOURCES),$(eval $(call program_rule,$(s))))
 
-build/grade: tests/grade.c
+build/grade: $(wildcard tests/grade*.c)
 	@mkdir -p build
-	@$(CC) -O2 $< -o $@ -lm
+	@$(CC) -O2 tests/grade.c -o $@ -lm
 
 # The test library: found, or installed if need be. The file holds the flags to use it with.
 build/cmocka.flags: tests/cmocka.sh

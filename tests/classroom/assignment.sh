@@ -98,8 +98,8 @@ done
 
 # ---- the tools ------------------------------------------------------------------------------------
 
-cp "$here/exercise.h" "$here/one_test.c" "$here/grade.c" "$here/hint.sh" "$here/watch.sh" \
-    tests/cmocka.sh "$new/tests/"
+cp "$here/exercise.h" "$here/probe.h" "$here/one_test.c" "$here"/grade*.c "$here/hint.sh" \
+    "$here/watch.sh" tests/cmocka.sh "$new/tests/"
 cp "$here/assignment.mk" "$new/Makefile"
 cp LICENSE "$new/"
 cp "$work/exercises.txt" "$new/tests/exercises.txt"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the autograder of one chapter for Gradescope: sh tests/classroom/gradescope.sh KIT HIDDEN ZIP
-# (HIDDEN may be empty). It holds the assignment, the hidden tests, and the solved course, by which
-# probes know what is right. The same course gives the same bytes.
+# (HIDDEN may be empty). It holds the assignment, the course's probes and the hidden ones, and the
+# solved course, by which they know what is right. The same course gives the same bytes.
 set -eu
 LC_ALL=C
 TZ=UTC
@@ -12,15 +12,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 cp -R "$kit" "$work/kit"
-if [ -n "$hidden" ]; then
-    cp -R "$hidden" "$work/hidden"
-    mkdir -p "$work/reference/tests"
-    for file in ch[0-9]*/*.c ch[0-9]*/*.cu ch[0-9]*/*.h; do
-        [ ! -f "$file" ] || { mkdir -p "$work/reference/${file%/*}" && cp "$file" "$work/reference/$file"; }
-    done
-    cp -R data "$work/reference/data"
-    cp -R tests/golden tests/*.h "$work/reference/tests/"
-fi
+mkdir "$work/probes"
+for file in tests/classroom/probes/*.c ${hidden:+"$hidden"/*.c}; do
+    [ ! -f "$file" ] || cp "$file" "$work/probes/"
+done
+mkdir -p "$work/reference/tests"
+for file in ch[0-9]*/*.c ch[0-9]*/*.cu ch[0-9]*/*.h; do
+    [ ! -f "$file" ] || { mkdir -p "$work/reference/${file%/*}" && cp "$file" "$work/reference/$file"; }
+done
+cp -R data "$work/reference/data"
+cp -R tests/golden tests/*.h "$work/reference/tests/"
 
 cat > "$work/setup.sh" << 'END'
 #!/bin/sh
@@ -43,12 +44,9 @@ rm -f "$results"
 flags=$(sh "$source/kit/tests/cmocka.sh")
 grade=$(mktemp)
 cc -O2 "$source/kit/tests/grade.c" -o "$grade" -lm
-set -- --kit "$source/kit" --submission "$root/submission" --flags "$flags" --results "$results" --hide "$source"
-if [ -d "$source/hidden" ]; then
-    chmod -R go-rwx "$source" # where there are no namespaces, the submission's user cannot read it
-    set -- "$@" --hidden "$source/hidden" --reference "$source/reference"
-fi
-"$grade" "$@"
+chmod -R go-rwx "$source" # where there is no cage, the submission's user cannot read it
+"$grade" --kit "$source/kit" --submission "$root/submission" --flags "$flags" --results "$results" \
+    --probes "$source/probes" --reference "$source/reference"
 rm -f "$grade"
 [ -s "$results" ] || echo '{"score": 0, "output": "The grader itself failed: please tell your teacher."}' > "$results"
 END

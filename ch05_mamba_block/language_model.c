@@ -1032,7 +1032,9 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
            : run->mamba2       ? "Mamba-2"
                                : "selective",
            model_floats(&model->config), lessons->from, lessons->words->n_word);
-    bool ok = !run->resume || trainer_load(&trainer, run->checkpoint, error);
+    RunLock lock;
+    bool ok = run_lock(&lock, run->checkpoint, error) &&
+              (!run->resume || trainer_load(&trainer, run->checkpoint, error));
     double start = seconds_now();
     ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
     if (ok) {
@@ -1042,6 +1044,7 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
         ok = curve_show(&curve, show, error);
         putchar('\n');
     }
+    run_unlock(&lock);
     trainer_free(&trainer);
     return ok;
 }

@@ -242,6 +242,7 @@ typedef struct {
     char *strings; /* every name, key and value above points in here */
     void *map;     /* (map_bytes) the file in memory; NULL if the bytes are the caller's */
     size_t map_bytes;
+    struct stat stamp; /* the file as it was when it was opened */
 } Safetensors;
 
 /* ---- one entry of the header ------------------------------------------------------------- */
@@ -591,30 +592,29 @@ bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const c
     return true;
 }
 
-static bool safetensors_is_file(size_t *len, int descriptor, const char *path, Error *error)
+static bool safetensors_is_file(struct stat *info, int descriptor, const char *path, Error *error)
 {
-    struct stat info;
-    if (fstat(descriptor, &info) != 0)
+    if (fstat(descriptor, info) != 0)
         return fail(error, "%s: %s", path, strerror(errno));
-    if (S_ISDIR(info.st_mode))
+    if (S_ISDIR(info->st_mode))
         return fail(error, "%s: this is a directory, not a file", path);
-    if (!S_ISREG(info.st_mode))
+    if (!S_ISREG(info->st_mode))
         return fail(error, "%s: this is not a regular file", path);
-    if ((uint64_t)info.st_size > SIZE_MAX)
+    if ((uint64_t)info->st_size > SIZE_MAX)
         return fail(error, "%s: too large for the addresses of this machine", path);
-    *len = (size_t)info.st_size;
     return true;
 }
 
 /* The whole file in memory; an empty one, which cannot be mapped, as NULL. */
-static bool safetensors_map(void **map, size_t *len, const char *path, Error *error)
+static bool safetensors_map(void **map, struct stat *info, const char *path, Error *error)
 {
     /* O_NONBLOCK, or a pipe would wait for its writer before it can be refused. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0)
         return fail(error, "%s: %s", shown_path(path), strerror(errno));
-    bool ok = safetensors_is_file(len, descriptor, shown_path(path), error);
-    *map = ok && *len ? mmap(NULL, *len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
+    bool ok = safetensors_is_file(info, descriptor, shown_path(path), error);
+    size_t len = ok ? (size_t)info->st_size : 0;
+    *map = len > 0 ? mmap(NULL, len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
     if (*map == MAP_FAILED)
         ok = fail(error, "%s: cannot be mapped: %s", shown_path(path), strerror(errno));
     close(descriptor); /* the map keeps the file open by itself */
@@ -626,9 +626,10 @@ static bool safetensors_map(void **map, size_t *len, const char *path, Error *er
 bool safetensors_open(Safetensors *file, const char *path, Error *error)
 {
     void *map = NULL;
-    size_t len = 0;
-    if (!safetensors_map(&map, &len, path, error))
+    struct stat info;
+    if (!safetensors_map(&map, &info, path, error))
         return false;
+    size_t len = (size_t)info.st_size;
     if (!safetensors_parse(file, map, len, path, error)) {
         if (map)
             munmap(map, len);
@@ -636,7 +637,27 @@ bool safetensors_open(Safetensors *file, const char *path, Error *error)
     }
     file->map = map;
     file->map_bytes = len;
+    file->stamp = info;
     return true;
+}
+
+#ifdef __APPLE__
+#define st_mtim st_mtimespec
+#endif
+
+/* Fails if somebody has written into an open file since: what is read of it may be of both. A file
+   put in its place is another, and this one stays as it was. */
+bool safetensors_is_unchanged(const Safetensors *file, Error *error)
+{
+    struct stat now;
+    const struct stat *was = &file->stamp;
+    if (file->map == NULL || stat(file->path, &now) != 0 || now.st_ino != was->st_ino ||
+        now.st_dev != was->st_dev)
+        return true;
+    return (now.st_size == was->st_size && now.st_mtim.tv_sec == was->st_mtim.tv_sec &&
+            now.st_mtim.tv_nsec == was->st_mtim.tv_nsec) ||
+           fail(error, "%s: was overwritten while it was in use: nothing since can be trusted",
+                shown_path(file->path));
 }
 
 /* ---- looking things up ------------------------------------------------------------------- */

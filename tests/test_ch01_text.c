@@ -393,6 +393,8 @@ static void paragraphs_are_wrapped_at_the_page(void **state)
                 "1234567890123456789012345678901234567890\n1\n\n2  3\n");
     assert_said("40", "  class 1, chance 0.5000 to end here:  a 0.5",
                 "  class 1, chance 0.5000 to end here:  a\n  0.5\n");
+    assert_said("40", "  class 1, chance 0.5000 to end here:  a" UNBROKEN "0.5",
+                "  class 1, chance 0.5000 to end here:\n  a 0.5\n");
     assert_said(
         "40", "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4 234567890123456789012345678901 x",
         "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4 234567890123456789012345678901\nx\n");

@@ -51,7 +51,7 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
 endif
 
-.PHONY: all cuda run tour test test-cuda counts bits bench figures train corpus check mutants fuzz compile_commands.json clean help
+.PHONY: all cuda run tour test test-cuda counts bits peers bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -248,6 +248,12 @@ counts: ## registers and instructions of chapter 6's kernels, by class (needs nv
 
 bits: $(BUILD)/ch05_language_model ## the same training for every width of vectors, ARM's by qemu: the same bytes
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/bits.sh --neon
+
+PYTHON ?= python3
+COUNT  ?= 100
+SEED   ?= 1
+peers: $(BUILD)/ch05_pretrained ## random models and tokenizers against Transformers (Python); COUNT=100 SEED=1
+	@BUILD='$(BUILD)' $(PYTHON) tests/peers.py $(COUNT) $(SEED)
 
 figures: $(DEMOS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
 	@BUILD='$(BUILD)' $(BUILD)/tests/test_lessons --figures

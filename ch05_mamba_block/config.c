@@ -114,6 +114,8 @@ static MambaConfig config_left_out(ModelKind kind)
         kind == MODEL_MAMBA2 ? config_default_heads(64, 64, 128) : config_default(1);
     config.kind = kind;
     config.hidden_size = config.time_step_rank = 0;
+    config.vocab_size = kind == MODEL_MAMBA2 ? 32768 : 50280;
+    config.num_hidden_layers = kind == MODEL_MAMBA2 ? 64 : 32;
     if (kind == MODEL_MAMBA2) {
         config.n_groups = 8;
         config.num_heads = 0; /* as many as there is room for */
@@ -234,12 +236,13 @@ static void config_limits(Json *json, MambaConfig *config, const char *name)
     json->subject = NULL;
 }
 
-/* A word that must be this one, because nothing else is built here. */
-static void config_word(Json *json, const char *name, const char *wanted)
+/* hidden_act is silu, which is called swish too, because nothing else is built here. */
+static void config_act(Json *json)
 {
     JsonText text = {NULL, 0};
-    if (json_string(json, &text) && !json_is(text, wanted))
-        json_fail(json, "%s is \"%.40s\"; only \"%s\" is known here", name, text.bytes, wanted);
+    if (json_string(json, &text) && !json_is(text, "silu") && !json_is(text, "swish"))
+        json_fail(json, "hidden_act is \"%s\"; only \"silu\" is known here",
+                  shown_name(text.bytes).text);
 }
 
 /* Mamba and something else: each with attention in some of its layers. */
@@ -491,7 +494,7 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
         else if (json_is(key, "model_type"))
             config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))
-            config_word(&json, "hidden_act", "silu");
+            config_act(&json);
         else if (!config_known(&json, key, &got) && !original_known(&json, key, &original))
             json_skip(&json);
     }
@@ -511,7 +514,7 @@ bool config_read(MambaConfig *config, const char *path, Error *error)
 {
     char *text;
     size_t len;
-    if (!text_read(&text, &len, path, error))
+    if (!json_file_read(&text, &len, path, error))
         return false;
     bool ok = config_parse(config, text, len, path, error);
     free(text);

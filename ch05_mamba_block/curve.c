@@ -1,6 +1,7 @@
-/* The losses of a training run as a chart.
+/* The losses of a training run: whether they are numbers, and as a chart.
 
-   HOLDS   the loss on what is learnt from, averaged over stretches of steps, and on what is not
+   HOLDS   the first loss that is none; the loss on what is learnt from, averaged over stretches of
+           steps, and on what is not, drawn
    FOR     language_model.c --train */
 
 #ifndef CH05_CURVE
@@ -34,6 +35,21 @@ bool curve_show(const Curve *curve, const Show *show, Error *error)
     bool ok = chart_show(&chart, show, error);
     free(x), free(y);
     return ok;
+}
+
+/* False if one of the losses (steps), or that on other text, is no number: it says after which
+   step, and that what was learnt before it stands in the last checkpoint. */
+bool losses_are_numbers(const double *loss, uint64_t steps, double other, const char *checkpoint,
+                        Error *error)
+{
+    uint64_t good = 0;
+    while (good < steps && isfinite(loss[good]))
+        good++;
+    return (good == steps && isfinite(other)) ||
+           fail(error,
+                "the loss is NaN or infinite after step %" PRIu64 ": a smaller --rate may help%s%s",
+                good, checkpoint == NULL ? "" : ". The last checkpoint stays: ",
+                checkpoint == NULL ? "" : checkpoint);
 }
 
 #endif /* CH05_CURVE */

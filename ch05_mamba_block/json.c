@@ -1,7 +1,7 @@
 /* JSON: the texts in which models are described, read one value at a time, and written.
 
-   HOLDS   what a stranger's name may look like in a message; a reader of JSON text and a writer of
-           its strings
+   HOLDS   what a stranger's name may look like in a message; a stranger's file, read if it is one;
+           a reader of JSON text and a writer of its strings
    FOR     safetensors.c (the header), the block's config.json, tokenizer.json and vocab.json
    RULES   RFC 8259 to the letter, and UTF-8 as RFC 3629 has it. The text is a stranger: nothing is
            read beyond its end, nothing nests deeper than JSON_MAX_DEPTH, and the first thing that
@@ -11,6 +11,7 @@
 #define CH05_JSON
 
 #include "../ch01_markov/tools.h"
+#include <fcntl.h>
 
 enum {
     JSON_MAX_DEPTH = 64, /* objects and arrays inside each other */
@@ -65,6 +66,49 @@ static const char *shown_path(const char *path)
     while (shown_inside(tail))
         tail++;
     return tail;
+}
+
+/* ===================================== A stranger's file ====================================== */
+
+/* Opens a regular file and nothing else: a pipe or a device may have no end, and keep who reads it
+   waiting for ever. O_NONBLOCK, or a pipe would wait for its writer before it can be refused. */
+static bool regular_open(int *descriptor, size_t *len, const char *path, Error *error)
+{
+    struct stat info;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    path = shown_path(path);
+    if (file < 0)
+        return fail(error, "%s: %s", path, strerror(errno));
+    bool ok = fstat(file, &info) == 0 || fail(error, "%s: %s", path, strerror(errno));
+    if (ok && S_ISDIR(info.st_mode))
+        ok = fail(error, "%s: this is a directory, not a file", path);
+    else if (ok && !S_ISREG(info.st_mode))
+        ok = fail(error, "%s: this is not a regular file", path);
+    else if (ok && (uint64_t)info.st_size > SIZE_MAX)
+        ok = fail(error, "%s: too large for the addresses of this machine", path);
+    if (ok) {
+        *descriptor = file;
+        *len = (size_t)info.st_size;
+    } else
+        close(file);
+    return ok;
+}
+
+/* The whole text of a regular file, with a 0 byte after it; free it when done. */
+bool json_file_read(char **text, size_t *len, const char *path, Error *error)
+{
+    int descriptor = -1;
+    size_t size;
+    if (!regular_open(&descriptor, &size, path, error))
+        return false;
+    FILE *in = fdopen(descriptor, "rb");
+    bool ok = in != NULL ? stream_read(text, len, in, shown_path(path), error)
+                         : fail(error, "%s: %s", shown_path(path), strerror(errno));
+    if (in != NULL)
+        fclose(in);
+    else
+        close(descriptor);
+    return ok;
 }
 
 /* ========================================== JSON ============================================= */

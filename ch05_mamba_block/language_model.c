@@ -683,7 +683,7 @@ static void trainer_look(Trainer *trainer, const BatchSource *check)
 
 /* Trains to the end from wherever the trainer stands, and leaves the model with the average of its
    weights. A checkpoint is written every 1/16 of the way, unless that file is NULL; a kill at any
-   moment loses what came after the last one. */
+   moment, and a loss that is no number, lose what came after the last one. */
 bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check,
            const char *checkpoint, Error *error)
 {
@@ -705,7 +705,9 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
             continue;
         progress_end(&progress);
         trainer_look(trainer, check);
-        if (checkpoint != NULL && !trainer_save(trainer, checkpoint, error))
+        if (!losses_are_numbers(trainer->loss, done, trainer->check[trainer->n_check - 1],
+                                checkpoint, error) ||
+            (checkpoint != NULL && !trainer_save(trainer, checkpoint, error)))
             return false;
     }
     progress_end(&progress);

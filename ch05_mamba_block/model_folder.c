@@ -1,29 +1,26 @@
 /* The folder of a published model, as Hugging Face's hub gives it: config.json, tokenizer.json, and
    the weights in one file or in several.
 
-   HOLDS   the files of weights, opened together, and the index that names them (Shards);
-           config.json, with the ids that begin and end a text (TextEnds); the whole folder, opened,
-           with every tensor of the model found and looked at (ModelFolder)
+   HOLDS   which files are a folder's own; the files of weights, opened together, and the index that
+           names them (Shards); the whole folder, opened, with every tensor of the model found and
+           looked at (ModelFolder)
    FOR     pretrained.c
-   A folder is a stranger's: what is missing or does not fit has a sentence. */
+   A folder is a stranger's: what is missing or does not fit has a sentence, and what is not used a
+   note. */
 
 #ifndef CH05_MODEL_FOLDER
 #define CH05_MODEL_FOLDER
 
+#include "generation.c"
 #include "layers.c"
 #include "safetensors.c"
 #include "tokenizer_json.c"
 #include "words.c" /* path_in */
 
-/* =================================== Files of weights ====================================== */
-
-enum { SHARD_MOST = 1000, STOP_MOST = 8, NAME_ROOM = 96 };
-
-/* The files of weights, mapped into memory, and which of them holds which tensor. */
-typedef struct {
-    Safetensors *file; /* (n_file) */
-    size_t n_file;
-} Shards;
+/* ================================== Files of a folder ====================================== */
+/* A link in a folder may lead to what is in the folder. And in Hugging Face's cache a folder is
+   nothing but links: snapshots/REVISION/config.json leads to blobs/HASH, beside snapshots. Where
+   else a link leads is nothing that a stranger's folder may have read. */
 
 bool path_exists(const char *dir, const char *name)
 {
@@ -32,6 +29,65 @@ bool path_exists(const char *dir, const char *name)
     free(path);
     return there;
 }
+
+/* Whether a path lies below a folder; both are resolved. */
+static bool path_below(const char *path, const char *dir)
+{
+    size_t len = strlen(dir);
+    return strncmp(path, dir, len) == 0 && (path[len] == '/' || (len > 0 && dir[len - 1] == '/'));
+}
+
+/* Whether a resolved path is .../blobs/NAME, with a folder snapshots beside blobs. */
+static bool path_in_cache(const char *path)
+{
+    char *home = text_copy(path), *name = strrchr(home, '/');
+    bool in_cache = false;
+    if (name != NULL) {
+        *name = '\0';
+        char *blobs = strrchr(home, '/');
+        if (blobs != NULL && strcmp(blobs, "/blobs") == 0) {
+            *blobs = '\0';
+            in_cache = path_exists(home, "snapshots");
+        }
+    }
+    free(home);
+    return in_cache;
+}
+
+/* The path of a file of a folder, new; NULL if it leads out of the folder. What is not there leads
+   nowhere. */
+static char *folder_path(const char *dir, const char *name, Error *error)
+{
+    char *path = path_in(dir, name);
+    char *home = realpath(dir, NULL), *real = realpath(path, NULL);
+    bool ours = home == NULL || real == NULL || path_below(real, home) || path_in_cache(real);
+    if (!ours) {
+        fail(error, "%s: this is a link that leads out of the folder", shown_path(path));
+        free(path);
+        path = NULL;
+    }
+    free(home), free(real);
+    return path;
+}
+
+/* The text of a file of a folder; free it when done. */
+static bool folder_text(char **text, size_t *len, const char *dir, const char *name, Error *error)
+{
+    char *path = folder_path(dir, name, error);
+    bool ok = path != NULL && json_file_read(text, len, path, error);
+    free(path);
+    return ok;
+}
+
+/* =================================== Files of weights ====================================== */
+
+enum { SHARD_MOST = 1000, NAME_ROOM = 96 };
+
+/* The files of weights, mapped into memory, and which of them holds which tensor. */
+typedef struct {
+    Safetensors *file; /* (n_file) */
+    size_t n_file;
+} Shards;
 
 void shards_close(Shards *shards)
 {
@@ -52,9 +108,9 @@ bool shards_are_unchanged(const Shards *shards, Error *error)
 
 static bool shards_open(Shards *shards, const char *dir, const char *name, Error *error)
 {
-    char *path = path_in(dir, name);
+    char *path = folder_path(dir, name, error);
     Safetensors file;
-    bool ok = safetensors_open(&file, path, error);
+    bool ok = path != NULL && safetensors_open(&file, path, error);
     free(path);
     if (ok) {
         shards->file = (Safetensors *)array_grow(shards->file, shards->n_file, sizeof file);
@@ -124,7 +180,7 @@ static bool shards_open_index(Shards *shards, const char *dir, const char *index
     ShardNames names;
     size_t len = 0;
     names.count = 0;
-    bool ok = text_read(&text, &len, path, error);
+    bool ok = folder_text(&text, &len, dir, index, error);
     ok = ok && shard_names_parse(&names, text, len, path, error);
     for (size_t i = 0; ok && i < names.count; i++)
         ok = shards_open(shards, dir, names.name[i], error);
@@ -165,134 +221,6 @@ static bool folder_open_weights(Shards *shards, const char *dir, Error *error)
     return ok;
 }
 
-/* Finds a tensor in any of the files; it must be there with this shape, as F32, F16 or BF16. */
-static bool shards_expect(const Tensor **tensor, const Shards *shards, const char *name,
-                          size_t rank, const size_t *shape, Error *error)
-{
-    size_t i = 0;
-    while (i + 1 < shards->n_file && safetensors_find(&shards->file[i], name) == NULL)
-        i++;
-    if (!safetensors_expect(tensor, &shards->file[i], name, TENSOR_ANY, rank, shape, error))
-        return false;
-    TensorType type = (*tensor)->type;
-    if (type != TENSOR_F32 && type != TENSOR_F16 && type != TENSOR_BF16)
-        return fail(error, "%s: tensor '%s' is %s: F32, F16 and BF16 can be run",
-                    shown_path(shards->file[i].path), name, tensor_type_name(type));
-    return true;
-}
-
-/* ============================ config.json, beyond the sizes ================================ */
-
-/* The ids that end a text, and the one that begins it. */
-typedef struct {
-    uint32_t stop[STOP_MOST]; /* (n_stop) */
-    size_t n_stop;
-    uint32_t begin; /* UINT32_MAX: none is named */
-} TextEnds;
-
-static void ends_id(Json *json, TextEnds *ends, bool begin)
-{
-    uint64_t id = 0;
-    if (!json_integer(json, &id, CONFIG_MAX_VOCAB - 1))
-        return;
-    if (begin)
-        ends->begin = (uint32_t)id;
-    else if (ends->n_stop == STOP_MOST)
-        json_fail(json, "more than %d eos_token_id", STOP_MOST);
-    else
-        ends->stop[ends->n_stop++] = (uint32_t)id;
-}
-
-bool ends_parse(TextEnds *ends, const char *text, size_t len, const char *path, Error *error)
-{
-    Json json;
-    memset(ends, 0, sizeof *ends);
-    ends->begin = UINT32_MAX;
-    json_open(&json, text, len, path, error);
-    json_enter_object(&json);
-    for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
-        bool begin = json_is(key, "bos_token_id"), end = json_is(key, "eos_token_id");
-        if ((begin || end) && json_peek(&json) == JSON_NUMBER)
-            ends_id(&json, ends, begin);
-        else if (end && json_peek(&json) == JSON_ARRAY) {
-            json_enter_array(&json);
-            while (json_next_item(&json))
-                ends_id(&json, ends, false);
-        } else
-            json_skip(&json);
-    }
-    bool ok = json_end(&json);
-    json_close(&json);
-    return ok;
-}
-
-static bool folder_read_config(MambaConfig *config, TextEnds *ends, const char *dir, Error *error)
-{
-    char *path = path_in(dir, "config.json"), *text = NULL;
-    size_t len = 0;
-    bool ok = text_read(&text, &len, path, error) &&
-              config_parse(config, text, len, shown_path(path), error) &&
-              ends_parse(ends, text, len, path, error);
-    free(text);
-    free(path);
-    return ok;
-}
-
-/* ===================================== The whole folder ==================================== */
-
-/* A folder with everything checked. The tensors lie in the mapped files. */
-typedef struct {
-    MambaConfig config;
-    TextEnds ends;
-    Shards shards;
-    bool has_tokenizer; /* else texts are ids */
-    Tokenizer tokenizer;
-    const Tensor *embeddings, *head; /* (vocab, d_model) one and the same, if they are tied */
-    const Tensor *norm_f;            /* (d_model) */
-    const Tensor **part;             /* (n_layer, BLOCK_TENSORS) NULL: a bias that it has not */
-    uint64_t print; /* a number that tells models apart, of the first bytes of every tensor */
-} ModelFolder;
-
-void model_folder_close(ModelFolder *folder)
-{
-    if (folder->has_tokenizer)
-        tokenizer_free(&folder->tokenizer);
-    shards_close(&folder->shards);
-    free(folder->part);
-    memset(folder, 0, sizeof *folder);
-}
-
-/* The ids that end a text, from the folder of a tokenizer, for a model that names none itself. */
-static bool folder_borrow_ends(ModelFolder *folder, const char *dir, Error *error)
-{
-    char *path = path_in(dir, "config.json"), *text = NULL;
-    size_t len = 0;
-    bool ok = true;
-    if (folder->ends.n_stop == 0 && folder->ends.begin == UINT32_MAX && access(path, F_OK) == 0)
-        ok = text_read(&text, &len, path, error) &&
-             ends_parse(&folder->ends, text, len, path, error);
-    free(text), free(path);
-    return ok;
-}
-
-/* The folder's own tokenizer.json, if it has one; or that of another, `from`. */
-static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, const char *from,
-                                  Error *error)
-{
-    if (from != NULL && !folder_borrow_ends(folder, from, error))
-        return false;
-    char *path = path_in(from != NULL ? from : dir, "tokenizer.json");
-    folder->has_tokenizer = from != NULL || access(path, F_OK) == 0;
-    bool ok = !folder->has_tokenizer || tokenizer_read(&folder->tokenizer, path, error);
-    if (!ok)
-        folder->has_tokenizer = false;
-    else if (folder->has_tokenizer && folder->tokenizer.n_token > folder->config.vocab_size)
-        ok = fail(error, "%s: has ids up to %zu, but the model knows only %zu tokens",
-                  shown_path(path), folder->tokenizer.n_token - 1, folder->config.vocab_size);
-    free(path);
-    return ok;
-}
-
 /* A tensor in any of the files, or NULL. */
 static const Tensor *shards_find(const Shards *shards, const char *name)
 {
@@ -302,33 +230,255 @@ static const Tensor *shards_find(const Shards *shards, const char *name)
     return tensor;
 }
 
+/* The file that holds a tensor, or the last. */
+static const Safetensors *shards_file(const Shards *shards, const char *name)
+{
+    size_t i = 0;
+    while (i + 1 < shards->n_file && safetensors_find(&shards->file[i], name) == NULL)
+        i++;
+    return &shards->file[i];
+}
+
+/* Finds a tensor in any of the files; it must be there with this shape, of a type that is run. */
+static bool shards_expect(const Tensor **tensor, const Shards *shards, const char *name,
+                          size_t rank, const size_t *shape, Error *error)
+{
+    const Safetensors *file = shards_file(shards, name);
+    if (!safetensors_expect(tensor, file, name, TENSOR_ANY, rank, shape, error))
+        return false;
+    TensorType type = (*tensor)->type;
+    if (type != TENSOR_F32 && type != TENSOR_F16 && type != TENSOR_BF16 && type != TENSOR_F64)
+        return fail(error, "%s: tensor '%s' is %s: F32, F16, BF16 and F64 can be run",
+                    shown_path(file->path), name, tensor_type_name(type));
+    return true;
+}
+
+/* How many numbers of a tensor are none, or too large for a float. */
+static size_t tensor_not_finite(const Tensor *tensor)
+{
+    enum { PART = 4096 };
+    float number[PART];
+    size_t bad = 0;
+    for (size_t done = 0; done < tensor->count; done += PART) {
+        Tensor part = tensor_part(tensor, done, smaller(tensor->count - done, PART));
+        tensor_to_float(number, &part);
+        for (size_t i = 0; i < part.count; i++)
+            bad += !isfinite(number[i]);
+    }
+    return bad;
+}
+
+static bool tensor_is_finite(const Tensor *tensor, const Shards *shards, Error *error)
+{
+    size_t bad = tensor_not_finite(tensor);
+    return bad == 0 || fail(error, "%s: tensor '%s': %zu of its %zu numbers are NaN or infinite",
+                            shown_path(shards_file(shards, tensor->name)->path),
+                            shown_name(tensor->name).text, bad, tensor->count);
+}
+
+/* Looks at every number of every file, for one that is none. */
+static bool shards_are_finite(const Shards *shards, Error *error)
+{
+    for (size_t i = 0; i < shards->n_file; i++)
+        for (size_t k = 0; k < shards->file[i].n_tensor; k++) {
+            const Tensor *tensor = &shards->file[i].tensor[k];
+            bool read = tensor->type == TENSOR_F32 || tensor->type == TENSOR_F16 ||
+                        tensor->type == TENSOR_BF16 || tensor->type == TENSOR_F64;
+            if (read && !tensor_is_finite(tensor, shards, error))
+                return false;
+        }
+    return true;
+}
+
+/* ===================================== The whole folder ==================================== */
+
+/* A folder with everything checked. The tensors lie in the mapped files. */
+typedef struct {
+    MambaConfig config;
+    Generation generation;
+    Shards shards;
+    const char *prefix; /* of the tensors' names; "" in a base model, saved without its head */
+    Tensor *made;       /* (n_made) F64 tensors as F32, with their numbers */
+    size_t n_made, n_used;
+    bool has_tokenizer; /* else texts are ids */
+    Tokenizer tokenizer;
+    const Tensor *embeddings, *head; /* (vocab, d_model) one and the same, if they are tied */
+    const Tensor *norm_f;            /* (d_model) */
+    const Tensor **part;             /* (n_layer, BLOCK_TENSORS) NULL: a bias that it has not */
+    uint64_t print; /* a number that tells models apart, of the first bytes of every tensor */
+    Text notes;     /* what is not as one would think: a line for each, for who runs it */
+} ModelFolder;
+
+__attribute__((format(printf, 2, 3))) static void folder_note(ModelFolder *folder,
+                                                              const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    int len = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    text_append(&folder->notes, "note: ", 6);
+    text_append(&folder->notes, line, smaller((size_t)len, sizeof line - 2));
+    text_append(&folder->notes, "\n", 1);
+}
+
+void model_folder_close(ModelFolder *folder)
+{
+    if (folder->has_tokenizer)
+        tokenizer_free(&folder->tokenizer);
+    shards_close(&folder->shards);
+    for (size_t i = 0; i < folder->n_made; i++)
+        free((void *)(uintptr_t)folder->made[i].data);
+    free(folder->made), free(folder->part), text_free(&folder->notes);
+    memset(folder, 0, sizeof *folder);
+}
+
+/* How the model is meant to write: generation_config.json, or without one what config.json says. */
+static bool folder_read_generation(ModelFolder *folder, const char *dir, Error *error)
+{
+    const char *name = "generation_config.json";
+    char *text = NULL;
+    size_t len = 0;
+    if (!path_exists(dir, name))
+        name = "config.json";
+    char *path = path_in(dir, name);
+    bool ok = folder_text(&text, &len, dir, name, error) &&
+              generation_parse(&folder->generation, text, len, path, error);
+    if (ok && folder->generation.unknown != NULL)
+        folder_note(folder, "%s: %s is set, which is not known here, and left out",
+                    shown_path(path), folder->generation.unknown);
+    free(text), free(path);
+    return ok;
+}
+
+static bool folder_read_config(ModelFolder *folder, const char *dir, Error *error)
+{
+    char *path = path_in(dir, "config.json"), *text = NULL;
+    size_t len = 0;
+    bool ok = folder_text(&text, &len, dir, "config.json", error) &&
+              config_parse(&folder->config, text, len, shown_path(path), error) &&
+              folder_read_generation(folder, dir, error);
+    const double *limit = folder->config.time_step_limit;
+    if (ok && folder->config.kind == MODEL_MAMBA2 && (limit[0] > 0.0 || limit[1] < INFINITY))
+        folder_note(folder, "time_step_limit holds for every token here; Transformers forgets it "
+                            "after the prompt, and may write other words");
+    free(text), free(path);
+    return ok;
+}
+
+/* The ids that end a text, from the folder of a tokenizer, for a model that names none itself. */
+static bool folder_borrow_ends(ModelFolder *folder, const char *dir, Error *error)
+{
+    Generation *own = &folder->generation;
+    if (own->n_stop > 0 || own->begin != UINT32_MAX ||
+        (!path_exists(dir, "config.json") && !path_exists(dir, "generation_config.json")))
+        return true;
+    Sampling usual = own->usual;
+    bool ok = folder_read_generation(folder, dir, error);
+    own->usual = usual;
+    return ok;
+}
+
+/* The folder's own tokenizer.json, if it has one; or that of another, `from`. */
+static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, const char *from,
+                                  Error *error)
+{
+    if (from != NULL && !folder_borrow_ends(folder, from, error))
+        return false;
+    dir = from != NULL ? from : dir;
+    if (from == NULL && !path_exists(dir, "tokenizer.json"))
+        return true;
+    char *path = folder_path(dir, "tokenizer.json", error);
+    bool ok = path != NULL && tokenizer_read(&folder->tokenizer, path, error);
+    folder->has_tokenizer = ok;
+    if (ok && folder->tokenizer.n_token > folder->config.vocab_size)
+        ok = fail(error, "%s: has ids up to %zu, but the model knows only %zu tokens",
+                  shown_path(path), folder->tokenizer.n_token - 1, folder->config.vocab_size);
+    free(path);
+    return ok;
+}
+
+/* A tensor that is to be run: one in F64 becomes one in F32, which is all that steps know. */
+static bool folder_expect(const Tensor **tensor, ModelFolder *folder, const char *name, size_t rank,
+                          const size_t *shape, Error *error)
+{
+    if (!shards_expect(tensor, &folder->shards, name, rank, shape, error))
+        return false;
+    folder->n_used++;
+    if ((*tensor)->type != TENSOR_F64)
+        return true;
+    Tensor made = **tensor;
+    float *numbers = NEW(float, made.count);
+    tensor_to_float(numbers, *tensor);
+    made.type = TENSOR_F32;
+    made.bytes = made.count * sizeof *numbers;
+    made.data = (const unsigned char *)numbers;
+    folder->made[folder->n_made] = made;
+    *tensor = &folder->made[folder->n_made++];
+    return true;
+}
+
+/* Whether two tensors hold the same bits. */
+static bool tensors_equal(const Tensor *a, const Tensor *b)
+{
+    return a->type == b->type && a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
+}
+
+/* The head: a matrix of its own, or the embeddings. A config.json may say that they are tied, and
+   the files have another head all the same: then that is what was trained, and it is taken. */
+static bool folder_find_head(ModelFolder *folder, const size_t *shape, Error *error)
+{
+    const char *name = "lm_head.weight";
+    const Tensor *head = shards_find(&folder->shards, name);
+    bool tied = folder->config.tie_word_embeddings;
+    folder->head = folder->embeddings;
+    if (tied && head != NULL &&
+        tensors_equal(head, shards_find(&folder->shards, folder->embeddings->name))) {
+        folder->n_used++;
+        return true;
+    }
+    if (tied && head == NULL)
+        return true;
+    if (tied)
+        folder_note(folder, "%s is not the embeddings, to which config.json ties it; it is used",
+                    name);
+    return folder_expect(&folder->head, folder, name, 2, shape, error);
+}
+
 /* Embeddings, last norm and head. The table may have more rows than config.json says: a vocabulary
-   is padded to a round number. The first published models call it "embedding". */
+   is padded to a round number. The first published models call it "embedding"; a base model's names
+   have no prefix. */
 static bool folder_find_ends(ModelFolder *folder, Error *error)
 {
+    static const char *const names[] = {"backbone.embeddings.weight", "backbone.embedding.weight",
+                                        "embeddings.weight", "embedding.weight"};
     MambaConfig *config = &folder->config;
     const Shards *shards = &folder->shards;
-    const char *name = "backbone.embeddings.weight", *original = "backbone.embedding.weight";
-    size_t shape[2] = {config->vocab_size, config->hidden_size};
-    if (shards_find(shards, name) == NULL && shards_find(shards, original) != NULL)
-        name = original;
-    const Tensor *table = shards_find(shards, name);
+    size_t shape[2] = {config->vocab_size, config->hidden_size}, which = 0;
+    char norm[NAME_ROOM];
+    while (which < TABLE_SIZE(names) && shards_find(shards, names[which]) == NULL)
+        which++;
+    which = which == TABLE_SIZE(names) ? 0 : which;
+    folder->prefix = which < 2 ? "backbone." : "";
+    snprintf(norm, sizeof norm, "%snorm_f.weight", folder->prefix);
+    const Tensor *table = shards_find(shards, names[which]);
     if (table != NULL && table->rank == 2 && table->shape[0] > shape[0] &&
         table->shape[0] <= CONFIG_MAX_VOCAB)
         config->vocab_size = shape[0] = table->shape[0];
-    if (!shards_expect(&table, shards, name, 2, shape, error) ||
-        !shards_expect(&folder->norm_f, shards, "backbone.norm_f.weight", 1, shape + 1, error))
+    if (!folder_expect(&table, folder, names[which], 2, shape, error) ||
+        !folder_expect(&folder->norm_f, folder, norm, 1, shape + 1, error) ||
+        !tensor_is_finite(folder->norm_f, shards, error))
         return false;
-    folder->embeddings = folder->head = table;
+    folder->embeddings = table;
     folder->print =
         hash_bytes(&config->hidden_size, sizeof config->hidden_size, 1 + (uint64_t)config->kind);
     folder->print = hash_bytes(table->data, smaller(table->bytes, 4096), folder->print);
     folder->print = hash_bytes(folder->norm_f->data, folder->norm_f->bytes, folder->print);
-    return config->tie_word_embeddings ||
-           shards_expect(&folder->head, shards, "lm_head.weight", 2, shape, error);
+    return folder_find_head(folder, shape, error);
 }
 
-/* Every tensor of every layer, with the shape that config.json asks for. */
+/* Every tensor of every layer, with the shape that config.json asks for. Those that are no matrices
+   are looked at number by number; a matrix is when it is used. */
 static bool folder_find_layers(ModelFolder *folder, Error *error)
 {
     TensorShape shape[BLOCK_TENSORS];
@@ -336,24 +486,54 @@ static bool folder_find_layers(ModelFolder *folder, Error *error)
     layer_shapes(shape, &folder->config);
     folder->part = NEW(const Tensor *, layers *BLOCK_TENSORS);
     for (size_t i = 0; i < layers * BLOCK_TENSORS; i++) {
-        const TensorShape *part = &shape[i % BLOCK_TENSORS];
+        size_t k = i % BLOCK_TENSORS;
+        const TensorShape *part = &shape[k];
+        bool matrix = k == IN_PROJ_WEIGHT || k == X_PROJ_WEIGHT || k == DT_PROJ_WEIGHT ||
+                      k == OUT_PROJ_WEIGHT;
         char name[NAME_ROOM];
         if (part->count == 0)
             continue;
-        snprintf(name, sizeof name, "backbone.layers.%zu.%s", i / BLOCK_TENSORS, part->name);
+        snprintf(name, sizeof name, "%slayers.%zu.%s", folder->prefix, i / BLOCK_TENSORS,
+                 part->name);
         const Tensor **tensor = &folder->part[i];
-        if (!shards_expect(tensor, &folder->shards, name, part->rank, part->shape, error))
+        if (!folder_expect(tensor, folder, name, part->rank, part->shape, error) ||
+            (!matrix && !tensor_is_finite(*tensor, &folder->shards, error)))
             return false;
         folder->print = hash_bytes((*tensor)->data, smaller((*tensor)->bytes, 256), folder->print);
     }
     return true;
 }
 
+/* What the files hold besides, if anything: layers that config.json does not count, say. */
+static void folder_note_unused(ModelFolder *folder)
+{
+    size_t tensors = 0;
+    for (size_t i = 0; i < folder->shards.n_file; i++)
+        tensors += folder->shards.file[i].n_tensor;
+    if (tensors > folder->n_used)
+        folder_note(folder, "%zu of the %zu tensors in the files are not used",
+                    tensors - folder->n_used, tensors);
+}
+
+/* A name as Hugging Face's hub has it, owner/model, and nothing of a path besides. */
+static bool is_hub_name(const char *name)
+{
+    const char *slash = strchr(name, '/');
+    return slash != NULL && slash != name && slash[1] != '\0' && strchr(slash + 1, '/') == NULL &&
+           name[0] != '.' && name[0] != '~';
+}
+
 static bool folder_is_one(const char *dir, Error *error)
 {
     struct stat info;
-    if (stat(dir, &info) != 0)
-        return fail(error, "%s: %s", shown_path(dir), strerror(errno));
+    int status = stat(dir, &info), why = errno;
+    if (status != 0 && why == ENOENT && is_hub_name(dir))
+        return fail(error,
+                    "%s: there is no such folder. Nothing is downloaded here: fetch it with "
+                    "Hugging Face's hf download %s --local-dir %s, and give that folder",
+                    shown_path(dir), shown_name(dir).text, shown_name(strchr(dir, '/') + 1).text);
+    if (status != 0)
+        return fail(error, "%s: %s", shown_path(dir), strerror(why));
     return S_ISDIR(info.st_mode) ||
            fail(error, "%s: this is not a folder; the folder of a model is wanted",
                 shown_path(dir));
@@ -365,12 +545,16 @@ bool model_folder_open(ModelFolder *folder, const char *dir, const char *tokeniz
 {
     ModelFolder open;
     memset(&open, 0, sizeof open);
-    if (!folder_is_one(dir, error) || !folder_read_config(&open.config, &open.ends, dir, error) ||
-        !folder_open_weights(&open.shards, dir, error) || !folder_find_ends(&open, error) ||
+    bool ok = folder_is_one(dir, error) && folder_read_config(&open, dir, error) &&
+              folder_open_weights(&open.shards, dir, error);
+    if (ok) /* room for all that may be made; the tensors of the files do not move any more */
+        open.made = NEW(Tensor, open.config.num_hidden_layers * BLOCK_TENSORS + 3);
+    if (!ok || !folder_find_ends(&open, error) ||
         !folder_read_tokenizer(&open, dir, tokenizer, error) || !folder_find_layers(&open, error)) {
         model_folder_close(&open);
         return false;
     }
+    folder_note_unused(&open);
     *folder = open;
     return true;
 }

@@ -370,6 +370,36 @@ void runner_logits(Runner *run, Memory *memory)
     step_all(run, memory, NO_TOKEN, true);
 }
 
+/* Whether all logits are numbers: none has an exponent of nothing but ones. */
+static bool logits_are_numbers(const float *logits, size_t vocab)
+{
+    size_t bad = 0;
+    for (size_t v = 0; v < vocab; v++) {
+        uint32_t bits;
+        memcpy(&bits, &logits[v], sizeof bits);
+        bad += (bits & 0x7F800000) == 0x7F800000;
+    }
+    return bad == 0;
+}
+
+/* Says why logits are no numbers after so many tokens: a weight that is none is named. */
+static bool fail_no_numbers(const Pretrained *model, size_t tokens, Error *error)
+{
+    return shards_are_finite(&model->folder.shards, error) &&
+           fail(
+               error,
+               "after %zu token%s the logits are NaN or infinite, though no weight is: the numbers "
+               "between have left what a float can hold",
+               tokens, tokens == 1 ? "" : "s");
+}
+
+/* False, and a sentence, where run->logits are no numbers. */
+static bool runner_check(const Runner *run, const Memory *memory, Error *error)
+{
+    return logits_are_numbers(run->logits, run->model->config.vocab_size) ||
+           fail_no_numbers(run->model, memory->count, error);
+}
+
 /* ===================================== Many tokens ========================================= */
 /* A prompt is another matter. Its tokens are known beforehand, so they go through each layer
    together, by chapter 5's own block or Mamba-2's, and a weight that was read is used for all.
@@ -520,7 +550,7 @@ bool runner_feed_logits(Runner *run, Memory *memory, const uint32_t *ids, size_t
     progress_end(&progress);
     free(logits);
     runner_logits(run, memory);
-    return logits_close(&file, error);
+    return logits_close(&file, error) && runner_check(run, memory, error);
 }
 
 /* ---- perplexity: how surprised the model is by a text ---- */
@@ -532,6 +562,7 @@ typedef struct {
     double sum;
     size_t count;
     bool has_last;
+    size_t bad; /* the token after which nothing was a number any more; 0: none */
 } Surprise;
 
 /* Adds the losses of `count` normed tokens, whose next tokens are `next`. */
@@ -546,8 +577,11 @@ static void surprise_add(Surprise *surprise, Runner *run, const float *final, co
         PARALLEL_FOR(schedule(static))
         for (size_t i = 0; i < some; i++)
             loss[i] = token_loss(surprise->logits + i * vocab, vocab, next[t + i]);
-        for (size_t i = 0; i < some; i++)
+        for (size_t i = 0; i < some; i++) {
             surprise->sum += loss[i];
+            if (surprise->bad == 0 && !isfinite(loss[i]))
+                surprise->bad = surprise->count + i + 1;
+        }
         surprise->count += some;
     }
 }
@@ -570,7 +604,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
 {
     const MambaConfig *config = &run->model->config;
     TextSource source;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     memset(surprise, 0, sizeof *surprise);
     if (!run->model->folder.has_tokenizer)
         return fail(error, "--perplexity needs a tokenizer.json in the folder, or --tokenizer DIR");
@@ -587,6 +621,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
             size_t count = smaller(ids.count - t, PROMPT_CHUNK);
             runner_chunk(run, &memory, ids.id + t, count, 0);
             surprise_look(surprise, run, ids.id + t, count);
+            if (surprise->bad > 0)
+                ok = fail_no_numbers(run->model, surprise->bad, error);
             double ahead = (double)(ids.count - t) / (double)ids.count * (double)source.piece;
             progress_show(&progress, (double)source.bytes - ahead, (double)source.size);
         }
@@ -595,6 +631,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     if (ok && surprise->count == 0)
         ok = fail(error, "%s: a text of two tokens or more is wanted", shown_path(path));
     *bytes = source.bytes;
+    note_left_out(ids.left_out);
     free(logits), free(last);
     surprise->logits = surprise->last = NULL;
     memory_free(&memory), ids_free(&ids), source_close(&source);
@@ -623,10 +660,10 @@ typedef struct {
 } Conversation;
 
 /* A model says that it has come to an end by drawing a token of its own for that. */
-static bool ends_text(const TextEnds *ends, uint32_t id)
+static bool ends_text(const Generation *generation, uint32_t id)
 {
-    for (size_t i = 0; i < ends->n_stop; i++)
-        if (ends->stop[i] == id)
+    for (size_t i = 0; i < generation->n_stop; i++)
+        if (generation->stop[i] == id)
             return true;
     return false;
 }
@@ -642,12 +679,14 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
     size_t i = 0;
     bool more = true, first = talk->memory.count == 0;
     for (; more && i < settings->count && !interrupted; i++) {
+        if (!logits_are_numbers(run->logits, model->config.vocab_size))
+            break; /* runner_check says so */
         /* id ~ softmax(logits / temperature), among those that top-k and top-p leave */
         run->mark = run->timed ? seconds_now() : 0.0;
         uint32_t id =
             (uint32_t)sampler_draw(&talk->sampler, run->logits, &settings->sampling, &talk->random);
         step_time(run, T_SAMPLE, 0);
-        if (!settings->past_end && ends_text(&model->folder.ends, id))
+        if (!settings->past_end && ends_text(&model->folder.generation, id))
             break;
         sampler_see(&talk->sampler, id);
         if (model->folder.has_tokenizer)
@@ -704,11 +743,13 @@ static bool demo_focus(Conversation *talk, const Ids *ids, const Show *show, Err
 
 /* ================================= What the program does =================================== */
 
+#define NOT_GIVEN UINT64_MAX /* of a number that has no option */
+
 typedef struct {
     const char *dir, *tokenizer, *prompt, *ids, *logits, *perplexity, *save, *load;
     Texts stop;
     uint64_t count, top_k, seed, threads;
-    double temperature, top_p, penalty, bandwidth; /* temperature NAN: not given */
+    double temperature, top_p, penalty, bandwidth; /* the first three NAN: not given */
     bool tokenize, interactive, focus, int8, int4, compare, past_end, profile, sizes, ascii;
     const char *svg;
 } PretrainedOptions;
@@ -724,13 +765,14 @@ static bool prompt_ids(Ids *ids, Text *text, const PretrainedOptions *options,
                     "%s: there is no tokenizer.json for a prompt of words: give --ids 1,2,3, or "
                     "--tokenizer DIR",
                     shown_path(options->dir));
-    if (options->prompt != NULL && (!prompt_text(text, options->prompt, error) ||
-                                    !prompt_encode(ids, &model->folder.tokenizer, text, error)))
+    if (options->prompt != NULL &&
+        (!prompt_text(text, options->prompt, error) ||
+         !prompt_encode(ids, &model->folder.tokenizer, text, options->load == NULL, true, error)))
         return false;
     if (ids->count == 0 && options->load == NULL) {
-        if (model->folder.ends.begin >= model->config.vocab_size)
+        if (model->folder.generation.begin >= model->config.vocab_size)
             return fail(error, "the prompt is empty, and config.json names no bos_token_id");
-        ids_push(ids, model->folder.ends.begin);
+        ids_push(ids, model->folder.generation.begin);
     }
     return true;
 }
@@ -791,6 +833,7 @@ static bool run_once(Conversation *talk, const Ids *ids, const Text *text,
         runner_feed(run, &talk->memory, ids->id, ids->count, true);
     else
         runner_logits(run, &talk->memory); /* of the memory that was loaded */
+    ok = ok && runner_check(run, &talk->memory, error);
     if (!ok || settings->count == 0)
         return ok;
     double middle = seconds_now();
@@ -801,22 +844,25 @@ static bool run_once(Conversation *talk, const Ids *ids, const Text *text,
     putchar('\n');
     print_speed((double)pretrained_step_bytes(run->model), ids->count, middle - start, count,
                 seconds_now() - middle);
-    return !options->profile || count == 0 || demo_profile(run, count, show, error);
+    return runner_check(run, &talk->memory, error) &&
+           (!options->profile || count == 0 || demo_profile(run, count, show, error));
 }
 
 /* Line after line from standard input, each answered; one memory for all. */
 static bool run_interactive(Conversation *talk, const AnswerSettings *settings, Error *error)
 {
     const Pretrained *model = talk->run->model;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     Text text = {NULL, 0, 0};
     if (!model->folder.has_tokenizer)
         return fail(error,
                     "--interactive needs a tokenizer.json in the folder, or --tokenizer DIR");
     lines_begin();
-    while (line_next(&text)) {
+    bool ok = true;
+    while (ok && line_next(&text)) {
         ids.count = 0;
-        if (!prompt_encode(&ids, &model->folder.tokenizer, &text, error))
+        if (!prompt_encode(&ids, &model->folder.tokenizer, &text, talk->memory.count == 0, false,
+                           error))
             fprintf(stderr, "%s\n", error->text); /* and go on */
         for (size_t i = 0; i < ids.count; i++)
             sampler_see(&talk->sampler, ids.id[i]);
@@ -824,13 +870,33 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
             runner_feed(talk->run, &talk->memory, ids.id, ids.count, true);
             answer(talk, settings, stdout);
             putchar('\n');
+            ok = runner_check(talk->run, &talk->memory, error);
         }
         text.len = 0;
         if (talk->memory.count > 0)
             text_append(&text, "\n", 1); /* what comes is a new line of the same text */
     }
     ids_free(&ids), text_free(&text);
-    return true;
+    return ok;
+}
+
+/* How tokens are drawn: as the folder says, unless options say otherwise. A cut without a
+   temperature means to draw as the model says. */
+static Sampling chosen_sampling(const PretrainedOptions *options, const Generation *generation)
+{
+    Sampling sampling = generation->usual;
+    bool cut = options->top_k != NOT_GIVEN || !isnan(options->top_p);
+    if (!isnan(options->temperature))
+        sampling.temperature = options->temperature;
+    else if (cut && sampling.temperature == 0.0)
+        sampling.temperature = 1.0;
+    if (options->top_k != NOT_GIVEN)
+        sampling.top_k = (size_t)options->top_k;
+    if (!isnan(options->top_p))
+        sampling.top_p = options->top_p;
+    if (!isnan(options->penalty))
+        sampling.repetition_penalty = options->penalty;
+    return sampling;
 }
 
 /* A new conversation, or one that was saved; one prompt or many; and saved again. */
@@ -838,14 +904,14 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
                              Error *error)
 {
     const Pretrained *model = run->model;
-    bool cut = options->top_k > 0 || options->top_p < 1.0;
-    double temperature = isnan(options->temperature) ? (double)cut : options->temperature;
-    Sampling sampling = {temperature, (size_t)options->top_k, options->top_p, options->penalty};
+    Sampling sampling = chosen_sampling(options, &model->folder.generation);
+    if (sampling.temperature == 0.0 && options->seed != NOT_GIVEN)
+        return fail(error, "--seed does nothing at temperature 0: nothing is drawn");
     AnswerSettings settings = {(size_t)options->count, sampling, options->stop.text,
                                options->stop.count, options->past_end};
     Conversation talk = {run, memory_new(&model->config), sampler_new(model->config.vocab_size),
-                         random_from_seed(options->seed)};
-    Ids ids = {NULL, 0, 0};
+                         random_from_seed(options->seed == NOT_GIVEN ? 1 : options->seed)};
+    Ids ids = {NULL, 0, 0, 0};
     Text text = {NULL, 0, 0};
     bool ok = options->load == NULL ||
               memory_load(&talk.memory, &talk.sampler, model, options->load, error);
@@ -873,8 +939,6 @@ static bool options_mean_something(const PretrainedOptions *options, Error *erro
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");
-    if (options->temperature == 0.0 && options->seed != 1)
-        return fail(error, "--seed does nothing at temperature 0: nothing is drawn");
     return options->count > 0 || options->logits != NULL || options->save != NULL ||
            fail(error, "-n 0 writes nothing: with it, give --logits or --save-state");
 }
@@ -886,7 +950,7 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
     static const char question[] =
         "somebody sang about shamrocks . then everything changed : the teacher learnt all about "
         "refraction . what is a rainbow ?";
-    Show show = {look_at_terminal(options->ascii), options->svg, options->seed};
+    Show show = {look_at_terminal(options->ascii), options->svg, 1};
     Pretrained model;
     if (options->threads > 0)
         threads_use((int)options->threads);
@@ -913,6 +977,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
     size_t bits = options->int8 ? 8 : options->int4 ? 4 : 0;
     if (!pretrained_open(&model, options->dir, options->tokenizer, bits, error))
         return false;
+    if (model.folder.notes.len > 0)
+        fputs(model.folder.notes.bytes, stderr);
     Runner run = runner_new(&model);
     bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
                                           : run_conversation(&run, options, &show, error);
@@ -937,9 +1003,8 @@ int pretrained_main(int argc, char **argv)
     PretrainedOptions options;
     memset(&options, 0, sizeof options);
     options.count = 64;
-    options.seed = 1;
-    options.temperature = NAN;
-    options.top_p = options.penalty = 1.0;
+    options.seed = options.top_k = NOT_GIVEN;
+    options.temperature = options.top_p = options.penalty = NAN;
     options.bandwidth = 40.0;
     const Option table[] = {
         {"DIR", "", OPTION_ARGUMENT, 0, 0, &options.dir, "- tokenize interactive perplexity focus",
@@ -954,14 +1019,16 @@ int pretrained_main(int argc, char **argv)
          "- tokenize interactive perplexity focus",
          "the tokenizer.json of another folder, for one that has none"},
         {"temperature", "T", OPTION_NUMBER, 0, 1e6, &options.temperature, "- interactive",
-         "0: always the likeliest token (default); 1: as the model says (default with a cut)"},
+         "0: always the likeliest token (default); 1: as the model says (default with a cut); "
+         "these "
+         "four: else as the folder's generation_config.json has them"},
         {"top-k", "K", OPTION_WHOLE, 0, CONFIG_MAX_VOCAB, &options.top_k, "- interactive",
          "draw from the K likeliest only"},
         {"top-p", "P", OPTION_NUMBER, 0, 1, &options.top_p, "- interactive",
          "draw from those only that make up P"},
         {"repetition-penalty", "R", OPTION_NUMBER, 0.01, 100, &options.penalty, "- interactive",
          "above 1: what was said before gets less likely"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &options.seed, "temperature top-k top-p",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &options.seed, "- interactive",
          "of the draws (default 1)"},
         {"stop", "TEXT", OPTION_TEXTS, 0, 0, &options.stop, "- interactive",
          "end the answer before TEXT; up to 8 times"},

@@ -23,8 +23,8 @@
               over from Python's pickle.
    RULE       the file is a stranger. Whatever it says is checked before it is believed, and what
               does not hold is told in one sentence with file, tensor and value.
-   LEFT OUT   types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8, more
-              than 8 dimensions, big-endian machines
+   LEFT OUT   types with no C counterpart (F8_E4M3, F4, C64 ...) and unsigned ones above U8, which
+              are listed, but not read; more than 8 dimensions, big-endian machines
    BUILD      cc -O2 ch05_mamba_block/safetensors.c -o safetensors -lm && ./safetensors
    TIME       20 minutes to read, 10 to look into a file of your own
    SOURCES    the format: https://huggingface.co/docs/safetensors; F16 and its rounding: IEEE
@@ -35,7 +35,6 @@
 
 #include "../ch01_markov/text_width.h"
 #include "json.c" /* the header is JSON */
-#include <fcntl.h>
 #include <sys/mman.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -62,12 +61,14 @@ typedef enum {
     TENSOR_F32,
     TENSOR_F64,
     TENSOR_I64,
-    TENSOR_ANY /* for safetensors_expect only: whatever the type */
+    TENSOR_ANY,  /* for safetensors_expect only: whatever the type, as long as it can be read */
+    TENSOR_OTHER /* in a file only: a type whose numbers are not read here */
 } TensorType;
 
 typedef struct {
     const char *name; /* UTF-8, ends with a 0 byte */
     TensorType type;
+    const char *dtype;             /* a TENSOR_OTHER's type as the file calls it; else NULL */
     size_t rank;                   /* dimensions; 0 for a single number */
     size_t shape[TENSOR_MAX_RANK]; /* (rank) */
     size_t count;                  /* numbers: the product of the shape; may be 0 */
@@ -78,12 +79,27 @@ typedef struct {
 static const struct {
     const char *name;
     size_t size; /* bytes */
-} tensor_types[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"I16", 2}, {"F16", 2},     {"BF16", 2},
-                    {"I32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8}, {"any type", 0}};
+} tensor_types[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"I16", 2}, {"F16", 2},      {"BF16", 2},
+                    {"I32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8}, {"any type", 0}, {"other", 0}};
+
+/* The types that the format has besides: these are listed, but not read. */
+static const struct {
+    const char *name;
+    size_t bits;
+} other_types[] = {{"U16", 16},        {"U32", 32},        {"U64", 64},    {"F8_E5M2", 8},
+                   {"F8_E4M3", 8},     {"F8_E8M0", 8},     {"F6_E2M3", 6}, {"F6_E3M2", 6},
+                   {"F8_E5M2FNUZ", 8}, {"F8_E4M3FNUZ", 8}, {"F4", 4},      {"C64", 64}};
+#define TYPES_READ "BOOL U8 I8 I16 I32 I64 F16 BF16 F32 F64"
 
 const char *tensor_type_name(TensorType type)
 {
     return tensor_types[type].name;
+}
+
+/* What a tensor's type is called, also one that is not read here. */
+const char *tensor_dtype(const Tensor *tensor)
+{
+    return tensor->type == TENSOR_OTHER ? tensor->dtype : tensor_type_name(tensor->type);
 }
 
 /* Bytes of one number. */
@@ -176,7 +192,8 @@ void tensor_to_float(float *out, const Tensor *tensor)
     case TENSOR_F32: TENSOR_LOOP(float, number);
     case TENSOR_F64: TENSOR_LOOP(double, (float)number);
     case TENSOR_I64: TENSOR_LOOP(int64_t, (float)number);
-    case TENSOR_ANY: assert(!"a tensor has a type");
+    case TENSOR_ANY:
+    case TENSOR_OTHER: assert(!"a type that can be read");
     }
 }
 
@@ -193,7 +210,8 @@ void tensor_to_double(double *out, const Tensor *tensor)
     case TENSOR_F32: TENSOR_LOOP(float, (double)number);
     case TENSOR_F64: TENSOR_LOOP(double, number);
     case TENSOR_I64: TENSOR_LOOP(int64_t, (double)number);
-    case TENSOR_ANY: assert(!"a tensor has a type");
+    case TENSOR_ANY:
+    case TENSOR_OTHER: assert(!"a type that can be read");
     }
 }
 
@@ -256,12 +274,10 @@ typedef struct {
     uint64_t offset[2]; /* first byte, and the one after the last */
 } TensorEntry;
 
-/* A type we cannot read is told apart from a word that is no type: the file is fine, we are not. */
+/* A type that we cannot read, or that is newer than this program, is a type all the same: the file
+   is fine, and what it holds can be listed. A word that is written as no type is, is a mistake. */
 static bool entry_dtype(Json *json, TensorEntry *entry)
 {
-    static const char *const others[] = {"U16",     "U32",     "U64",         "F8_E5M2",
-                                         "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ",
-                                         "F6_E2M3", "F6_E3M2", "F4",          "C64"};
     JsonText text = {"", 0};
     if (!json_string(json, &text))
         return false;
@@ -271,13 +287,16 @@ static bool entry_dtype(Json *json, TensorEntry *entry)
             return true;
         }
     }
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (json_is(text, others[i]))
-            return json_fail(json,
-                             "dtype %s is not supported (BOOL U8 I8 I16 I32 I64 F16 BF16 "
-                             "F32 F64 are)",
-                             others[i]);
-    return json_fail(json, "unknown dtype '%s'", shown_name(text.bytes).text);
+    for (size_t i = 0; i < text.len; i++) {
+        unsigned char byte = (unsigned char)text.bytes[i];
+        if (!isupper(byte) && (i == 0 || (!isdigit(byte) && byte != '_')))
+            text.len = 0;
+    }
+    if (text.len == 0)
+        return json_fail(json, "unknown dtype '%s'", shown_name(text.bytes).text);
+    entry->tensor.type = TENSOR_OTHER;
+    entry->tensor.dtype = text.bytes;
+    return true;
 }
 
 /* [] is a single number, [0] none at all: both are tensors. */
@@ -347,12 +366,28 @@ static bool entry_read(Json *json, TensorEntry *entry)
     return !json->failed;
 }
 
+/* The bytes of a type that is not read: as many as its numbers have bits for, if that is known. */
+static bool entry_other(Json *json, TensorEntry *entry)
+{
+    Tensor *tensor = &entry->tensor;
+    size_t bytes = entry->offset[1] - entry->offset[0], bits = 0;
+    for (size_t i = 0; i < sizeof other_types / sizeof *other_types; i++)
+        if (strcmp(tensor->dtype, other_types[i].name) == 0)
+            bits = other_types[i].bits;
+    tensor->bytes = bytes;
+    if (bits == 0 || (__builtin_mul_overflow(tensor->count, bits, &bits) == 0 && bits % 8 == 0 &&
+                      bits / 8 == bytes))
+        return true;
+    return json_fail(json, "data_offsets are %zu bytes, which is not what %s %s takes", bytes,
+                     tensor->dtype, shown_shape(tensor->rank, tensor->shape).text);
+}
+
 /* Holds the entry against itself and against the data; leaves the tensor complete. */
 static bool entry_place(Json *json, TensorEntry *entry, const Safetensors *file)
 {
     Tensor *tensor = &entry->tensor;
     const uint64_t begin = entry->offset[0], end = entry->offset[1];
-    const char *type = tensor_type_name(tensor->type);
+    const char *type = tensor_dtype(tensor);
     if (!tensor_measure(tensor))
         return json_fail(json, "%s %s is more bytes than can be counted", type,
                          shown_shape(tensor->rank, tensor->shape).text);
@@ -364,6 +399,8 @@ static bool entry_place(Json *json, TensorEntry *entry, const Safetensors *file)
                          "data_offsets [%" PRIu64 ",%" PRIu64 "] end after the data, which "
                          "is %zu bytes: is the file cut off?",
                          begin, end, file->data_bytes);
+    if (tensor->type == TENSOR_OTHER && !entry_other(json, entry))
+        return false;
     if (end - begin != tensor->bytes)
         return json_fail(
             json, "data_offsets [%" PRIu64 ",%" PRIu64 "] are %" PRIu64 " bytes, but %s %s is %zu",
@@ -528,6 +565,40 @@ static bool header_check_names(Safetensors *file, const char *path, Error *error
 
 /* ---- the file ---------------------------------------------------------------------------- */
 
+/* What is often found where a safetensors file should be, by its first bytes. */
+static const struct {
+    const char *first, *what;
+} stranger[] = {
+    {"version https://git-lfs",
+     "a pointer of Git LFS, not the file itself: git lfs pull fetches it"},
+    {"<!DOCTYPE",
+     "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
+    {"<!doctype",
+     "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
+    {"<html", "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
+    {"PK\3\4", "a zip archive, as torch.save writes: torch and safetensors.torch convert it"},
+    {"\x80\2", "a pickle of Python, as torch.save wrote: torch and safetensors.torch convert it"},
+    {"\x80\3", "a pickle of Python: torch and safetensors.torch convert it"},
+    {"\x80\4", "a pickle of Python: torch and safetensors.torch convert it"},
+    {"GGUF", "a GGUF, llama.cpp's format: the model's folder with model.safetensors is wanted"},
+    {"\x89HDF", "an HDF5 file, as Keras writes: the model's model.safetensors is wanted"},
+    {"\x1f\x8b", "packed by gzip: unpack it first"}};
+
+/* Says what a file is that is no safetensors; false, if it is known. */
+static bool header_stranger(const unsigned char *bytes, size_t len, const char *path, Error *error)
+{
+    char text[25] = "";
+    for (size_t i = 0; i < sizeof stranger / sizeof *stranger; i++) {
+        size_t count = strlen(stranger[i].first);
+        if (len >= count && memcmp(bytes, stranger[i].first, count) == 0)
+            return fail(error, "%s: this is %s", path, stranger[i].what);
+    }
+    size_t shown = len < sizeof text - 1 ? len : sizeof text - 1, i = 0;
+    for (; i < shown && (isprint(bytes[i]) || isspace(bytes[i])); i++)
+        text[i] = isprint(bytes[i]) ? (char)bytes[i] : ' ';
+    return i < shown || fail(error, "%s: this is a text, '%s...', and no safetensors", path, text);
+}
+
 /* The first eight bytes, held against the file before anything is done with them. */
 static bool header_length(size_t *header, const unsigned char *bytes, size_t len, const char *path,
                           Error *error)
@@ -538,6 +609,9 @@ static bool header_length(size_t *header, const unsigned char *bytes, size_t len
     if (len < sizeof length)
         return fail(error, "%s: %zu bytes are too short for a safetensors file", path, len);
     memcpy(&length, bytes, sizeof length);
+    bool opens = len == sizeof length || bytes[sizeof length] == '{';
+    if ((length > SAFETENSORS_MAX_HEADER || !opens) && !header_stranger(bytes, len, path, error))
+        return false;
     if (length == 0)
         return fail(error, "%s: the header length is 0", path);
     if (length > SAFETENSORS_MAX_HEADER)
@@ -592,29 +666,16 @@ bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const c
     return true;
 }
 
-static bool safetensors_is_file(struct stat *info, int descriptor, const char *path, Error *error)
-{
-    if (fstat(descriptor, info) != 0)
-        return fail(error, "%s: %s", path, strerror(errno));
-    if (S_ISDIR(info->st_mode))
-        return fail(error, "%s: this is a directory, not a file", path);
-    if (!S_ISREG(info->st_mode))
-        return fail(error, "%s: this is not a regular file", path);
-    if ((uint64_t)info->st_size > SIZE_MAX)
-        return fail(error, "%s: too large for the addresses of this machine", path);
-    return true;
-}
-
 /* The whole file in memory; an empty one, which cannot be mapped, as NULL. */
 static bool safetensors_map(void **map, struct stat *info, const char *path, Error *error)
 {
-    /* O_NONBLOCK, or a pipe would wait for its writer before it can be refused. */
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0)
-        return fail(error, "%s: %s", shown_path(path), strerror(errno));
-    bool ok = safetensors_is_file(info, descriptor, shown_path(path), error);
-    size_t len = ok ? (size_t)info->st_size : 0;
-    *map = len > 0 ? mmap(NULL, len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
+    int descriptor = -1;
+    size_t len = 0;
+    if (!regular_open(&descriptor, &len, path, error))
+        return false;
+    bool ok =
+        fstat(descriptor, info) == 0 || fail(error, "%s: %s", shown_path(path), strerror(errno));
+    *map = ok && len > 0 ? mmap(NULL, len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
     if (*map == MAP_FAILED)
         ok = fail(error, "%s: cannot be mapped: %s", shown_path(path), strerror(errno));
     close(descriptor); /* the map keeps the file open by itself */
@@ -697,9 +758,12 @@ bool safetensors_expect(const Tensor **tensor, const Safetensors *file, const ch
         same_shape = found->shape[i] == shape[i];
     if (!same_shape || (type != TENSOR_ANY && found->type != type))
         return fail(error, "%s: tensor '%s' is %s %s, expected %s %s", shown_path(file->path),
-                    shown_name(name).text, tensor_type_name(found->type),
+                    shown_name(name).text, tensor_dtype(found),
                     shown_shape(found->rank, found->shape).text, tensor_type_name(type),
                     shown_shape(rank, shape).text);
+    if (found->type == TENSOR_OTHER)
+        return fail(error, "%s: tensor '%s' is %s, which is not read here (" TYPES_READ " are)",
+                    shown_path(file->path), shown_name(name).text, shown_name(found->dtype).text);
     *tensor = found;
     return true;
 }
@@ -916,10 +980,15 @@ static void shown_print(FILE *out, const char *name, int width)
 /* The metadata, a line for each tensor, and what they come to. */
 void safetensors_print_list(FILE *out, const Safetensors *file)
 {
-    size_t numbers = 0, width = 0, most = page_columns() - 38; /* 38 for what is said of a name */
-    for (size_t i = 0; i < file->n_tensor; i++)
-        if (text_width(file->tensor[i].name) > width)
-            width = text_width(file->tensor[i].name);
+    size_t numbers = 0, width = 0, type_width = 4;
+    for (size_t i = 0; i < file->n_tensor; i++) {
+        size_t name = text_width(file->tensor[i].name),
+               type = strlen(tensor_dtype(&file->tensor[i]));
+        width = name > width ? name : width;
+        type_width = type > type_width ? type : type_width;
+    }
+    type_width = type_width < 16 ? type_width : 16;
+    size_t most = page_columns() - 34 - type_width; /* of a name: so much stands beside it */
     for (size_t i = 0; i < file->n_note; i++) {
         shown_print(out, file->note[i].key, 0);
         fputs(" = ", out);
@@ -929,7 +998,8 @@ void safetensors_print_list(FILE *out, const Safetensors *file)
     for (size_t i = 0; i < file->n_tensor; i++) {
         const Tensor *tensor = &file->tensor[i];
         shown_print(out, tensor->name, width < most ? -(int)width : -(int)most);
-        fprintf(out, "  %-4s  %-15s %11zu bytes\n", tensor_type_name(tensor->type),
+        fprintf(out, "  %-*s  %-15s %11zu bytes\n", (int)type_width,
+                shown_name(tensor_dtype(tensor)).text,
                 shown_shape(tensor->rank, tensor->shape).text, tensor->bytes);
         numbers += tensor->count;
     }
@@ -1079,7 +1149,11 @@ static bool safetensors_show(const char *path, const char *name, size_t numbers,
         return false;
     bool ok = true;
     const Tensor *tensor = name ? safetensors_find(&file, name) : NULL;
-    if (tensor)
+    if (tensor && tensor->type == TENSOR_OTHER)
+        ok = fail(error,
+                  "%s: tensor '%s' is %s, whose numbers are not read here (" TYPES_READ " are)",
+                  shown_path(path), shown_name(name).text, shown_name(tensor->dtype).text);
+    else if (tensor)
         safetensors_print_tensor(stdout, tensor, numbers);
     else if (name)
         ok = fail(error, "%s: there is no tensor '%s'", shown_path(path), shown_name(name).text);

@@ -52,12 +52,31 @@ bool prompt_text(Text *text, const char *prompt, Error *error)
     return true;
 }
 
-/* Appends the ids of a prompt. */
-bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, Error *error)
+/* Says what became of bytes that have no token. */
+void note_left_out(size_t left_out)
+{
+    if (left_out > 0)
+        fprintf(stderr, "note: %zu byte%s of the text %s no token and %s left out\n", left_out,
+                left_out == 1 ? "" : "s", left_out == 1 ? "has" : "have",
+                left_out == 1 ? "is" : "are");
+}
+
+/* Appends the ids of a prompt: of a text that begins with it, that ends with it, or neither. */
+bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, bool begins, bool ends,
+                   Error *error)
 {
     Error why;
-    return text->len == 0 || tokenizer_encode(ids, tokenizer, text->bytes, text->len, &why) ||
-           fail(error, "the prompt: %s", why.text);
+    size_t before = ids->count, left_out = ids->left_out;
+    if (begins)
+        ids_frame(ids, &tokenizer->begin);
+    if (text->len > 0 && !tokenizer_encode(ids, tokenizer, text->bytes, text->len, &why)) {
+        ids->count = before;
+        return fail(error, "the prompt: %s", why.text);
+    }
+    if (ends)
+        ids_frame(ids, &tokenizer->end);
+    note_left_out(ids->left_out - left_out);
+    return true;
 }
 
 /* Set by Ctrl-C: the one thing of this course that is shared without being handed over, because a
@@ -113,6 +132,7 @@ typedef struct {
     Text text;           /* what was read and not yet let through */
     size_t bytes, piece; /* let through: so far, and last */
     size_t size;         /* of the file, if it has one */
+    bool begun, ended;
 } TextSource;
 
 bool source_open(TextSource *source, const char *path, Error *error)
@@ -137,14 +157,18 @@ void source_close(TextSource *source)
     text_free(&source->text);
 }
 
-/* The ids of the next piece of a text; none at its end. */
+/* The ids of the next piece of a text; none at its end. What goes before and after a text goes with
+   the first piece and the last. */
 bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error *error)
 {
     enum { PIECE = 1 << 16 };
     static const char nothing[1] = "";
     size_t cut = 0;
-    bool end = false;
+    bool end = source->ended;
     ids->count = 0;
+    if (!source->begun)
+        ids_frame(ids, &tokenizer->begin);
+    source->begun = true;
     while (cut == 0 && !end) {
         char piece[PIECE];
         size_t got = fread(piece, 1, sizeof piece, source->stream);
@@ -159,6 +183,9 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
     const char *bytes = source->text.bytes == NULL ? nothing : source->text.bytes;
     if (!tokenizer_encode(ids, tokenizer, bytes, cut, &why))
         return fail(error, "%s: %s", shown_path(source->path), why.text);
+    if (end && !source->ended)
+        ids_frame(ids, &tokenizer->end);
+    source->ended = end;
     source->bytes += cut;
     source->piece = cut;
     source->text.len -= cut;
@@ -282,11 +309,12 @@ void print_token_text(FILE *out, const Tokenizer *tokenizer, uint32_t id)
 bool show_tokens(const char *path, const char *prompt, Error *error)
 {
     Tokenizer tokenizer;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     Text text = {NULL, 0, 0};
     if (!tokenizer_read(&tokenizer, path, error))
         return false;
-    bool ok = prompt_text(&text, prompt, error) && prompt_encode(&ids, &tokenizer, &text, error);
+    bool ok = prompt_text(&text, prompt, error) &&
+              prompt_encode(&ids, &tokenizer, &text, true, true, error);
     for (size_t i = 0; ok && i < ids.count; i++) {
         printf("%8u  ", ids.id[i]);
         print_token_text(stdout, &tokenizer, ids.id[i]);

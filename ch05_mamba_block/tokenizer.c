@@ -59,6 +59,14 @@ typedef struct {
     bool first[256]; /* a token begins with this byte */
 } Trie;
 
+/* Tokens that go before or after each text. */
+enum { FRAME_MOST = 16 };
+
+typedef struct {
+    uint32_t id[FRAME_MOST]; /* (count) */
+    size_t count;
+} Frame;
+
 typedef struct {
     bool words; /* WordLevel: a word is a token; else byte-level BPE */
     bool nfc, lowercase;
@@ -69,7 +77,10 @@ typedef struct {
     Merge *merge;    /* (n_merge) by the hash of left and right */
     size_t n_place, n_merge;
     uint32_t of_byte[256]; /* the token of each byte, or NO_TOKEN */
-    uint32_t unknown;      /* WordLevel: for words that have no token, or NO_TOKEN */
+    uint32_t unknown;      /* for words, or in BPE for bytes, that have no token; or NO_TOKEN */
+    bool fuse_unknown;     /* BPE: one for all neighbours of a piece that have none */
+    bool whole_first;      /* BPE: a piece that is a token is not merged but taken whole */
+    Frame begin, end;      /* what a text has before and after it */
     Trie added[2];         /* looked for in the text as it is, and in the normalized one */
     bool blank_inside;     /* an added token has a blank after what is none */
     char *strings;
@@ -289,6 +300,7 @@ size_t bpe_merge(uint32_t *ids, size_t count, const Tokenizer *tokenizer)
 typedef struct {
     uint32_t *id; /* (count) */
     size_t count, room;
+    size_t left_out; /* bytes of texts that had no token, not even one for what is unknown */
 } Ids;
 
 void ids_reserve(Ids *ids, size_t more)
@@ -322,21 +334,48 @@ typedef struct {
     Error *error;
 } Encoding;
 
-/* One piece of byte-level BPE. */
+/* The token that is all of a piece, if there is one; or NO_TOKEN. */
+static uint32_t piece_token(const Tokenizer *tokenizer, const unsigned char *text, size_t len)
+{
+    unsigned char *name = NEW(unsigned char, 2 * len + 1);
+    size_t used = 0;
+    for (size_t i = 0; i < len; i++)
+        used += utf8_encode(name + used, stand_in_of_byte(text[i]));
+    uint32_t id = token_find(tokenizer, (const char *)name, used);
+    free(name);
+    return id;
+}
+
+/* One piece of byte-level BPE. A byte that has no token becomes the unknown one or, without it, is
+   left out, and what was on both sides of it may merge: Hugging Face's alphabets may have gaps. */
 static bool encode_piece(const Encoding *to, const unsigned char *text, size_t len)
 {
+    const Tokenizer *tokenizer = to->tokenizer;
     Ids *ids = to->ids;
+    uint32_t whole = tokenizer->whole_first ? piece_token(tokenizer, text, len) : NO_TOKEN;
+    if (whole != NO_TOKEN) {
+        ids_push(ids, whole);
+        return true;
+    }
     ids_reserve(ids, len);
     uint32_t *at = ids->id + ids->count;
+    size_t count = 0;
+    bool before = false; /* the byte before this one was unknown */
     for (size_t i = 0; i < len; i++) {
-        at[i] = to->tokenizer->of_byte[text[i]];
-        if (at[i] == NO_TOKEN)
+        uint32_t id = tokenizer->of_byte[text[i]];
+        bool unknown = id == NO_TOKEN, never = text[i] == 0xC0 || text[i] == 0xC1 || text[i] > 0xF4;
+        if (unknown && never)
             return fail(to->error,
                         "the byte 0x%02X has no token: valid UTF-8 never has it, is the text "
                         "something else?",
                         text[i]);
+        id = unknown ? tokenizer->unknown : id;
+        ids->left_out += id == NO_TOKEN;
+        if (id != NO_TOKEN && !(unknown && before && tokenizer->fuse_unknown))
+            at[count++] = id;
+        before = unknown;
     }
-    ids->count += bpe_merge(at, len, to->tokenizer);
+    ids->count += bpe_merge(at, count, tokenizer);
     return true;
 }
 
@@ -429,6 +468,12 @@ static bool encode_added(const Encoding *to, const unsigned char *text, size_t l
 unsigned char *normal_text(size_t *len, const unsigned char *text, size_t count,
                            const Tokenizer *tokenizer)
 {
+    if (tokenizer != NULL && tokenizer->nfc && tokenizer->lowercase) {
+        unsigned char *composed = nfc_text(len, text, count), *lower;
+        lower = lowercase_text(len, composed, *len);
+        free(composed);
+        return lower;
+    }
     if (tokenizer != NULL && tokenizer->nfc)
         return nfc_text(len, text, count);
     if (tokenizer != NULL && tokenizer->lowercase)
@@ -448,16 +493,26 @@ static bool encode_normalized(const Encoding *to, const unsigned char *text, siz
     return ok;
 }
 
-/* Appends the ids of a text (len bytes) to `ids`; on failure those it had stay. Time n log n. */
+/* Appends the ids of a text (len bytes) to `ids`, without what goes before and after a text; on
+   failure those it had stay. Time n log n. */
 bool tokenizer_encode(Ids *ids, const Tokenizer *tokenizer, const char *text, size_t len,
                       Error *error)
 {
-    size_t before = ids->count;
+    size_t before = ids->count, left_out = ids->left_out;
     Encoding to = {tokenizer, ids, error};
     bool ok = encode_added(&to, (const unsigned char *)text, len, 0);
-    if (!ok)
+    if (!ok) {
         ids->count = before;
+        ids->left_out = left_out;
+    }
     return ok;
+}
+
+/* Appends what the tokenizer has before each text, or after it. */
+void ids_frame(Ids *ids, const Frame *frame)
+{
+    for (size_t i = 0; i < frame->count; i++)
+        ids_push(ids, frame->id[i]);
 }
 
 /* Where a text may be cut such that both parts have the ids of the whole: the last place before a

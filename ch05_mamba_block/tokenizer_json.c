@@ -28,6 +28,14 @@ typedef struct {
     bool special, normalized;
 } AddedEntry;
 
+/* What a post_processor puts round a text: names of special tokens, and in one place the text. */
+typedef struct {
+    JsonText piece[FRAME_MOST]; /* (n_piece) bytes NULL: the text */
+    JsonText name[FRAME_MOST];  /* (n_name) of a special token; Frame ids: what it stands for */
+    Frame ids[FRAME_MOST];
+    size_t n_piece, n_name;
+} Template;
+
 /* What the file says, before it is put together: its parts may come in any order. */
 typedef struct {
     Json json;
@@ -37,7 +45,9 @@ typedef struct {
     size_t n_vocab, n_merge, n_added;
     JsonText model, unknown; /* the type, and the unknown token; bytes NULL: none */
     Stages stages;
-    bool nfc, lowercase;
+    Frame begin, end; /* what the post_processor puts before and after a text */
+    bool nfc, lowercase, fuse_unknown, whole_first;
+    bool untyped_merges; /* the model has merges: BPE, if no type says otherwise */
 } TokenizerParts;
 
 enum { TOKEN_MOST_BYTES = 65536, IDS_MOST = 16777216 };
@@ -102,8 +112,8 @@ static void added_entry(TokenizerParts *parts)
     parts->added[parts->n_added++] = entry;
 }
 
-/* "normalizer" and "decoder": null, or an object of a known type. */
-static void parts_normalizer(TokenizerParts *parts)
+/* "normalizer": null, NFC, Lowercase, or a Sequence of these, in this order. */
+static void parts_normalizer(TokenizerParts *parts, bool inside)
 {
     Json *json = &parts->json;
     JsonText type = {"", 0};
@@ -113,14 +123,38 @@ static void parts_normalizer(TokenizerParts *parts)
     }
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (!json_is(key, "type"))
+        if (json_is(key, "normalizers") && !inside) {
+            json_enter_array(json);
+            while (json_next_item(json))
+                parts_normalizer(parts, true);
+        } else if (!json_is(key, "type"))
             json_skip(json);
-        else if (json_string(json, &type) && !json_is(type, "NFC") && !json_is(type, "Lowercase"))
+        else if (json_string(json, &type) && !json_is(type, "NFC") && !json_is(type, "Lowercase") &&
+                 (inside || !json_is(type, "Sequence")))
             json_fail(json, "normalizer '%s': only NFC and Lowercase are known here",
                       shown_name(type.bytes).text);
     }
-    parts->nfc = json_is(type, "NFC");
-    parts->lowercase = json_is(type, "Lowercase");
+    if (json_is(type, "NFC") && parts->lowercase)
+        json_fail(json, "normalizer: NFC after Lowercase, which is not known here");
+    parts->nfc = parts->nfc || json_is(type, "NFC");
+    parts->lowercase = parts->lowercase || json_is(type, "Lowercase");
+}
+
+/* "decoder": null or ByteLevel; another would write the same ids as another text. */
+static void parts_decoder(Json *json)
+{
+    JsonText type = {"", 0};
+    if (json_peek(json) != JSON_OBJECT) {
+        json_skip(json);
+        return;
+    }
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        if (!json_is(key, "type"))
+            json_skip(json);
+        else if (json_string(json, &type) && !json_is(type, "ByteLevel"))
+            json_fail(json, "decoder '%s' is not known here", shown_name(type.bytes).text);
+    }
 }
 
 /* ---- "pre_tokenizer": what cuts a text, stage by stage ---- */
@@ -283,39 +317,162 @@ static void parts_pre_tokenizer(Json *json, Stages *stages, size_t depth)
         entry_stages(&entry, json, stages);
 }
 
-/* Templates may add tokens round a text; only one that adds none is known here. They may stand in a
-   Sequence of "processors". */
-static void post_template(Json *json)
+/* ---- "post_processor": the tokens before and after each text ---- */
+
+static uint32_t post_id(Json *json)
 {
+    uint64_t id = 0;
+    json_integer(json, &id, IDS_MOST - 1);
+    return (uint32_t)id;
+}
+
+static void frame_add(Json *json, Frame *frame, uint32_t id)
+{
+    if (frame->count == FRAME_MOST)
+        json_fail(json, "post_processor: more than %d tokens before or after a text", FRAME_MOST);
+    else
+        frame->id[frame->count++] = id;
+}
+
+/* "single": [{"SpecialToken": {"id": "<s>", ...}}, {"Sequence": {"id": "A", ...}}, ...]. */
+static void template_pieces(Template *pieces, Json *json)
+{
+    JsonText name = {"", 0};
     json_enter_array(json);
     while (json_next_item(json)) {
+        bool text = false;
         json_enter_object(json);
-        for (JsonText part = {NULL, 0}; json_next_key(json, &part);) {
-            if (json_is(part, "SpecialToken"))
-                json_fail(json, "post_processor adds a token to every text, which is not known "
-                                "here");
-            json_skip(json);
+        for (JsonText kind = {NULL, 0}; json_next_key(json, &kind);) {
+            text = json_is(kind, "Sequence");
+            json_enter_object(json);
+            for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+                if (json_is(key, "id"))
+                    json_string(json, &name);
+                else
+                    json_skip(json);
+            }
+        }
+        if (text && !json->failed && !json_is(name, "A"))
+            json_fail(json, "post_processor: a template of another text than $A");
+        if (pieces->n_piece == FRAME_MOST)
+            json_fail(json, "post_processor: a template of more than %d pieces", FRAME_MOST);
+        else if (text)
+            pieces->piece[pieces->n_piece++].bytes = NULL;
+        else
+            pieces->piece[pieces->n_piece++] = name;
+    }
+}
+
+/* "special_tokens": {"<s>": {"id": "<s>", "ids": [1], ...}, ...}. */
+static void template_names(Template *pieces, Json *json)
+{
+    json_enter_object(json);
+    for (JsonText name = {NULL, 0}; json_next_key(json, &name);) {
+        if (pieces->n_name == FRAME_MOST) {
+            json_fail(json, "post_processor: more than %d special tokens", FRAME_MOST);
+            return;
+        }
+        Frame *ids = &pieces->ids[pieces->n_name];
+        pieces->name[pieces->n_name++] = name;
+        json_enter_object(json);
+        for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+            if (!json_is(key, "ids")) {
+                json_skip(json);
+                continue;
+            }
+            json_enter_array(json);
+            while (json_next_item(json))
+                frame_add(json, ids, post_id(json));
         }
     }
 }
 
-static void parts_post_processor(Json *json, bool inside)
+/* The tokens of a template: those before its text and those after it. */
+static void template_frames(const Template *pieces, Json *json, Frame *begin, Frame *end)
 {
+    size_t texts = 0;
+    for (size_t i = 0; i < pieces->n_piece; i++) {
+        JsonText piece = pieces->piece[i];
+        size_t which = 0;
+        texts += piece.bytes == NULL;
+        while (piece.bytes != NULL && which < pieces->n_name &&
+               !(pieces->name[which].len == piece.len &&
+                 memcmp(pieces->name[which].bytes, piece.bytes, piece.len) == 0))
+            which++;
+        if (piece.bytes != NULL && which == pieces->n_name)
+            json_fail(json, "post_processor: the special token '%s' has no ids",
+                      shown_name(piece.bytes).text);
+        else if (piece.bytes != NULL)
+            for (size_t k = 0; k < pieces->ids[which].count; k++)
+                frame_add(json, texts > 0 ? end : begin, pieces->ids[which].id[k]);
+    }
+    if (texts != 1)
+        json_fail(json, "post_processor: a template with %zu texts, not one", texts);
+}
+
+/* "sep" and "cls" of BertProcessing and RobertaProcessing: ["<s>", 1]. */
+static void post_pair(Json *json, Frame *frame)
+{
+    size_t items = 0;
+    json_enter_array(json);
+    for (; json_next_item(json); items++) {
+        if (items == 1)
+            frame_add(json, frame, post_id(json));
+        else
+            json_skip(json);
+    }
+    if (items != 2)
+        json_fail(json, "post_processor: a token and its id are wanted");
+}
+
+/* What goes round a text: TemplateProcessing, BertProcessing, RobertaProcessing, or a Sequence with
+   one of these in it. ByteLevel, as a processor, says nothing of ids. */
+static void parts_post_processor(TokenizerParts *parts, size_t depth)
+{
+    enum { DEPTH_MOST = 4 };
+    Json *json = &parts->json;
+    JsonText type = {"", 0};
+    Template pieces;
+    Frame begin = {{0}, 0}, end = {{0}, 0};
+    memset(&pieces, 0, sizeof pieces);
     if (json_peek(json) != JSON_OBJECT) {
         json_skip(json);
         return;
     }
     json_enter_object(json);
+    size_t mark = json->mark;
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (json_is(key, "single") && json_peek(json) == JSON_ARRAY)
-            post_template(json);
-        else if (json_is(key, "processors") && json_peek(json) == JSON_ARRAY && !inside) {
+        if (json_is(key, "type"))
+            json_string(json, &type);
+        else if (json_is(key, "single") && json_peek(json) == JSON_ARRAY)
+            template_pieces(&pieces, json);
+        else if (json_is(key, "special_tokens"))
+            template_names(&pieces, json);
+        else if (json_is(key, "cls") && json_peek(json) == JSON_ARRAY)
+            post_pair(json, &begin);
+        else if (json_is(key, "sep") && json_peek(json) == JSON_ARRAY)
+            post_pair(json, &end);
+        else if (json_is(key, "processors") && depth < DEPTH_MOST) {
             json_enter_array(json);
             while (json_next_item(json))
-                parts_post_processor(json, true);
+                parts_post_processor(parts, depth + 1);
         } else
             json_skip(json);
     }
+    json->mark = mark;
+    if (json_is(type, "TemplateProcessing"))
+        template_frames(&pieces, json, &begin, &end);
+    else if (!json->failed && !json_is(type, "BertProcessing") &&
+             !json_is(type, "RobertaProcessing") && !json_is(type, "ByteLevel") &&
+             !json_is(type, "Sequence"))
+        json_fail(json, "post_processor '%s' is not known here", shown_name(type.bytes).text);
+    if (begin.count + end.count == 0)
+        return;
+    if (parts->begin.count + parts->end.count > 0)
+        json_fail(json,
+                  "post_processor: two that put tokens round a text, which is not known here");
+    parts->begin = begin;
+    parts->end = end;
 }
 
 static void parts_vocab(TokenizerParts *parts)
@@ -362,9 +519,8 @@ static void parts_merge(TokenizerParts *parts)
 
 static void parts_model(TokenizerParts *parts)
 {
-    static const char *const unset[] = {"dropout",       "continuing_subword_prefix",
-                                        "ignore_merges", "end_of_word_suffix",
-                                        "byte_fallback", NULL};
+    static const char *const unset[] = {"dropout", "continuing_subword_prefix",
+                                        "end_of_word_suffix", "byte_fallback", NULL};
     Json *json = &parts->json;
     const char *name = NULL;
     json_enter_object(json);
@@ -377,11 +533,16 @@ static void parts_model(TokenizerParts *parts)
         } else if (json_is(key, "vocab"))
             parts_vocab(parts);
         else if (json_is(key, "merges")) {
+            parts->untyped_merges = true;
             json_enter_array(json);
             while (json_next_item(json))
                 parts_merge(parts);
         } else if (json_is(key, "unk_token") && json_peek(json) == JSON_STRING)
             json_string(json, &parts->unknown);
+        else if (json_is(key, "fuse_unk") && json_peek(json) == JSON_BOOLEAN)
+            json_boolean(json, &parts->fuse_unknown);
+        else if (json_is(key, "ignore_merges") && json_peek(json) == JSON_BOOLEAN)
+            json_boolean(json, &parts->whole_first);
         else if (json_is_one_of(key, unset, &name))
             parts_unset(json, name);
         else
@@ -399,11 +560,13 @@ static void parts_read(TokenizerParts *parts)
             while (json_next_item(json))
                 added_entry(parts);
         } else if (json_is(key, "normalizer"))
-            parts_normalizer(parts);
+            parts_normalizer(parts, false);
+        else if (json_is(key, "decoder"))
+            parts_decoder(json);
         else if (json_is(key, "pre_tokenizer") && json_peek(json) != JSON_NULL)
             parts_pre_tokenizer(json, &parts->stages, 0);
         else if (json_is(key, "post_processor"))
-            parts_post_processor(json, false);
+            parts_post_processor(parts, 0);
         else if (json_is(key, "model"))
             parts_model(parts);
         else
@@ -558,14 +721,32 @@ static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerParts *p
     return ok;
 }
 
+/* Whether every id that goes round a text is a token. */
+static bool frame_fits(const Frame *frame, const Tokenizer *tokenizer, const char *path,
+                       Error *error)
+{
+    for (size_t i = 0; i < frame->count; i++)
+        if (frame->id[i] >= tokenizer->n_token || tokenizer->token[frame->id[i]].text == NULL)
+            return fail(error, "%s: post_processor: there is no token of id %u", path,
+                        (unsigned)frame->id[i]);
+    return true;
+}
+
 static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, const char *path,
                             Error *error)
 {
-    if (parts->model.bytes == NULL || parts->n_vocab == 0)
+    JsonText model = parts->model, untyped = {"BPE", 3};
+    if (model.bytes == NULL && parts->untyped_merges)
+        model = untyped; /* as the first versions wrote it */
+    if (model.bytes == NULL || parts->n_vocab == 0)
         return fail(error, "%s: there is no model with a type and a vocabulary in it", path);
-    tokenizer->words = json_is(parts->model, "WordLevel");
+    tokenizer->words = json_is(model, "WordLevel");
     tokenizer->nfc = parts->nfc;
     tokenizer->lowercase = parts->lowercase;
+    tokenizer->fuse_unknown = parts->fuse_unknown;
+    tokenizer->whole_first = parts->whole_first;
+    tokenizer->begin = parts->begin;
+    tokenizer->end = parts->end;
     tokenizer->unknown = NO_TOKEN;
     tokenizer->stages = parts->stages;
     bool byte_level = false;
@@ -578,8 +759,14 @@ static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, c
     if (!tokenizer_place_tokens(tokenizer, parts, path, error))
         return false;
     tokenizer_place_added(tokenizer, parts);
-    if (tokenizer->words && parts->unknown.bytes != NULL)
+    if (parts->unknown.bytes != NULL)
         tokenizer->unknown = token_find(tokenizer, parts->unknown.bytes, parts->unknown.len);
+    if (!tokenizer->words && parts->unknown.bytes != NULL && tokenizer->unknown == NO_TOKEN)
+        return fail(error, "%s: the unknown token '%s' is not in the vocabulary", path,
+                    shown_name(parts->unknown.bytes).text);
+    if (!frame_fits(&tokenizer->begin, tokenizer, path, error) ||
+        !frame_fits(&tokenizer->end, tokenizer, path, error))
+        return false;
     return tokenizer->words || tokenizer_place_merges(tokenizer, parts, path, error);
 }
 
@@ -617,7 +804,7 @@ bool tokenizer_read(Tokenizer *tokenizer, const char *path, Error *error)
 {
     char *text;
     size_t len;
-    if (!text_read(&text, &len, path, error))
+    if (!json_file_read(&text, &len, path, error))
         return false;
     bool ok = tokenizer_from_json(tokenizer, text, len, path, error);
     free(text);

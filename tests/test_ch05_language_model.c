@@ -1075,6 +1075,42 @@ static void a_run_that_is_killed_goes_on_from_its_last_checkpoint(void **state)
     free(whole), free(killed);
 }
 
+/* A weight becomes NaN in the midst of it: the run ends, and the last checkpoint is as it was. */
+static void a_loss_that_is_no_number_ends_a_run_and_spares_the_checkpoint(void **state)
+{
+    static const char path[] = "build/tests/nan.safetensors";
+    School school;
+    Error error;
+    size_t before_len, after_len;
+    (void)state;
+    school_open(&school, 4, 5);
+    if (!train(&school.trainer, &school.source, &school.source, path, &error))
+        fail_msg("%s", error.text);
+    char *before = file_bytes(&before_len, path);
+    school.trainer.adam.step = school.trainer.n_check = 0;
+    school.trainer.model->params.memory[3] = NAN;
+    assert_false(train(&school.trainer, &school.source, &school.source, path, &error));
+    assert_contains(error.text, "the loss is NaN or infinite after step 0: a smaller --rate");
+    assert_contains(error.text, ". The last checkpoint stays: build/tests/nan.safetensors");
+    char *after = file_bytes(&after_len, path);
+    assert_int_equal(after_len, before_len);
+    assert_memory_equal(after, before, before_len);
+    /* the loss of a step is that of the weights before it: a look sees what came of them */
+    trainer_swap_average(&school.trainer);
+    model_init(school.trainer.model, &school.trainer.random);
+    model_refresh(school.trainer.model);
+    for (size_t i = 0; i < model_floats(&school.trainer.model->config); i++)
+        school.trainer.average.memory[i] = NAN;
+    school.trainer.adam.step = school.trainer.n_check = 0;
+    school.trainer.settings.average = 1.0;
+    assert_false(train(&school.trainer, &school.source, &school.source, NULL, &error));
+    assert_contains(error.text, "the loss is NaN or infinite after step 1:");
+    assert_null(strstr(error.text, "checkpoint"));
+    free(before), free(after);
+    unlink(path);
+    school_close(&school);
+}
+
 /* What is saved is the average, as the last checkpoint has it, and not the last step's weights. */
 static void a_run_ends_with_the_average_of_its_weights(void **state)
 {
@@ -2048,6 +2084,7 @@ int main(void)
         cmocka_unit_test(every_step_goes_into_the_average),
         cmocka_unit_test(a_look_is_at_the_average_and_leaves_the_weights_alone),
         cmocka_unit_test(the_mean_loss_on_other_text_is_that_of_its_batches),
+        cmocka_unit_test(a_loss_that_is_no_number_ends_a_run_and_spares_the_checkpoint),
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
         cmocka_unit_test(two_runs_with_one_checkpoint_are_told_of_each_other),
         cmocka_unit_test(a_run_ends_with_the_average_of_its_weights),

@@ -243,7 +243,7 @@ static void check_encodings(const char *folder)
     for (; getline(&line, &room, file) > 0; lines++) {
         char *hex = strtok(line, "\t\n"), *changes = strtok(NULL, "\t\n");
         const char *want = strtok(NULL, "\t\n");
-        Ids ids = {NULL, 0, 0};
+        Ids ids = {NULL, 0, 0, 0};
         Text back = {NULL, 0, 0};
         size_t len = hex_bytes(bytes, hex);
         assert_true(tokenizer_encode(&ids, &tokenizer, bytes, len, &error));
@@ -345,7 +345,7 @@ static void encode_is(const char *json, const char *text, const char *want)
 {
     Tokenizer tokenizer;
     Error error;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     if (!tokenizer_from_json(&tokenizer, json, strlen(json), "t.json", &error))
         fail_msg("%s", error.text);
     if (!tokenizer_encode(&ids, &tokenizer, text, strlen(text), &error))
@@ -477,7 +477,7 @@ static void any_bytes_come_back_from_a_tokenizer_that_has_them(void **state)
     Text json = {NULL, 0, 0}, text = {NULL, 0, 0};
     Tokenizer tokenizer;
     Error error;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     Random random = random_from_seed(8);
     char entry[64], bytes[2000];
     const char *comma = "";
@@ -516,7 +516,7 @@ static void check_safe_cuts(const char *folder)
     golden_tokenizer_of(&tokenizer, folder);
     for (int round = 0; round < 400; round++) {
         Text text = {NULL, 0, 0};
-        Ids whole = {NULL, 0, 0}, parts = {NULL, 0, 0};
+        Ids whole = {NULL, 0, 0, 0}, parts = {NULL, 0, 0, 0};
         random_text(&text, 60, &random);
         size_t cut = tokenizer_safe_cut(&tokenizer, text.bytes, text.len);
         assert_true(tokenizer_encode(&whole, &tokenizer, text.bytes, text.len, &error));
@@ -570,6 +570,125 @@ static void a_text_is_cut_only_where_no_stage_joins(void **state)
 #define FOUR(text) text "," text "," text "," text
 #define BYTE_LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"
 
+/* A tokenizer of five tokens, a to e in its file, with this post_processor. */
+#define POST(processor)                                                                            \
+    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"d\":3,\"e\":4}}"            \
+    "," BYTE_LEVEL ",\"post_processor\":" processor "}"
+#define A0 "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
+#define A  A0 ","
+#define TEMPLATE(pieces, tokens)                                                                   \
+    "{\"type\":\"TemplateProcessing\",\"single\":[" pieces "],\"pair\":[" A0                       \
+    "],\"special_tokens\":{" tokens "}}"
+#define ROUND "{\"type\":\"BertProcessing\",\"sep\":[\"e\",4],\"cls\":[\"d\",3]}"
+
+/* The ids of "ab", 0 and 1, with what goes before and after a text. */
+static void post_is(const char *json, const char *want)
+{
+    Tokenizer tokenizer;
+    Error error;
+    Ids ids = {NULL, 0, 0, 0};
+    Text text = {NULL, 0, 0};
+    text_add(&text, "ab");
+    if (!tokenizer_from_json(&tokenizer, json, strlen(json), "t.json", &error))
+        fail_msg("%s", error.text);
+    assert_true(prompt_encode(&ids, &tokenizer, &text, true, true, &error));
+    ids_are(&ids, want);
+    ids.count = 0; /* in the midst of a text nothing goes round */
+    assert_true(prompt_encode(&ids, &tokenizer, &text, false, false, &error));
+    ids_are(&ids, "0 1");
+    ids_free(&ids), text_free(&text);
+    tokenizer_free(&tokenizer);
+}
+
+/* As Hugging Face's tokenizers has it for each of them. */
+static void a_post_processor_puts_tokens_round_a_text(void **state)
+{
+    static const char byte_level[] = "{\"type\":\"ByteLevel\",\"trim_offsets\":false}";
+    char json[1024];
+    (void)state;
+    post_is(POST("null"), "0 1");
+    post_is(POST("{\"type\":\"ByteLevel\",\"add_prefix_space\":true}"), "0 1");
+    post_is(POST(ROUND), "3 0 1 4");
+    post_is(POST("{\"cls\":[\"d\",3],\"sep\":[\"e\",4],\"add_prefix_space\":false,\"type\":"
+                 "\"RobertaProcessing\",\"trim_offsets\":true}"),
+            "3 0 1 4");
+    post_is(POST(TEMPLATE(A0, "")), "0 1");
+    post_is(POST(TEMPLATE("{\"SpecialToken\":{\"id\":\"d\"}}," A0, "\"d\":{\"ids\":[3]}")),
+            "3 0 1");
+    post_is(POST(TEMPLATE(A "{\"SpecialToken\":{\"id\":\"d\"}}",
+                          "\"c\":{\"ids\":[2]},\"d\":{\"id\":\"d\",\"ids\":[3,2],\"tokens\":[]}")),
+            "0 1 3 2");
+    snprintf(json, sizeof json, POST("{\"type\":\"Sequence\",\"processors\":[%s,%s,%s]}"),
+             byte_level, ROUND, byte_level);
+    post_is(json, "3 0 1 4");
+    snprintf(
+        json, sizeof json,
+        POST(
+            "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"Sequence\",\"processors\":[%s]}]}"),
+        ROUND);
+    post_is(json, "3 0 1 4");
+}
+
+/* An alphabet of three: the e with an accent is two bytes that it does not have. */
+static void bytes_without_a_token_are_unknown_or_left_out(void **state)
+{
+    static const char format[] =
+        "{\"model\":{\"type\":\"BPE\",\"merges\":[\"a b\"],\"unk_token\":%s,\"fuse_unk\":%s,"
+        "\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"?\":3,\"\xC4\xA0\":4}}," BYTE_LEVEL "}";
+    const struct {
+        const char *unknown, *fuse, *text, *ids;
+        size_t left_out;
+    } cases[] = {{"null", "false",
+                  "a\xC3\xA9"
+                  "b a",
+                  "2 4 0", 2}, /* its neighbours merge */
+                 {"null", "true", "\xC3\xA9", "-", 2},
+                 {"\"?\"", "false",
+                  "a\xC3\xA9"
+                  "bx a",
+                  "0 3 3 1 3 4 0", 0},
+                 {"\"?\"", "true",
+                  "a\xC3\xA9"
+                  "bx a",
+                  "0 3 1 3 4 0", 0},
+                 {"\"?\"", "true", "\xC3\xA9 \xC3\xA9", "3 4 3", 0}}; /* not across a border */
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        char json[512];
+        Tokenizer tokenizer;
+        Error error;
+        Ids ids = {NULL, 0, 0, 0};
+        snprintf(json, sizeof json, format, cases[i].unknown, cases[i].fuse);
+        if (!tokenizer_from_json(&tokenizer, json, strlen(json), "t.json", &error))
+            fail_msg("%s", error.text);
+        assert_true(
+            tokenizer_encode(&ids, &tokenizer, cases[i].text, strlen(cases[i].text), &error));
+        ids_are(&ids, cases[i].ids);
+        assert_int_equal(ids.left_out, cases[i].left_out);
+        ids_free(&ids);
+        tokenizer_free(&tokenizer);
+    }
+}
+
+/* What older and newer versions write differently means the same. */
+static void tokenizers_of_all_versions_are_read(void **state)
+{
+    (void)state;
+    encode_is("{\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}," BYTE_LEVEL
+              "}",
+              "ab", "2"); /* no type */
+    encode_is(
+        "{\"model\":{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,"
+        "\"abb\":3,\"\xC4\xA0"
+        "abb\":4},\"merges\":[[\"a\",\"b\"]]}," BYTE_LEVEL "}",
+        "abb abb<abb", "3 4 3");
+    encode_is(
+        "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":"
+        "\"Lowercase\"}]},\"model\":{\"type\":\"BPE\",\"vocab\":{\"\xC3\x83\":0,\"\xC2\xA9\":1},"
+        "\"merges\":[]}," BYTE_LEVEL "}",
+        "E\xCC\x81", "0 1"); /* e with an accent, of two characters or one */
+}
+
 static void wrong_tokenizers_are_named(void **state)
 {
     const struct {
@@ -597,8 +716,17 @@ static void wrong_tokenizers_are_named(void **state)
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}," BYTE_LEVEL "}",
          "what they make is not in"},
         {"{\"model\":{\"dropout\":0.1}}", "dropout is set"},
-        {"{\"model\":{\"ignore_merges\":true}}", "ignore_merges is set"},
+        {"{\"model\":{\"byte_fallback\":true}}", "byte_fallback is set"},
+        {"{\"model\":{\"vocab\":{\"a\":0}}," BYTE_LEVEL "}", "no model with a type"},
+        {"{\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"a\":0}}," BYTE_LEVEL "}",
+         "the unknown token '?' is not in the vocabulary"},
+        {"{\"decoder\":{\"type\":\"Metaspace\"}}", "decoder 'Metaspace' is not known here"},
         {"{\"normalizer\":{\"type\":\"Strip\"}}", "normalizer 'Strip'"},
+        {"{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFD\"}]}}",
+         "normalizer 'NFD'"},
+        {"{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"},"
+         "{\"type\":\"NFC\"}]}}",
+         "NFC after Lowercase"},
         {"{\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer 'Metaspace'"},
         {"{\"pre_tokenizer\":" SEQUENCE("{\"type\":\"Metaspace\"}") "}",
          "pre_tokenizer 'Metaspace'"},
@@ -616,10 +744,23 @@ static void wrong_tokenizers_are_named(void **state)
         {"{\"pre_tokenizer\":" SEQUENCE(
              DIGITS) ",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}",
          "a BPE model goes with the pre_tokenizer ByteLevel"},
-        {"{\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
-         "{\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}]}}",
-         "adds a token"},
-        {"{\"post_processor\":{\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}}", "adds a token"},
+        {POST("{\"type\":\"Strange\"}"), "post_processor 'Strange' is not known here"},
+        {POST("{\"type\":\"Sequence\",\"processors\":[" ROUND "," ROUND "]}"),
+         "two that put tokens round a text"},
+        {POST(TEMPLATE(A A0, "")), "a template with 2 texts, not one"},
+        {POST(TEMPLATE("{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"B\"}}", "")),
+         "another text than $A"},
+        {POST(TEMPLATE("{\"SpecialToken\":{\"id\":\"<s>\"}}", "\"<s>\":{\"ids\":[1]}")),
+         "a template with 0 texts"},
+        {POST(TEMPLATE("{\"SpecialToken\":{\"id\":\"<s>\"}}," A0, "\"<t>\":{\"ids\":[1]}")),
+         "the special token '<s>' has no ids"},
+        {POST(TEMPLATE("{\"SpecialToken\":{\"id\":\"<s>\"}}," A0,
+                       "\"<s>\":{\"ids\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}")),
+         "more than 16 tokens before or after a text"},
+        {POST("{\"type\":\"BertProcessing\",\"cls\":[\"<s>\"],\"sep\":[\"</s>\",2]}"),
+         "a token and its id are wanted"},
+        {POST("{\"type\":\"BertProcessing\",\"cls\":[\"<s>\",9],\"sep\":[\"</s>\",2]}"),
+         "post_processor: there is no token of id 9"},
         {"{\"added_tokens\":[{\"id\":1}]}", "an id and a content"},
         {"{\"added_tokens\":[{\"id\":1,\"content\":\"\"}]}", "of 0 bytes"},
         {"{\"added_tokens\":[{\"id\":1,\"content\":\"a\",\"lstrip\":true}]}", "lstrip is set"}};
@@ -638,7 +779,7 @@ static void bytes_without_a_token_are_named(void **state)
 {
     Tokenizer tokenizer;
     Error error;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     (void)state;
     golden_tokenizer(&tokenizer);
     assert_true(tokenizer_encode(&ids, &tokenizer, "a", 1, &error));
@@ -660,7 +801,7 @@ static void no_text_makes_encoding_quadratic(void **state)
     golden_tokenizer(&tokenizer);
     for (size_t i = 0; i < TABLE_SIZE(parts); i++) {
         Text text = {NULL, 0, 0};
-        Ids ids = {NULL, 0, 0};
+        Ids ids = {NULL, 0, 0, 0};
         if (i == 4) /* one base and all of its marks: what is sorted is 150,000 long */
             text_append(&text, "q", 1);
         while (text.len < LEN)
@@ -743,7 +884,7 @@ static void ids_are_read_and_checked(void **state)
                  {"1,97", "97 is out of range"},
                  {"-1", "is not a number"},
                  {"99999999999999999999999", "out of range"}};
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     Error error;
     (void)state;
     assert_true(ids_parse(&ids, "0,96,7", 97, &error));
@@ -775,6 +916,9 @@ int main(void)
         cmocka_unit_test(words_are_tokens_where_the_tokenizer_says_so),
         cmocka_unit_test(any_bytes_come_back_from_a_tokenizer_that_has_them),
         cmocka_unit_test(a_safe_cut_changes_no_ids),
+        cmocka_unit_test(a_post_processor_puts_tokens_round_a_text),
+        cmocka_unit_test(bytes_without_a_token_are_unknown_or_left_out),
+        cmocka_unit_test(tokenizers_of_all_versions_are_read),
         cmocka_unit_test(wrong_tokenizers_are_named),
         cmocka_unit_test(bytes_without_a_token_are_named),
         cmocka_unit_test(no_text_makes_encoding_quadratic),

@@ -42,6 +42,7 @@ static void assert_lie(const char *text, const char *sentence)
 }
 
 #define STEP                                                                                       \
+    "        /* what flows into j, from wherever it comes */\n"                                    \
     "        for (size_t i = 0; i < n_state; i++)\n"                                               \
     "            chance += now[i] * chain->P[i * n_state + j];\n"                                  \
     "        next[j] = chance;\n    }\n}\n"
@@ -66,7 +67,8 @@ static void changed_code_is_found(void **state)
     (void)state;
     assert_lie(
         "<!-- code: ch01_markov/markov.c -->\n```c\n        for (size_t i = 0; i < n_state; i++)\n"
-        "            chance += now[j] * chain->P[i * n_state + j];\n```\n",
+        "            chance += now[j] * chain->P[i * n_state + j];\n        next[j] = "
+        "chance;\n```\n",
         ":4: not in ch01_markov/markov.c");
     assert_lie("<!-- code: no/such/file.c -->\n```c\nint x;\n```\n",
                "no/such/file.c: No such file");

@@ -1,4 +1,4 @@
-/* Random bytes as a model.safetensors.index.json, and as a config.json for the ids in it. */
+/* Random bytes as a model.safetensors.index.json, and as a generation_config.json. */
 
 #include "../../ch05_mamba_block/model_folder.c"
 
@@ -7,7 +7,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     ShardNames names;
-    TextEnds ends;
+    Generation generation;
     Error error;
     if (shard_names_parse(&names, (const char *)data, size, "fuzz", &error)) {
         for (size_t i = 0; i < names.count; i++)
@@ -15,7 +15,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 __builtin_trap();
         shard_names_free(&names);
     }
-    if (ends_parse(&ends, (const char *)data, size, "fuzz", &error) && ends.n_stop > STOP_MOST)
-        __builtin_trap();
+    if (generation_parse(&generation, (const char *)data, size, "fuzz", &error)) {
+        const Sampling *usual = &generation.usual;
+        if (generation.n_stop > STOP_MOST || !(usual->temperature >= 0.0) ||
+            !(usual->top_p >= 0.0) || !(usual->repetition_penalty > 0.0))
+            __builtin_trap();
+    }
     return 0;
 }

@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Tokenizer tokenizer;
     Error error;
-    Ids ids = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
     Text text = {NULL, 0, 0};
     size_t json = strnlen((const char *)data, size), start = json < size ? json + 1 : size;
     if (!tokenizer_from_json(&tokenizer, (const char *)data, json, "fuzz", &error))

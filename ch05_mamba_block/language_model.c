@@ -1046,8 +1046,7 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
         ok = curve_show(&curve, show, error);
         putchar('\n');
     }
-    run_unlock(&lock);
-    trainer_free(&trainer);
+    trainer_free(&trainer), run_unlock(&lock);
     return ok;
 }
 
@@ -1148,7 +1147,7 @@ int language_model_main(int argc, char **argv)
         {"train", NULL, OPTION_SWITCH, 0, 0, &o.train, "mode",
          "learn from stories of the rainbow, and write the model"},
         {"corpus", "FILE", OPTION_TEXT, 0, 0, &o.corpus, "train",
-         "learn from this text instead, in words; with --bytes in bytes"},
+         "learn from this text instead (- is stdin), in words, or with --bytes"},
         {"bytes", NULL, OPTION_SWITCH, 0, 0, &o.bytes, "corpus", "a token is a byte"},
         {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.run.mamba2, "train", "with layers of Mamba-2"},
         {"reset", NULL, OPTION_SWITCH, 0, 0, &o.run.reset, "train !mamba2",

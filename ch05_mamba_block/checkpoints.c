@@ -1,8 +1,8 @@
 /* Checkpoints: a model in its folder, and a training run in a file.
 
    HOLDS   lists of named arrays, written to a safetensors file and read back, all or none; the
-           lock that keeps two runs from one checkpoint; the files beside a model's weights that Hugging Face's layout wants. What is written here opens in
-           Transformers, and the other way round
+           lock that keeps two runs from one checkpoint; the files that Hugging Face's layout wants
+           beside the weights. What is written here opens in Transformers, and the other way round
    FOR     language_model.c, which knows the names: to this file a model is its list of arrays */
 
 #ifndef CH05_CHECKPOINTS

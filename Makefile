@@ -2,6 +2,18 @@
 #
 # Settings, given on the command line:  CC=clang  OPENMP=0  NATIVE=0  SANITIZE=1  GOLDEN=dir  CH=02
 
+# All processors build and test, unless make is told how many. Whether it is told is known only when
+# it runs a rule; so the first make does no more than ask the same of a second one.
+ifneq ($(origin SECOND),command line)
+GOALS   := $(or $(MAKECMDGOALS),all)
+PROCESSORS = $(shell getconf _NPROCESSORS_ONLN)
+.PHONY: $(GOALS) second
+$(GOALS): second ; @:
+second:
+	@JOBS=$(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(PROCESSORS)) \
+	    $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(PROCESSORS)) SECOND=make $(GOALS)
+else
+
 CC       ?= cc
 OPENMP   ?= 1
 NATIVE   ?= 1
@@ -13,7 +25,7 @@ BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 
 # A program is a source that has this line, behind which its main stands; all else beside a chapter
 # is machinery, compiled with what includes it. chNN_name/STEM.c becomes build/chNN_STEM.
-SOURCES  := $(shell grep -l '^\#if __INCLUDE_LEVEL__ == 0' ch[0-9]*/*.c ch[0-9]*/*.cu)
+SOURCES  := $(shell grep -l '^.if __INCLUDE_LEVEL__ == 0' ch[0-9]*/*.c ch[0-9]*/*.cu)
 program   = $(BUILD)/$(firstword $(subst _, ,$(1)))_$(basename $(notdir $(1)))
 PROGRAMS := $(foreach source,$(SOURCES),$(call program,$(source)))
 BENCHES  := $(filter %_bench,$(PROGRAMS))
@@ -45,11 +57,6 @@ OPTIMISE := -O3 $(WHOLE) $(BITS) $(if $(filter 1,$(NATIVE)),$(call try,-march=na
             $(if $(filter 1,$(OPENMP)),$(call try,-fopenmp))
 endif
 COMPILE  := $(CC) $(OPTIMISE) $(WARNINGS) $(CFLAGS)
-
-# All processors build, unless make is told how many.
-ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
-MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN)
-endif
 
 .PHONY: all cuda run tour test test-cuda counts bits peers bench figures train corpus check mutants fuzz compile_commands.json clean help
 .DELETE_ON_ERROR:
@@ -249,6 +256,10 @@ counts: ## registers and instructions of chapter 6's kernels, by class (needs nv
 bits: $(BUILD)/ch05_language_model ## the same training for every width of vectors, ARM's by qemu: the same bytes
 	@CC='$(CC)' BUILD='$(BUILD)' sh tests/bits.sh --neon
 
+.PHONY: machines
+machines: $(DEMOS) ## compile for macOS and musl (zig), and run the tests of chapters 1 to 5 on ARM (qemu)
+	@BUILD='$(BUILD)' sh tests/machines.sh --run
+
 PYTHON ?= python3
 COUNT  ?= 100
 SEED   ?= 1
@@ -315,13 +326,15 @@ compile_commands.json: ## write build/compile_commands.json, which clangd and ot
 	@mkdir -p build
 	@{ echo '['; separator=; \
 	   for file in $(wildcard ch*/*.c ch*/*.cu tests/*.c tests/fuzz/*.c); do \
-	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -x c -c %s"}' \
-	           "$$separator" "$(CURDIR)" "$$file" '$(COMPILE)' "$$file"; separator=',\n'; \
-	   done; printf '\n]\n'; } | sed 's/\\n/\n/g' > build/compile_commands.json
+	       printf '%s{"directory": "%s", "file": "%s", "command": "%s -x c -c %s"}\n' \
+	           "$$separator" "$(CURDIR)" "$$file" '$(COMPILE)' "$$file"; separator=,; \
+	   done; echo ']'; } > build/compile_commands.json
 
 clean: ## remove build/
 	rm -rf build
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' Makefile
-	@sed -n 's/^# \(Settings.*\)/\n\1/p' Makefile
+	@echo && sed -n 's/^# \(Settings.*\)/\1/p' Makefile
+
+endif

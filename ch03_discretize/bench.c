@@ -81,12 +81,11 @@ int discretize_bench_main(int argc, char **argv)
     const Program program = {
         "ch03_bench", "The matrix exponential of chapter 3 against its power series.", NULL, 0};
     int status;
-    Error error;
     if (!program_begin(&status, &program, argc, argv))
         return status;
     compare_expm();
     time_expm();
-    return program_end(true, &error);
+    return program_end(true, NULL);
 }
 
 #if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */

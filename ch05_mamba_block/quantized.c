@@ -241,7 +241,9 @@ Arena arena_new(size_t room)
     void *memory = NULL;
     if (posix_memalign(&memory, LARGE, arena.room) != 0)
         memory = NEW(unsigned char, arena.room);
+#ifdef MADV_HUGEPAGE
     madvise(memory, arena.room, MADV_HUGEPAGE);
+#endif
     arena.bytes = (unsigned char *)memory;
     return arena;
 }

@@ -326,7 +326,6 @@ int state_tracking_main(int argc, char **argv)
     int status;
     if (!program_begin(&status, &program, argc, argv))
         return status;
-    Error error;
     Random random = random_from_seed(wish.seed);
     if (task >= 0)
         track_table(&track_task[task], &wish);
@@ -335,7 +334,7 @@ int state_tracking_main(int argc, char **argv)
         if (i + 1 < TRACK_TASKS)
             putchar('\n');
     }
-    return program_end(true, &error);
+    return program_end(true, NULL);
 }
 
 #if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */

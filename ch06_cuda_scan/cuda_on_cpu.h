@@ -83,9 +83,9 @@
 #define CUDA_CPU_CALLED inline
 #endif
 
-#if defined(__linux__) && defined(__x86_64__)
+#if (defined(__linux__) || defined(__APPLE__)) && defined(__x86_64__)
 #define CUDA_CPU_SWITCH_X86_64 1
-#elif defined(__linux__) && defined(__aarch64__)
+#elif (defined(__linux__) || defined(__APPLE__)) && defined(__aarch64__)
 #define CUDA_CPU_SWITCH_AARCH64 1
 #else
 #include <ucontext.h> /* the same by the C library, with a system call at every switch */
@@ -295,19 +295,24 @@ static inline int cuda_cpu_unwritten(void)
 /* Waiting is a change of stacks: what a function may not change (the callee-saved registers)   */
 /* is pushed on the old stack and popped from the new one.                                      */
 
+#ifdef __ELF__ /* what a debugger wants to know there */
+#define CUDA_CPU_TYPE ".type cuda_cpu_switch_stack, %function\n"
+#define CUDA_CPU_SIZE ".size cuda_cpu_switch_stack, . - cuda_cpu_switch_stack\n"
+#else
+#define CUDA_CPU_TYPE
+#define CUDA_CPU_SIZE
+#endif
+
 #ifdef CUDA_CPU_SWITCH_X86_64
 void cuda_cpu_switch(void **from, void *to) __asm__("cuda_cpu_switch_stack");
-__asm__(".text\n"
-        ".type cuda_cpu_switch_stack, @function\n"
-        "cuda_cpu_switch_stack:\n"
+__asm__(".text\n" CUDA_CPU_TYPE "cuda_cpu_switch_stack:\n"
         "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n"
         "    pushq %r13\n    pushq %r14\n    pushq %r15\n"
         "    movq %rsp, (%rdi)\n"
         "    movq %rsi, %rsp\n"
         "    popq %r15\n    popq %r14\n    popq %r13\n"
         "    popq %r12\n    popq %rbx\n    popq %rbp\n"
-        "    ret\n"
-        ".size cuda_cpu_switch_stack, . - cuda_cpu_switch_stack\n");
+        "    ret\n" CUDA_CPU_SIZE);
 
 /* A stack that ends at `end` and looks as if `entry` had been called and had waited at once. */
 static inline void *cuda_cpu_stack_new(char *end, void (*entry)(void))
@@ -319,9 +324,7 @@ static inline void *cuda_cpu_stack_new(char *end, void (*entry)(void))
 }
 #elif defined(CUDA_CPU_SWITCH_AARCH64)
 void cuda_cpu_switch(void **from, void *to) __asm__("cuda_cpu_switch_stack");
-__asm__(".text\n"
-        ".type cuda_cpu_switch_stack, %function\n"
-        "cuda_cpu_switch_stack:\n"
+__asm__(".text\n" CUDA_CPU_TYPE "cuda_cpu_switch_stack:\n"
         "    sub sp, sp, #160\n"
         "    stp x19, x20, [sp]\n        stp x21, x22, [sp, #16]\n"
         "    stp x23, x24, [sp, #32]\n   stp x25, x26, [sp, #48]\n"
@@ -335,8 +338,7 @@ __asm__(".text\n"
         "    ldp d8, d9, [sp, #96]\n     ldp d10, d11, [sp, #112]\n"
         "    ldp d12, d13, [sp, #128]\n  ldp d14, d15, [sp, #144]\n"
         "    add sp, sp, #160\n"
-        "    ret\n"
-        ".size cuda_cpu_switch_stack, . - cuda_cpu_switch_stack\n");
+        "    ret\n" CUDA_CPU_SIZE);
 
 static inline void *cuda_cpu_stack_new(char *end, void (*entry)(void))
 {

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #ifdef __cplusplus /* nvcc takes the tests of chapter 6 for C++ */
 extern "C" {
 #endif
@@ -231,6 +232,12 @@ static inline void check_contains(const char *text, const char *part, const char
         print_error("%s:%d: \"%s\" does not contain \"%s\"\n", file, line, text, part);
         _fail(file, line);
     }
+}
+
+/* Does a command write to a disk that is full, where there is none? macOS has no /dev/full. */
+static inline bool needs_full_disk(const char *words)
+{
+    return strstr(words, "/dev/full") != NULL && access("/dev/full", F_OK) != 0;
 }
 
 /* Runs `program words`, its streams sent where `streams` says, and reads what comes. The status. */

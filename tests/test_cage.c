@@ -5,6 +5,7 @@
 #define _GNU_SOURCE /* popen, mkdtemp under -std=c11 */
 #include "classroom/harness.h"
 #include <netinet/in.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -182,8 +183,10 @@ static int listen_all(void)
     net.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     file.sun_family = AF_UNIX;
     snprintf(file.sun_path, sizeof file.sun_path, "%s/open/socket", work);
-    listener[0] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    listener[1] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    listener[0] = socket(AF_INET, SOCK_STREAM, 0);
+    listener[1] = socket(AF_UNIX, SOCK_STREAM, 0);
+    fcntl(listener[0], F_SETFL, O_NONBLOCK);
+    fcntl(listener[1], F_SETFL, O_NONBLOCK);
     if (bind(listener[0], (struct sockaddr *)&net, sizeof net) != 0 ||
         listen(listener[0], 9) != 0 ||
         bind(listener[1], (struct sockaddr *)&file, sizeof file) != 0 ||
@@ -324,7 +327,8 @@ static void without_a_cage_root_gives_the_submission_a_user_of_its_own(void **st
                         "open(\"@T@/home/secret\", O_RDONLY);\n"
                         "printf(\"%s %s\\n\", f < 0 ? \"no\" : \"it writes\", g < 0 ? \"no\" : "
                         "\"it reads\"); sum = 0;");
-    shell(text, "mkdir $T/plain; put 1.2 $T/lines $T/plain; sed -i \"s|@T@|$T|\" $T/plain/toy.c");
+    shell(text,
+          "mkdir $T/plain; put 1.2 $T/lines $T/plain; sed -i.old \"s|@T@|$T|\" $T/plain/toy.c");
     shell(text, "chmod 700 $T/home; cd $T; $T/grade --kit kit --flags \"$FLAGS\" --submission "
                 "plain --plain");
     assert_says(text, "          no no\n");

@@ -368,17 +368,41 @@ static void texts_are_padded_and_cut_by_columns(void **state)
     assert_padded("\xE6\x99\xB4\xE5\xA4\xA9\xE5\xA4\xA9", 4, true, true, " \xE6\x99\xB4.");
 }
 
+/* What is printed from here on goes to a file, until printed_end gives it back. */
+typedef struct {
+    FILE *file;
+    int before; /* where stdout went */
+} Printed;
+
+static Printed printed_begin(void)
+{
+    Printed printed;
+    fflush(stdout);
+    printed.file = tmpfile();
+    printed.before = dup(STDOUT_FILENO);
+    assert_true(printed.file != NULL && dup2(fileno(printed.file), STDOUT_FILENO) >= 0);
+    return printed;
+}
+
+static void printed_end(char *text, size_t room, Printed printed)
+{
+    fflush(stdout);
+    dup2(printed.before, STDOUT_FILENO);
+    close(printed.before);
+    rewind(printed.file);
+    text[fread(text, 1, room - 1, printed.file)] = '\0';
+    fclose(printed.file);
+}
+
 /* What prose prints on a page of so many columns. */
 static void assert_said(const char *columns, const char *text, const char *want)
 {
-    char got[512] = "";
-    FILE *out = fmemopen(got, sizeof got, "w"), *stdout_before = stdout;
+    char got[512];
+    Printed printed = printed_begin();
     setenv("COLUMNS", columns, 1);
-    stdout = out;
     prose("%s", text);
-    stdout = stdout_before;
     unsetenv("COLUMNS");
-    fclose(out);
+    printed_end(got, sizeof got, printed);
     assert_string_equal(got, want);
 }
 
@@ -426,13 +450,11 @@ static void numbers_keep_four_digits_and_never_touch(void **state)
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
         assert_string_equal(number_cell(cases[k].value, cases[k].decimals).text, cases[k].text);
-    char got[64] = "";
-    FILE *out = fmemopen(got, sizeof got, "w"), *stdout_before = stdout;
-    stdout = out;
+    char got[64];
+    Printed printed = printed_begin();
     print_number(-99999.25, 4, 10);
     print_number(2, 4, 10);
-    stdout = stdout_before;
-    fclose(out);
+    printed_end(got, sizeof got, printed);
     assert_string_equal(got, " -99999.2500    2.0000");
 }
 

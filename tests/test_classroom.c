@@ -801,14 +801,14 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     assert_says(text, "chapter 01: 3 exercises, 6 points, 3 wrong solutions noticed");
     assert_says(text, "note: exercise 1.10 has 0 wrong solutions");
 
-    assert_int_equal(check_edited(text, "sed -i '/A loop over/d' ch01_toy/toy.c"), 1);
+    assert_int_equal(check_edited(text, "sed -i.old '/A loop over/d' ch01_toy/toy.c"), 1);
     assert_says(text, "exercise 1.2 has fewer than two hints");
 
     assert_int_equal(
-        check_edited(text,
-                     "sed -i 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
-                     "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
-                     "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
+        check_edited(
+            text, "sed -i.old 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
+                  "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
+                  "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
         1);
     assert_says(text, "exercise 1.2 has no test (ex1_2_...)");
     assert_says(text, "there are tests ex1_4..., but no exercise 1.4");
@@ -817,8 +817,9 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     assert_says(text, "the assignment holds lines of the solution");
 
     assert_int_equal(
-        check_edited(text, "sed -i 's/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
-                           "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
+        check_edited(text,
+                     "sed -i.old 's/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
+                     "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
         1);
     assert_says(text, "exercise 1.2: a wrong solution scores full points: s/x.at./x[0]/");
 }

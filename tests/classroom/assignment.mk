@@ -7,7 +7,7 @@ EX       ?=
 SANITIZE ?= 0
 
 CHAPTER  := $(shell sed -n 's/^chapter //p' tests/exercises.txt)
-SOURCES  := $(shell grep -lE '^(\#if __INCLUDE_LEVEL__ == 0|int main)' $(wildcard ch$(CHAPTER)_*/*.c ch$(CHAPTER)_*/*.cu))
+SOURCES  := $(shell grep -lE '^(.if __INCLUDE_LEVEL__ == 0|int main)' $(wildcard ch$(CHAPTER)_*/*.c ch$(CHAPTER)_*/*.cu))
 PROGRAMS := $(foreach s,$(SOURCES),build/ch$(CHAPTER)_$(basename $(notdir $(s))))
 CHECK    := $(if $(filter 1,$(SANITIZE)),-g -fsanitize=address$(comma)undefined)
 comma    := ,

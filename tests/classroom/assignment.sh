@@ -100,6 +100,7 @@ done
 
 cp "$here/exercise.h" "$here/probe.h" "$here/one_test.c" "$here"/grade*.c "$here/hint.sh" \
     "$here/watch.sh" tests/cmocka.sh "$new/tests/"
+cp -R "$here/../standin" "$new/tests/"
 cp "$here/assignment.mk" "$new/Makefile"
 cp LICENSE "$new/"
 cp "$work/exercises.txt" "$new/tests/exercises.txt"

@@ -10,6 +10,7 @@ LC_ALL=C
 export LC_ALL
 here=tests/classroom
 work=${BUILD:-build}/classroom
+limit=$PWD/tests/limit.sh
 CC=${CC:-cc}
 flags=$(cat "${BUILD:-build}/cmocka.flags") || exit 1
 grade=${BUILD:-build}/grade
@@ -89,7 +90,7 @@ build_switch() {
     done
     for test in "$dir"/switch/tests/test_*.c; do
         # shellcheck disable=SC2086
-        $CC -w -c "$dir/switch/tests/one_test.c" -o "$dir/switch/tests/one_test.o" 2> "$dir/said" &&
+        $CC -w -c "$dir/switch/tests/one_test.c" -o "$dir/switch/tests/one_test.o" $flags 2> "$dir/said" &&
             $CC -O1 $whole -w -D_cmocka_run_group_tests=one_test_run "$test" "$dir/switch/tests/one_test.o" \
                 -o "${test%.c}" $flags -lm 2>> "$dir/said" ||
             bad "chapter $chapter: with its mutants it does not compile: $(head -n 5 "$dir/said")"
@@ -102,7 +103,8 @@ run_tests() {
     for test in "$dir"/switch/tests/test_*.c; do
         for name in $(test_names "$test"); do
             all=$((all + 1))
-            (cd "$dir/switch" && ulimit -v 4000000 && VARIANTS=$2 ONE_TEST=$name timeout 20 "tests/$(basename "$test" .c)" \
+            (cd "$dir/switch" && { ulimit -v 4000000 2> /dev/null || true; } && # macOS has no such limit
+                VARIANTS=$2 ONE_TEST=$name sh "$limit" 20 "tests/$(basename "$test" .c)" \
                 > /dev/null 2>&1 3< /dev/null 4> /dev/null < /dev/null) 2> /dev/null && passed=$((passed + 1)) || echo "$name" >> "$dir/failed"
         done
     done

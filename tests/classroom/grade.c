@@ -310,8 +310,12 @@ static void grade_begin(Grading *grading)
 static void grade_finish(Grading *grading)
 {
     Text message = {NULL, 0, 0};
-    if (!compile(&message, grading, "-c tests/one_test.c -o build/one_test.o"))
+    char *words;
+    if (asprintf(&words, "-c tests/one_test.c -o build/one_test.o %s", grading->flags) < 0)
+        die("out of memory");
+    if (!compile(&message, grading, words))
         give_up(grading, "the tests' own part does not compile", &message);
+    free(words);
     if (!programs_compile(grading, false)) {
         salvage(grading);
         programs_compile(grading, false);

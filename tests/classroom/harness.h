@@ -114,15 +114,15 @@ static inline int course_new(char *text)
 {
     if (mkdtemp(work) == NULL || chmod(work, 0755) != 0)
         return -1;
-    int status =
-        shell(text, "set -e; mkdir -p $T/course/data $T/course/tests/golden\n"
-                    "cp -R $C/toy/. $T/course/\n"
-                    "cp tests/check.h tests/cmocka.sh $T/course/tests/\n"
-                    "mkdir $T/course/tests/classroom; cp -R $C/*.* $T/course/tests/classroom/\n"
-                    "mv $T/course/mutants $T/course/tests/classroom/\n"
-                    "touch $T/course/data/README.md $T/course/tests/golden/none\n"
-                    "cp LICENSE Makefile $T/course/; cd $T/course\n"
-                    "sh $C/assignment.sh 01 $T/kit");
+    int status = shell(
+        text, "set -e; mkdir -p $T/course/data $T/course/tests/golden\n"
+              "cp -R $C/toy/. $T/course/\n"
+              "cp -R tests/check.h tests/cmocka.sh tests/limit.sh tests/standin $T/course/tests/\n"
+              "mkdir $T/course/tests/classroom; cp -R $C/*.* $T/course/tests/classroom/\n"
+              "mv $T/course/mutants $T/course/tests/classroom/\n"
+              "touch $T/course/data/README.md $T/course/tests/golden/none\n"
+              "cp LICENSE Makefile $T/course/; cd $T/course\n"
+              "sh $C/assignment.sh 01 $T/kit");
     if (status != 0)
         print_error("%s\n", text);
     return status;

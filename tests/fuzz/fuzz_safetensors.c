@@ -191,8 +191,11 @@ static void fuzz_file(const void *bytes, size_t len)
    any mutant would come as far as the entries. */
 static void fuzz_headed(const void *bytes, size_t len)
 {
-    const char *brace = (const char *)memrchr(bytes, '}', len);
-    uint64_t header = brace ? (uint64_t)(brace + 1 - (const char *)bytes) : len;
+    uint64_t header = len;
+    while (header > 0 && ((const char *)bytes)[header - 1] != '}')
+        header--;
+    if (header == 0)
+        header = len;
     char *copy = (char *)malloc(sizeof header + len);
     memcpy(copy, &header, sizeof header);
     memcpy(copy + sizeof header, bytes, len);

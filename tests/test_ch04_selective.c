@@ -1324,6 +1324,15 @@ static void a_story_fits_eighty_columns_whatever_its_contexts(void **state)
         assert_true(STORY_BESIDE + layout.bar + 1 + numbers <= 81);
         assert_true(layout.both == (n <= 3));
     }
+    char path[] = "/tmp/ch04_cues_XXXXXX", words[80], text[16384], *rest = text;
+    write_file(path, "science: prism\n\xE5\xA4\xA9\xE6\xB0\x97\xE4\xBA\x88\xE5\xA0\xB1: gold\n"
+                     "folklore: fairies\nhistory: mill\n");
+    snprintf(words, sizeof words, "--step 0.25 --cues %s", path);
+    assert_int_equal(run_program_output(text, sizeof text, "ch04_selective", words), 0);
+    unlink(path);
+    assert_contains(text, "The other one has Delta = 0.25 for all words.");
+    for (char *line; (line = strsep(&rest, "\n")) != NULL;)
+        assert_true(text_width(line) <= 80);
     assert_int_equal(story_layout(2).column, 9);
     assert_int_equal(story_layout(2).bar, 6);
     setenv("COLUMNS", "120", 1);

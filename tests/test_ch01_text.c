@@ -88,6 +88,9 @@ static void what_is_no_UTF_8_is_refused_with_its_line(void **state)
     assert_no_text("\xC0\xAF",
                    "x:1: byte 1 of the file (0xc0) is not UTF-8: an older encoding? Save "
                    "it as UTF-8");
+    assert_no_text("\xE0\x80\x80",
+                   "x:1: byte 1 of the file (0xe0) is not UTF-8: an older encoding? "
+                   "Save it as UTF-8"); /* longer than need be */
     assert_plain("d\xC3\xA9t\xC3\xA9 \xE6\x99\xB4 \xF0\x9F\x8C\x88",
                  "d\xC3\xA9t\xC3\xA9 \xE6\x99\xB4 \xF0\x9F\x8C\x88");
 }
@@ -205,6 +208,9 @@ static void titles_are_told_from_numbers_and_mistakes(void **state)
             fail_msg("'%s' is %sa title", lines[k].line, lines[k].title ? "" : "not ");
         table_free(&table);
     }
+    Table table = table_of("\n1\n", false); /* a row without cells is none */
+    assert_false(table_is_title(&table, 0));
+    table_free(&table);
 }
 
 static void missing_values_are_those_of_pandas_and_some_marks(void **state)

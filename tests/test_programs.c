@@ -33,7 +33,7 @@ static const char *const quick[][2] = {
     {"ch05_safetensors", "data/tiny-mamba/model.safetensors"},
     {"ch05_state_tracking", ""},
     {"ch05_stories_test", "--focus"},
-    {"ch06_cuda_scan", "--demo thread"},
+    {"ch06_cuda_scan", "--demo weather"},
     {"ch06_cuda_scan", "--demo work"},
     {"ch06_cuda_scan", "--demo floors"},
 };
@@ -220,7 +220,7 @@ static void a_terminal_has_its_colours_and_its_width(void **state)
     assert_contains(text, "of the distance: half of it is gone every 0.76 days.");
     on_terminal(text, "NO_COLOR=", 50); /* set to nothing is not set */
     assert_contains(text, "\033[34m");
-    assert_contains(text, "the fraction 0.4000\r\nof the distance");
+    assert_contains(text, "the fraction 0.4000 of\r\nthe distance");
     on_terminal(text, "COLUMNS=120", 80);
     assert_contains(text, "of the distance: half of it is gone every 0.76 days.");
 }
@@ -265,9 +265,9 @@ static void a_prompt_may_begin_with_a_minus(void **state)
                      0);
     assert_contains(text, "the rain");
     assert_int_equal(
-        shell(text, "", "ch05_pretrained", "data/tiny-mamba '- the rain' -n 0", "2>&1"), 0);
+        shell(text, "", "ch05_pretrained", "data/tiny-mamba '- the rain' -n 1", "2>&1"), 0);
     assert_contains(text, "- the rain");
-    assert_int_equal(shell(text, "", "ch05_pretrained", "data/tiny-mamba -n 0 -- -rain", "2>&1"),
+    assert_int_equal(shell(text, "", "ch05_pretrained", "data/tiny-mamba -n 1 -- -rain", "2>&1"),
                      0);
     assert_contains(text, "rain");
     assert_int_equal(shell(text, "", "ch05_pretrained", "data/tiny-mamba -5 -n 0", "2>&1"), 2);

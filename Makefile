@@ -164,6 +164,7 @@ run-01: $(call of_chapter,01)
 	@printf '\n==== Chapter 1: the weather as a Markov chain (ch01_markov/README.md) ====\n'
 	$(call show,$(BUILD)/ch01_markov --chain data/weather.csv)
 	$(call show,$(BUILD)/ch01_markov --forgetting)
+	$(call show,$(BUILD)/ch01_markov --strip)
 	$(call show,$(BUILD)/ch01_markov --simulate 10000 --seed 1962)
 	$(call show,$(BUILD)/ch01_markov --fit data/tel_aviv_rain.csv --start wet)
 	$(call show,$(BUILD)/ch01_markov --fit data/alofi_rain.csv --start much)

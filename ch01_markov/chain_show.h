@@ -1,7 +1,7 @@
 /* How a chain is shown: its tables, and its picture.
 
    HOLDS   the first states' names and chances in columns; one step worked as on paper; circles and
-           arrows as SVG, beside a chart
+           arrows as SVG, beside a chart; days as a strip, a mark for each
    FOR     chapter 1's demos. It knows names and numbers, and no chain */
 
 #ifndef CH01_CHAIN_SHOW
@@ -14,6 +14,33 @@ enum { SHOWN_STATES = 5, SHOWN_DAYS = 20, NAME_LEFT = 24 };
 size_t shown_states(size_t n_state)
 {
     return n_state < SHOWN_STATES ? n_state : (size_t)SHOWN_STATES;
+}
+
+/* The ink of state i in every figure. The states of the course's own chains look as they are, the
+   sun amber and rain blue; others take the inks in their order. */
+Ink state_ink(char *const *name, size_t n_state, size_t i)
+{
+    static const struct {
+        const char *name;
+        Ink ink;
+    } known[] = {{"sunny", INK_AMBER},   {"rainy", INK_BLUE},  {"dry", INK_AMBER},
+                 {"wet", INK_BLUE},      {"none", INK_AMBER},  {"some", INK_SKY},
+                 {"much", INK_BLUE},     {"green", INK_GREEN}, {"amber", INK_AMBER},
+                 {"red", INK_VERMILION}, {"border", INK_GREY}, {"desert", INK_AMBER},
+                 {"oasis", INK_GREEN},   {"rain", INK_BLUE},   {"drizzle", INK_SKY}};
+    static const Ink in_order[] = {INK_AMBER, INK_BLUE, INK_VERMILION,
+                                   INK_GREEN, INK_PINK, INK_SKY};
+    enum { KNOWN = sizeof known / sizeof *known };
+    Ink found = in_order[i % 6];
+    for (size_t s = 0; s < n_state; s++) {
+        size_t k = 0;
+        while (k < KNOWN && strcmp(known[k].name, name[s]) != 0)
+            k++;
+        if (k == KNOWN)
+            return in_order[i % 6];
+        found = s == i ? known[k].ink : found;
+    }
+    return found;
 }
 
 /* Columns of the widest of the shown names, but no more than `most`. */
@@ -239,6 +266,7 @@ enum { LOOKS = 120 };
 typedef struct {
     size_t state, looks;
     double at[LOOKS], share[LOOKS], low[LOOKS], high[LOOKS]; /* days, shares */
+    double expected;
 } RunningShare;
 
 void look_at_share(RunningShare *running, double seen, double days, double expected,
@@ -246,20 +274,25 @@ void look_at_share(RunningShare *running, double seen, double days, double expec
 {
     double reach = 2.0 * deviation / sqrt(days); /* two standard errors */
     size_t k = running->looks++;
+    running->expected = expected;
     running->at[k] = days;
     running->share[k] = seen / days;
     running->low[k] = fmax(0.0, expected - reach);
     running->high[k] = fmin(1.0, expected + reach);
 }
 
-Chart running_chart(const RunningShare *running, const char *name)
+Chart running_chart(const RunningShare *running, char *const *name, size_t n_state)
 {
     Chart chart = chart_new("A simulated record settles", "days", "share of days");
     size_t len = running->looks;
     chart.log_x = true;
-    chart_add(&chart, name, MARK_LINE, running->at, running->share, len);
-    chart_add(&chart, "two standard errors below", MARK_LINE, running->at, running->low, len);
-    chart_add(&chart, "two above", MARK_LINE, running->at, running->high, len);
+    chart_add(&chart, name[running->state], MARK_LINE, running->at, running->share, len);
+    chart_ink(&chart, state_ink(name, n_state, running->state));
+    chart_add(&chart, "two standard errors around it", MARK_LINE, running->at, running->low, len);
+    chart_ink(&chart, INK_GREY);
+    chart_add(&chart, NULL, MARK_LINE, running->at, running->high, len);
+    chart_ink(&chart, INK_GREY);
+    chart_level(&chart, running->expected);
     return chart;
 }
 
@@ -329,12 +362,12 @@ void print_informative(double G2, double freedom, double p_value)
 
 /* ---- the picture: states as circles, chances as arrows ----------------------------------- */
 
-enum { CHAIN_MIDDLE_X = 160, CHAIN_MIDDLE_Y = 210 };
+enum { CHAIN_MIDDLE_X = 160, CHAIN_MIDDLE_Y = 215 };
 
 static void svg_state_place(double *x, double *y, size_t i, size_t n)
 {
     double turn = 2.0 * PI * (double)i / (double)n + (n == 2 ? PI : -0.5 * PI);
-    double radius = n == 1 ? 0.0 : n == 2 ? 96.0 : 78.0 + 4.0 * (double)n;
+    double radius = n == 1 ? 0.0 : n == 2 ? 90.0 : 72.0 + 4.0 * (double)n;
     *x = CHAIN_MIDDLE_X + radius * cos(turn);
     *y = CHAIN_MIDDLE_Y + radius * sin(turn);
 }
@@ -344,14 +377,13 @@ static void svg_arrow(FILE *out, const char *path, double x, double y, double ch
 {
     char text[32];
     fprintf(out,
-            "<path d=\"%s\" fill=\"none\" stroke=\"#0072B2\" stroke-width=\"%.1f\" "
+            "<path d=\"%s\" fill=\"none\" stroke=\"#555\" stroke-width=\"%.1f\" "
             "marker-end=\"url(#head)\"/>\n",
             path, 1.0 + 3.0 * chance);
     snprintf(text, sizeof text, "%.2f", chance);
     svg_text(out, x, y + 4.0,
-             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"3\" "
-             "paint-order=\"stroke\"",
-             text);
+             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"4\"", text);
+    svg_text(out, x, y + 4.0, "text-anchor=\"middle\" font-size=\"12\"", text);
 }
 
 /* A state's arrow to itself: a loop on the outer side, above if there are only one or two. */
@@ -366,10 +398,10 @@ static void svg_loop(FILE *out, const double *P, size_t n_state, size_t i)
         out_y = (y - CHAIN_MIDDLE_Y) / size;
     }
     snprintf(path, sizeof path, "M%.1f,%.1f C%.1f,%.1f %.1f,%.1f %.1f,%.1f",
-             x + 24 * out_x - 13 * out_y, y + 24 * out_y + 13 * out_x, x + 66 * out_x - 34 * out_y,
-             y + 66 * out_y + 34 * out_x, x + 66 * out_x + 34 * out_y, y + 66 * out_y - 34 * out_x,
+             x + 24 * out_x - 13 * out_y, y + 24 * out_y + 13 * out_x, x + 58 * out_x - 30 * out_y,
+             y + 58 * out_y + 30 * out_x, x + 58 * out_x + 30 * out_y, y + 58 * out_y - 30 * out_x,
              x + 29 * out_x + 15 * out_y, y + 29 * out_y - 15 * out_x);
-    svg_arrow(out, path, x + 63 * out_x, y + 63 * out_y, P[i * n_state + i]);
+    svg_arrow(out, path, x + 60 * out_x, y + 60 * out_y, P[i * n_state + i]);
 }
 
 /* The arrow from state i to j, bent to its left so that the two directions keep apart. */
@@ -410,7 +442,7 @@ static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_st
     fputs(
         "<defs><marker id=\"head\" viewBox=\"0 0 10 10\" refX=\"7\" refY=\"5\" markerWidth=\"13\" "
         "markerHeight=\"13\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">"
-        "<path d=\"M0,1 L9,5 L0,9 z\" fill=\"#0072B2\"/></marker></defs>\n",
+        "<path d=\"M0,1 L9,5 L0,9 z\" fill=\"#555\"/></marker></defs>\n",
         out);
     svg_text(out, 14, 22, "font-size=\"15\" font-weight=\"bold\"", "The chain");
     svg_text(out, 14, 40, "fill=\"#444\"", "chance of tomorrow, given today");
@@ -424,8 +456,11 @@ static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_st
         double x, y;
         svg_state_place(&x, &y, i, n_state);
         fprintf(out,
-                "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"30\" fill=\"#fff3d6\" stroke=\"#444\"/>\n", x,
-                y);
+                "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"30\" fill=\"white\"/>\n"
+                "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"30\" fill=\"%s\" fill-opacity=\"0.25\" "
+                "stroke=\"%s\" stroke-width=\"1.5\"/>\n",
+                x, y, x, y, svg_colour(state_ink(name, n_state, i)),
+                svg_colour(state_ink(name, n_state, i)));
         svg_name(out, x, y, name[i]);
     }
 }
@@ -445,6 +480,87 @@ bool chain_show(const Chart *chart, char *const *name, const double *P, size_t n
     svg_open(file.stream, 320 + SVG_WIDTH, SVG_HEIGHT);
     svg_chain(file.stream, name, P, n_state);
     chart_svg(file.stream, chart, 320, 0, SVG_WIDTH, SVG_HEIGHT);
+    svg_close(file.stream);
+    return out_close(&file, error);
+}
+
+/* ---- days as a strip --------------------------------------------------------------------- */
+
+enum { STRIP_DAYS = 60 };
+
+/* How often the state changes in a strip of days, plus one: its spells; and the longest. */
+static size_t count_spells(size_t *longest, const size_t *day, size_t days)
+{
+    size_t spells = 0, spell = 0;
+    *longest = 0;
+    for (size_t t = 0; t < days; t++) {
+        bool begins = t == 0 || day[t] != day[t - 1];
+        spells += begins;
+        spell = begins ? 1 : spell + 1;
+        *longest = spell > *longest ? spell : *longest;
+    }
+    return spells;
+}
+
+static void print_strip(const char *title, const size_t *day, const Look *look)
+{
+    static const char *const round[] = {"●", "○", "▲", "△", "■", "□"};
+    static const char *const plain[] = {"*", "o", "+", "x", "#", "@"};
+    size_t longest, spells = count_spells(&longest, day, STRIP_DAYS);
+    printf("  %s: %zu spells, the longest of %zu days\n    ", title, spells, longest);
+    for (size_t t = 0; t < STRIP_DAYS; t++)
+        fputs((look->ascii ? plain : round)[day[t] % 6], stdout);
+    putchar('\n');
+}
+
+static void svg_strip(FILE *out, double y, const char *title, const size_t *day, char *const *name,
+                      size_t n_state)
+{
+    char text[128];
+    size_t longest, spells = count_spells(&longest, day, STRIP_DAYS);
+    snprintf(text, sizeof text, "%s: %zu spells, the longest of %zu days", title, spells, longest);
+    svg_text(out, 14, y, "", text);
+    for (size_t t = 0; t < STRIP_DAYS; t++)
+        fprintf(out, "<rect x=\"%zu\" y=\"%.1f\" width=\"14\" height=\"30\" fill=\"%s\"/>\n",
+                14 + 15 * t, y + 9.0, svg_colour(state_ink(name, n_state, day[t])));
+}
+
+/* Two strips of days, day (2, STRIP_DAYS): of a chain with the chances P (n_state, n_state), and
+   independent ones with the same shares, share (n_state). A spell ends when the next day is another
+   state: it lasts one day over the chance of that. */
+bool show_strips(const size_t *day, const double *P, const double *share, char *const *name,
+                 size_t n_state, const Show *show, Error *error)
+{
+    const size_t *apart = day + STRIP_DAYS;
+    double ends[2] = {0.0, 0.0};
+    OutFile file;
+    for (size_t i = 0; i < n_state; i++) {
+        ends[0] += share[i] * (1.0 - P[i * n_state + i]);
+        ends[1] += share[i] * (1.0 - share[i]);
+    }
+    printf("Sixty days of the chain, and sixty independent ones with its shares (seed %" PRIu64
+           "):\n\n",
+           show->seed);
+    print_strip("the chain", day, &show->look);
+    print_strip("independent", apart, &show->look);
+    if (ends[0] > 0.0 && ends[1] > 0.0)
+        prose("\nOn average a spell lasts %.2f days in the chain, %.2f if days are independent.",
+              1.0 / ends[0], 1.0 / ends[1]);
+    if (!show->svg)
+        return true;
+    if (!out_open(&file, show->svg, error))
+        return false;
+    svg_open(file.stream, 28 + 15 * STRIP_DAYS, 168);
+    svg_strip(file.stream, 24, "Sixty days of the chain", day, name, n_state);
+    svg_strip(file.stream, 90, "Sixty independent days with the same shares", apart, name, n_state);
+    double x = 14;
+    for (size_t i = 0; i < shown_states(n_state); i++) {
+        fprintf(file.stream,
+                "<rect x=\"%.1f\" y=\"145\" width=\"12\" height=\"12\" fill=\"%s\"/>\n", x,
+                svg_colour(state_ink(name, n_state, i)));
+        svg_text(file.stream, x + 18, 155.5, "", name[i]);
+        x += 48.0 + 7.2 * (double)text_width(name[i]);
+    }
     svg_close(file.stream);
     return out_close(&file, error);
 }

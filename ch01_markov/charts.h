@@ -1,7 +1,7 @@
 /* Charts: one description, drawn in the terminal or as SVG.
 
-   HOLDS   a chart of up to six series; its axes; its picture in characters and as SVG; the few
-           SVG pieces that other pictures are made of; how a program shows its demos
+   HOLDS   a chart of up to six series; its axes; its picture in characters and as SVG; the inks
+           and the few SVG pieces that other pictures are made of; how a program shows its demos
    FOR     the demos of every chapter */
 
 #ifndef COURSE_CHARTS
@@ -12,11 +12,26 @@
 enum { CHART_MAX_SERIES = 6, SVG_WIDTH = 640, SVG_HEIGHT = 380 };
 #define SVG_COLUMN 7.4 /* about as wide is a column of text, 13 high */
 
-typedef enum { MARK_LINE, MARK_POINTS, MARK_STEMS } Mark;
+/* MARK_AREA fills the polygon through its points, lightly, and is drawn in SVG alone. */
+typedef enum { MARK_LINE, MARK_POINTS, MARK_STEMS, MARK_AREA } Mark;
+
+/* What is drawn takes an ink, and a thing that stands in several figures has the same in all. They
+   are Okabe and Ito's colours, told apart by colour-blind eyes as well, and a grey. */
+typedef enum {
+    INK_BLUE,
+    INK_VERMILION,
+    INK_GREEN,
+    INK_PINK,
+    INK_SKY,
+    INK_AMBER,
+    INK_GREY,
+    N_INK
+} Ink;
 
 typedef struct {
-    const char *name;
+    const char *name; /* NULL: not in the legend */
     Mark mark;
+    Ink ink;
     const double *x, *y; /* (len) borrowed */
     size_t len;
 } Series;
@@ -24,8 +39,11 @@ typedef struct {
 typedef struct {
     const char *title, *x_label, *y_label;
     bool log_x, log_y;
-    size_t n_series;
+    bool square;          /* one unit is as long across as up: a circle is a circle (SVG) */
+    double x_low, x_high; /* the range across; both 0: from the series */
+    size_t n_series, n_level;
     Series series[CHART_MAX_SERIES];
+    double level[CHART_MAX_SERIES]; /* lines of reference across the chart */
 } Chart;
 
 /* How to print: plain ASCII or Unicode, with colour or without. */
@@ -50,9 +68,23 @@ void chart_add(Chart *chart, const char *name, Mark mark, const double *x, const
     Series *series = &chart->series[chart->n_series++];
     series->name = name;
     series->mark = mark;
+    series->ink = (Ink)(chart->n_series - 1);
     series->x = x;
     series->y = y;
     series->len = len;
+}
+
+/* Draws what was added last in this ink. Without it the series take the inks in their order. */
+void chart_ink(Chart *chart, Ink ink)
+{
+    chart->series[chart->n_series - 1].ink = ink;
+}
+
+/* A line of reference at this height, where the chart has it. */
+void chart_level(Chart *chart, double height)
+{
+    if (chart->n_level < CHART_MAX_SERIES)
+        chart->level[chart->n_level++] = height;
 }
 
 /* 0, 1, 2 ... : days or steps to draw something over. */
@@ -69,10 +101,11 @@ void copy_column(double *out, const double *M, size_t column, size_t rows, size_
         out[t] = M[t * cols + column];
 }
 
-/* One axis: the range it shows and the distance between its ticks (in decades if log). */
+/* One axis: the range it shows and the distance between its ticks (in decades if log). A short
+   logarithmic one is `fine`: it has ticks at 1, 2 and 5 of each decade. */
 typedef struct {
     double low, high, step;
-    bool log;
+    bool log, fine;
 } Axis;
 
 /* Where a value lies on the axis: 0 at its low end, 1 at its high end; NaN if it has no place. */
@@ -97,7 +130,7 @@ static double nice_step(double range, double most)
 /* The range of all finite values; `round_out` widens it to whole ticks. */
 static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out, double most)
 {
-    Axis axis = {INFINITY, -INFINITY, 1.0, log};
+    Axis axis = {INFINITY, -INFINITY, 1.0, log, false};
     for (size_t s = 0; s < chart->n_series; s++) {
         const Series *series = &chart->series[s];
         for (size_t i = 0; i < series->len; i++) {
@@ -113,6 +146,10 @@ static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out
             axis.high = fmax(axis.high, 0.0);
         }
     }
+    if (!vertical && chart->x_low < chart->x_high) {
+        axis.low = chart->x_low;
+        axis.high = chart->x_high;
+    }
     if (!(axis.low <= axis.high))
         axis.low = axis.high = 0.0; /* nothing to show */
     double wide = fmax(fabs(axis.low), fabs(axis.high));
@@ -122,8 +159,10 @@ static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out
         axis.high += room;
     }
     axis.step = nice_step(axis.high - axis.low, most);
-    if (log)
+    if (log) {
         axis.step = fmax(1.0, ceil(axis.step - 1e-9));
+        axis.fine = axis.high - axis.low < 2.5;
+    }
     if (round_out) {
         axis.low = axis.step * floor(axis.low / axis.step + 1e-9);
         axis.high = axis.step * ceil(axis.high / axis.step - 1e-9);
@@ -133,18 +172,17 @@ static Axis axis_fit(const Chart *chart, bool vertical, bool log, bool round_out
     return axis;
 }
 
-static void axis_label(char *text, size_t room, const Axis *axis, double tick)
-{
-    if (axis->log)
-        snprintf(text, room, "1e%.0f", tick + 0.0); /* never "1e-0" */
-    else
-        snprintf(text, room, "%.6g", fabs(tick) < 1e-9 * axis->step ? 0.0 : tick);
-}
-
 /* Tick number k of an axis, counted from the first that is on it. */
 static double axis_tick(const Axis *axis, size_t k)
 {
-    return axis->step * (ceil(axis->low / axis->step - 1e-9) + (double)k);
+    if (!axis->fine)
+        return axis->step * (ceil(axis->low / axis->step - 1e-9) + (double)k);
+    static const double part[3] = {0.0, 0.301029995663981195, 0.698970004336018805}; /* 1, 2, 5 */
+    double decade = floor(axis->low + 1e-9);
+    size_t first = 0; /* the first of them that is on the axis; 3: the next decade's 1 */
+    while (first < 3 && decade + part[first] < axis->low - 1e-9)
+        first++;
+    return decade + (double)((first + k) / 3) + part[(first + k) % 3];
 }
 
 static size_t axis_ticks(const Axis *axis)
@@ -153,6 +191,44 @@ static size_t axis_ticks(const Axis *axis)
     while (axis_tick(axis, count) <= axis->high + 1e-9 * axis->step)
         count++;
     return count;
+}
+
+/* The digits of 10^power, 0.001 to 1,000,000. */
+static void decimal_label(char *text, size_t room, double value)
+{
+    if (value >= 999999.5)
+        snprintf(text, room, "%.0f,000,000", value / 1e6);
+    else if (value >= 9999.5)
+        snprintf(text, room, "%.0f,000", value / 1e3);
+    else
+        snprintf(text, room, "%.*f",
+                 value < 0.005  ? 3
+                 : value < 0.05 ? 2
+                 : value < 0.5  ? 1
+                                : 0,
+                 value);
+}
+
+/* Of a logarithmic axis: 0.1, 1, 10, 100 if all of it can be written so, else 1e-8 in characters
+   and, if `raised`, 10 to a power. */
+static void axis_label(char *text, size_t room, const Axis *axis, double tick, bool raised)
+{
+    static const char *const digit[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
+    if (!axis->log) {
+        snprintf(text, room, "%.6g", fabs(tick) < 1e-9 * axis->step ? 0.0 : tick);
+    } else if (axis->low > -3.1 && axis->high < 6.1) {
+        decimal_label(text, room, pow(10.0, tick));
+    } else if (!raised) {
+        snprintf(text, room, "1e%.0f", tick + 0.0); /* never "1e-0" */
+    } else {
+        int power = (int)fabs(floor(tick + 0.5));
+        if (power < 2 && tick > -0.5)
+            snprintf(text, room, power ? "10" : "1");
+        else
+            snprintf(text, room, "10%s%s%s%s", tick < -0.5 ? "⁻" : "",
+                     power > 99 ? digit[power / 100 % 10] : "",
+                     power > 9 ? digit[power / 10 % 10] : "", digit[power % 10]);
+    }
 }
 
 enum { PLOT_COLUMNS = 60, PLOT_ROWS = 14, EMPTY = -1, STALK = 100, BASE = 200 };
@@ -176,12 +252,16 @@ static void plot_run(Plot *plot, int column, int from, int to, int what)
         plot->cell[row][column] = what;
 }
 
-/* A line from point to point: in every column it crosses, the rows between. */
+/* A line from point to point, in either direction: in every column it crosses, the rows between. */
 static void plot_line(Plot *plot, double x0, double y0, double x1, double y1, int series)
 {
     int first = plot_cell(x0, PLOT_COLUMNS), last = plot_cell(x1, PLOT_COLUMNS);
+    if (last < first) {
+        plot_line(plot, x1, y1, x0, y0, series);
+        return;
+    }
     int row = plot_cell(y0, PLOT_ROWS);
-    if (last <= first) {
+    if (last == first) {
         plot_run(plot, first, row, plot_cell(y1, PLOT_ROWS), series);
         return;
     }
@@ -199,7 +279,7 @@ static void plot_series(Plot *plot, const Series *series, int number, const Axis
 {
     double last_x = NAN, last_y = NAN;
     int zero = plot_cell(axis_place(up, up->log ? 1e-300 : 0.0), PLOT_ROWS);
-    for (size_t i = 0; i < series->len; i++) {
+    for (size_t i = 0; series->mark != MARK_AREA && i < series->len; i++) {
         double x = axis_place(across, series->x[i]), y = axis_place(up, series->y[i]);
         if (!isnan(x) && !isnan(y)) {
             int column = plot_cell(x, PLOT_COLUMNS), row = plot_cell(y, PLOT_ROWS);
@@ -214,11 +294,12 @@ static void plot_series(Plot *plot, const Series *series, int number, const Axis
     }
 }
 
-static void print_mark(FILE *out, int what, const Look *look)
+/* A cell of the plot. The mark says which series it is, and so does the ink's colour. */
+static void print_mark(FILE *out, int what, const Chart *chart, const Look *look)
 {
     static const char *const round[] = {"●", "○", "▲", "△", "■", "□"};
     static const char *const plain[] = {"*", "o", "+", "x", "#", "@"};
-    static const int colour[] = {34, 31, 32, 35, 36, 33};
+    static const int colour[N_INK] = {34, 31, 32, 35, 36, 33, 37};
     int number = what % STALK;
     const char *mark = what == EMPTY   ? " "
                        : what == BASE  ? (look->ascii ? "-" : "┈")
@@ -226,7 +307,7 @@ static void print_mark(FILE *out, int what, const Look *look)
                        : look->ascii   ? plain[number]
                                        : round[number];
     if (look->colour && what >= 0 && what != BASE)
-        fprintf(out, "\033[%dm%s\033[0m", colour[number], mark);
+        fprintf(out, "\033[%dm%s\033[0m", colour[chart->series[number].ink], mark);
     else
         fputs(mark, out);
 }
@@ -239,7 +320,7 @@ static void print_axis_across(FILE *out, const Axis *axis, const char *label)
     int end = 0;
     for (size_t k = 0; k < axis_ticks(axis); k++) {
         double tick = axis_tick(axis, k);
-        axis_label(text, sizeof text, axis, tick);
+        axis_label(text, sizeof text, axis, tick, false);
         int width = (int)strlen(text);
         double place = (tick - axis->low) / (axis->high - axis->low);
         int at = plot_cell(place, PLOT_COLUMNS) - (width - 1) / 2;
@@ -261,7 +342,10 @@ static void print_axis_across(FILE *out, const Axis *axis, const char *label)
 /* A single series without a name needs none. */
 static bool chart_has_legend(const Chart *chart)
 {
-    return chart->n_series > 1 || (chart->n_series == 1 && *chart->series[0].name);
+    for (size_t s = 0; s < chart->n_series; s++)
+        if (chart->series[s].name && *chart->series[s].name)
+            return true;
+    return false;
 }
 
 static void print_legend(FILE *out, const Chart *chart, const Look *look)
@@ -270,13 +354,15 @@ static void print_legend(FILE *out, const Chart *chart, const Look *look)
         return;
     size_t column = 0;
     for (size_t s = 0; s < chart->n_series; s++) {
+        if (!chart->series[s].name || chart->series[s].mark == MARK_AREA)
+            continue;
         size_t wide = strlen("   * ") + text_width(chart->series[s].name);
         if (column == 0 || column + wide > page_columns()) {
             fprintf(out, "%s%*s", column > 0 ? "\n" : "", CHART_LEFT - 3, "");
             column = CHART_LEFT - 3;
         }
         fputs("   ", out);
-        print_mark(out, (int)s, look);
+        print_mark(out, (int)s, chart, look);
         fprintf(out, " %s", chart->series[s].name);
         column += wide;
     }
@@ -304,20 +390,27 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
     for (int row = 0; row < PLOT_ROWS; row++)
         for (int column = 0; column < PLOT_COLUMNS; column++)
             plot->cell[row][column] = row == zero ? BASE : EMPTY;
-    for (size_t s = 0; s < chart->n_series; s++)
-        plot_series(plot, &chart->series[s], (int)s, &across, &up);
+    for (size_t k = 0; k < chart->n_level; k++) {
+        double place = axis_place(&up, chart->level[k]);
+        for (int column = 0; place >= 0.0 && place <= 1.0 && column < PLOT_COLUMNS; column++)
+            plot->cell[plot_cell(place, PLOT_ROWS)][column] = BASE;
+    }
+    for (size_t s = 0, named = 0; s < chart->n_series; s++) {
+        named = chart->series[s].name ? s : named; /* without a name: the mark of the one before */
+        plot_series(plot, &chart->series[s], (int)named, &across, &up);
+    }
     print_chart_title(out, chart);
     for (int row = PLOT_ROWS - 1; row >= 0; row--) {
         char label[32] = "";
         for (size_t k = 0; k < axis_ticks(&up); k++)
             if (plot_cell((axis_tick(&up, k) - up.low) / (up.high - up.low), PLOT_ROWS) == row)
-                axis_label(label, sizeof label, &up, axis_tick(&up, k));
+                axis_label(label, sizeof label, &up, axis_tick(&up, k), false);
         fprintf(out, "%11s %s", label, look->ascii ? "|" : *label ? "┤" : "│");
         int last = PLOT_COLUMNS - 1;
         while (last >= 0 && plot->cell[row][last] == EMPTY)
             last--;
         for (int column = 0; column <= last; column++)
-            print_mark(out, plot->cell[row][column], look);
+            print_mark(out, plot->cell[row][column], chart, look);
         fputc('\n', out);
     }
     fprintf(out, "%*s%s", CHART_LEFT - 1, "", look->ascii ? "+" : "└");
@@ -331,12 +424,11 @@ void chart_print(FILE *out, const Chart *chart, const Look *look)
 
 /* ---- the same charts as SVG -------------------------------------------------------------- */
 
-/* Okabe & Ito's colours, told apart by colour-blind eyes as well. */
-static const char *svg_colour(size_t series)
+static const char *svg_colour(Ink ink)
 {
-    static const char *const colours[] = {"#0072B2", "#D55E00", "#009E73",
-                                          "#CC79A7", "#56B4E9", "#E69F00"};
-    return colours[series % 6];
+    static const char *const colours[N_INK] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
+                                               "#56B4E9", "#E69F00", "#777777"};
+    return colours[ink % N_INK];
 }
 
 void svg_open(FILE *out, double width, double height)
@@ -369,24 +461,48 @@ void svg_text(FILE *out, double x, double y, const char *style, const char *text
     fputs("</text>\n", out);
 }
 
-static void svg_series(FILE *out, const Series *series, size_t number, const Axis *across,
-                       const Axis *up, const double box[4])
+/* A point: a circle, a square, a triangle or a diamond, full or hollow, as the ink says, so that
+   series are told apart in black and white as well. */
+static void svg_point(FILE *out, double x, double y, Ink ink)
 {
-    const char *colour = svg_colour(number);
+    static const char *const path[3] = {"-3,-3 h6 v6 h-6 z", "-3.6,2.8 h7.2 l-3.6,-6.4 z",
+                                        "-4,0 l4,-4 l4,4 l-4,4 z"};
+    if (ink % 4 == 0)
+        fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" ", x, y);
+    else
+        fprintf(out, "<path d=\"M%.1f,%.1f m%s\" ", x, y, path[ink % 4 - 1]);
+    if (ink < 4)
+        fprintf(out, "fill=\"%s\"/>\n", svg_colour(ink));
+    else
+        fprintf(out, "fill=\"white\" stroke=\"%s\" stroke-width=\"1.5\"/>\n", svg_colour(ink));
+}
+
+/* What follows a list of points: as a line, or as an area. */
+static void svg_end_points(FILE *out, const Series *series)
+{
+    if (series->mark == MARK_AREA)
+        fprintf(out, "\" fill=\"%s\" fill-opacity=\"0.13\"/>\n", svg_colour(series->ink));
+    else
+        fprintf(out, "\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n",
+                svg_colour(series->ink));
+}
+
+static void svg_series(FILE *out, const Series *series, const Axis *across, const Axis *up,
+                       const double box[4])
+{
     double zero = box[1] + box[3] * (1.0 - axis_place(up, 0.0));
-    bool drawing = false;
+    bool drawing = false, joined = series->mark == MARK_LINE || series->mark == MARK_AREA;
     for (size_t i = 0; i < series->len; i++) {
         double x = box[0] + box[2] * axis_place(across, series->x[i]);
         double y = box[1] + box[3] * (1.0 - axis_place(up, series->y[i]));
         bool shown = !isnan(x) && !isnan(y);
-        if (series->mark == MARK_LINE) {
+        if (joined) {
             if (shown && !drawing)
-                fprintf(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"",
-                        colour);
+                fprintf(out, "<poly%s points=\"", series->mark == MARK_AREA ? "gon" : "line");
             if (shown)
                 fprintf(out, "%.1f,%.1f ", x, y);
             else if (drawing)
-                fputs("\"/>\n", out);
+                svg_end_points(out, series);
             drawing = shown;
             continue;
         }
@@ -394,12 +510,52 @@ static void svg_series(FILE *out, const Series *series, size_t number, const Axi
             fprintf(out,
                     "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
                     "stroke-width=\"2\"/>\n",
-                    x, zero, x, y, colour);
+                    x, zero, x, y, svg_colour(series->ink));
         if (shown)
-            fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", x, y, colour);
+            svg_point(out, x, y, series->ink);
     }
     if (drawing)
-        fputs("\"/>\n", out);
+        svg_end_points(out, series);
+}
+
+/* A sample of what a series looks like, in the legend. */
+static void svg_sample(FILE *out, double x, double y, const Series *series)
+{
+    if (series->mark == MARK_LINE)
+        fprintf(out, "<path d=\"M%.1f,%.1f h18\" stroke=\"%s\" stroke-width=\"2.5\"/>\n", x, y,
+                svg_colour(series->ink));
+    else if (series->mark == MARK_AREA)
+        fprintf(out,
+                "<rect x=\"%.1f\" y=\"%.1f\" width=\"18\" height=\"12\" fill=\"%s\" "
+                "fill-opacity=\"0.2\"/>\n",
+                x, y - 6.0, svg_colour(series->ink));
+    else
+        svg_point(out, x + 9.0, y, series->ink);
+}
+
+/* A number as it is best known: 2/3, or 0.5007. */
+static void level_name(char *text, size_t room, double value)
+{
+    for (int below = 2; below <= 20; below++) {
+        double above = floor(value * below + 0.5);
+        if (fabs(value * below - above) < 1e-9 && fabs(value - floor(value + 0.5)) > 1e-9) {
+            snprintf(text, room, "%.0f/%d", above, below);
+            return;
+        }
+    }
+    snprintf(text, room, "%.4g", value);
+}
+
+static void svg_level(FILE *out, double height, const Axis *up, const double box[4])
+{
+    char name[32];
+    double place = axis_place(up, height), y = box[1] + box[3] * (1.0 - place);
+    if (!(place >= 0.0 && place <= 1.0))
+        return;
+    level_name(name, sizeof name, height);
+    fprintf(out, "<path d=\"M%.1f,%.1f h%.1f\" stroke=\"#777\" stroke-dasharray=\"2 4\"/>\n",
+            box[0], y, box[2]);
+    svg_text(out, box[0] + box[2] + 4.0, y + 4.0, "font-size=\"12\" fill=\"#444\"", name);
 }
 
 static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double box[4])
@@ -408,9 +564,10 @@ static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double
     for (size_t k = 0; k < axis_ticks(up); k++) {
         double tick = axis_tick(up, k);
         double y = box[1] + box[3] * (1.0 - (tick - up->low) / (up->high - up->low));
-        fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#e4e4e4\"/>\n",
-                box[0], y, box[0] + box[2], y);
-        axis_label(label, sizeof label, up, tick);
+        fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/>\n",
+                box[0], y, box[0] + box[2], y,
+                !up->log && fabs(tick) < 1e-9 * up->step ? "#aaa" : "#e4e4e4");
+        axis_label(label, sizeof label, up, tick, true);
         svg_text(out, box[0] - 8, y + 4, "text-anchor=\"end\" fill=\"#444\"", label);
     }
     for (size_t k = 0; k < axis_ticks(across); k++) {
@@ -418,7 +575,7 @@ static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double
         double x = box[0] + box[2] * (tick - across->low) / (across->high - across->low);
         fprintf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#999\"/>\n", x,
                 box[1] + box[3], x, box[1] + box[3] + 5);
-        axis_label(label, sizeof label, across, tick);
+        axis_label(label, sizeof label, across, tick, true);
         svg_text(out, x, box[1] + box[3] + 19, "text-anchor=\"middle\" fill=\"#444\"", label);
     }
     fprintf(out,
@@ -426,32 +583,56 @@ static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double
             box[0], box[1], box[0], box[1] + box[3], box[0] + box[2], box[1] + box[3]);
 }
 
+/* The legend, from (left, top) on, in lines of at most `width`; it is drawn if `out` is not NULL.
+   Returns how many lines it takes. */
+static int svg_legend(FILE *out, const Chart *chart, double left, double top, double width)
+{
+    double x = 0.0;
+    int lines = 1;
+    for (size_t s = 0; s < chart->n_series; s++) {
+        const Series *series = &chart->series[s];
+        if (!series->name || !*series->name)
+            continue;
+        double wide = 24.0 + 7.2 * (double)text_width(series->name);
+        if (x > 0.0 && x + wide > width) {
+            x = 0.0;
+            lines++;
+        }
+        double y = top + 19.0 * (double)(lines - 1);
+        if (out) {
+            svg_sample(out, left + x, y, series);
+            svg_text(out, left + x + 24.0, y + 4.5, "", series->name);
+        }
+        x += wide + 18.0;
+    }
+    return lines;
+}
+
 void chart_svg(FILE *out, const Chart *chart, double left, double top, double width, double height)
 {
     Axis across = axis_fit(chart, false, chart->log_x, false, 8.0);
     Axis up = axis_fit(chart, true, chart->log_y, true, 6.0);
-    bool legend = chart_has_legend(chart);
-    double box[4] = {left + 62, top + 50, width - 86, height - (legend ? 122 : 98)};
+    double below = chart_has_legend(chart)
+                       ? 103.0 + 19.0 * svg_legend(NULL, chart, 0.0, 0.0, width - 76.0)
+                       : 98.0;
+    double box[4] = {left + 62, top + 50, width - 86 - (chart->n_level ? 22 : 0), height - below};
+    double wide = across.high - across.low, high = up.high - up.low;
+    if (chart->square && isfinite(wide) && isfinite(high)) {
+        double unit = fmin(box[2] / wide, box[3] / high);
+        box[2] = unit * wide;
+        box[3] = unit * high;
+    }
     svg_text(out, left + 14, top + 22, "font-size=\"15\" font-weight=\"bold\"", chart->title);
     svg_text(out, left + 14, top + 40, "fill=\"#444\"", chart->y_label);
     svg_axes(out, &across, &up, box);
     svg_text(out, box[0] + box[2], box[1] + box[3] + 36, "text-anchor=\"end\" fill=\"#444\"",
              chart->x_label);
+    for (size_t k = 0; k < chart->n_level; k++)
+        svg_level(out, chart->level[k], &up, box);
     for (size_t s = 0; s < chart->n_series; s++)
-        svg_series(out, &chart->series[s], s, &across, &up, box);
-    double x = box[0], wide = 0.0, room = left + width - box[0];
-    for (size_t s = 0; s < chart->n_series; s++)
-        wide += 34.0 + SVG_COLUMN * (double)text_width(chart->series[s].name);
-    char smaller[32] = ""; /* what is wider than the picture is drawn smaller */
-    if (wide > room)
-        snprintf(smaller, sizeof smaller, "font-size=\"%.1f\"", 13.0 * room / wide);
-    for (size_t s = 0; legend && s < chart->n_series; s++) {
-        fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", x,
-                top + height - 18, svg_colour(s));
-        svg_text(out, x + 9, top + height - 13.5, smaller, chart->series[s].name);
-        x += fmin(1.0, room / wide) *
-             (34.0 + SVG_COLUMN * (double)text_width(chart->series[s].name));
-    }
+        svg_series(out, &chart->series[s], &across, &up, box);
+    if (chart_has_legend(chart))
+        svg_legend(out, chart, box[0], top + height - below + 104.0, width - 76.0);
 }
 
 bool chart_write_svg(const Chart *chart, const char *path, Error *error)

@@ -329,22 +329,6 @@ bool chain_distances(double *distance, size_t i, size_t days, const Chain *chain
     return ok;
 }
 
-/* The first day whose forecast has settled to four digits, but not more than `most` days on. */
-size_t chain_days_to_settle(const double *start, const double *limit, const Chain *chain,
-                            size_t most)
-{
-    size_t n = chain->n_state, day = 0;
-    double *pi = NEW(double, 2 * n);
-    memcpy(pi, start, n * sizeof *pi);
-    while (day < most && total_variation(pi, limit, n) >= 5e-5) {
-        chain_step(pi + n, pi, chain);
-        memcpy(pi, pi + n, n * sizeof *pi);
-        day++;
-    }
-    free(pi);
-    return day;
-}
-
 /* The forgetting rate, the factor by which the distance to the stationary distribution shrinks per
    day in the end: the second-largest eigenvalue modulus of P, found as the largest of P - 1 pi, in
    which the eigenvalue 1 is taken off (Levin & Peres, 12.1). 1 if the forecast need not settle.
@@ -509,7 +493,7 @@ void fit_row(double *p, double *std_error, const double *count, size_t n_state)
 
 /* Exercise 1.7. The likelihood ratio statistic of "tomorrow ignores today" (Billingsley 1961,
    section 3):  G2 = 2 sum_ij count_ij log(count_ij / expected_ij),
-   expected_ij = row_i column_j / total, and a count of 0 adds nothing.
+   where expected_ij is how often j would follow i if that were so. A count may be 0.
    row (n_state) and column (n_state) are the sums of count (n_state, n_state). */
 double likelihood_ratio(const double *count, const double *row, const double *column,
                         size_t n_state, double total)
@@ -657,27 +641,21 @@ static void print_settling(const Study *study)
         print_forgetting(study->rate, half_life(study->rate));
 }
 
-/* The chain is shown beside its chart. */
-static bool study_show(const Study *study, const Chart *chart, const Show *show, Error *error)
-{
-    return chain_show(chart, study->chain.name, study->chain.P, study->chain.n_state, show, error);
-}
-
 /* The forecast day by day; `days` 0 means: until it settles. */
 static bool demo_forecast(const Study *study, uint64_t days, const Show *show, Error *error)
 {
     const Chain *chain = &study->chain;
     bool settles = study->structure.n_class == 1 && study->structure.period[0] == 1;
     size_t n = chain->n_state, shown = shown_states(n), listed = SHOWN_DAYS;
-    if (!days)
-        listed = chain_days_to_settle(study->start, study->limit, chain,
-                                      settles ? 2 * SHOWN_DAYS : SHOWN_DAYS / 2);
-    else if (days <= 2 * SHOWN_DAYS)
+    size_t most = settles ? 2 * SHOWN_DAYS : SHOWN_DAYS / 2;
+    double *pi = matrix_new(2 * SHOWN_DAYS + 1, n);
+    chain_forecast(pi, study->start, chain, 2 * SHOWN_DAYS);
+    if (days && days <= 2 * SHOWN_DAYS)
         listed = (size_t)days;
-    if (!days && listed < 2)
-        listed = 2; /* at least two days, for the two that are worked by hand */
-    double *pi = NEW(double, (listed + 1) * n);
-    chain_forecast(pi, study->start, chain, listed);
+    if (!days) /* until it has settled to four digits; two days at least are worked by hand */
+        for (listed = 2; listed < most; listed++)
+            if (total_variation(pi + listed * n, study->limit, n) < 5e-5)
+                break;
     if (n <= 4)
         print_by_hand("Tomorrow", pi, chain->name, chain->P, n);
     if (n <= 4 && listed > 1)
@@ -692,8 +670,11 @@ static bool demo_forecast(const Study *study, uint64_t days, const Show *show, E
     for (size_t i = 0; i < shown; i++) {
         copy_column(column + i * (listed + 1), pi, i, listed + 1, n);
         chart_add(&chart, chain->name[i], MARK_LINE, day, column + i * (listed + 1), listed + 1);
+        chart_ink(&chart, state_ink(chain->name, n, i));
+        if (study->limit[i] > 0.0)
+            chart_level(&chart, study->limit[i]);
     }
-    bool ok = study_show(study, &chart, show, error);
+    bool ok = chain_show(&chart, chain->name, chain->P, chain->n_state, show, error);
     free(pi);
     free(day);
     free(column);
@@ -714,12 +695,13 @@ static bool demo_forgetting(const Study *study, uint64_t days, const Show *show,
     for (size_t i = 0; ok && i < shown; i++) {
         ok = chain_distances(distance + i * count, i, count - 1, chain, &study->structure, error);
         chart_add(&chart, chain->name[i], MARK_LINE, day, distance + i * count, count);
+        chart_ink(&chart, state_ink(chain->name, chain->n_state, i));
     }
     if (ok) {
         print_distances(chain->name, distance, chain->n_state, count);
         print_settling(study);
     }
-    ok = ok && study_show(study, &chart, show, error);
+    ok = ok && chain_show(&chart, chain->name, chain->P, chain->n_state, show, error);
     free(day);
     free(distance);
     return ok;
@@ -768,12 +750,26 @@ static bool demo_simulate(const Study *study, uint64_t days, const char *record,
     print_lived(chain->name, chain->P, chain->n_state, days, seen.days, seen.longest, seen.spells,
                 study->limit, deviation);
     print_errors_explained(study->structure.n_class, known);
-    Chart chart = running_chart(running, chain->name[running->state]);
-    bool ok = (!record || out_close(&file, error)) && study_show(study, &chart, show, error);
+    Chart chart = running_chart(running, chain->name, chain->n_state);
+    bool ok = (!record || out_close(&file, error)) &&
+              chain_show(&chart, chain->name, chain->P, chain->n_state, show, error);
     simulation_free(&seen);
     free(deviation);
     free(running);
     return ok;
+}
+
+/* Days of the chain beside independent ones: what the shares do not show. */
+static bool demo_strip(const Study *study, const Show *show, Error *error)
+{
+    size_t n = study->chain.n_state, day[2 * STRIP_DAYS];
+    Random random = random_from_seed(show->seed);
+    day[0] = random_pick(&random, study->limit, n);
+    for (size_t t = 1; t < STRIP_DAYS; t++)
+        day[t] = random_pick(&random, study->chain.P + day[t - 1] * n, n);
+    for (size_t t = STRIP_DAYS; t < 2 * STRIP_DAYS; t++)
+        day[t] = random_pick(&random, study->limit, n);
+    return show_strips(day, study->chain.P, study->limit, study->chain.name, n, show, error);
 }
 
 /* ================================== Options and main ====================================== */
@@ -781,7 +777,7 @@ static bool demo_simulate(const Study *study, uint64_t days, const char *record,
 typedef struct {
     const char *chain, *fit, *start, *record;
     uint64_t days, simulate;
-    bool forgetting;
+    bool forgetting, strip;
 } ChainOptions;
 
 /* The chain fitted to a file, said with what the fit is worth. */
@@ -846,7 +842,7 @@ static void study_close(Study *study)
 
 int chain_main(int argc, char **argv)
 {
-    ChainOptions options = {NULL, NULL, NULL, NULL, 0, 0, false};
+    ChainOptions options = {NULL, NULL, NULL, NULL, 0, 0, false, false};
     Show show = {look_at_terminal(false), NULL, 1};
     const Option table[] = {
         {"chain", "FILE", OPTION_TEXT, 0, 0, &options.chain, "!fit",
@@ -854,15 +850,17 @@ int chain_main(int argc, char **argv)
         {"fit", "FILE", OPTION_TEXT, 0, 0, &options.fit, "",
          "fit a chain to counts (the same form, whole numbers) or to a record (a state a line, or "
          "date,state; blank, NA or ? for a missing day); - is stdin"},
-        {"start", "WHAT", OPTION_TEXT, 0, 0, &options.start, "- simulate",
+        {"start", "WHAT", OPTION_TEXT, 0, 0, &options.start, "- simulate strip",
          "a state, or the chance of each: 0.5,0.5 (default: all alike)"},
         {"days", "N", OPTION_WHOLE, 1, CHAIN_MAX_DAYS, &options.days, "- forgetting",
          "forecast N days (default: until it settles)"},
         {"forgetting", NULL, OPTION_SWITCH, 0, 0, &options.forgetting, "mode",
          "how far the forecast still is from the long run, for each state that day 0 can be"},
+        {"strip", NULL, OPTION_SWITCH, 0, 0, &options.strip, "mode",
+         "draw sixty days, beside sixty independent ones with the same shares"},
         {"simulate", "N", OPTION_WHOLE, 1, 1e9, &options.simulate, "mode",
          "draw a record of N days and compare it with what the chain predicts"},
-        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "simulate",
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "simulate strip",
          "of the random numbers (default 1)"},
         {"record", "FILE", OPTION_TEXT, 0, 0, &options.record, "simulate",
          "write the drawn record, a state a line"},
@@ -882,6 +880,8 @@ int chain_main(int argc, char **argv)
     bool ok = study_open(&study, &options, &error);
     if (ok && options.simulate)
         ok = demo_simulate(&study, options.simulate, options.record, &show, &error);
+    else if (ok && options.strip)
+        ok = demo_strip(&study, &show, &error);
     else if (ok && options.forgetting)
         ok = demo_forgetting(&study, options.days, &show, &error);
     else if (ok)

@@ -122,8 +122,7 @@ static Ssm bench_system(size_t d_state)
 
 static void print_costs(const Costs *costs, size_t d_state)
 {
-    printf("\nMicroseconds a call, %zu state%s, one input, one output:\n", d_state,
-           d_state == 1 ? "" : "s");
+    printf("\nMicroseconds a call, a state of %zu numbers, one input, one output:\n", d_state);
     puts("    length   recurrence   kernel (once)   convolution          FFT   FFT / recurrence");
     for (size_t k = 0; k < BENCH_SIZES; k++) {
         char direct[32] = "-"; /* not measured: too long */
@@ -158,9 +157,9 @@ static bool demo_costs(const Show *show, Error *error)
     chart.log_x = chart.log_y = true;
     chart_add(&chart, "convolution", MARK_LINE, costs[0].len, costs[0].direct, BENCH_SIZES);
     chart_add(&chart, "FFT", MARK_LINE, costs[0].len, costs[0].fast, BENCH_SIZES);
-    chart_add(&chart, "recurrence, 4 states", MARK_LINE, costs[0].len, costs[0].recurrent,
+    chart_add(&chart, "recurrence, d_state 4", MARK_LINE, costs[0].len, costs[0].recurrent,
               BENCH_SIZES);
-    chart_add(&chart, "recurrence, 64 states", MARK_LINE, costs[0].len, costs[1].recurrent,
+    chart_add(&chart, "recurrence, d_state 64", MARK_LINE, costs[0].len, costs[1].recurrent,
               BENCH_SIZES);
     bool ok = chart_show(&chart, show, error);
     free(costs);

@@ -34,7 +34,7 @@
 #define CH02_SSM
 
 #include "../ch01_markov/markov.c" /* a chapter is a library when it is included: see there */
-#include "system_tables.c"         /* tables and charts; systems and signals in files */
+#include "system_pictures.c"       /* pictures, tables, charts; systems and signals in files */
 
 /* ================================== The system ============================================ */
 /* Four matrices and three sizes say everything about it. A decides what is remembered, B what is */
@@ -492,8 +492,8 @@ bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error
     }
     free(inverse);
     free(copy);
-    return ok ||
-           fail(error, "the basis T is singular: its columns do not span all %zu states", d_state);
+    return ok || fail(error, "the basis T is singular: its columns do not span all %zu dimensions",
+                      d_state);
 }
 
 /* The eigenvalues of A (2, 2), larger first, and a basis T (2, 2) of eigenvectors in its columns,
@@ -561,6 +561,37 @@ static Ssm weather_system(void)
     return system;
 }
 
+/* The tank by hand, step by step: one bucket in hour 0, and what level and gauge are after it. */
+static bool demo_tank(const Show *show, Error *error)
+{
+    static const double numbers[] = {0.5, 1, 1, 0.25};
+    double x = 0.0, level, gauge;
+    Ssm tank = ssm_of(1, 1, 1, numbers);
+    puts("A water tank: A = 0.5, B = 1, C = 1, D = 0.25, and one bucket in hour 0\n");
+    for (size_t t = 0; t < 3; t++, x = level) {
+        double u = t == 0 ? 1.0 : 0.0;
+        ssm_step(&level, &x, &u, &tank);
+        ssm_output(&gauge, &level, &u, &tank);
+        printf("  t = %zu   level 0.5 x %-4g + 1 x %g = %-4g   gauge 1 x %-4g + 0.25 x %g = %g\n",
+               t, x, u, level, level, u, gauge);
+    }
+    ssm_free(&tank);
+    return show_system(show, error);
+}
+
+/* The sum over the past as a picture: the kernel turned round, its K[0] under the input of now. */
+static bool demo_slide(const Show *show, Error *error)
+{
+    enum { LEN = 6 };
+    static const double numbers[] = {0.5, 1, 1, 0}, u[LEN] = {1, 1, 0, 0, 2, 0};
+    double K[LEN], y[LEN];
+    Ssm tank = ssm_of(1, 1, 1, numbers);
+    ssm_kernel(K, &tank, LEN, READ_AFTER);
+    ssm_convolve(y, K, u, &tank, LEN);
+    ssm_free(&tank);
+    return show_slide(K, u, y, LEN, show, error);
+}
+
 /* Chapter 1's forecasts, bit for bit; then the same state seen through another C. Changing C
    changes what is seen, never what happens. */
 static bool demo_weather(const Show *show, Error *error)
@@ -608,7 +639,7 @@ static bool demo_front(const Show *show, Error *error)
                                      -1,  1,                   /* B */
                                      1,   0,   0,   1,   0, 0, /* C: sunny, rainy, nothing */
                                      0,   0,   1};             /* D: the third output */
-    double calm[2 * DAYS], y[3 * DAYS], rain[2][DAYS];
+    double calm[2 * DAYS], y[3 * DAYS];
     Ssm system = weather_system(), driven = ssm_of(2, 1, 3, numbers);
     Signal u = quiet_days(DAYS);
     memcpy(driven.x0, system.x0, 2 * sizeof(double));
@@ -617,18 +648,7 @@ static bool demo_front(const Show *show, Error *error)
     run_from_start(y, u.value, &driven, DAYS, READ_AFTER);
     puts("A front on day 3: B writes it into the state, D shows it past the state\n");
     print_system(&driven);
-    puts("\n       day  front |   sunny   rainy  barometer | rain without front   difference");
-    for (size_t t = 0; t < DAYS; t++) {
-        rain[0][t] = y[3 * t + 1];
-        rain[1][t] = calm[2 * t + 1];
-        printf("  %8.0f%7.2f |%8.4f%8.4f%11.2f |%19.4f%13.5f\n", u.time[t], u.value[t], y[3 * t],
-               rain[0][t], y[3 * t + 2], rain[1][t], rain[0][t] - rain[1][t]);
-    }
-    puts("What D shows is gone the next day. Of what B has written, each day leaves 0.4.");
-    Chart chart = chart_new("A front arrives on day 3", "day", "chance of rain");
-    chart_add(&chart, "with the front", MARK_LINE, u.time, rain[0], DAYS);
-    chart_add(&chart, "without", MARK_LINE, u.time, rain[1], DAYS);
-    bool ok = chart_show(&chart, show, error);
+    bool ok = show_front(&u, y, calm, show, error);
     ssm_free(&system);
     ssm_free(&driven);
     signal_free(&u);
@@ -647,24 +667,14 @@ static bool demo_shift(const Show *show, Error *error)
     run_from_start(before, u.value, &system, STEPS, READ_BEFORE);
     run_from_start(rewritten, u.value, &control, STEPS, READ_BEFORE);
     puts("Before or after? A = 0.5, B = 1, C = 1, D = 0.25, and one impulse at t = 0\n");
-    puts("    t  u_t | read after (S4, Mamba) | before (control) |C A, C B + D read before");
-    for (size_t t = 0; t < STEPS; t++)
-        printf("  %3zu%5.1f |%23.5f |%17.5f |%24.5f\n", t, u.value[t], after[t], before[t],
-               rewritten[t]);
-    prose(
-        "Read before the update, what B writes shows one step later. But with C' = C A = 0.5 "
-        "and D' = C B + D = 1.25 a system read before shows what the first one shows read after.");
-    Chart chart = chart_new("One impulse, read before and after the update", "t", "y");
-    chart_add(&chart, "read after (S4, Mamba)", MARK_POINTS, u.time, after, STEPS);
-    chart_add(&chart, "read before (control)", MARK_POINTS, u.time, before, STEPS);
-    bool ok = chart_show(&chart, show, error);
+    bool ok = show_shift(&u, after, before, rewritten, show, error);
     ssm_free(&system);
     ssm_free(&control);
     signal_free(&u);
     return ok;
 }
 
-/* A damped swing, two states with complex eigenvalues 0.95 exp(+-i pi / 10), driven by noise: the
+/* A damped swing, two numbers with complex eigenvalues 0.95 exp(+-i pi / 10), driven by noise: the
    same outputs step by step, as a sum over the past, and by FFT. */
 static bool demo_three(const Show *show, Error *error)
 {
@@ -716,20 +726,10 @@ static bool demo_basis(const Show *show, Error *error)
     print_matrix("T", T, 2, 2);
     puts("and the system with x = T x':");
     print_system(&diagonal);
-    puts("\n     day | x'1 (stays)  x'2 (fades) |    sunny    rainy | sunny, rainy as before");
-    for (size_t t = 0; t < DAYS; t++) {
+    for (size_t t = 0; t < DAYS; t++)
         for (size_t i = 0; i < 2; i++) /* by its own eigenvalue, A[0] or A[3] */
             coordinate[i][t] = diagonal.A[3 * i] * (t == 0 ? diagonal.x0[i] : coordinate[i][t - 1]);
-        printf("  %6zu |%12.6f%13.6f |%9.4f%9.4f |%13.4f%9.4f\n", t + 1, coordinate[0][t],
-               coordinate[1][t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
-    }
-    prose("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
-          "of n numbers n instead of n^2.",
-          max_difference(y, again, 2 * DAYS) <= 1e-12 ? "yes" : "no");
-    Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
-    chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u.time, coordinate[0], DAYS);
-    chart_add(&chart, "x'2, eigenvalue 0.4: is forgotten", MARK_LINE, u.time, coordinate[1], DAYS);
-    ok = chart_show(&chart, show, error);
+    ok = show_basis(&u, coordinate[0], y, again, show, error);
     ssm_free(&system);
     ssm_free(&diagonal);
     signal_free(&u);
@@ -822,13 +822,14 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
 
 int ssm_main(int argc, char **argv)
 {
-    static Demo *const demos[] = {demo_weather, demo_front, demo_shift, demo_three, demo_basis};
+    static Demo *const demos[] = {demo_tank,  demo_weather, demo_front, demo_shift,
+                                  demo_slide, demo_three,   demo_basis};
     OwnSystem own = {NULL, "impulse", NULL, 0, NO_SEED, BY_RECURRENCE, READ_AFTER};
     Show show = {{false, false}, NULL, 0};
     int demo = -1;
     bool ascii = false, control = false;
     const Option table[] = {
-        {"demo", "weather|front|shift|three|basis", OPTION_CHOICE, 0, 0, &demo, "mode",
+        {"demo", "tank|weather|front|shift|slide|three|basis", OPTION_CHOICE, 0, 0, &demo, "mode",
          "one demo of the lesson"},
         {"system", "FILE", OPTION_TEXT, 0, 0, &own.system, "mode",
          "a system of one's own: blocks of rows under lines A, B, C, D, x0, T (a basis to change "
@@ -864,7 +865,7 @@ int ssm_main(int argc, char **argv)
     own.reading = control ? READ_BEFORE : READ_AFTER;
     show.look = look_at_terminal(ascii);
     return program_end(own.system ? run_system(&own, &show, &error)
-                                  : demos_run(demos, 5, demo, &show, &error),
+                                  : demos_run(demos, 7, demo, &show, &error),
                        &error);
 }
 

@@ -1,7 +1,8 @@
 /* Tables and charts of systems.
 
    HOLDS   matrices and samples as tables; what the spectral radius means, in a sentence; the chart
-           of a system's outputs; small helpers of the demos. All on plain data: sizes and arrays
+           of a system's outputs; what three demos of chapter 2 show; small helpers. All on plain
+           data: sizes and arrays
    FOR     the demos of chapters 2 and 3 */
 
 #ifndef CH02_SYSTEM_TABLES
@@ -48,7 +49,8 @@ void print_matrix(const char *name, const double *M, size_t rows, size_t cols)
 void print_stability(const char *name, const double *A, size_t d_state)
 {
     if (d_state > SSM_RADIUS_SIZE) {
-        printf("(The spectral radius is worked out for up to %d states.)\n", SSM_RADIUS_SIZE);
+        printf("(The spectral radius is worked out for states of up to %d numbers.)\n",
+               SSM_RADIUS_SIZE);
         return;
     }
     double radius = matrix_spectral_radius(A, d_state);
@@ -169,6 +171,67 @@ bool chart_outputs(const Signal *u, const double *y, size_t d_out, const char *i
     for (size_t j = 0; j < shown; j++)
         free(columns[j]);
     return ok;
+}
+
+/* The front of chapter 2: u (len), the outputs sunny, rainy and barometer y (len, 3), and calm
+   (len, 2), sunny and rainy without it. */
+bool show_front(const Signal *u, const double *y, const double *calm, const Show *show,
+                Error *error)
+{
+    double *with = column_of(y, 1, 3, u->len), *without = column_of(calm, 1, 2, u->len);
+    puts("\n       day  front |   sunny   rainy  barometer | rain without front   difference");
+    for (size_t t = 0; t < u->len; t++)
+        printf("  %8.0f%7.2f |%8.4f%8.4f%11.2f |%19.4f%13.5f\n", u->time[t], u->value[t], y[3 * t],
+               with[t], y[3 * t + 2], without[t], with[t] - without[t]);
+    puts("What D shows is gone the next day. Of what B has written, each day leaves 0.4.");
+    Chart chart = chart_new("A front arrives on day 3", "day", "chance of rain");
+    chart_add(&chart, "with the front", MARK_LINE, u->time, with, u->len);
+    chart_add(&chart, "without", MARK_LINE, u->time, without, u->len);
+    chart_ink(&chart, INK_GREY);
+    chart_level(&chart, 1.0 / 3.0);
+    bool ok = chart_show(&chart, show, error);
+    free(with);
+    free(without);
+    return ok;
+}
+
+/* One impulse u (len) read after the update, before it, and before it from other C and D. */
+bool show_shift(const Signal *u, const double *after, const double *before, const double *rewritten,
+                const Show *show, Error *error)
+{
+    puts("    t  u_t | read after (S4, Mamba) | before (control) |C A, C B + D read before");
+    for (size_t t = 0; t < u->len; t++)
+        printf("  %3zu%5.1f |%23.5f |%17.5f |%24.5f\n", t, u->value[t], after[t], before[t],
+               rewritten[t]);
+    prose(
+        "Read before the update, what B writes shows one step later. But with C' = C A = 0.5 "
+        "and D' = C B + D = 1.25 a system read before shows what the first one shows read after.");
+    Chart chart = chart_new("One impulse, read before and after the update", "t", "y");
+    chart_add(&chart, "read after (S4, Mamba)", MARK_POINTS, u->time, after, u->len);
+    chart_add(&chart, "read before (control)", MARK_POINTS, u->time, before, u->len);
+    chart_ink(&chart, INK_AMBER);
+    return chart_show(&chart, show, error);
+}
+
+/* The weather's coordinates in its eigenbasis (2, len), and its outputs y and again (len, 2) in the
+   old coordinates and the new. */
+bool show_basis(const Signal *u, const double *coordinate, const double *y, const double *again,
+                const Show *show, Error *error)
+{
+    size_t len = u->len;
+    puts("\n     day | x'1 (stays)  x'2 (fades) |    sunny    rainy | sunny, rainy as before");
+    for (size_t t = 0; t < len; t++)
+        printf("  %6.0f |%12.6f%13.6f |%9.4f%9.4f |%13.4f%9.4f\n", u->time[t], coordinate[t],
+               coordinate[len + t], again[2 * t], again[2 * t + 1], y[2 * t], y[2 * t + 1]);
+    prose("The outputs agree to 1e-12: %s. A step now costs 2 products instead of 4, for a state "
+          "of n numbers n instead of n^2.",
+          max_difference(y, again, 2 * len) <= 1e-12 ? "yes" : "no");
+    Chart chart = chart_new("The weather in its eigenbasis", "day", "the two coordinates");
+    chart_add(&chart, "x'1, eigenvalue 1: stays", MARK_LINE, u->time, coordinate, len);
+    chart_ink(&chart, INK_GREY);
+    chart_add(&chart, "x'2, eigenvalue 0.4: fades", MARK_LINE, u->time, coordinate + len, len);
+    chart_ink(&chart, INK_BLUE);
+    return chart_show(&chart, show, error);
 }
 
 #endif /* CH02_SYSTEM_TABLES */

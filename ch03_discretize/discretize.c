@@ -521,6 +521,52 @@ static bool demo_rules(const Show *show, Error *error)
     return chart_rules(delta, kept[0], POINTS, show, error);
 }
 
+/* x' = -x + u from 0 with u = sin t, in `steps` steps of delta: x[k] is the state after k of them.
+   The hold takes u[k] = sin(k delta) for the whole of a step. */
+static void hold_sine(double *x, double *u, double delta, size_t steps)
+{
+    double a_bar, b_bar;
+    hold_scalar(&a_bar, &b_bar, -1.0, delta);
+    x[0] = 0.0;
+    for (size_t k = 0; k < steps; k++) {
+        u[k] = sin(delta * (double)k);
+        x[k + 1] = a_bar * x[k] + b_bar * u[k];
+    }
+}
+
+/* The hold as a staircase, and how far it is off where u is smooth: from x(t) = (sin t - cos t +
+   exp(-t)) / 2, which solves x' = -x + sin t. */
+static bool demo_hold(const Show *show, Error *error)
+{
+    enum { TRIED = 4, STEPS = 12, FINE = 121, MOST = 48 };
+    double delta[TRIED], errors[TRIED] = {0}, x[MOST + 1], u[MOST], moment[STEPS + 1];
+    double times[FINE], smooth[FINE], exact[FINE], held_at[2 * STEPS], held[2 * STEPS];
+    for (size_t k = 0; k < TRIED; k++) {
+        size_t steps = (size_t)6 << k;
+        delta[k] = 6.0 / (double)steps;
+        hold_sine(x, u, delta[k], steps);
+        for (size_t i = 0; i <= steps; i++) {
+            double t = delta[k] * (double)i;
+            errors[k] = fmax(errors[k], fabs(x[i] - 0.5 * (sin(t) - cos(t) + exp(-t))));
+        }
+    }
+    hold_sine(x, u, delta[1], STEPS);
+    for (size_t i = 0; i <= STEPS; i++)
+        moment[i] = delta[1] * (double)i;
+    for (size_t i = 0; i < STEPS; i++) { /* a stair from moment i to moment i + 1 */
+        held_at[2 * i] = moment[i];
+        held_at[2 * i + 1] = moment[i + 1];
+        held[2 * i] = held[2 * i + 1] = u[i];
+    }
+    for (size_t i = 0; i < FINE; i++) {
+        double t = times[i] = 0.05 * (double)i;
+        smooth[i] = sin(t);
+        exact[i] = 0.5 * (sin(t) - cos(t) + exp(-t));
+    }
+    return show_hold(delta, errors, TRIED, times, smooth, exact, FINE, held_at, held, moment, x,
+                     STEPS, show, error);
+}
+
 /* The error against the step: half the step, half the error, or a quarter of it. */
 static bool demo_error(const Show *show, Error *error)
 {
@@ -650,7 +696,7 @@ static bool demo_past(const Show *show, Error *error)
     return show_past(ago, law, plain, POINTS, show, error);
 }
 
-/* How long each of the 16 states of S4D-Real remembers: 1 / ((n + 1) delta) steps. Mamba starts
+/* How long each of S4D-Real's 16 numbers remembers: 1 / ((n + 1) delta) steps. Mamba starts
    with delta from 0.001 to 0.1, so its memories last from less than one step to a thousand. Beside
    it, how much of Mamba's B_bar = delta the hold would let in at delta = 0.1. */
 static bool demo_memories(const Show *show, Error *error)
@@ -754,15 +800,16 @@ static bool run_step_system(const StepOptions *options, const Show *show, Error 
 
 int discretize_main(int argc, char **argv)
 {
-    static Demo *const demos[] = {demo_rules,      demo_error, demo_stability, demo_region,
-                                  demo_resolution, demo_hours, demo_past,      demo_memories};
+    static Demo *const demos[] = {demo_rules,     demo_hold,   demo_error,
+                                  demo_stability, demo_region, demo_resolution,
+                                  demo_hours,     demo_past,   demo_memories};
     StepOptions options = {NULL, NULL, NULL, 0, NO_SEED, 0, 0.1, RULE_ZOH};
     Show show = {{false, false}, NULL, 0};
     int demo = -1, n_demo = sizeof demos / sizeof *demos;
     bool ascii = false;
     const Option table[] = {
-        {"demo", "rules|error|stability|region|resolution|hours|past|memories", OPTION_CHOICE, 0, 0,
-         &demo, "mode", "one demo of the lesson"},
+        {"demo", "rules|hold|error|stability|region|resolution|hours|past|memories", OPTION_CHOICE,
+         0, 0, &demo, "mode", "one demo of the lesson"},
         {"system", "FILE", OPTION_TEXT, 0, 0, &options.system, "mode",
          "a system in continuous time, x' = A x + B u, in the form of chapter 2; its A holds "
          "rates, "

@@ -2,7 +2,7 @@
 
    HOLDS   one function a demo that lays out what the chapter has computed: errors of the rules, the
            region of stability, two resolutions, forecasts at any time, memory lengths, HiPPO's
-           memory with its clock and without. All on plain arrays
+           memory with its clock and without; the hold's staircase. All on plain arrays
    FOR     the demos of chapter 3 */
 
 #ifndef CH03_STEP_TABLES
@@ -10,6 +10,9 @@
 
 #include "../ch01_markov/chain_show.h"
 #include "../ch02_ssm_abcd/system_tables.c"
+
+/* The inks of the rules, ordered as --rule, in every figure. */
+static const Ink rule_ink[4] = {INK_BLUE, INK_GREEN, INK_VERMILION, INK_PINK};
 
 /* The rules for x' = -x + u by steps of delta (n): A_bar and B_bar (n, 4), ordered as --rule. */
 void print_rules(const double *delta, const double *A_bar, const double *B_bar, size_t n)
@@ -31,9 +34,38 @@ bool chart_rules(const double *delta, const double *kept, size_t n, const Show *
 {
     Chart chart =
         chart_new("What is left of the state after a step: A_bar for x' = -x", "delta", "A_bar");
-    chart_add(&chart, "zoh and mamba: exp(-delta)", MARK_LINE, delta, kept, n);
-    chart_add(&chart, "bilinear", MARK_LINE, delta, kept + n, n);
-    chart_add(&chart, "euler: below -1 it explodes", MARK_LINE, delta, kept + 2 * n, n);
+    static const char *const names[] = {"zoh and mamba: exp(-delta)", "bilinear",
+                                        "euler: below -1 it explodes"};
+    for (size_t rule = 0; rule < 3; rule++) {
+        chart_add(&chart, names[rule], MARK_LINE, delta, kept + rule * n, n);
+        chart_ink(&chart, rule_ink[rule]);
+    }
+    chart_level(&chart, -1.0);
+    return chart_show(&chart, show, error);
+}
+
+/* How far the hold is off, errors (n), for steps delta (n), where u = sin t and no staircase; and
+   the picture of one of them: u_true and x_true at times (fine), the input as it is held, a corner
+   at each held_at (2 n_step), and the state x after each step, at moment (n_step + 1). */
+bool show_hold(const double *delta, const double *errors, size_t n, const double *times,
+               const double *u_true, const double *x_true, size_t fine, const double *held_at,
+               const double *held, const double *moment, const double *x, size_t n_step,
+               const Show *show, Error *error)
+{
+    puts("What the hold holds: x' = -x + u, where u = sin t is no staircase\n");
+    puts("   delta   largest error of x, 0 < t < 6");
+    for (size_t k = 0; k < n; k++)
+        printf("  %6.3f%32.4f\n", delta[k], errors[k]);
+    prose("Each step is exact for the staircase; the smooth input makes it order 1.");
+    Chart chart = chart_new("A smooth input as a staircase, a stair a step", "t", "u and x");
+    chart_add(&chart, "u = sin t", MARK_LINE, times, u_true, fine);
+    chart_ink(&chart, INK_AMBER);
+    chart_add(&chart, "u as it is held", MARK_LINE, held_at, held, 2 * n_step);
+    chart_ink(&chart, INK_SKY);
+    chart_add(&chart, "x, exactly", MARK_LINE, times, x_true, fine);
+    chart_ink(&chart, INK_GREY);
+    chart_add(&chart, "x by the hold", MARK_POINTS, moment, x, n_step + 1);
+    chart_ink(&chart, INK_BLUE);
     return chart_show(&chart, show, error);
 }
 
@@ -41,6 +73,7 @@ bool chart_rules(const double *delta, const double *kept, size_t n, const Show *
 bool show_stability(const double *delta, const double *x, size_t n, size_t steps, const Show *show,
                     Error *error)
 {
+    static const Ink inks[] = {INK_GREY, INK_AMBER, INK_SKY, INK_VERMILION};
     char names[CHART_MAX_SERIES][16];
     double *step = NEW(double, steps + 1);
     Chart chart = chart_new("Euler's rule for x' = -x", "step", "x");
@@ -52,8 +85,9 @@ bool show_stability(const double *delta, const double *x, size_t n, size_t steps
         const double *x_k = x + k * (steps + 1);
         printf("  %6.2f%12.2f%16.4f%11.4f%20.2e\n", delta[k], 1.0 - delta[k], x_k[4], x_k[steps],
                exp(-delta[k] * (double)steps));
-        snprintf(names[k], sizeof names[k], "%.1f", delta[k]);
+        snprintf(names[k], sizeof names[k], "delta = %.1f", delta[k]);
         chart_add(&chart, names[k], MARK_LINE, step, x_k, steps + 1);
+        chart_ink(&chart, inks[k % 4]);
     }
     prose("Where lambda is real, a fading state explodes beyond delta |lambda| = 2. By the hold "
           "and by Mamba's rule it cannot: exp(lambda delta) < 1.");
@@ -89,8 +123,10 @@ bool show_errors(const double *errors, size_t n, const Show *show, Error *error)
           "bilinear one.");
     Chart chart = chart_new("The error of a step rule against the step", "delta", "largest error");
     chart.log_x = chart.log_y = true;
-    for (int k = 0; k < 3; k++)
+    for (int k = 0; k < 3; k++) {
         chart_add(&chart, names[drawn[k]], MARK_LINE, delta, errors + (size_t)drawn[k] * n, n);
+        chart_ink(&chart, rule_ink[drawn[k]]);
+    }
     bool ok = chart_show(&chart, show, error);
     free(delta);
     return ok;
@@ -103,7 +139,8 @@ bool show_region(const double *delta, const double *radius, double longest, size
                  const Show *show, Error *error)
 {
     enum { POINTS = 121 };
-    double re[POINTS], im[POINTS], zero[2] = {0, 0}, height[2] = {-1.2, 1.2};
+    static const double left[4] = {-2.5, 0, 0, -2.5}, corner[4] = {-1.5, -1.5, 1.5, 1.5};
+    double re[POINTS], im[POINTS];
     double *z_re = NEW(double, n), *z_im = NEW(double, n);
     puts("Where a rule keeps what fades fading: the spring, lambda = -0.1 +- 0.995 i\n");
     puts("   delta   largest |eigenvalue|: zoh    bilinear       euler");
@@ -123,9 +160,19 @@ bool show_region(const double *delta, const double *radius, double longest, size
     }
     Chart chart = chart_new("Regions of stability in the plane of delta lambda", "real part",
                             "imaginary part");
+    chart.square = true;
+    chart.x_low = -2.5;
+    chart.x_high = 0.5;
+    chart_add(&chart, NULL, MARK_AREA, left, corner, 4);
+    chart_ink(&chart, INK_BLUE);
+    chart_add(&chart, NULL, MARK_AREA, re, im, POINTS);
+    chart_ink(&chart, INK_VERMILION);
     chart_add(&chart, "Euler: inside", MARK_LINE, re, im, POINTS);
-    chart_add(&chart, "the other rules: left of this", MARK_LINE, zero, height, 2);
-    chart_add(&chart, "the spring", MARK_POINTS, z_re, z_im, n);
+    chart_ink(&chart, INK_VERMILION);
+    chart_add(&chart, "the other rules: left of this", MARK_LINE, left + 1, corner + 1, 2);
+    chart_ink(&chart, INK_BLUE);
+    chart_add(&chart, "the spring at longer and longer steps", MARK_POINTS, z_re, z_im, n);
+    chart_ink(&chart, INK_GREY);
     bool ok = chart_show(&chart, show, error);
     free(z_re);
     free(z_im);
@@ -156,6 +203,7 @@ bool show_resolutions(const double *coarse, const double *fine, const double *wr
     Chart chart = chart_new("One spring at two resolutions", "time", "place");
     chart_add(&chart, "delta = 0.25", MARK_LINE, time, fine, 2 * len);
     chart_add(&chart, "delta = 0.5", MARK_POINTS, moment, coarse, len);
+    chart_ink(&chart, INK_AMBER);
     bool ok = chart_show(&chart, show, error);
     free(time);
     free(common);
@@ -180,18 +228,27 @@ void print_forecasts(const double *pi, const double *times, size_t n_time, char 
 bool chart_hours(const double *pi, const double *day, size_t n_hour, const Show *show, Error *error)
 {
     double *sunny = column_of(pi, 0, 2, n_hour), *rainy = column_of(pi, 1, 2, n_hour);
-    double *days = column_of(day, 0, 24, (n_hour + 23) / 24);
-    double *sunny_days = column_of(sunny, 0, 24, (n_hour + 23) / 24);
+    size_t n_day = (n_hour + 23) / 24;
+    double *days = column_of(day, 0, 24, n_day), *sunny_days = column_of(sunny, 0, 24, n_day);
+    double *rainy_days = column_of(rainy, 0, 24, n_day);
     Chart chart =
         chart_new("The forecast hour by hour, and the days of chapter 1 on it", "day", "chance");
     chart_add(&chart, "sunny", MARK_LINE, day, sunny, n_hour);
+    chart_ink(&chart, INK_AMBER);
     chart_add(&chart, "rainy", MARK_LINE, day, rainy, n_hour);
-    chart_add(&chart, "sunny, chapter 1", MARK_POINTS, days, sunny_days, (n_hour + 23) / 24);
+    chart_ink(&chart, INK_BLUE);
+    chart_add(&chart, "the days of chapter 1", MARK_POINTS, days, sunny_days, n_day);
+    chart_ink(&chart, INK_GREY);
+    chart_add(&chart, NULL, MARK_POINTS, days, rainy_days, n_day);
+    chart_ink(&chart, INK_GREY);
+    chart_level(&chart, 2.0 / 3.0);
+    chart_level(&chart, 1.0 / 3.0);
     bool ok = chart_show(&chart, show, error);
     free(sunny);
     free(rainy);
     free(days);
     free(sunny_days);
+    free(rainy_days);
     return ok;
 }
 
@@ -213,6 +270,7 @@ bool show_past(const double *ago, const double *law, const double *plain, size_t
     chart.log_y = true;
     chart_add(&chart, "x' = (A x + B u) / t, times t", MARK_LINE, ago, law, n);
     chart_add(&chart, "x' = A x + B u", MARK_LINE, ago, plain, n);
+    chart_ink(&chart, INK_AMBER);
     return chart_show(&chart, show, error);
 }
 
@@ -233,14 +291,16 @@ bool show_memories(const double *a, const double *factor, size_t n, const Show *
             printf("  %3zu%6.0f%13.2f%13.1f%14.1f |%27.3f\n", k, a[k], steps[k], steps[n + k],
                    steps[2 * n + k], factor[k]);
     }
-    prose(
-        "A small delta makes every state slow: it sees more of the past and less of the present.");
-    Chart chart = chart_new("Memory lengths of Mamba's states at the start", "n",
+    prose("A small delta makes every memory slow: it holds more of the past and less of the "
+          "present.");
+    Chart chart = chart_new("How long Mamba's 16 numbers remember, at the start", "n",
                             "steps, 1 / ((n + 1) delta)");
     chart.log_y = true;
     chart_add(&chart, "delta = 0.001", MARK_POINTS, number, steps + 2 * n, n);
     chart_add(&chart, "delta = 0.01", MARK_POINTS, number, steps + n, n);
+    chart_ink(&chart, INK_AMBER);
     chart_add(&chart, "delta = 0.1", MARK_POINTS, number, steps, n);
+    chart_ink(&chart, INK_GREY);
     bool ok = chart_show(&chart, show, error);
     free(number);
     free(steps);
@@ -269,7 +329,9 @@ bool show_memory(const double *numbers, const double *errors, size_t n, const Si
     falling.log_x = true;
     chart_add(&falling, "", MARK_LINE, numbers, errors, n);
     chart_add(&chart, "the signal", MARK_POINTS, u->time, u->value, u->len);
+    chart_ink(&chart, INK_GREY);
     chart_add(&chart, "drawn again", MARK_LINE, u->time, drawn, u->len);
+    chart_ink(&chart, INK_BLUE);
     return chart_show(&falling, &in_text, error) && chart_show(&chart, show, error);
 }
 

@@ -476,7 +476,7 @@ static void stretch_gate_backward(BackTile *back, const float *y_grad, const Til
     }
 }
 
-/* After them: u and delta, each reached on two ways, and z, which wanted y before the gate. */
+/* After them: u and delta, each reached in two ways, and z, which wanted y before the gate. */
 static void stretch_inputs_backward(const ScanGrad *grad, BackTile *back, const float *y_grad,
                                     const Tile *tile, const Scan *scan)
 {

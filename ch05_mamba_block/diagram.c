@@ -87,8 +87,8 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
     svg_text(out, 358, 394, "text-anchor=\"middle\"", "A, D: learned");
     svg_text(out, 330, 472, "text-anchor=\"middle\" font-size=\"11\"", "x, token to token");
     snprintf(text, sizeof text, "state: (%zu, %zu)", d_inner, d_state);
-    svg_text(out, 122, 476, "font-size=\"11\"", text);
-    svg_text(out, 552, 350, "text-anchor=\"end\" font-size=\"11\"", "residual");
+    svg_text(out, 208, 476, "text-anchor=\"end\" font-size=\"11\"", text);
+    svg_text(out, 552, 240, "text-anchor=\"end\"", "residual");
     svg_close(out);
 }
 

@@ -257,8 +257,10 @@ bool demo_compare(const Show *show, Error *error)
     chart.log_x = chart.log_y = true;
     chart_add(&chart, "Mamba, whole", MARK_LINE, len, forward[0], COMPARE_LOOKS);
     chart_add(&chart, "attention, whole", MARK_LINE, len, forward[1], COMPARE_LOOKS);
-    chart_add(&chart, "Mamba, step", MARK_LINE, len, step[0], COMPARE_LOOKS);
-    chart_add(&chart, "attention, step", MARK_LINE, len, step[1], COMPARE_LOOKS);
+    chart_add(&chart, "Mamba, step", MARK_POINTS, len, step[0], COMPARE_LOOKS);
+    chart_ink(&chart, INK_BLUE);
+    chart_add(&chart, "attention, step", MARK_POINTS, len, step[1], COMPARE_LOOKS);
+    chart_ink(&chart, INK_VERMILION);
     return chart_show(&chart, show, error);
 }
 

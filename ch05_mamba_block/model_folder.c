@@ -277,7 +277,7 @@ static bool tensor_is_finite(const Tensor *tensor, const Shards *shards, Error *
 }
 
 /* Looks at every number of every file, for one that is none. */
-static bool shards_are_finite(const Shards *shards, Error *error)
+bool shards_are_finite(const Shards *shards, Error *error)
 {
     for (size_t i = 0; i < shards->n_file; i++)
         for (size_t k = 0; k < shards->file[i].n_tensor; k++) {

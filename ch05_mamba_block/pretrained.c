@@ -861,8 +861,8 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
     bool ok = true;
     while (ok && line_next(&text)) {
         ids.count = 0;
-        if (!prompt_encode(&ids, &model->folder.tokenizer, &text, talk->memory.count == 0, false,
-                           error))
+        if (text.len > 0 && !prompt_encode(&ids, &model->folder.tokenizer, &text,
+                                           talk->memory.count == 0, false, error))
             fprintf(stderr, "%s\n", error->text); /* and go on */
         for (size_t i = 0; i < ids.count; i++)
             sampler_see(&talk->sampler, ids.id[i]);
@@ -885,7 +885,7 @@ static bool run_interactive(Conversation *talk, const AnswerSettings *settings, 
 static Sampling chosen_sampling(const PretrainedOptions *options, const Generation *generation)
 {
     Sampling sampling = generation->usual;
-    bool cut = options->top_k != NOT_GIVEN || !isnan(options->top_p);
+    bool cut = (options->top_k != NOT_GIVEN && options->top_k > 0) || options->top_p < 1.0;
     if (!isnan(options->temperature))
         sampling.temperature = options->temperature;
     else if (cut && sampling.temperature == 0.0)
@@ -967,8 +967,8 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
     }
     if (options->tokenize) {
         const char *dir = options->tokenizer != NULL ? options->tokenizer : options->dir;
-        char *path = path_in(dir, "tokenizer.json");
-        bool ok = show_tokens(path, options->prompt, error);
+        char *path = folder_path(dir, "tokenizer.json", error);
+        bool ok = path != NULL && show_tokens(path, options->prompt, error);
         free(path);
         return ok;
     }

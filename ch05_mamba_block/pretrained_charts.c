@@ -102,7 +102,7 @@ static void phases_svg(FILE *out, const Phase *phase, size_t count, size_t token
 {
     char text[96];
     svg_open(out, 620, 40 + 34 * (double)count + 20);
-    snprintf(text, sizeof text, "Where %.2f ms a token go (mean of %zu)",
+    snprintf(text, sizeof text, "Where the %.2f ms of a token go (mean of %zu)",
              1e3 * total / (double)tokens, tokens);
     svg_text(out, 310, 24, "text-anchor=\"middle\"", text);
     for (size_t i = 0; i < count; i++) {

@@ -246,7 +246,7 @@ DEVICE BackQuad back_quad(const BackTileShared *tile, unsigned e, const Scan *sc
     quads_load(delta, tile->delta + e, 4), quads_load(ungated, tile->ungated + e, 4);
     quads_load(from_A, tile->from_A + e, 4), quads_load(from_B, tile->from_B + e, 4);
     UNROLL
-    for (int k = 0; k < 4; k++) { /* u and delta are each reached on two ways */
+    for (int k = 0; k < 4; k++) { /* u and delta are each reached in two ways */
         grad.u[k] = ungated[k] * D[k] + delta[k] * from_B[k];
         grad.D[k] = ungated[k] * u[k];
         grad.delta[k] = u[k] * from_B[k] + LOG_2 * from_A[k];

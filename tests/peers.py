@@ -87,13 +87,15 @@ def write_folder(rng, folder, kind, what):
     model = getattr(transformers, model_name)(config).float()
     shake(model, generator)
     what["dtype"] = rng.choice(["F32", "F32", "F32", "BF16", "F16", "F64"])
+    what["mixed"] = rng.random() < 0.3  # a few vectors stay in F32, as in many published models
     what["shards"] = rng.random() < 0.3
     what["prefix"] = not (config.tie_word_embeddings and rng.random() < 0.3)
     what["own_head"] = config.tie_word_embeddings and what["prefix"] and rng.random() < 0.3
     model.save_pretrained(folder, max_shard_size="6KB" if what["shards"] else "1GB")
     for name in [n for n in os.listdir(folder) if n.endswith(".safetensors")]:
         path = os.path.join(folder, name)
-        tensors = {n if what["prefix"] else n.removeprefix("backbone."): t.to(DTYPES[what["dtype"]])
+        tensors = {n if what["prefix"] else n.removeprefix("backbone."):
+                   t if what["mixed"] and n.endswith(("A_log", "D", "dt_bias", "norm.weight")) else t.to(DTYPES[what["dtype"]])
                    for n, t in load_file(path).items()}
         if what["own_head"] and any("embeddings" in n for n in tensors):
             table = next(t for n, t in tensors.items() if "embeddings" in n)
@@ -120,6 +122,11 @@ def write_config(rng, folder, config, what):
         del given[name]
     if "time_step_limit" in given and rng.random() < 0.5:
         given["time_step_limit"] = [{"__float__": "Infinity"} if v == float("inf") else v for v in what["config"].get("time_step_limit", (0.0, float("inf")))]
+    if given.get("time_step_rank") == -(-config.hidden_size // 16) and rng.random() < 0.5:
+        given["time_step_rank"] = "auto"
+    if rng.random() < 0.3:  # what is left from the original layout says nothing
+        given.update(d_model=config.hidden_size + 1, n_layer=7, ssm_cfg={}, rms_norm=rng.random() < 0.5, fused_add_norm=True,
+                     pad_vocab_size_multiple=8, residual_in_fp32=True)
     ends = [None, 3, [0, 5, 9], 10 ** 4, "absent"]
     for name, where in (("config", given), ("generation", {})):
         what[name + "_eos"] = rng.choice(ends)
@@ -142,7 +149,7 @@ def write_config(rng, folder, config, what):
 def same_model(rng, folder, what):
     """What differs between the program and Transformers on this folder, in a sentence; None: nothing."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    count, prompt = 12, [rng.randrange(what["config"]["vocab_size"]) for _ in range(rng.choice([1, 2, 5, 11, 37]))]
+    count, prompt = 12, [rng.randrange(what["config"]["vocab_size"]) for _ in range(rng.choice([1, 2, 5, 11, 37, 37, 300]))]
     ids = torch.tensor([prompt])
     with torch.no_grad():
         wanted_logits = model(ids).logits[0].double()

@@ -810,6 +810,45 @@ static void a_simulated_record_is_fitted_back(void **state)
     chain_free(&chain);
 }
 
+static void spells_are_counted_as_by_hand(void **state)
+{
+    (void)state;
+    static const size_t day[9] = {1, 1, 0, 0, 0, 2, 0, 0, 1};
+    size_t longest = 99;
+    assert_int_equal(count_spells(&longest, day, 9), 5);
+    assert_int_equal(longest, 3);
+    assert_int_equal(count_spells(&longest, day, 1), 1);
+    assert_int_equal(longest, 1);
+}
+
+static void a_strip_has_the_chains_days_and_independent_ones(void **state)
+{
+    (void)state; /* a chain that goes round in a ring: every day is another state than the last */
+    char output[20000];
+    assert_int_equal(run_program_output(output, sizeof output, "ch01_markov",
+                                        "--chain data/traffic_light.csv --strip --ascii"),
+                     0);
+    const char *ring = strstr(output, "the chain: 60 spells, the longest of 1 days\n");
+    assert_non_null(ring);
+    ring = strchr(ring, '\n') + strlen("\n    ");
+    for (int t = 1; t < 60; t++)
+        assert_int_equal(ring[t], ring[t - 1] == '*' ? 'o' : ring[t - 1] == 'o' ? '+' : '*');
+    assert_contains(output, "lasts 1.00 days in the chain, 1.50 if days are independent.");
+    assert_int_equal(run_program_output(output, sizeof output, "ch01_markov", "--strip"), 0);
+    assert_contains(output, "lasts 3.75 days in the chain, 2.25 if days are independent.");
+}
+
+static void the_suns_ink_is_amber_and_the_rains_blue(void **state)
+{
+    (void)state;
+    char *weather[] = {(char *)"sunny", (char *)"rainy"}, *other[] = {(char *)"x", (char *)"rainy"};
+    assert_int_equal(state_ink(weather, 2, 0), INK_AMBER);
+    assert_int_equal(state_ink(weather, 2, 1), INK_BLUE);
+    char *turned[] = {(char *)"rainy", (char *)"sunny"};
+    assert_int_equal(state_ink(turned, 2, 0), INK_BLUE);
+    assert_true(state_ink(other, 2, 0) != state_ink(other, 2, 1));
+}
+
 /* ---- bad input --------------------------------------------------------------------------- */
 
 static void a_row_that_does_not_sum_to_1_is_refused(void **state)
@@ -1022,7 +1061,9 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--chain a --fit b", "--chain and --fit exclude each other", 2},
         {"--forgetting --simulate 3", "--forgetting and --simulate exclude each other", 2},
         {"--record x", "--record needs --simulate", 2},
-        {"--seed 3", "--seed needs --simulate", 2},
+        {"--seed 3", "--seed needs --simulate or --strip", 2},
+        {"--days 3 --strip", "--days does nothing with --strip", 2},
+        {"--strip --simulate 3", "--strip and --simulate exclude each other", 2},
         {"--start sunny --forgetting", "--start does nothing with --forgetting", 2},
         {"--days 3 --simulate 3", "--days does nothing with --simulate", 2},
         {"--chain no.csv", "error: no.csv: No such file or directory", 1},
@@ -1134,6 +1175,9 @@ int main(void)
         cmocka_unit_test(dates_that_jump_break_the_record),
         cmocka_unit_test(dates_follow_each_other_for_four_hundred_years),
         cmocka_unit_test(a_simulated_record_is_fitted_back),
+        cmocka_unit_test(spells_are_counted_as_by_hand),
+        cmocka_unit_test(a_strip_has_the_chains_days_and_independent_ones),
+        cmocka_unit_test(the_suns_ink_is_amber_and_the_rains_blue),
         cmocka_unit_test(a_row_that_does_not_sum_to_1_is_refused),
         cmocka_unit_test(entries_that_are_no_chances_are_refused),
         cmocka_unit_test(ragged_rows_are_refused),

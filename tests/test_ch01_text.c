@@ -443,27 +443,6 @@ static void names_in_pictures_are_drawn_smaller_where_they_are_wide(void **state
     assert_contains(got, "font-size=\"12.3\">\xE6\x99\xB4"); /* 13 times 56 / (8 times 7.4) */
 }
 
-static void legends_stay_inside_their_chart(void **state)
-{
-    (void)state;
-    static const double x[2] = {0, 1}, y[2] = {0, 1};
-    static char got[32768];
-    FILE *out = fmemopen(got, sizeof got, "w");
-    Chart chart = chart_new("", "", "");
-    for (int k = 0; k < 4; k++)
-        chart_add(&chart, "a name of more than thirty columns", MARK_LINE, x, y, 2);
-    chart_svg(out, &chart, 0, 0, SVG_WIDTH, SVG_HEIGHT);
-    fclose(out);
-    double last = 0.0, size = 13.0;
-    for (const char *at = got; (at = strstr(at, "<circle cx=")) != NULL; at++)
-        last = strtod(at + 12, NULL);
-    const char *smaller = strstr(got, "font-size=\"6.");
-    assert_non_null(smaller);
-    size = strtod(smaller + 11, NULL);
-    assert_true(last + 9.0 + 34 * SVG_COLUMN * size / 13.0 <= SVG_WIDTH);
-}
-
-/* Where a table's columns end: the chances of the state whose name is widest. */
 static void columns_of_states_are_as_wide_as_their_names(void **state)
 {
     (void)state;
@@ -535,7 +514,6 @@ int main(void)
         cmocka_unit_test(texts_are_padded_and_cut_by_columns),
         cmocka_unit_test(paragraphs_are_wrapped_at_the_page),
         cmocka_unit_test(names_in_pictures_are_drawn_smaller_where_they_are_wide),
-        cmocka_unit_test(legends_stay_inside_their_chart),
         cmocka_unit_test(columns_of_states_are_as_wide_as_their_names),
         cmocka_unit_test(numbers_keep_four_digits_and_never_touch),
     };

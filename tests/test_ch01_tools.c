@@ -284,6 +284,149 @@ static void charts_draw_points_where_they_are(void **state)
     assert_contains(text, "          0 |*\n"); /* the first: bottom left */
 }
 
+static void a_line_is_drawn_whichever_way_it_goes(void **state)
+{
+    (void)state;
+    double x[2] = {0, 10}, y[2] = {0, 2}, back_x[2] = {10, 0}, back_y[2] = {2, 0};
+    char there[CHART_TEXT], back[CHART_TEXT];
+    Chart chart = chart_new("title", "x", "y"), other = chart;
+    chart_add(&chart, "", MARK_LINE, x, y, 2);
+    chart_add(&other, "", MARK_LINE, back_x, back_y, 2);
+    chart_text(there, &chart, true);
+    chart_text(back, &other, true);
+    assert_string_equal(back, there);
+    const char *line = there;
+    for (int row = 0; row < PLOT_ROWS; row++) { /* something in each row: 60 marks in all */
+        line = strchr(line, '\n') + 1;
+        assert_int_equal(line[12], '|');
+        assert_in_range(strcspn(line, "\n"), 14, 13 + 60);
+    }
+}
+
+/* The SVG of a chart, to be freed. */
+static char *chart_drawn(const Chart *chart)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    assert_non_null(out);
+    chart_svg(out, chart, 0, 0, SVG_WIDTH, SVG_HEIGHT);
+    fclose(out);
+    return text;
+}
+
+static void logarithmic_ticks_are_written_as_one_reads_them(void **state)
+{
+    (void)state;
+    static const struct {
+        double low, high;
+        const char *in_text, *in_svg, *not_in_svg;
+    } cases[] = {{1, 1e4, "10,000", ">10,000<", "1e"},  {0.001, 10, "0.001", ">0.01<", "1e"},
+                 {1e-8, 1, "1e-6", ">10⁻⁶<", "1e"},     {1, 1e12, "1e10", ">10¹⁰<", "1e"},
+                 {8, 128, "50", ">20<", ">1<"},         {300, 900, "500", ">500<", ">1000<"},
+                 {1e-8, 1e-6, "1e-7", ">10⁻⁷<", ">1<"}, {1, 100, "1", ">1<", "10⁰"}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        double x[2] = {cases[k].low, cases[k].high}, y[2] = {0, 7};
+        char text[CHART_TEXT];
+        Chart chart = chart_new("t", "x", "y");
+        chart.log_x = true;
+        chart_add(&chart, "", MARK_LINE, x, y, 2);
+        chart_text(text, &chart, true);
+        assert_contains(text, cases[k].in_text);
+        char *svg = chart_drawn(&chart);
+        assert_contains(svg, cases[k].in_svg);
+        assert_null(strstr(svg, cases[k].not_in_svg));
+        free(svg);
+    }
+}
+
+static void a_thing_is_drawn_in_its_ink_and_named_once(void **state)
+{
+    (void)state;
+    double x[2] = {0, 1}, y[2] = {0, 1};
+    char text[CHART_TEXT];
+    Chart chart = chart_new("t", "x", "y");
+    chart_add(&chart, "sunny", MARK_LINE, x, y, 2);
+    chart_ink(&chart, INK_AMBER);
+    chart_add(&chart, NULL, MARK_LINE, y, x, 2); /* belongs to the one before */
+    chart_ink(&chart, INK_AMBER);
+    chart_add(&chart, "where", MARK_AREA, x, y, 2);
+    char *svg = chart_drawn(&chart);
+    assert_contains(svg, svg_colour(INK_AMBER));
+    assert_null(strstr(svg, svg_colour(INK_BLUE)));
+    assert_null(strstr(svg, svg_colour(INK_VERMILION)));
+    assert_contains(svg, svg_colour(INK_GREEN)); /* the third takes the third ink */
+    assert_contains(svg, "<polygon ");
+    assert_contains(svg, ">where<");
+    chart_text(text, &chart, true); /* an area is drawn in SVG alone */
+    assert_contains(text, "* sunny\n");
+    assert_null(strchr(text, 'o'));
+    assert_null(strstr(text, "where"));
+    free(svg);
+}
+
+static void lines_of_reference_stand_at_their_height_with_their_number(void **state)
+{
+    (void)state;
+    double x[2] = {0, 10}, y[2] = {0, 1};
+    char text[CHART_TEXT];
+    Chart chart = chart_new("t", "x", "y");
+    chart_add(&chart, "", MARK_POINTS, x, y, 2);
+    chart_level(&chart, 2.0 / 3.0);
+    chart_level(&chart, 0.1234);
+    char *svg = chart_drawn(&chart);
+    assert_contains(svg, ">2/3<");
+    assert_contains(svg, ">0.1234<");
+    /* the box: from 50 down to 380 - 98; 2/3 of the way up */
+    assert_contains(svg, "<path d=\"M62.0,144.0 h");
+    chart_text(text, &chart, true);
+    assert_contains(text, "|------------------------------------------------------------\n");
+    free(svg);
+}
+
+static void a_square_chart_has_one_unit_for_both_axes(void **state)
+{
+    (void)state;
+    double x[4] = {-2, 0, -1, -1}, y[4] = {0, 0, -1, 1};
+    Chart chart = chart_new("t", "x", "y");
+    chart.square = true;
+    chart.x_low = -2.5;
+    chart.x_high = 0.5;
+    chart_add(&chart, "", MARK_POINTS, x, y, 4);
+    char *svg = chart_drawn(&chart);
+    double at[8], left, right, top, bottom;
+    char *mark = svg;
+    for (int k = 0; k < 4; k++) {
+        mark = strstr(mark, "<circle cx=") + 1;
+        assert_int_equal(sscanf(mark, "circle cx=\"%lf\" cy=\"%lf\"", &at[2 * k], &at[2 * k + 1]),
+                         2);
+    }
+    left = at[0];
+    right = at[2];
+    bottom = at[5];
+    top = at[7];
+    assert_near(right - left, bottom - top, 0.2, 0);
+    assert_true(left > 62.0 + 1.0 && right - left > 150.0);
+    free(svg);
+}
+
+static void a_long_legend_goes_on_in_a_second_line(void **state)
+{
+    (void)state;
+    double x[2] = {0, 1}, y[2] = {0, 1};
+    Chart chart = chart_new("t", "x", "y");
+    for (int k = 0; k < 3; k++)
+        chart_add(&chart, "a name as long as this one is, forty letters", MARK_POINTS, x, y, 2);
+    assert_int_equal(svg_legend(NULL, &chart, 0, 0, SVG_WIDTH - 76), 3);
+    char *svg = chart_drawn(&chart);
+    for (char *word = strstr(svg, "<text"); word; word = strstr(word + 1, "<text")) {
+        double at_x, at_y;
+        assert_int_equal(sscanf(word, "<text x=\"%lf\" y=\"%lf\"", &at_x, &at_y), 2);
+        assert_true(at_x < SVG_WIDTH && at_y < SVG_HEIGHT);
+    }
+    free(svg);
+}
+
 static void charts_bear_any_numbers(void **state)
 {
     (void)state;
@@ -325,7 +468,9 @@ static void charts_of_hostile_numbers_have_only_places_in_them(void **state)
         char text[CHART_TEXT];
         chart.log_x = k % 2;
         chart.log_y = k / 2 % 2;
-        for (int mark = MARK_LINE; mark <= MARK_STEMS; mark++)
+        chart.square = k % 3 == 0;
+        chart_level(&chart, sets[k % SETS][0]);
+        for (int mark = MARK_LINE; mark <= MARK_AREA; mark++)
             chart_add(&chart, "a", (Mark)mark, sets[k / 4 % SETS], sets[k / 4 / SETS], 4);
         chart_text(text, &chart, true);
         assert_null(strstr(text, "nan"));
@@ -1239,6 +1384,12 @@ int main(void)
         cmocka_unit_test(a_file_written_anew_keeps_who_may_read_it),
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
         cmocka_unit_test(charts_draw_points_where_they_are),
+        cmocka_unit_test(a_line_is_drawn_whichever_way_it_goes),
+        cmocka_unit_test(logarithmic_ticks_are_written_as_one_reads_them),
+        cmocka_unit_test(a_thing_is_drawn_in_its_ink_and_named_once),
+        cmocka_unit_test(lines_of_reference_stand_at_their_height_with_their_number),
+        cmocka_unit_test(a_square_chart_has_one_unit_for_both_axes),
+        cmocka_unit_test(a_long_legend_goes_on_in_a_second_line),
         cmocka_unit_test(charts_bear_any_numbers),
         cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),
         cmocka_unit_test(ascii_charts_are_ascii),

@@ -455,7 +455,7 @@ static void a_singular_basis_is_refused(void **state)
     Error error;
     assert_false(ssm_change_basis(&out, &system, T, &error));
     assert_string_equal(error.text,
-                        "the basis T is singular: its columns do not span all 2 states");
+                        "the basis T is singular: its columns do not span all 2 dimensions");
     ssm_free(&system);
 }
 
@@ -713,7 +713,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--seed 3 --input sine --system data/oscillator.ssm", "--seed needs --input noise", 2},
         {"--svg x.svg", "--svg needs --demo or --system", 2},
         {"--demo three --system data/oscillator.ssm", "--demo and --system exclude each other", 2},
-        {"--demo nothing", "--demo: 'nothing' is none of weather", 2},
+        {"--demo nothing", "--demo: 'nothing' is none of tank", 2},
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/oscillator.ssm --input no.csv", "no.csv: No such file or directory", 1},
         {"--system data/oscillator.ssm --input data/tel_aviv_rain.csv", "3 columns, but the system",
@@ -726,6 +726,44 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         if (needs_full_disk(cases[k].words))
             continue;
         assert_int_equal(run_program(text, sizeof text, "ch02_ssm", cases[k].words), cases[k].code);
+        assert_contains(text, cases[k].sentence);
+    }
+}
+
+static void days_are_counted_from_the_first_after_the_start(void **state)
+{
+    (void)state;
+    Signal u = quiet_days(3);
+    for (size_t t = 0; t < 3; t++) {
+        assert_near(u.time[t], (double)t + 1.0, 0, 0);
+        assert_near(u.value[t], 0, 0, 0);
+    }
+    signal_free(&u);
+}
+
+static void the_demos_print_what_the_lesson_works_by_hand(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *sentence;
+    } cases[] = {
+        {"--demo tank",
+         "t = 0   level 0.5 x 0    + 1 x 1 = 1      gauge 1 x 1    + 0.25 x 1 = 1.25"},
+        {"--demo tank",
+         "t = 2   level 0.5 x 0.5  + 1 x 0 = 0.25   gauge 1 x 0.25 + 0.25 x 0 = 0.25"},
+        {"--demo weather", "         1            0.6000   0.4000              0.6000   0.4000\n"},
+        {"--demo weather", "Every bit the same: yes."},
+        {"--demo front", "         3   0.20 |  0.4560  0.5440       0.20 |"},
+        {"--demo front", "         4   0.00 |  0.5824  0.4176       0.00 |"},
+        {"--demo slide",
+         "  t = 1           0.5        1                                       y = 1.5\n"},
+        {"--demo slide", "1            y = 2.1875\n"}, /* 2 + 1/8 + 1/16 */
+        {"--demo basis", "       2 |    1.000000    -0.026667 |   0.6400   0.3600 |"},
+        {"--demo basis", "The outputs agree to 1e-12: yes."},
+    };
+    char text[8192];
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        assert_int_equal(run_program_output(text, sizeof text, "ch02_ssm", cases[k].words), 0);
         assert_contains(text, cases[k].sentence);
     }
 }
@@ -863,6 +901,8 @@ int main(void)
         cmocka_unit_test(an_unstable_system_says_at_which_step_it_overflows),
         cmocka_unit_test(a_direct_sum_that_would_take_for_ever_is_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
+        cmocka_unit_test(days_are_counted_from_the_first_after_the_start),
+        cmocka_unit_test(the_demos_print_what_the_lesson_works_by_hand),
         cmocka_unit_test(a_basis_of_the_file_changes_no_output_in_either_convention),
         cmocka_unit_test(outputs_of_nothing_differ_by_nothing),
         cmocka_unit_test(what_is_on_the_edge_does_not_fade_and_may_grow),

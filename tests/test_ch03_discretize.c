@@ -832,6 +832,23 @@ static void eulers_region_is_a_disc(void **state)
 
 /* ---- what is printed ---------------------------------------------------------------------- */
 
+static void the_hold_of_a_sine_is_wrong_by_the_order_of_its_step(void **state)
+{
+    (void)state; /* x(6) of x' = -x + sin t from 0, and of its staircase: half the step, half off */
+    double x[49], u[48], exact = 0.5 * (sin(6.0) - cos(6.0) + exp(-6.0)), off[2];
+    for (size_t k = 0; k < 2; k++) {
+        size_t steps = (size_t)24 << k;
+        hold_sine(x, u, 6.0 / (double)steps, steps);
+        assert_near(u[0], 0, 0, 0);
+        assert_near(u[steps / 2], sin(3.0), 1e-15, 0);
+        off[k] = x[steps] - exact;
+    }
+    assert_near(off[0] / off[1], 2.0, 0.1, 0);
+    hold_sine(x, u, 0.25, 2); /* by hand: the first stair is 0 */
+    assert_near(x[1], 0, 0, 0);
+    assert_near(x[2], (1.0 - exp(-0.25)) * sin(0.25), 1e-15, 0);
+}
+
 static void tables_print_the_numbers_of_the_lesson(void **state)
 {
     (void)state;
@@ -843,6 +860,8 @@ static void tables_print_the_numbers_of_the_lesson(void **state)
         {"--demo memories", "|                      0.952\n"}, /* (1 - exp(-0.1)) / 0.1 */
         {"--demo memories", "|                      0.499\n"}, /* (1 - exp(-1.6)) / 1.6 */
         {"--demo past", "         8                   1.50        0.0013385\n"},
+        {"--demo hold", "   0.500                          0.1942\n"}, /* half the step, */
+        {"--demo hold", "   0.250                          0.0932\n"}, /* half the error */
         {"--demo stability", "Where lambda is real, a fading state explodes"},
         {"--hippo 1 --length 20", "(root mean square error over the signal's standard deviation"},
         {"--system data/spring.ssm", "  A_bar  0.9950   0.09884\n       -0.09884    0.9753\n"},
@@ -956,6 +975,7 @@ int main(void)
         cmocka_unit_test(a_fading_complex_state_stays_above_zero),
         cmocka_unit_test(complex_steps_agree_with_golden_data),
         cmocka_unit_test(eulers_region_is_a_disc),
+        cmocka_unit_test(the_hold_of_a_sine_is_wrong_by_the_order_of_its_step),
         cmocka_unit_test(tables_print_the_numbers_of_the_lesson),
         cmocka_unit_test(bad_steps_are_refused),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),

@@ -212,6 +212,57 @@ static bool original_name(Tensor *tensor, char *name)
     return true;
 }
 
+static void silu_is_called_swish_too(void **state)
+{
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    float *want = logits_of(folder.dir);
+    (void)state;
+    text_write(folder.dir, "config.json", SMALL "1, \"hidden_act\": \"swish\"}");
+    logits_are(folder.dir, want, "");
+    text_write(folder.dir, "config.json", SMALL "1, \"hidden_act\": \"gelu\"}");
+    open_refused(folder.dir, "hidden_act is \"gelu\"; only \"silu\" is known here");
+    free(want);
+    own_folder_free(&folder);
+}
+
+/* What goes before and after a text goes round a file as well, once. */
+static void tokens_round_a_text_count_in_its_perplexity(void **state)
+{
+    static const char tokenizer[] =
+        "{\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"d\":3}},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"post_processor\":{"
+        "\"type\":"
+        "\"BertProcessing\",\"cls\":[\"c\",2],\"sep\":[\"d\",3]}}";
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    const uint32_t ids[4] = {2, 0, 1, 3};
+    Surprise surprise;
+    Error error;
+    size_t bytes;
+    double sum = 0.0;
+    (void)state;
+    text_write(folder.dir, "tokenizer.json", tokenizer);
+    text_write(folder.dir, "text", "ab");
+    Pretrained model = opened(folder.dir, 0);
+    Runner run = runner_new(&model);
+    Memory memory = memory_new(&config);
+    char *path = path_in(folder.dir, "text");
+    if (!runner_perplexity(&surprise, &bytes, &run, path, &error))
+        fail_msg("%s", error.text);
+    for (size_t t = 0; t < 3; t++) {
+        runner_step(&run, &memory, ids[t], true);
+        sum += token_loss(run.logits, 256, ids[t + 1]);
+    }
+    assert_int_equal(bytes, 2);
+    assert_int_equal(surprise.count, 3);
+    assert_near(surprise.sum, sum, 0, 1e-5);
+    free(path);
+    runner_free(&run), memory_free(&memory);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
 /* A folder in three files, or under the names of state-spaces, is the same Mamba-2. */
 static void mamba_2_in_shards_and_in_the_original_layout_runs(void **state)
 {
@@ -388,8 +439,12 @@ static void options_win_over_the_folder(void **state)
     a_draw_is(chosen_sampling(&some, &draws), 2, 0, 1, 1);
     a_draw_is(chosen_sampling(&some, &greedy), 2, 0, 1, 1);
     some = none;
+    some.top_k = 0; /* no cut: as the folder says */
+    a_draw_is(chosen_sampling(&some, &greedy), 0, 0, 1, 1.3);
+    a_draw_is(chosen_sampling(&some, &draws), 0.7, 0, 0.9, 1);
     some.top_k = 5; /* a cut means to draw */
     a_draw_is(chosen_sampling(&some, &greedy), 1, 5, 1, 1.3);
+    a_draw_is(chosen_sampling(&some, &draws), 0.7, 5, 0.9, 1);
     some = none;
     some.top_p = 0.5;
     a_draw_is(chosen_sampling(&some, &greedy), 1, 0, 0.5, 1.3);
@@ -592,10 +647,12 @@ static void vectors_are_looked_at_when_the_folder_is_opened(void **state)
 /* Whatever is wanted of it: words, logits, the surprise at a text, drawn or not, in 8 bits. */
 static void logits_that_are_no_numbers_end_the_program(void **state)
 {
-    static const char *const ways[] = {
-        "--ids 1,2,3 -n 4",        "--ids 1 -n 0 --logits %s/out",
-        "--ids 1,2,3 -n 4 --int8", "--ids 1,2,3 -n 4 --temperature 1",
-        "--perplexity README.md",  "--perplexity README.md --compare"};
+    static const char *const ways[] = {"--ids 1,2,3 -n 4",
+                                       "--ids 1 -n 0 --logits %s/out",
+                                       "--ids 1,2,3 -n 4 --int8",
+                                       "--ids 1,2,3 -n 4 --temperature 1",
+                                       "--perplexity data/stories/long_walk.txt",
+                                       "--perplexity data/stories/long_walk.txt --compare"};
     MambaConfig config = config_default(16);
     (void)state;
     config.vocab_size = 640;
@@ -624,14 +681,15 @@ static void a_token_that_spoils_the_numbers_is_counted(void **state)
     MambaConfig config = config_default(16);
     char words[256], text[4096];
     (void)state;
+    config.vocab_size = 400;
     config.tie_word_embeddings = false;
     OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
-    spoil(folder.dir, "backbone.embeddings.weight", 77 * 16, INFINITY);
+    spoil(folder.dir, "backbone.embeddings.weight", 377 * 16, INFINITY);
     snprintf(words, sizeof words, "%s --ids 1,2 -n 1", folder.dir);
     assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 0);
-    snprintf(words, sizeof words, "%s --ids 1,77,2 -n 1", folder.dir);
+    snprintf(words, sizeof words, "%s --ids 1,377,2 -n 1", folder.dir);
     assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 1);
-    assert_contains(text, "tensor 'backbone.embeddings.weight': 1 of its 4096 numbers");
+    assert_contains(text, "tensor 'backbone.embeddings.weight': 1 of its 6400 numbers");
     own_folder_free(&folder);
 }
 
@@ -809,6 +867,8 @@ int main(void)
         cmocka_unit_test(weights_in_f64_run_in_f32),
         cmocka_unit_test(a_head_of_its_own_wins_over_the_tie),
         cmocka_unit_test(what_is_not_used_is_noted),
+        cmocka_unit_test(silu_is_called_swish_too),
+        cmocka_unit_test(tokens_round_a_text_count_in_its_perplexity),
         cmocka_unit_test(mamba_2_in_shards_and_in_the_original_layout_runs),
         cmocka_unit_test(generation_json_says_how_to_draw),
         cmocka_unit_test(generation_json_names_the_ids_that_end_a_text),

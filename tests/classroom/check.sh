@@ -3,7 +3,8 @@
 # given as arguments): the assignment is the same twice and has no line of a solution in it; its stubs
 # compile without a warning and score nothing; the course itself scores everything; each exercise has
 # hints, points and tests; solved alone, all others stubs, it has all its points; each of the wrong
-# solutions in mutants/chNN.txt loses points, and none costs another exercise any.
+# solutions in mutants/chNN.txt loses points, by the public tests and by the probes, and none costs
+# another exercise any.
 #   sh tests/classroom/check.sh [NN ...]          run from the root of the course, after make
 set -u
 LC_ALL=C
@@ -13,7 +14,8 @@ work=${BUILD:-build}/classroom
 limit=$PWD/tests/limit.sh
 CC=${CC:-cc}
 flags=$(cat "${BUILD:-build}/cmocka.flags") || exit 1
-grade=${BUILD:-build}/grade
+grade="${BUILD:-build}/grade --clock 0 --seconds 10" # this machine may be busy
+[ ! -d $here/probes ] || grade="$grade --probes $here/probes --reference ." # they count; the public tests run below
 whole=$(echo 'int main(void) { return 0; }' | $CC -Werror -fwhole-program -x c - -o /dev/null 2> /dev/null && echo -fwhole-program)
 export CC flags whole
 

@@ -18,7 +18,7 @@
    the test. A PROBE judges nothing: it prints numbers. What is right is computed by the same
    program with the course's own chapter (--reference), in another process, on the same inputs,
    which are new in every run; the two are compared here. There is nothing to forge and nothing to
-   know beforehand. An exercise is worth the smaller of its two shares. */
+   know beforehand. Where an exercise has probes, they alone count. */
 
 #include "grade_submission.c"
 #include "grade_results.c"
@@ -168,6 +168,17 @@ __attribute__((noreturn)) static void give_up(const Grading *grading, const char
     die("%s: %s", what, text_of(message));
 }
 
+/* The tests' own part. */
+static bool one_test_compile(Text *message, Grading *grading, const char *options)
+{
+    char *words;
+    if (asprintf(&words, "-c tests/one_test.c %s %s", options, grading->flags) < 0)
+        die("out of memory");
+    bool ok = compile(message, grading, words);
+    free(words);
+    return ok;
+}
+
 /* What every probe prints with the course's own chapters. Nothing of it is left on the disk when the
    submission comes. */
 static void probes_reference(Grading *grading)
@@ -233,53 +244,110 @@ static void test_judge(Grading *grading, Test *test, const Program *program)
         text_say(&test->output, "not run: this exercise ran out of time twice\n");
     } else if (clock_left(grading) <= 0.0) {
         test->verdict = NOT_RUN;
-        text_say(&test->output, "not run: the whole took longer than %g s\n", grading->clock);
+        text_say(&test->output, "not run: %.0f s were lost in what had to be stopped\n",
+                 grading->lost);
     } else {
         if (program->probe)
             probe_test(grading, test, program);
         else
             test_run(grading, test, program);
-        exercise->late += test->verdict == TIMEOUT;
+        if (test->verdict == TIMEOUT) {
+            exercise->late++;
+            grading->lost += test->seconds;
+        }
     }
 }
 
-/* The tests of exercise k in program p. If the build with the others solved does not compile, that of
+static void test_count(Grading *grading, const Test *test)
+{
+    Exercise *exercise = &grading->exercises[test->exercise];
+    bool probe = grading->programs[test->program].probe, pass = test->verdict == PASS;
+    *(probe ? &exercise->probes_passed : &exercise->passed) += pass;
+    exercise->lost = exercise->lost || !pass;
+    if (grading->results != NULL)
+        results_json(grading);
+}
+
+static bool is_wanted(const Grading *grading, const Test *test)
+{
+    return grading->programs[test->program].probe || !grading->probes_only ||
+           grading->exercises[test->exercise].probes == 0;
+}
+
+/* The next test of exercise k in program p, from number t on; n_test if there is none. */
+static int next_test(const Grading *grading, int k, int p, int t)
+{
+    while (t < grading->n_test &&
+           (grading->tests[t].exercise != k || grading->tests[t].program != p ||
+            !is_wanted(grading, &grading->tests[t])))
+        t++;
+    return t;
+}
+
+/* The tests of exercise k in program p, in the build of the whole submission, up to the first that
+   does not pass: its number, or n_test. */
+static int tests_in_whole(Grading *grading, int k, int p)
+{
+    int t = next_test(grading, k, p, 0);
+    for (; t < grading->n_test; t = next_test(grading, k, p, t + 1)) {
+        test_judge(grading, &grading->tests[t], &grading->programs[p]);
+        if (grading->tests[t].verdict != PASS)
+            break;
+        test_count(grading, &grading->tests[t]);
+    }
+    if (t < grading->n_test)
+        grading->exercises[k].lost = true;
+    return t;
+}
+
+/* If only one exercise is tested, nothing is known of the others. */
+static bool others_lost(const Grading *grading, int k)
+{
+    bool any = grading->exercise != NULL;
+    for (int j = 0; j < grading->n_exercise; j++)
+        any = any || (j != k && grading->exercises[j].lost);
+    return any;
+}
+
+/* The rest of them, from the one that did not pass on. If another exercise has lost something too, it
+   may be to blame: they run in a build with the others solved. If that does not compile, the build of
    the whole submission stays. It is removed before any other exercise is tested: the solution of that
    one is in it. */
-static void tests_of(Grading *grading, int k, int p)
+static void tests_alone(Grading *grading, int k, int p, int t)
 {
-    Exercise *exercise = &grading->exercises[k];
-    const Program *whole = &grading->programs[p];
-    Program alone = *whole;
-    bool may_gain = exercise->broken.len == 0 && is_written(grading, k);
-    for (int t = 0; t < grading->n_test; t++) {
-        Test *test = &grading->tests[t];
-        if (test->exercise != k || test->program != p)
-            continue;
-        test_judge(grading, test, may_gain ? whole : &alone);
-        if (test->verdict != PASS && may_gain) {
-            may_gain = false;
-            compile_alone(&alone, grading, k);
-            if (alone.compiled)
-                test_judge(grading, test, &alone);
-            else
-                alone = *whole;
-        }
-        *(whole->probe ? &exercise->probes_passed : &exercise->passed) += test->verdict == PASS;
-        if (grading->results != NULL)
-            results_json(grading);
+    Program alone = grading->programs[p];
+    if (grading->exercises[k].broken.len == 0 && is_written(grading, k) &&
+        others_lost(grading, k)) {
+        compile_alone(&alone, grading, k);
+        if (alone.compiled)
+            test_judge(grading, &grading->tests[t], &alone);
+        else
+            alone = grading->programs[p];
     }
-    remove_alone(grading);
+    test_count(grading, &grading->tests[t]);
+    while ((t = next_test(grading, k, p, t + 1)) < grading->n_test) {
+        test_judge(grading, &grading->tests[t], &alone);
+        test_count(grading, &grading->tests[t]);
+    }
+    remove_built(grading, "build/alone");
 }
 
-/* Runs the public tests or the probes, and writes the results after each. Called after their
+/* Runs the probes or the public tests, and writes the results after each. Called after their
    programs were compiled. */
 static void tests_run(Grading *grading, bool probes)
 {
+    static int at[MAX_PROGRAMS][MAX_EXERCISES]; /* the first test that has not passed */
     for (int p = 0; p < grading->n_program; p++)
         for (int k = 0; k < grading->n_exercise; k++)
-            if (grading->programs[p].probe == probes)
-                tests_of(grading, k, p);
+            at[p][k] = grading->programs[p].probe == probes ? tests_in_whole(grading, k, p)
+                                                            : grading->n_test;
+    for (int p = 0; p < grading->n_program; p++)
+        for (int k = 0; k < grading->n_exercise; k++)
+            if (at[p][k] < grading->n_test)
+                tests_alone(grading, k, p, at[p][k]);
+    for (int p = 0; p < grading->n_program; p++)
+        if (grading->programs[p].probe == probes)
+            remove_built(grading, grading->programs[p].built);
 }
 
 /* What a teacher must know about a machine that has no cage. */
@@ -310,19 +378,17 @@ static void grade_begin(Grading *grading)
 static void grade_finish(Grading *grading)
 {
     Text message = {NULL, 0, 0};
-    char *words;
-    if (asprintf(&words, "-c tests/one_test.c -o build/one_test.o %s", grading->flags) < 0)
-        die("out of memory");
-    if (!compile(&message, grading, words))
+    bool salvaged = false;
+    if (!one_test_compile(&message, grading, "-o build/one_test.o"))
         give_up(grading, "the tests' own part does not compile", &message);
-    free(words);
-    if (!programs_compile(grading, false)) {
-        salvage(grading);
-        programs_compile(grading, false);
+    for (int probes = 1; probes >= 0; probes--) {
+        if (!programs_compile(grading, probes) && !salvaged) {
+            salvage(grading);
+            salvaged = true;
+            programs_compile(grading, probes);
+        }
+        tests_run(grading, probes);
     }
-    tests_run(grading, false);
-    programs_compile(grading, true);
-    tests_run(grading, true);
     say_what_is_not_protected(grading);
     text_free(&message);
     remove_tree(grading->work);
@@ -338,8 +404,17 @@ static void grading_prepare(Grading *grading)
     solutions_read(grading);
     grading->work = work_new(grading->kit);
     cage_try(grading);
+    Text message = {NULL, 0, 0};
+    grading->probe_flags = "";
+    if (grading->n_probes > 0 &&
+        one_test_compile(&message, grading, "-Werror -Og -fwhole-program -o build/try.o"))
+        grading->probe_flags = "-Og -fwhole-program";
+    text_free(&message);
     remove_tree(grading->work);
     free(grading->work);
+    for (int t = 0; t < grading->n_test; t++)
+        if (is_wanted(grading, &grading->tests[t]))
+            grading->programs[grading->tests[t].program].needed = true;
     probes_reference(grading);
 }
 
@@ -365,6 +440,7 @@ static const char usage_text[] =
     "  --class DIR         every folder and zip file in it is a submission; marks go to --out DIR\n"
     "  --jobs N            of a class, so many at once (default: as many as processors)\n"
     "  --due 'YYYY-MM-DD HH:MM'  of a class: what is newer is late\n"
+    "  --all               of a class: run the public tests too of exercises that have probes\n"
     "  --per-day P         and costs P percent of its points for each day begun (default 10)\n"
     "  --probes DIR        tests that only print numbers, exN_M_*.c or tables of "
     "PROBE(exN_M_...);\n"
@@ -376,7 +452,9 @@ static const char usage_text[] =
     "  --junit FILE        write JUnit XML\n"
     "  --score             print the points only\n"
     "  --seconds S         processor time for one test (default 4)\n"
-    "  --clock S           for the whole submission (default 60; 0: no limit)\n"
+    "  --clock S           that a submission may lose in runs that must be stopped (default 60; 0: "
+    "no\n"
+    "                      limit); all in all it has ten times as many\n"
     "  --plain             do without the cage, as where the kernel allows none\n"
     "  --sanitize          compile with the address and undefined behaviour sanitizers\n"
     "  --compiler CC --optimise FLAGS --flags FLAGS    cc, -O0, -lcmocka\n";
@@ -389,6 +467,7 @@ enum {
     OPTION_JOBS,
     OPTION_DUE,
     OPTION_PER_DAY,
+    OPTION_ALL,
     OPTION_PROBES,
     OPTION_REFERENCE,
     OPTION_SEED,
@@ -462,6 +541,7 @@ static bool option_take(Grading *grading, Class *class, int option)
     case OPTION_JOBS: class->jobs = (int)number_of("--jobs", optarg, 1, 64); return true;
     case OPTION_DUE: class->due = due_of(optarg); return true;
     case OPTION_PER_DAY: class->per_day = number_of("--per-day", optarg, 0, 100); return true;
+    case OPTION_ALL: class->all = true; return true;
     case OPTION_PROBES: add_probes(grading, optarg); return true;
     case OPTION_REFERENCE: grading->reference = folder_of("--reference", optarg); return true;
     case OPTION_SEED:
@@ -499,6 +579,7 @@ static void options_read(Grading *grading, Class *class, int argc, char **argv)
         {"jobs", required_argument, NULL, OPTION_JOBS},
         {"due", required_argument, NULL, OPTION_DUE},
         {"per-day", required_argument, NULL, OPTION_PER_DAY},
+        {"all", no_argument, NULL, OPTION_ALL},
         {"probes", required_argument, NULL, OPTION_PROBES},
         {"reference", required_argument, NULL, OPTION_REFERENCE},
         {"seed", required_argument, NULL, OPTION_SEED},
@@ -551,6 +632,7 @@ int main(int argc, char **argv)
     class.per_day = 10.0;
     options_read(&grading, &class, argc, argv);
     grading.for_student = grading.submission == NULL && class.dir == NULL;
+    grading.probes_only = class.dir != NULL && !class.all;
     if (grading.for_student) {
         grading.submission = grading.kit;
         grading.clock = 0.0;

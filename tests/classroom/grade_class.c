@@ -45,7 +45,7 @@ typedef struct {
     int jobs;
     time_t due;     /* 0: never */
     double per_day; /* percent */
-    bool seed_given;
+    bool seed_given, all;
     Entry *entry;
     int count, running, done;
     uint64_t setting;
@@ -278,9 +278,13 @@ static uint64_t hash_tree(uint64_t hash, const char *dir)
 /* All that a mark depends on, besides the submission. */
 static uint64_t setting_of(const Grading *grading)
 {
-    const double numbers[] = {grading->seconds,          grading->clock,
-                              (double)grading->seed,     (double)grading->sanitize,
-                              (double)grading->n_probes, (double)grading->plain};
+    const double numbers[] = {grading->seconds,
+                              grading->clock,
+                              (double)grading->seed,
+                              (double)grading->sanitize,
+                              (double)grading->n_probes,
+                              (double)grading->plain,
+                              (double)grading->probes_only};
     uint64_t hash = hash_add(HASH_START, numbers, sizeof numbers);
     hash = hash_text(hash_text(hash, grading->compiler), grading->optimise);
     hash = hash_text(hash, grading->exercise != NULL ? grading->exercise : "");

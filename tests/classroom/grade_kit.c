@@ -23,7 +23,8 @@ typedef struct {
     Text broken;       /* what the compiler said, if this exercise alone does not compile */
     int tests, passed; /* public ones */
     int probes, probes_passed;
-    int late; /* how often a test of it ran out of time */
+    int late;  /* how often a test of it ran out of time */
+    bool lost; /* a test of it has not passed */
 } Exercise;
 
 typedef enum { PASS, FAIL, TODO, CRASH, TIMEOUT, FLOOD, QUIT, NOT_COMPILED, NOT_RUN } Verdict;
@@ -38,6 +39,7 @@ typedef struct {
     const char *dir; /* where its source is */
     bool probe;      /* it prints numbers; else it is a public test and judges by itself */
     bool compiled;
+    bool needed;      /* a test of it is run */
     double tolerance; /* of a probe's numbers */
     Text message;     /* of the compiler */
 } Program;
@@ -59,9 +61,11 @@ typedef struct {
     const char *results, *junit;
     const char *compiler, *flags, *optimise;
     bool sanitize, score_only, for_student;
+    bool probes_only;        /* public tests are run only of exercises that have no probe */
+    const char *probe_flags; /* which compile only what a probe uses, if the compiler can */
     bool plain;              /* without the cage */
     double seconds;          /* of processor time for one test */
-    double clock;            /* seconds for the whole submission; 0: no end */
+    double clock;            /* seconds for the whole submission, see clock_left; 0: no end */
     unsigned long long seed; /* the probes' random inputs come from it */
 
     char chapter[8];
@@ -69,13 +73,13 @@ typedef struct {
     Program programs[MAX_PROGRAMS];
     Test tests[MAX_TESTS];
     int n_exercise, n_program, n_test;
-    char *work;         /* the fresh copy of the kit */
-    Text solutions;     /* of all exercises, between their markers */
-    Text notes;         /* what the student should know besides */
-    const char *prefix; /* of the submission's files among those of others, or NULL */
-    uint64_t taken;     /* of the contents of what was handed in */
-    time_t newest;      /* of the files that were taken */
-    double started;
+    char *work;           /* the fresh copy of the kit */
+    Text solutions;       /* of all exercises, between their markers */
+    Text notes;           /* what the student should know besides */
+    const char *prefix;   /* of the submission's files among those of others, or NULL */
+    uint64_t taken;       /* of the contents of what was handed in */
+    time_t newest;        /* of the files that were taken */
+    double started, lost; /* lost: seconds of runs that were stopped */
 } Grading;
 
 static Exercise *exercise_find(Grading *grading, const char *id)

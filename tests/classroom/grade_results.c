@@ -8,13 +8,13 @@
 
 #include "grade_kit.c"
 
-/* Of what an exercise is worth. The smaller of two shares: a forged public test gives nothing where
-   there are probes. */
+/* Of what an exercise is worth. Where it has probes, they alone count: a forged public test gives
+   nothing. */
 static double exercise_share(const Exercise *exercise)
 {
-    double tests = exercise->tests > 0 ? (double)exercise->passed / exercise->tests : 1.0;
-    double probes = exercise->probes > 0 ? (double)exercise->probes_passed / exercise->probes : 1.0;
-    return exercise->tests + exercise->probes > 0 ? fmin(tests, probes) : 0.0;
+    return exercise->probes > 0  ? (double)exercise->probes_passed / exercise->probes
+           : exercise->tests > 0 ? (double)exercise->passed / exercise->tests
+                                 : 0.0;
 }
 
 static double exercise_score(const Exercise *exercise)
@@ -22,18 +22,19 @@ static double exercise_score(const Exercise *exercise)
     return exercise->points * exercise_share(exercise);
 }
 
-/* Of the points of an exercise, what a test of it stands for, and what this one has brought. They
-   sum to the points and to the score. */
-static double test_worth(const Exercise *exercise)
+/* What a test stands for of the points of its exercise. */
+static double test_worth(const Grading *grading, const Test *test)
 {
-    return exercise->points / (exercise->tests + exercise->probes);
+    const Exercise *exercise = &grading->exercises[test->exercise];
+    if (grading->programs[test->program].probe)
+        return exercise->points / exercise->probes;
+    return exercise->probes > 0 ? 0.0 : exercise->points / exercise->tests;
 }
 
-static double test_score(const Exercise *exercise, const Test *test)
+/* In a class most public tests are not run: nothing is said of them. */
+static bool is_silent(const Test *test)
 {
-    return test->verdict == PASS
-               ? exercise_score(exercise) / (exercise->passed + exercise->probes_passed)
-               : 0.0;
+    return test->verdict == NOT_RUN && test->output.len == 0;
 }
 
 static void totals(double *score, double *points, const Grading *grading)
@@ -124,7 +125,7 @@ static void json_test(Text *out, const Grading *grading, const Test *test)
     snprintf(name, sizeof name, "%s: %s", exercise->title, title);
     test_report(&report, grading, test);
     text_say(out, "    {\"score\": %.6g, \"max_score\": %.6g, \"status\": \"%s\", ",
-             test_score(exercise, test), test_worth(exercise),
+             test->verdict == PASS ? test_worth(grading, test) : 0.0, test_worth(grading, test),
              test->verdict == PASS ? "passed" : "failed");
     json_field(out, "number", exercise->id);
     text_say(out, ", ");
@@ -156,9 +157,13 @@ static void results_json(const Grading *grading)
              "\"isolated\": %s, \"seed\": %llu, \"contents\": \"%016llx\"},\n  \"tests\": [\n",
              points, grading->chapter, grading->plain ? "false" : "true", grading->seed,
              (unsigned long long)grading->taken);
+    const char *comma = "";
     for (int t = 0; t < grading->n_test; t++) {
-        text_say(&out, t > 0 ? ",\n" : "");
+        if (is_silent(&grading->tests[t]))
+            continue;
+        text_say(&out, "%s", comma);
         json_test(&out, grading, &grading->tests[t]);
+        comma = ",\n";
     }
     text_say(&out, "\n  ]\n}\n");
     write_result(grading->results, &out);
@@ -253,7 +258,7 @@ static bool print_exercise(const Grading *grading, int k)
     printf("%s%-5s %-58s %5.3g of %g%s\n", colour("\033[1m"), exercise->id, exercise->title,
            exercise_score(exercise), exercise->points, colour("\033[0m"));
     for (int t = 0; t < grading->n_test && !grading->score_only; t++)
-        if (grading->tests[t].exercise == k)
+        if (grading->tests[t].exercise == k && !is_silent(&grading->tests[t]))
             print_test(grading, &grading->tests[t]);
     return full;
 }

@@ -299,6 +299,17 @@ static void heap_fill(Heap *heap, Grading *grading)
     }
 }
 
+/* Lines that end as on Windows end as everywhere else: markers are found by whole lines. */
+static void returns_drop(Text *text)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < text->len; i++)
+        if (text->data[i] != '\r' || text->data[i + 1] != '\n')
+            text->data[kept++] = text->data[i];
+    if (text->data != NULL)
+        text->data[text->len = kept] = '\0';
+}
+
 /* One file of the chapter as it was handed in; says which was taken if it is not the one. */
 static bool submitted_read(Text *text, Grading *grading, const Heap *heap, const char *file)
 {
@@ -324,6 +335,7 @@ static bool submitted_read(Text *text, Grading *grading, const Heap *heap, const
     }
     if (bad == NULL && memchr(text_of(text), 0, text->len) != NULL)
         bad = "is not text";
+    returns_drop(text);
     if (bad != NULL) {
         text_say(&grading->notes, "%s %s and was not taken\n", file, bad);
         text_free(text);
@@ -399,7 +411,8 @@ static bool compile(Text *message, Grading *grading, const char *words)
     Job job;
     Outcome outcome;
     if (clock_left(grading) <= 0.0) {
-        text_say(message, "not compiled: the whole took longer than %g s\n", grading->clock);
+        text_say(message, "not compiled: %g s were lost in what had to be stopped\n",
+                 grading->lost);
         return false;
     }
     memset(&job, 0, sizeof job);
@@ -420,6 +433,8 @@ static bool compile(Text *message, Grading *grading, const char *words)
     cage_run(&outcome, grading, &job);
     give_build(grading, geteuid());
     bool ok = outcome.status == 0;
+    if (!ok && outcome.seconds >= job.cpu)
+        grading->lost += outcome.seconds;
     if (!ok && outcome.output.len == 0)
         text_say(message, "the compiler did not come to an end%s\n",
                  outcome.late ? " in time" : "");
@@ -447,7 +462,8 @@ static bool program_compile(Text *message, Grading *grading, const Program *prog
     snprintf(name, sizeof name, "%s.c", program->name);
     if (asprintf(&source, "%s/tests/%s", grading->work, name) < 0 ||
         asprintf(&words, "%s tests/%s -o %s %s -lm",
-                 program->probe ? "" : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
+                 program->probe ? grading->probe_flags
+                                : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
                  name, program->built, program->probe ? "" : grading->flags) < 0)
         die("out of memory");
     if (program->probe)
@@ -579,7 +595,7 @@ static bool programs_compile(Grading *grading, bool probes)
     bool all = true;
     for (int p = 0; p < grading->n_program; p++) {
         Program *program = &grading->programs[p];
-        if (program->probe != probes)
+        if (program->probe != probes || !program->needed)
             continue;
         text_free(&program->message);
         program->compiled = program_compile(&program->message, grading, program);
@@ -665,9 +681,10 @@ static void compile_alone(Program *alone, Grading *grading, int k)
     }
 }
 
-static void remove_alone(const Grading *grading)
+/* What is built holds what not every test may read: "build/alone". */
+static void remove_built(const Grading *grading, const char *built)
 {
-    char *path = join(grading->work, "build/alone");
+    char *path = join(grading->work, built);
     unlink(path);
     free(path);
 }

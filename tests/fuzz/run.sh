@@ -16,4 +16,11 @@ for source in tests/fuzz/fuzz_*.c; do
         > "$work/$name.log" 2>&1 || { tail -n 40 "$work/$name.log"; echo "FINDING in $name"; exit 1; }
     grep -E '^stat::number_of_executed_units' "$work/$name.log"
 done
+# Whole folders, broken in many ways, and the whole program on each.
+work_folders=$work/folders && rm -rf "$work_folders" && mkdir -p "$work_folders"
+clang -g -O1 -w -fsanitize=address,undefined -fno-sanitize-recover=all tests/fuzz/mutate_folders.c \
+    -o "$work/mutate_folders" -lm
+echo "fuzzing folders for $seconds seconds"
+"$work/mutate_folders" "$seconds" "${SEED:-1}" "$work_folders" data/tiny-mamba \
+    $(for config in "${GOLDEN:-tests/golden}"/*/config.json; do dirname "$config"; done)
 echo "no finding"

@@ -188,7 +188,7 @@ run-04: $(call of_chapter,04)
 	$(call show,$(BUILD)/ch04_selective)
 	$(call show,$(BUILD)/ch04_selective --story data/stories/back_and_forth.txt --cues data/cues.txt)
 
-run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer,$(call of_chapter,05))
+run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_as_library,$(call of_chapter,05))
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
@@ -197,6 +197,7 @@ run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer,$(call of_chapt
 	$(call show,$(BUILD)/ch05_language_model)
 	$(call show,$(BUILD)/ch05_stories_test --focus)
 	$(call show,$(BUILD)/ch05_stories_test)
+	$(call show,$(BUILD)/ch05_lengths)
 	@printf '\n==== Chapter 5b: a pretrained model (ch05_mamba_block/PRETRAINED.md) ====\n'
 	$(call show,$(BUILD)/ch05_pretrained)
 	@printf '\n==== Chapter 5c: Mamba-2 (ch05_mamba_block/MAMBA2.md) ====\n'
@@ -208,10 +209,11 @@ run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer,$(call of_chapt
 
 run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
-	@program=$(BUILD)/ch06_cuda_scan; \
-	    if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then program=$(CUDA_RUN); fi; \
-	    printf '\n$$ %s\n' $$program; $$program
+	$(call show,$(BUILD)/ch06_cuda_scan)
+	$(call show,$(BUILD)/ch06_cuda_backward)
 	$(call show,$(BUILD)/ch06_cuda_dual)
+	@if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then \
+	    printf '\n$$ %s\n' $(CUDA_RUN); $(CUDA_RUN); fi
 
 MEASURE := ch02_bench ch03_bench ch04_bench 'ch05_bench --block' 'ch05_bench --compare' 'ch05_bench --training' \
     'ch05_bench --contended' 'ch05_bench --mamba2' 'ch05_bench --pretrained $(BUILD)/random-130m' 'ch06_bench --csv $(BUILD)/ch06_bench.csv'

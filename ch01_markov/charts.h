@@ -182,7 +182,8 @@ static double axis_tick(const Axis *axis, size_t k)
     size_t first = 0; /* the first of them that is on the axis; 3: the next decade's 1 */
     while (first < 3 && decade + part[first] < axis->low - 1e-9)
         first++;
-    return decade + (double)((first + k) / 3) + part[(first + k) % 3];
+    size_t tick = first + k, decades = tick / 3;
+    return decade + (double)decades + part[tick % 3];
 }
 
 static size_t axis_ticks(const Axis *axis)

@@ -202,6 +202,18 @@ double random_normal(Random *random)
     return radius * cos(2.0 * PI * random_uniform(random));
 }
 
+/* A number that tells texts apart, the same everywhere (FNV-1a); `hash` is HASH_START, or that of
+   what came before. */
+#define HASH_START 14695981039346656037u
+
+uint64_t hash_bytes(const void *bytes, size_t len, uint64_t hash)
+{
+    const unsigned char *at = (const unsigned char *)bytes;
+    for (size_t i = 0; i < len; i++)
+        hash = (hash ^ at[i]) * 1099511628211u;
+    return hash;
+}
+
 /* ======================================= Matrices ========================================= */
 /* Row-major arrays of double; sizes come last; `out` never overlaps an input. */
 

@@ -568,12 +568,13 @@ static bool demo_tank(const Show *show, Error *error)
     double x = 0.0, level, gauge;
     Ssm tank = ssm_of(1, 1, 1, numbers);
     puts("A water tank: A = 0.5, B = 1, C = 1, D = 0.25, and one bucket in hour 0\n");
-    for (size_t t = 0; t < 3; t++, x = level) {
+    for (size_t t = 0; t < 3; t++) {
         double u = t == 0 ? 1.0 : 0.0;
         ssm_step(&level, &x, &u, &tank);
         ssm_output(&gauge, &level, &u, &tank);
         printf("  t = %zu   level 0.5 x %-4g + 1 x %g = %-4g   gauge 1 x %-4g + 0.25 x %g = %g\n",
                t, x, u, level, level, u, gauge);
+        x = level;
     }
     ssm_free(&tank);
     return show_system(show, error);

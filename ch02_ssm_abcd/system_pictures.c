@@ -113,14 +113,15 @@ static void svg_cells(FILE *out, const double *value, size_t count, double y, In
 /* The input u (len) on top, and the kernel turned round under it, at each of some times. */
 static void svg_slide(FILE *out, const double *K, const double *u, const double *y, size_t len)
 {
-    double *row = NEW(double, len), top = 92.0;
+    double *row = NEW(double, len);
     char text[96];
     svg_open(out, SLIDE_LEFT + SLIDE_CELL * (double)len + 120.0, 92.0 + 56.0 * (double)len);
     svg_text(out, 14, 22, "font-size=\"15\" font-weight=\"bold\"",
              "A kernel slides over its input");
     svg_text(out, SLIDE_LEFT - 12, 62, "text-anchor=\"end\"", "input u");
     svg_cells(out, u, len, 40, INK_AMBER);
-    for (size_t t = 0; t < len; t++, top += 56.0) {
+    for (size_t t = 0; t < len; t++) {
+        double top = 92.0 + 56.0 * (double)t;
         for (size_t s = 0; s < len; s++)
             row[s] = s <= t ? K[t - s] : 0.0;
         snprintf(text, sizeof text, "kernel at t = %zu", t);

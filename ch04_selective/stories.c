@@ -263,13 +263,10 @@ const Cue *cue_at(const Cues *cues, const Story *story, size_t at)
 }
 
 /* A small number in (-1/2, 1/2) that a word always has: what it happens to say in a context where
-   it means nothing. From the word's letters (FNV-1a) and the number of the context. */
+   it means nothing. From the word's letters and the number of the context. */
 float word_noise(const char *key, size_t context)
 {
-    uint64_t hash = 14695981039346656037u;
-    for (; *key != '\0'; key++)
-        hash = (hash ^ (unsigned char)*key) * 1099511628211u;
-    Random random = random_from_seed(hash + context);
+    Random random = random_from_seed(hash_bytes(key, strlen(key), HASH_START) + context);
     return (float)random_uniform(&random) - 0.5f;
 }
 

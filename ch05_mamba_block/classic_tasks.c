@@ -23,11 +23,6 @@
 
 enum { TASK_SYMBOLS = 16, TASK_REMEMBER = 16, NOISE = 0, MARKER = TASK_SYMBOLS - 1 };
 
-static size_t task_draw(size_t count, Random *random)
-{
-    return (size_t)(random_uniform(random) * (double)count);
-}
-
 /* One piece to copy: some symbols at random places of the first `spread` tokens, then as many
    markers, at which the symbols are to be said in their order; noise everywhere else. */
 static void copying_piece(int32_t *id, int32_t *target, size_t len, size_t symbols, size_t spread,
@@ -42,7 +37,7 @@ static void copying_piece(int32_t *id, int32_t *target, size_t len, size_t symbo
     for (size_t t = 0; said < end; t++) { /* all sets of places are equally likely */
         double chance = (double)(end - said) / (double)(spread - t);
         if (random_uniform(random) < chance)
-            id[t] = target[said++] = 1 + (int32_t)task_draw(MARKER - 1, random);
+            id[t] = target[said++] = 1 + (int32_t)one_of(random, MARKER - 1);
     }
 }
 
@@ -65,7 +60,7 @@ static void copying_lesson(int32_t *ids, int32_t *targets, size_t batch, size_t 
 {
     size_t most = *(const size_t *)from;
     for (size_t b = 0; b < batch; b++) {
-        size_t symbols = task_draw(4, random) == 0 ? 1 + task_draw(most, random) : most;
+        size_t symbols = one_of(random, 4) == 0 ? 1 + one_of(random, most) : most;
         double least = log((double)symbols), widest = log((double)(len - symbols) + 0.999);
         size_t spread = (size_t)exp(least + (widest - least) * random_uniform(random));
         copying_piece(ids + b * len, targets + b * len, len, symbols,
@@ -76,20 +71,20 @@ static void copying_lesson(int32_t *ids, int32_t *targets, size_t batch, size_t 
 static void random_symbols(int32_t *id, int32_t *target, size_t len, Random *random)
 {
     for (size_t t = 0; t < len; t++) {
-        id[t] = (int32_t)task_draw(MARKER, random);
+        id[t] = (int32_t)one_of(random, MARKER);
         target[t] = -1;
     }
 }
 
 /* Induction heads: somewhere in random symbols a marker and a symbol after it; the last token is
-   the marker again, and that symbol is to be said (appendix E.2). */
+   the marker again, and that symbol is to be said (appendix E.1). */
 static void induction_fill(int32_t *ids, int32_t *targets, size_t batch, size_t len,
                            const void *from, Random *random)
 {
     (void)from;
     for (size_t b = 0; b < batch; b++) {
         int32_t *id = ids + b * len, *target = targets + b * len;
-        size_t place = task_draw(len - 2, random);
+        size_t place = one_of(random, len - 2);
         random_symbols(id, target, len, random);
         id[place] = id[len - 1] = MARKER;
         target[len - 1] = id[place + 1];
@@ -107,7 +102,7 @@ static void induction_lesson(int32_t *ids, int32_t *targets, size_t batch, size_
         int32_t *id = ids + b * len, *target = targets + b * len;
         size_t before = len, gap;
         random_symbols(id, target, len, random);
-        for (size_t t = task_draw(2, random); t < len; before = t, t += gap) {
+        for (size_t t = one_of(random, 2); t < len; before = t, t += gap) {
             double u = 1.0 - random_uniform(random);
             gap = (size_t)fmin(2.0 / (u * u), (double)len);
             id[t] = MARKER;

@@ -20,17 +20,12 @@
 
 enum { NOT_ASKED = -1, MODULUS = 5, PLUS = MODULUS, MINUS, TIMES, TRACK_TOKENS };
 
-static size_t track_draw(size_t count, Random *random)
-{
-    return (size_t)(random_uniform(random) * (double)count);
-}
-
 /* Bits. The answer is 1 if those so far have an odd number of ones. */
 static void parity_piece(int32_t *id, int32_t *target, size_t len, Random *random)
 {
     int32_t odd = 0;
     for (size_t t = 0; t < len; t++) {
-        id[t] = (int32_t)track_draw(2, random);
+        id[t] = (int32_t)one_of(random, 2);
         target[t] = odd ^= id[t];
     }
 }
@@ -62,10 +57,10 @@ static void expression_piece(int32_t *id, int32_t *target, size_t len, size_t op
     int32_t operation = PLUS;
     for (size_t t = 0; t < len; t++)
         if (t % 2 == 0) {
-            id[t] = (int32_t)track_draw(MODULUS, random);
+            id[t] = (int32_t)one_of(random, MODULUS);
             target[t] = worth_read(&worth, operation, id[t]);
         } else {
-            id[t] = operation = PLUS + (int32_t)track_draw(operations, random);
+            id[t] = operation = PLUS + (int32_t)one_of(random, operations);
             target[t] = NOT_ASKED;
         }
 }

@@ -23,14 +23,6 @@ uint64_t hash_mix(uint64_t hash)
     return hash ^ hash >> 29;
 }
 
-uint64_t hash_bytes(const void *bytes, size_t len, uint64_t hash)
-{
-    const unsigned char *at = (const unsigned char *)bytes; /* FNV-1a */
-    for (size_t i = 0; i < len; i++)
-        hash = (hash ^ at[i]) * 0x100000001B3u;
-    return hash;
-}
-
 enum { NO_TOKEN = 0xFFFFFFFF };
 
 /* A token as tokenizer.json has it. */

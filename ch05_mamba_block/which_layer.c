@@ -19,18 +19,13 @@
 
 enum { COPIED_KINDS = 26, ASKED_KEYS = 32, ASKED_VALUES = 16, NO_TARGET = -1 };
 
-static size_t which_draw(size_t count, Random *random)
-{
-    return (size_t)(random_uniform(random) * (double)count);
-}
-
 /* `symbols` random symbols, a marker, and the symbols again: at the marker and at each symbol after
    it, the next one is to be said. Behind the end stand markers. */
 static void copy_piece(int32_t *id, int32_t *target, size_t len, size_t symbols, Random *random)
 {
     assert(2 * symbols + 1 <= len + 1); /* the last symbol is said, and need not be read */
     for (size_t t = 0; t < len; t++) {
-        id[t] = t < symbols ? (int32_t)which_draw(COPIED_KINDS, random) : COPIED_KINDS;
+        id[t] = t < symbols ? (int32_t)one_of(random, COPIED_KINDS) : COPIED_KINDS;
         target[t] = NO_TARGET;
     }
     for (size_t i = 0; i < symbols; i++) {
@@ -51,14 +46,14 @@ static void recall_piece(int32_t *id, int32_t *target, size_t len, size_t pairs,
     for (size_t i = 0; i < ASKED_KEYS; i++)
         key[i] = (int32_t)i;
     for (size_t i = 0; i < pairs; i++) { /* the first `pairs` of a shuffled list */
-        size_t from = i + which_draw(ASKED_KEYS - i, random);
+        size_t from = i + one_of(random, ASKED_KEYS - i);
         int32_t swap = key[i];
         key[i] = key[from];
         key[from] = swap;
-        value[i] = ASKED_KEYS + (int32_t)which_draw(ASKED_VALUES, random);
+        value[i] = ASKED_KEYS + (int32_t)one_of(random, ASKED_VALUES);
     }
     for (size_t t = 0; t < len; t += 2) {
-        size_t i = which_draw(pairs, random);
+        size_t i = one_of(random, pairs);
         id[t] = key[i];
         target[t] = seen[i] ? value[i] : NO_TARGET;
         seen[i] = true;

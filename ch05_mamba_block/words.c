@@ -64,13 +64,10 @@ static bool word_next(char *word, size_t room, const char *text, size_t len, siz
 
 enum { WORD_ROOM = 256 };
 
-/* Where a word stands in the table, or the free slot where it would (FNV-1a). */
+/* Where a word stands in the table, or the free slot where it would. */
 static size_t *word_slot(const Vocabulary *words, const char *word)
 {
-    uint64_t hash = 14695981039346656037u;
-    for (const char *c = word; *c != '\0'; c++)
-        hash = (hash ^ (unsigned char)*c) * 1099511628211u;
-    size_t at = hash % words->n_slot;
+    size_t at = hash_bytes(word, strlen(word), HASH_START) % words->n_slot;
     while (words->slot[at] != 0 && strcmp(words->word[words->slot[at] - 1], word) != 0)
         at = (at + 1) % words->n_slot;
     return &words->slot[at];

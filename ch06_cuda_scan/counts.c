@@ -127,10 +127,9 @@ bool work_show(size_t steps, size_t items, const Show *show, Error *error)
 {
     enum { LENGTHS = 10 };
     double len[LENGTHS], depth[3][LENGTHS];
-    prose("One state, %zu steps: joins in all and for each step; depth, the longest row of joins "
-          "that "
-          "wait for each other; barriers of the block\n",
-          steps);
+    printf("One state, %zu steps: joins in all and for each step; depth, the longest row\n"
+           "of joins that wait for each other; barriers of the block\n\n",
+           steps);
     puts("                      joins  a step   depth  barriers");
     print_work("loop", work_of_loop(steps), steps);
     print_work("Hillis, Steele", work_of_hillis_steele(steps), steps);
@@ -193,8 +192,9 @@ bool banks_show(unsigned tokens, WordPlace *place, const Show *show, Error *erro
     enum { ROUNDS_MOST = 16 };
     double width[ROUNDS_MOST], plain[ROUNDS_MOST], gaps[ROUNDS_MOST];
     size_t rounds = 0;
-    prose("Blelloch's sweep over %u elements: in how many turns the first warp gets its words\n",
-          tokens);
+    printf("Blelloch's sweep over %u elements: in how many turns the first warp gets\n"
+           "its words\n\n",
+           tokens);
     puts("  width  threads   without gaps   a gap after every 32");
     for (unsigned w = 1; w < tokens && rounds < ROUNDS_MOST; w *= 2, rounds++) {
         unsigned threads = tokens / (2 * w);
@@ -245,14 +245,13 @@ void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double chan
 {
     double n = (double)scan->d_state, d = (double)scan->d_inner, shared = 2.0 * n / d;
     const ScanTraffic all[N_TRAFFIC] = {
-        {"unfused, a kernel an operation", 2 + (1 + n) + (2 + n) + 3 * n + (n + 1) + 3 + 3, 2 * n,
-         n + 3, 0},
-        {"0 to 3: A, B, C at every token", 4 + shared, 3 * n, n + 3, 0},
-        {"5 fused: B, C read by each block", 4 + shared, 2 * n / channels, n + 3, ISSUED_4X4},
-        {"6 in pieces of time", 6 + 1.5 * shared, 3 * n / (4 * channels), 2 * n + 4,
+        {"each operation a kernel", 2 + (1 + n) + (2 + n) + 3 * n + (n + 1) + 3 + 3, 2 * n, n + 3,
+         0},
+        {"0-3: A, B, C each token", 4 + shared, 3 * n, n + 3, 0},
+        {"5: B, C once a block", 4 + shared, 2 * n / channels, n + 3, ISSUED_4X4},
+        {"6: in pieces of time", 6 + 1.5 * shared, 3 * n / (4 * channels), 2 * n + 4,
          ISSUED_16X1 + ISSUED_END},
-        {"5 forwards, keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 3,
-         ISSUED_4X4},
+        {"5: keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 3, ISSUED_4X4},
         {"backwards", 7 + shared + n / stretch + 4 * n / 32, 2 * n / 32, n + 7, ISSUED_BACK},
     };
     memcpy(traffic, all, sizeof all);
@@ -289,12 +288,12 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
     double x[ROOF_POINTS], y[ROOF_POINTS], at[N_TRAFFIC], height[N_TRAFFIC];
     double wide = (double)scan->batch * (double)scan->len * (double)scan->d_inner;
     count_traffic(way, scan, channels, stretch);
-    prose(
-        "batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100 (SXM) is "
-        "said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16 special functions or 4 "
-        "instructions of a warp. Times in us, predicted and not measured; special in 10^9\n",
-        scan->batch, scan->len, scan->d_inner, scan->d_state);
-    puts("  way                              GB cached  time special  time issued   time");
+    printf("batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100\n"
+           "(SXM) is said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16\n"
+           "special functions or 4 instructions of a warp. Times in us, predicted and not\n"
+           "measured\n\n",
+           scan->batch, scan->len, scan->d_inner, scan->d_state);
+    puts("  way                         GB  cached  time  special 10^9  time  issued  time");
     for (int i = 0; i < N_TRAFFIC; i++) {
         double bytes = wide * way[i].floats * sizeof(float);
         double warps = wide * (double)scan->d_state * way[i].issued / 32.0;
@@ -302,7 +301,7 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
         if (way[i].issued > 0.0)
             snprintf(issued, sizeof issued, "%6.1f %6.0f", way[i].issued,
                      1e6 * warps / h100.instructions);
-        printf("  %-32s %5.2f %5.2f %5.0f %7.2f %5.0f %s\n", way[i].name, 1e-9 * bytes,
+        printf("  %-24s %5.2f %6.2f %6.0f %9.2f %8.0f %s\n", way[i].name, 1e-9 * bytes,
                1e-9 * wide * way[i].cached * sizeof(float), 1e6 * bytes / h100.bytes,
                1e-9 * wide * way[i].exponentials,
                1e6 * wide * way[i].exponentials / h100.exponentials, issued);
@@ -324,7 +323,7 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
 /* ==================================== What feeds a unit =================================== */
 
 #define ISSUED_16X8 10.6 /* as above: kernel 5 with 8 lanes of 16 states each */
-#define ISSUED_DUAL 1.9  /* the three kernels of cuda_dual.cu together, with 128 states */
+#define ISSUED_DUAL 2.2  /* the three kernels of cuda_dual.cu together, with 128 states */
 
 /* What a scan takes for each token and channel, whatever units it uses. */
 typedef struct {
@@ -336,16 +335,17 @@ typedef struct {
 
 enum { N_FEED = 3, FEED_TIMES = 4 };
 
-/* Kernel 5 with z; the chunks of cuda_dual.cu, `chunk` tokens and as many channels to a head, which
-   the three kernels read and write: u twice, y, and the states four times. */
-void count_feed(ScanFeed feed[N_FEED], double chunk, double d_inner)
+/* Kernel 5 with z; the chunks of cuda_dual.cu, `chunk` tokens and as many channels to a head,
+   `piece` of them to a block. There C B^T, C x and v B are made, v B twice, and M v; and u is read
+   twice, y written, and at the ends of pieces the states are read and written twice. */
+void count_feed(ScanFeed feed[N_FEED], double chunk, double piece, double d_inner)
 {
     const double few = 16, many = 128;
     const ScanFeed all[N_FEED] = {
         {"5 fused", 4 * few, 4 + 2 * few / d_inner, few + 3, ISSUED_4X4 * few, false},
         {"5 fused", 4 * many, 4 + 2 * many / d_inner, many + 3, ISSUED_16X8 * many, false},
-        {"in chunks", 3 * many + chunk, 3 + 4 * many / chunk + 3 * many / d_inner, 4 / chunk,
-         ISSUED_DUAL * many, true},
+        {"in chunks", 4 * many + chunk, 3 + 4 * many / (chunk * piece) + 3 * many / d_inner,
+         4 / chunk, ISSUED_DUAL * many, true},
     };
     memcpy(feed, all, sizeof all);
 }
@@ -367,7 +367,7 @@ double feed_times(double seconds[FEED_TIMES], const ScanFeed *feed, double wide,
 
 /* Multiply-adds a second under the roof of other units and of matrix units, from 1 to 1000 a byte;
    and where each way stands under them, by the longest of its times. */
-bool feed_show(double chunk, const Show *show, Error *error)
+bool feed_show(double chunk, double piece, const Show *show, Error *error)
 {
     static const double cycles = 132.0 * 1.98e9; /* of all processors */
     static const double products[2] = {128.0 * cycles, 0.5 * 494.7e12};
@@ -376,16 +376,17 @@ bool feed_show(double chunk, const Show *show, Error *error)
     const double wide = 8.0 * 2048.0 * 2048.0;
     ScanFeed feed[N_FEED];
     double x[ROOF_POINTS], roof[2][ROOF_POINTS], at[N_FEED], height[N_FEED], seconds[FEED_TIMES];
-    count_feed(feed, chunk, 2048.0);
-    printf("batch 8, len 2048, d_inner 2048, by count, at the rates of --demo floors; and for\n"
-           "multiply-adds 128 a cycle and processor, or in TF32 on tensor cores 494.7 TFLOP/s.\n"
-           "Times in us if nothing else counted, predicted and not measured\n\n"
-           "  way        d_state   bytes   special   issued   products   multiply-adds a byte\n");
+    count_feed(feed, chunk, piece, 2048.0);
+    printf("batch 8, len 2048, d_inner 2048, by count, at the rates of ch06_cuda_scan's\n"
+           "--demo floors; and for multiply-adds 128 a cycle and processor, or in TF32 on\n"
+           "tensor cores 494.7 TFLOP/s. Times in us if nothing else counted, predicted and\n"
+           "not measured\n\n"
+           "  way        d_state  bytes  special  issued  products  multiply-adds a byte\n");
     for (int i = 0; i < N_FEED; i++) {
         double longest = feed_times(seconds, &feed[i], wide, &h100, products);
         at[i] = feed[i].products / (feed[i].floats * sizeof(float));
         height[i] = 1e-12 * wide * feed[i].products / longest;
-        printf("  %-10s %7zu %7.0f %9.0f %8.0f %10.0f %22.1f\n", feed[i].name, d_state[i],
+        printf("  %-10s %7zu %6.0f %8.0f %7.0f %9.0f %21.1f\n", feed[i].name, d_state[i],
                1e6 * seconds[0], 1e6 * seconds[1], 1e6 * seconds[2], 1e6 * seconds[3], at[i]);
     }
     for (int i = 0; i < ROOF_POINTS; i++) {

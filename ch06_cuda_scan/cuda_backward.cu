@@ -7,8 +7,9 @@
    Nothing is added by atomics, so every run gives the same bits.
 
    HOLDS   the backward kernels (Exercise 6.6 is in them), their plan and their start;
-           cuda_scan_backward, from arrays of the host to arrays of the host
-   FOR     readers who have been through cuda_scan.cu's kernels 5 and 6; bench.cu and the tests */
+           cuda_scan_backward, from arrays of the host to arrays of the host; the ladder's last step
+   FOR     readers who have been through cuda_scan.cu's kernels 5 and 6; bench.cu and the tests. A
+           program: build/ch06_cuda_backward */
 
 #ifndef CH06_CUDA_BACKWARD
 #define CH06_CUDA_BACKWARD
@@ -705,5 +706,105 @@ bool cuda_scan_backward(const ScanGrad *grad, const float *y_grad, const float *
         device_back_get(grad, &back, error);
     return device_scan_close(&back.on, ok, error);
 }
+
+/* ==================================== The demo ============================================ */
+
+enum { GRADIENTS = 9 };
+
+/* How many numbers each gradient of a scan has: u, delta, z, B, C, A, x_start, delta_bias, D. */
+static void grad_counts(size_t count[GRADIENTS], const Scan *scan)
+{
+    size_t wide = scan->batch * scan->len * scan->d_inner, A = scan->d_inner * scan->d_state;
+    size_t shared = scan->batch * scan->len * scan->d_state;
+    const size_t counts[GRADIENTS] = {
+        wide, wide, wide, shared, shared, A, scan->batch * A, scan->d_inner, scan->d_inner};
+    memcpy(count, counts, sizeof counts);
+}
+
+/* Gradients that lie in `memory` one behind the other. */
+static ScanGrad grads_in(float *memory, const size_t count[GRADIENTS])
+{
+    ScanGrad grad;
+    float **array[GRADIENTS] = {&grad.u, &grad.delta,   &grad.z,          &grad.B, &grad.C,
+                                &grad.A, &grad.x_start, &grad.delta_bias, &grad.D};
+    for (int k = 0; k < GRADIENTS; k++) {
+        *array[k] = memory;
+        memory += count[k];
+    }
+    return grad;
+}
+
+/* The way back of one scan under every order of threads, against chapter 4's clear one. */
+static bool back_step(const Scan *scan, uint64_t seed, Error *error)
+{
+    size_t count[GRADIENTS], all = 0, wide = scan->batch * scan->len * scan->d_inner;
+    grad_counts(count, scan);
+    for (int k = 0; k < GRADIENTS; k++)
+        all += count[k];
+    float *want = NEW(float, 3 * all + wide), *first = want + all, *got = first + all;
+    float *y_grad = got + all;
+    bool ok = true, near = true, same = true;
+    for (size_t i = 0; i < wide; i++)
+        y_grad[i] = scan->u[(i * 7 + 1) % wide]; /* some loss or other */
+    ScanGrad grad = grads_in(want, count);
+    selective_scan_backward(&grad, y_grad, NULL, scan, NULL);
+    for (int order = 0; ok && order < orders(); order++) {
+        grad = grads_in(order == 0 ? first : got, count);
+        use_order(order, seed);
+        ok = cuda_scan_backward(&grad, y_grad, NULL, scan, error);
+        same = same && (order == 0 || memcmp(first, got, all * sizeof(float)) == 0);
+    }
+    use_order(0, 0);
+    for (size_t k = 0, at = 0; k < GRADIENTS; at += count[k++])
+        near = near && difference_of(first + at, want + at, count[k]) <= 5e-5;
+    if (ok)
+        printf("  %7zu %12s %11s\n", scan->d_state, yes_no(near), yes_no(same));
+    free(want);
+    return ok;
+}
+
+/* 16 states and 1, as in the ladder, and more than 16. */
+static bool demo_back(const Show *show, Error *error)
+{
+    static const size_t d_state[3] = {16, 1, 33};
+    bool ok = true;
+    printf("The way back on batch 2, len 700, d_inner 8: chapter 4's nine gradients, each to\n"
+           "5e-5 of its largest number, and the same bits for threads that run in order,\n"
+           "backwards, or shuffled (seed %" PRIu64 ")?\n\n  d_state       agrees   same bits\n",
+           show->seed);
+    for (int i = 0; ok && i < 3; i++) {
+        DemoScan made = demo_scan_new(2, 700, 8, d_state[i]);
+        ok = back_step(&made.scan, show->seed, error);
+        free(made.memory);
+    }
+    return ok;
+}
+
+/* ==================================== Options and main ==================================== */
+
+int back_main(int argc, char **argv)
+{
+    static Demo *const demos[] = {demo_back};
+    Show show = {{false, false}, NULL, 1};
+    const Option table[] = {
+        {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "-",
+         "of the order in which threads run, on the CPU (default 1)"},
+    };
+    const Program program = {"ch06_cuda_backward",
+                             "The way back of chapter 6's kernels, held against chapter 4.", table,
+                             sizeof table / sizeof *table};
+    int status;
+    if (!program_begin(&status, &program, argc, argv))
+        return status;
+    Error error;
+    return program_end(demos_run(demos, 1, 0, &show, &error), &error);
+}
+
+#if __INCLUDE_LEVEL__ == 0 /* compiled on its own: be a program */
+int main(int argc, char **argv)
+{
+    return back_main(argc, argv);
+}
+#endif
 
 #endif /* CH06_CUDA_BACKWARD */

@@ -2,14 +2,15 @@
 
    QUESTION   A GPU has units that do nothing but multiply matrices, and that several times as fast
               as all the others. The kernels of cuda_scan.cu cannot use them. What can?
-   NEW        Chapter 5c's chunks as three kernels: where each chunk ends, from chunk to chunk, and
-              what is read. All long sums are products of matrices, made by wmma in TF32: factors
-              with 10 bits behind the point, sums in float.
+   NEW        Chapter 5c's chunks as three kernels: where each piece of some chunks ends, from piece
+              to piece, and what is read. All long sums are products of matrices, made by wmma in
+              TF32: factors with 10 bits behind the point, sums in float.
    NOT        A way back; and not the fastest there is. The published kernels take factors of 16
-              bits, chunks of 256 tokens, and make C B^T once for all heads of a group.
+              bits, and make C B^T once for all heads of a group.
    EQUATION   y_i = sum over j <= i of L_ij (C_i . B_j) v_j  +  a_0 ... a_i (x C_i), in each chunk
    LETTERS    as in chapter 5c, and
-              tile   SIDE x SIDE numbers in shared memory, rounded to TF32; what is not there is 0
+              tile   SIDE x SIDE numbers in shared memory; what is not there is 0
+              piece  chunks of a sequence that one block goes through, as in kernel 6
               M^T    M = L o C B^T, turned: a row for who wrote, a column for who reads
    BUILD      cc -x c -O2 ch06_cuda_scan/cuda_dual.cu -o cuda_dual -lm && ./cuda_dual
               nvcc -O3 -arch=native ch06_cuda_scan/cuda_dual.cu -o cuda_dual    sm_80 or later
@@ -32,6 +33,8 @@ enum {
     TILE_ROW = SIDE + 4,                   /* floats: neighbouring rows begin in other banks */
     TILE_SIZE = SIDE * TILE_ROW,           /* floats */
     DUAL_THREADS = 128,                    /* four warps: each makes a quarter of a square */
+    DUAL_STATES = 256,                     /* of a channel, at most */
+    DUAL_PIECE = 4,                        /* chunks of a piece, where nobody says otherwise */
     TILE_QUADS = SIDE / 4,                 /* of a row: four neighbours at a time */
     TILE_STEP = DUAL_THREADS / TILE_QUADS, /* rows that the block moves at a time */
     TILE_PASSES = SIDE / TILE_STEP
@@ -40,28 +43,27 @@ enum {
 typedef struct {
     HeadScan scan; /* with arrays on the device; `chunk` is SIDE, whatever it says */
     float *y, *x_last;
-    size_t chunks; /* of a sequence */
-    float *x;    /* (batch, chunks, n_head, d_head, d_state) where each ends from 0, then begins */
-    float *left; /* (batch, chunks, n_head) a_0 a_1 ...: what a chunk leaves of a state */
+    size_t piece, pieces; /* chunks of a piece; pieces of a sequence */
+    float *x;    /* (batch, pieces, n_head, d_head, d_state) where each ends from 0, then begins */
+    float *left; /* (batch, pieces, n_head) what a piece leaves of a state: all its a, multiplied */
 } DualJob;
 
-/* A block has one head in one chunk. */
+/* Chunk c of the piece that is the block's, and the head that is. */
 typedef struct {
-    unsigned h;
-    size_t token;                /* the chunk's first token, counted through the batch */
-    unsigned tokens;             /* SIDE, or fewer in the last chunk */
-    size_t u, u_row, BC, BC_row; /* where its first u, B and C lie; how far the next token's are */
+    unsigned h, tokens;          /* SIDE, or fewer at the end of a sequence, or none after it */
+    size_t token;                /* the first, counted through the batch */
+    size_t u, u_row, BC, BC_row; /* where its u, B and C lie; how far the next token's are */
 } DualPlace;
 
-DEVICE DualPlace dual_place(const DualJob *job)
+DEVICE DualPlace dual_place(const DualJob *job, unsigned c)
 {
     const HeadScan *scan = &job->scan;
-    unsigned heads = (unsigned)scan->n_head, chunks = (unsigned)job->chunks;
-    size_t first = blockIdx.x / heads % chunks * SIDE;
+    unsigned heads = (unsigned)scan->n_head, pieces = (unsigned)job->pieces;
+    size_t first = (blockIdx.x / heads % pieces * job->piece + c) * SIDE;
     DualPlace at;
     at.h = blockIdx.x % heads;
-    at.token = blockIdx.x / heads / chunks * scan->len + first;
-    at.tokens = (unsigned)least_of(scan->len - first, SIDE);
+    at.tokens = first < scan->len ? (unsigned)least_of(scan->len - first, SIDE) : 0;
+    at.token = blockIdx.x / heads / pieces * scan->len + first;
     at.u_row = scan->n_head * scan->d_head;
     at.u = at.token * at.u_row + at.h * scan->d_head;
     at.BC_row = scan->n_group * scan->d_state;
@@ -71,13 +73,14 @@ DEVICE DualPlace dual_place(const DualJob *job)
 
 /* ==================================== Tiles =============================================== */
 /* What is multiplied comes through shared memory, and is rounded on its way: a tensor core looks */
-/* at the first 10 bits behind the point, and it does not round by itself.                        */
+/* at the first 10 bits behind the point, and it does not round by itself. Only the state, which  */
+/* goes on from chunk to chunk, stays a float.                                                    */
 
 /* rows x columns (SIDE at most, columns a multiple of 4) of an array whose rows lie `row` floats
-   apart, row i times factor[i]; factor NULL: times 1. A thread moves 4 columns of every 8th row,
-   and asks for four rows before it waits for the first. */
+   apart, row i times factor[i] (NULL: 1), rounded, or as it is. A thread moves 4 columns of every
+   8th row, and asks for four rows before it waits for the first. */
 DEVICE void tile_fill(float *tile, const float *from, size_t row, unsigned rows, unsigned columns,
-                      const float *factor)
+                      const float *factor, const bool round)
 {
     unsigned i = threadIdx.x / TILE_QUADS, k = threadIdx.x % TILE_QUADS * 4;
     from += i * row + k;
@@ -94,7 +97,7 @@ DEVICE void tile_fill(float *tile, const float *from, size_t row, unsigned rows,
         for (unsigned pass = 0; pass < TILE_PASSES / 2; pass++) {
             float times = factor != NULL ? factor[i] : 1.0f;
             UNROLL
-            for (int e = 0; e < 4; e++)
+            for (int e = 0; e < 4 && round; e++)
                 quad[pass][e] = __float_to_tf32(times * quad[pass][e]);
             quads_store(tile + i * TILE_ROW + k, quad[pass], 4);
             i += TILE_STEP;
@@ -197,6 +200,20 @@ DEVICE void columns_by_columns(SumFragment sum[2][2], const float *left, const f
     }
 }
 
+/* The square from a tile, times `factor`: of 256 numbers each lane has 8, whichever they are. */
+DEVICE void square_load(SumFragment sum[2][2], const float *tile, float factor)
+{
+    UNROLL
+    for (unsigned part = 0; part < 4; part++) {
+        unsigned i = quarter_row() + part / 2 * 16, j = quarter_column() + part % 2 * 16;
+        SumFragment *to = &sum[part / 2][part % 2];
+        load_matrix_sync(*to, tile + i * TILE_ROW + j, TILE_ROW, mem_row_major);
+        UNROLL
+        for (int k = 0; k < 8; k++)
+            to->x[k] *= factor;
+    }
+}
+
 /* The square into a tile; turned: sum_ij to row j, column i. */
 DEVICE void square_store(float *tile, const SumFragment sum[2][2], const bool turned)
 {
@@ -266,45 +283,131 @@ DEVICE void mask_decays(float *tile, const float *a, const float *run)
     }
 }
 
-/* ==================================== 1. Where a chunk ends =============================== */
-/* x = sum over tokens t of (what is left of v_t at the end) B_t: a state that begins with 0. */
+/* ==================================== A chunk ============================================= */
+/* Chapter 5c's two halves of a chunk, in the same words. `left` and `right` are tiles to work    */
+/* with, `x` (d_state / SIDE tiles) is the state of the head, (d_head, SIDE) in each.             */
 
-__global__ void __launch_bounds__(DUAL_THREADS, 4) dual_states(DualJob job)
+/* In shared memory. */
+typedef struct {
+    float *left, *right, *x;         /* tiles */
+    float *delta, *a, *run, *before; /* (SIDE) */
+} ChunkShared;
+
+DEVICE unsigned columns_from(const HeadScan *scan, unsigned n)
 {
-    __shared__ __align__(32) float v[TILE_SIZE], B[TILE_SIZE];
-    __shared__ float delta[SIDE], a[SIDE], run[SIDE];
-    const HeadScan *scan = &job.scan;
-    const DualPlace at = dual_place(&job);
-    unsigned d_head = (unsigned)scan->d_head, d_state = (unsigned)scan->d_state, t = threadIdx.x;
-    float *x = job.x + (size_t)blockIdx.x * d_head * d_state;
-    chunk_steps(delta, a, scan, &at);
-    chunk_products(run, a, true);
+    return (unsigned)least_of(scan->d_state - n, SIDE);
+}
+
+/* x = a_0 a_1 ... x + sum over tokens t of (what is left of v_t at the end) B_t; each warp has its
+   own quarter of x. What the chunk leaves of x is returned. Delta is used up. */
+DEVICE float chunk_hand_on(const ChunkShared *at, const HeadScan *scan, const DualPlace *here)
+{
+    unsigned t = threadIdx.x;
+    chunk_products(at->run, at->a, true);
+    float all = product_to(at->run, SIDE - 1);
+    /* v_t = Delta_t u_t, and what the tokens after it leave of it */
     if (t + 1 < SIDE)
-        delta[t] *= product_to(run, SIDE - 2 - t); /* of those after t */
-    if (t == 0)
-        job.left[blockIdx.x] = product_to(run, SIDE - 1);
-    __syncthreads();
-    tile_fill(v, scan->u + at.u, at.u_row, at.tokens, d_head, delta);
-    for (unsigned n = 0; n < d_state; n += SIDE) {
-        unsigned columns = (unsigned)least_of(d_state - n, SIDE);
+        at->delta[t] *= product_to(at->run, SIDE - 2 - t);
+    __syncthreads(); /* the factors are there, and nobody needs the tiles any more */
+    tile_fill(at->left, scan->u + here->u, here->u_row, here->tokens, (unsigned)scan->d_head,
+              at->delta, true);
+    for (unsigned n = 0; n < scan->d_state; n += SIDE) {
+        float *x = at->x + n / SIDE * TILE_SIZE;
         SumFragment sum[2][2];
-        square_zero(sum);
-        __syncthreads(); /* nobody needs the states before these any more */
-        tile_fill(B, scan->B + at.BC + n, at.BC_row, at.tokens, columns, NULL);
+        tile_fill(at->right, scan->B + here->BC + n, here->BC_row, here->tokens,
+                  columns_from(scan, n), NULL, true);
         __syncthreads(); /* v and B are there */
-        columns_by_columns(sum, v, B);
+        square_load(sum, x, all);
+        columns_by_columns(sum, at->left, at->right);
+        square_store(x, sum, false);
         __syncthreads(); /* B has been read */
-        square_store(B, sum, false);
-        __syncthreads(); /* the square is there */
-        tile_write(x + n, B, d_state, d_head, columns, NULL, 0.0f);
     }
+    return all;
+}
+
+/* y = M v + (a_0 ... a_i) x C_i + D u */
+DEVICE void chunk_read(float *y, const ChunkShared *at, const HeadScan *scan, const DualPlace *here)
+{
+    const float *B = scan->B + here->BC, *C = scan->C + here->BC, *u = scan->u + here->u;
+    unsigned d_head = (unsigned)scan->d_head;
+    SumFragment sum[2][2];
+    chunk_products(at->run, at->a, false);
+    if (threadIdx.x < SIDE)
+        at->before[threadIdx.x] = product_to(at->run, threadIdx.x);
+    /* M^T: C B^T, SIDE states after the other, and the mask */
+    square_zero(sum);
+    for (unsigned n = 0; n < scan->d_state; n += SIDE) {
+        unsigned columns = columns_from(scan, n);
+        tile_fill(at->left, C + n, here->BC_row, here->tokens, columns, NULL, true);
+        tile_fill(at->right, B + n, here->BC_row, here->tokens, columns, NULL, true);
+        __syncthreads(); /* these are there */
+        rows_by_rows(sum, at->left, at->right, columns);
+        __syncthreads(); /* and have been read */
+    }
+    square_store(at->left, sum, true);
+    tile_fill(at->right, u, here->u_row, here->tokens, d_head, at->delta, true);
+    __syncthreads(); /* C B^T is there */
+    mask_decays(at->left, at->a, at->run);
+    __syncthreads(); /* M^T and v are there */
+    /* y = M v: what is read of the chunk itself */
+    square_zero(sum);
+    columns_by_columns(sum, at->left, at->right);
+    /* y += a_0 ... a_i (x C_i): what is read of the state before it */
+    for (unsigned n = 0; n < scan->d_state; n += SIDE) {
+        unsigned columns = columns_from(scan, n);
+        __syncthreads(); /* both tiles have been read */
+        tile_fill(at->left, C + n, here->BC_row, here->tokens, columns, at->before, true);
+        tile_fill(at->right, at->x + n / SIDE * TILE_SIZE, TILE_ROW, SIDE, SIDE, NULL, true);
+        __syncthreads(); /* C and x are there */
+        rows_by_rows(sum, at->left, at->right, columns);
+    }
+    __syncthreads(); /* both tiles have been read */
+    square_store(at->left, sum, false);
+    __syncthreads(); /* the square is there */
+    tile_write(y + here->u, at->left, here->u_row, here->tokens, d_head, u,
+               scan->D != NULL ? scan->D[here->h] : 0.0f);
+}
+
+/* The state (d_head, d_state) of the block's head, from or to global memory; from NULL: 0. */
+DEVICE void state_fetch(float *x, const float *from, const HeadScan *scan)
+{
+    unsigned rows = from != NULL ? (unsigned)scan->d_head : 0;
+    for (unsigned n = 0; n < scan->d_state; n += SIDE)
+        tile_fill(x + n / SIDE * TILE_SIZE, from + n, scan->d_state, rows, columns_from(scan, n),
+                  NULL, false);
+}
+
+DEVICE void state_keep(float *to, const float *x, const HeadScan *scan)
+{
+    for (unsigned n = 0; n < scan->d_state; n += SIDE)
+        tile_write(to + n, x + n / SIDE * TILE_SIZE, scan->d_state, (unsigned)scan->d_head,
+                   columns_from(scan, n), NULL, 0.0f);
+}
+
+/* ==================================== The kernels ========================================= */
+
+/* 1. Where a piece ends, if it begins with 0, and what it leaves of a state. */
+__global__ void __launch_bounds__(DUAL_THREADS, 3) dual_states(DualJob job)
+{
+    DYNAMIC_SHARED(float, tiles);
+    __shared__ float delta[SIDE], a[SIDE], run[SIDE];
+    const ChunkShared at = {tiles, tiles + TILE_SIZE, tiles + 2 * TILE_SIZE, delta, a, run, NULL};
+    const HeadScan *scan = &job.scan;
+    float left = 1.0f;
+    state_fetch(at.x, NULL, scan);
+    for (unsigned c = 0; c < job.piece; c++) {
+        const DualPlace here = dual_place(&job, c);
+        chunk_steps(delta, a, scan, &here);
+        left *= chunk_hand_on(&at, scan, &here);
+    }
+    state_keep(job.x + (size_t)blockIdx.x * scan->d_head * scan->d_state, at.x, scan);
+    if (threadIdx.x == 0)
+        job.left[blockIdx.x] = left;
 }
 KERNEL(dual_states, DualJob)
 
-/* ==================================== 2. From chunk to chunk ============================== */
-/* As kernel 6's scan_carry: where a chunk ends, from 0, becomes where it begins. A thread has */
-/* four neighbouring states.                                                                   */
-
+/* 2. From piece to piece, as kernel 6's scan_carry: where a piece ends, from 0, becomes where it
+   begins. A thread has four neighbouring states. */
 __global__ void dual_carry(DualJob job)
 {
     const HeadScan *scan = &job.scan;
@@ -315,10 +418,10 @@ __global__ void dual_carry(DualJob job)
         return;
     if (scan->x_start != NULL)
         quads_load(x, scan->x_start + i, 4);
-    size_t first = i / all * job.chunks; /* chunk */
+    size_t first = i / all * job.pieces; /* piece */
     float *at = job.x + first * all + i % all;
     const float *left = job.left + first * scan->n_head + i % all / states;
-    for (size_t c = 0; c < job.chunks; c++) {
+    for (size_t c = 0; c < job.pieces; c++) {
         quads_load(end, at, 4);
         quads_store(at, x, 4);
         UNROLL
@@ -327,68 +430,43 @@ __global__ void dual_carry(DualJob job)
         at += all;
         left += scan->n_head;
     }
-    if (job.x_last != NULL)
-        quads_store(job.x_last + i, x, 4);
 }
 KERNEL(dual_carry, DualJob)
 
-/* ==================================== 3. What is read ===================================== */
-
-__global__ void __launch_bounds__(DUAL_THREADS, 4) dual_outputs(DualJob job)
+/* 3. What is read, from where the piece begins. */
+__global__ void __launch_bounds__(DUAL_THREADS, 3) dual_outputs(DualJob job)
 {
-    __shared__ __align__(32) float left[TILE_SIZE], right[TILE_SIZE];
+    DYNAMIC_SHARED(float, tiles);
     __shared__ float delta[SIDE], a[SIDE], run[SIDE], before[SIDE];
+    const ChunkShared at = {tiles, tiles + TILE_SIZE, tiles + 2 * TILE_SIZE, delta, a, run, before};
     const HeadScan *scan = &job.scan;
-    const DualPlace at = dual_place(&job);
-    unsigned d_head = (unsigned)scan->d_head, d_state = (unsigned)scan->d_state;
-    const float *B = scan->B + at.BC, *C = scan->C + at.BC, *u = scan->u + at.u;
-    const float *x = job.x + (size_t)blockIdx.x * d_head * d_state;
-    SumFragment sum[2][2];
-    chunk_steps(delta, a, scan, &at);
-    chunk_products(run, a, false);
-    if (threadIdx.x < SIDE)
-        before[threadIdx.x] = product_to(run, threadIdx.x);
-    /* M^T: C B^T, SIDE states after the other, and the mask */
-    square_zero(sum);
-    for (unsigned n = 0; n < d_state; n += SIDE) {
-        unsigned columns = (unsigned)least_of(d_state - n, SIDE);
-        __syncthreads(); /* nobody needs the states before these any more */
-        tile_fill(left, C + n, at.BC_row, at.tokens, columns, NULL);
-        tile_fill(right, B + n, at.BC_row, at.tokens, columns, NULL);
-        __syncthreads(); /* these are there */
-        rows_by_rows(sum, left, right, columns);
+    size_t states = scan->d_head * scan->d_state, b = blockIdx.x / scan->n_head / job.pieces;
+    size_t head = b * scan->n_head + blockIdx.x % scan->n_head; /* of all sequences */
+    const float *start = job.x != NULL           ? job.x + blockIdx.x * states
+                         : scan->x_start != NULL ? scan->x_start + head * states
+                                                 : NULL;
+    state_fetch(at.x, start, scan);
+    for (unsigned c = 0; c < job.piece; c++) {
+        const DualPlace here = dual_place(&job, c);
+        chunk_steps(delta, a, scan, &here);
+        chunk_read(job.y, &at, scan, &here);
+        chunk_hand_on(&at, scan, &here);
     }
-    __syncthreads(); /* both tiles have been read */
-    square_store(left, sum, true);
-    tile_fill(right, u, at.u_row, at.tokens, d_head, delta);
-    __syncthreads(); /* C B^T is there */
-    mask_decays(left, a, run);
-    __syncthreads(); /* M^T and v are there */
-    /* y = M v: what is read of the chunk itself */
-    square_zero(sum);
-    columns_by_columns(sum, left, right);
-    /* y += a_0 ... a_i (x C_i): what is read of the state before it */
-    for (unsigned n = 0; n < d_state; n += SIDE) {
-        unsigned columns = (unsigned)least_of(d_state - n, SIDE);
-        __syncthreads();
-        tile_fill(left, C + n, at.BC_row, at.tokens, columns, before);
-        tile_fill(right, x + n, d_state, d_head, columns, NULL);
-        __syncthreads();
-        rows_by_rows(sum, left, right, columns);
-    }
-    __syncthreads(); /* both tiles have been read */
-    square_store(left, sum, false);
-    __syncthreads(); /* the square is there */
-    tile_write(job.y + at.u, left, at.u_row, at.tokens, d_head, u,
-               scan->D != NULL ? scan->D[at.h] : 0.0f);
+    if (blockIdx.x / scan->n_head % job.pieces + 1 == job.pieces)
+        state_keep(job.x_last + head * states, at.x, scan);
 }
 KERNEL(dual_outputs, DualJob)
 
 /* ==================================== There and back ====================================== */
 
+static size_t dual_shared(const HeadScan *scan)
+{
+    return (2 + ceil_div(scan->d_state, SIDE)) * TILE_SIZE * sizeof(float);
+}
+
 static bool start_dual_states(const DualJob *job, size_t blocks, Error *error)
 {
-    START(dual_states, blocks, DUAL_THREADS, (size_t)0, *job, error);
+    START(dual_states, blocks, DUAL_THREADS, dual_shared(&job->scan), *job, error);
 }
 
 static bool start_dual_carry(const DualJob *job, Error *error)
@@ -399,15 +477,17 @@ static bool start_dual_carry(const DualJob *job, Error *error)
 
 static bool start_dual_outputs(const DualJob *job, size_t blocks, Error *error)
 {
-    START(dual_outputs, blocks, DUAL_THREADS, (size_t)0, *job, error);
+    START(dual_outputs, blocks, DUAL_THREADS, dual_shared(&job->scan), *job, error);
 }
 
-/* All three, one after the other. */
+/* All three, one after the other; for a single piece, the last alone. */
 bool start_dual(const DualJob *job, Error *error)
 {
-    size_t blocks = job->scan.batch * job->chunks * job->scan.n_head;
-    return start_dual_states(job, blocks, error) && start_dual_carry(job, error) &&
-           start_dual_outputs(job, blocks, error);
+    size_t blocks = job->scan.batch * job->pieces * job->scan.n_head;
+    if (job->pieces > 1 &&
+        (!start_dual_states(job, blocks, error) || !start_dual_carry(job, error)))
+        return false;
+    return start_dual_outputs(job, blocks, error);
 }
 
 /* What the kernels cannot be asked for. */
@@ -417,15 +497,17 @@ bool dual_fits(const HeadScan *scan, Error *error)
     if (scan->d_head % 4 != 0 || scan->d_head > SIDE)
         return fail(error, "d_head %zu: the kernels take a multiple of 4, up to %d", scan->d_head,
                     SIDE);
-    if (scan->d_state % 4 != 0)
-        return fail(error, "d_state %zu: the kernels take a multiple of 4", scan->d_state);
+    if (scan->d_state % 4 != 0 || scan->d_state > DUAL_STATES)
+        return fail(error, "d_state %zu: the kernels take a multiple of 4, up to %d", scan->d_state,
+                    DUAL_STATES);
     if (scan->batch * scan->len == 0)
         return fail(error, "a scan without tokens has nothing for a GPU");
     return true;
 }
 
 /* The inputs, and room for y, x_last and what goes between the kernels. */
-static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, Error *error)
+static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, size_t piece,
+                      Error *error)
 {
     size_t tokens = scan->batch * scan->len, wide = tokens * scan->n_head * scan->d_head;
     size_t shared = tokens * scan->n_group * scan->d_state, heads = scan->batch * scan->n_head;
@@ -433,7 +515,8 @@ static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, 
     HeadScan *device = &job->scan;
     memset(job, 0, sizeof *job);
     job->scan = *scan;
-    job->chunks = ceil_div(scan->len, SIDE);
+    job->piece = smaller(piece, ceil_div(scan->len, SIDE));
+    job->pieces = ceil_div(ceil_div(scan->len, SIDE), job->piece);
     return device_put(&device->u, memory, scan->u, wide, error) &&
            device_put(&device->delta, memory, scan->delta, tokens * scan->n_head, error) &&
            device_put(&device->delta_bias, memory, scan->delta_bias, scan->n_head, error) &&
@@ -444,14 +527,16 @@ static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, 
            device_put(&device->x_start, memory, scan->x_start, states, error) &&
            device_new(&job->y, memory, wide, error) &&
            device_new(&job->x_last, memory, states, error) &&
-           device_new(&job->x, memory, job->chunks * states, error) &&
-           device_new(&job->left, memory, job->chunks * heads, error);
+           (job->pieces == 1 || (device_new(&job->x, memory, job->pieces * states, error) &&
+                                 device_new(&job->left, memory, job->pieces * heads, error)));
 }
 
 /* head_scan on the GPU, or on what stands in for it, to TF32's rounding: y misses by no more than
-   TF32_MISS times the sum of |terms| of which it is made. x_last may be NULL. false, with y and
-   x_last as they were, if the sizes do not fit, or there is no GPU or too little memory. */
-bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, Error *error)
+   TF32_MISS times the sum of |terms| of which it is made. A NaN or an infinity reaches back to the
+   first token of its chunk, for 0 times it is a NaN. A block goes through `piece` chunks. x_last
+   may be NULL. false, with y and x_last as they were, if the sizes do not fit, or there is no GPU
+   or too little memory. */
+bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, size_t piece, Error *error)
 {
     CudaDevice device;
     DeviceMemory memory;
@@ -460,7 +545,7 @@ bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, Error *error)
     if (!dual_fits(scan, error) || !cuda_device_open(&device, error))
         return false;
     size_t heads = scan->batch * scan->n_head;
-    bool ok = dual_open(&job, &memory, scan, error) && start_dual(&job, error) &&
+    bool ok = dual_open(&job, &memory, scan, piece, error) && start_dual(&job, error) &&
               cuda_ok(cudaDeviceSynchronize(), "scanning", error) &&
               device_get(y, job.y, heads * scan->len * scan->d_head, error) &&
               device_get(x_last, job.x_last, heads * scan->d_head * scan->d_state, error);
@@ -542,7 +627,7 @@ static bool agree_step(const HeadScan *scan, const Show *show, Error *error)
     terms_sum(terms, NULL, scan);
     for (int order = 0; ok && order < orders(); order++) {
         use_order(order, show->seed);
-        ok = cuda_head_scan(order == 0 ? first : y, NULL, scan, error);
+        ok = cuda_head_scan(order == 0 ? first : y, NULL, scan, 2, error);
         same = same && (order == 0 || memcmp(first, y, count * sizeof(float)) == 0);
     }
     use_order(0, 0);
@@ -558,13 +643,10 @@ static bool agree_step(const HeadScan *scan, const Show *show, Error *error)
 static bool demo_agree(const Show *show, Error *error)
 {
     bool ok = true;
-    puts("Mamba-2's scan by products in TF32, 2 sequences of 150 tokens, 3 heads of 64 channels: "
-         "how\n"
-         "far y is from chapter 5c's recurrence, as a share of the largest y, and at the worst "
-         "place\n"
-         "as a share of what rounding allows there; and the same bits for threads that run in "
-         "order,\n"
-         "backwards, or shuffled?\n\n"
+    puts("Mamba-2's scan by products in TF32, 2 sequences of 150 tokens, 3 heads of 64\n"
+         "channels: how far y is from chapter 5c's recurrence, as a share of the largest\n"
+         "y, and at the worst place as a share of what rounding allows there; and the\n"
+         "same bits for threads that run in order, backwards, or shuffled?\n\n"
          "  d_state   of the largest y   of what is allowed   same bits");
     for (size_t d_state = 16; ok && d_state <= 128; d_state *= d_state == 16 ? 4 : 2) {
         DemoHeads made = demo_heads_new(2, 150, 3, 64, 1, d_state);
@@ -577,7 +659,7 @@ static bool demo_agree(const Show *show, Error *error)
 /* What feeds which units. */
 static bool demo_feed(const Show *show, Error *error)
 {
-    return feed_show((double)SIDE, show, error);
+    return feed_show((double)SIDE, (double)DUAL_PIECE, show, error);
 }
 
 /* ==================================== Options and main ==================================== */

@@ -15,7 +15,7 @@
 #include <mma.h>
 #define KERNEL(kernel, Job)
 #define LAUNCH(kernel, grid, block, shared, job) kernel<<<(grid), (block), (shared)>>>(job)
-#define DYNAMIC_SHARED(type, name)               extern __shared__ __align__(16) type name[]
+#define DYNAMIC_SHARED(type, name)               extern __shared__ __align__(32) type name[]
 #define UNROLL                                   _Pragma("unroll")
 #define USED_UP(memory, size)                    ((void)0) /* on the CPU: unwritten again */
 /* A warp's parts of a product on tensor cores, 16 x 8 times 8 x 16 in TF32 */

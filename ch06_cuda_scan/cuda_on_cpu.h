@@ -876,6 +876,13 @@ static inline bool cuda_cpu_release_block(void)
     return true;
 }
 
+/* Dynamic shared memory, of exactly this size; NULL for none, or if there is no memory. */
+static inline unsigned char *cuda_cpu_shared_new(size_t size)
+{
+    void *memory = NULL;
+    return size > 0 && posix_memalign(&memory, 64, size) == 0 ? (unsigned char *)memory : NULL;
+}
+
 /* Shared memory as every block finds it. AddressSanitizer owns the bytes between static arrays. */
 CUDA_CPU_ANY_BYTE static inline void cuda_cpu_shared_fill(void)
 {
@@ -887,7 +894,7 @@ CUDA_CPU_ANY_BYTE static inline void cuda_cpu_shared_fill(void)
 #endif
 #ifdef CUDA_CPU_TSAN
     free(cuda_cpu.dynamic); /* the next block's is another piece */
-    cuda_cpu.dynamic = cuda_cpu.shared > 0 ? (unsigned char *)malloc(cuda_cpu.shared) : NULL;
+    cuda_cpu.dynamic = cuda_cpu_shared_new(cuda_cpu.shared);
 #endif
     if (cuda_cpu.shared > 0)
         memset(cuda_cpu.dynamic, fill, cuda_cpu.shared);
@@ -1021,7 +1028,7 @@ static inline bool cuda_cpu_prepare(CudaCpuKernel *kernel, const void *job, dim3
     cuda_cpu.block_size = block;
     cuda_cpu.threads = block.x * block.y * block.z;
     cuda_cpu.shared = shared;
-    cuda_cpu.dynamic = shared > 0 ? (unsigned char *)malloc(shared) : NULL;
+    cuda_cpu.dynamic = cuda_cpu_shared_new(shared);
     bool ready = shared == 0 || cuda_cpu.dynamic != NULL;
     for (unsigned i = 0; ready && i < cuda_cpu.threads; i++)
         ready = cuda_cpu_stack_reserve(&cuda_cpu.thread[i]);

@@ -1117,11 +1117,10 @@ static bool demo_ladder(const Show *show, Error *error)
 {
     DemoScan many = demo_scan_new(2, 700, 8, 16), one = demo_scan_new(2, 700, 8, 1);
     bool ok = true;
-    prose("The ladder on batch 2, len 700, d_inner 8, with d_state 16 and with d_state 1: chapter "
-          "4's "
-          "y to 1e-5, and the same bits for threads that run in order, backwards, or shuffled "
-          "(seed %" PRIu64 ")?\n",
-          show->seed);
+    printf("The ladder on batch 2, len 700, d_inner 8, with d_state 16 and with d_state 1:\n"
+           "chapter 4's y to 1e-5, and the same bits for threads that run in order,\n"
+           "backwards, or shuffled (seed %" PRIu64 ")?\n\n",
+           show->seed);
     puts("  kernel          agrees   same bits");
     for (int kernel = 0; ok && kernel < SCAN_KERNELS; kernel++) {
         bool near = true, same = true;
@@ -1224,7 +1223,7 @@ static bool demo_race(const Show *show, Error *error)
     float last = 0.0f;
     if (race_run(&last, true, true, &report))
         return fail(error, "a barrier for half of the threads was not noticed");
-    prose("\nAnd a barrier that only half of the threads come to:\n%s", report.text);
+    printf("\nAnd a barrier that only half of the threads come to:\n%s\n", report.text);
 #else
     puts("\n(What a GPU does at a barrier for half of the threads is not defined: the CPU names "
          "it.)");

@@ -31,7 +31,8 @@ typedef enum {
     CUDA_CPU_LEFT_ROWS = 1,
     CUDA_CPU_LEFT_COLUMNS,
     CUDA_CPU_RIGHT_ROWS,
-    CUDA_CPU_RIGHT_COLUMNS
+    CUDA_CPU_RIGHT_COLUMNS,
+    CUDA_CPU_SUM
 } CudaCpuUse;
 
 typedef enum { mem_row_major, mem_col_major } layout_t;
@@ -46,9 +47,7 @@ CUDA_CPU_FRAGMENT(LeftRows, 4, CUDA_CPU_LEFT_ROWS);
 CUDA_CPU_FRAGMENT(LeftColumns, 4, CUDA_CPU_LEFT_COLUMNS);
 CUDA_CPU_FRAGMENT(RightRows, 4, CUDA_CPU_RIGHT_ROWS);
 CUDA_CPU_FRAGMENT(RightColumns, 4, CUDA_CPU_RIGHT_COLUMNS);
-typedef struct {
-    float x[8];
-} SumFragment;
+CUDA_CPU_FRAGMENT(SumFragment, 8, CUDA_CPU_SUM);
 
 /* The nearest number with 10 bits behind the point; of two as near, the one away from 0. */
 static inline float cuda_cpu_float_to_tf32(float value)
@@ -119,16 +118,21 @@ static inline size_t cuda_cpu_sum_place(layout_t layout, unsigned i, unsigned ro
 }
 
 CUDA_CPU_CALLED static void cuda_cpu_load_matrix(float *held, CudaCpuUse use, const float *from,
-                                                 unsigned row, const CudaCpuSite *site)
+                                                 unsigned row, layout_t layout,
+                                                 const CudaCpuSite *site)
 {
     cuda_unseen();
     cuda_cpu_matrix_meet(from, row, site);
-    unsigned lane = cuda_cpu_own_lane(), place[4];
-    for (unsigned k = 0; k < 4; k++)
-        place[k] = cuda_cpu_held(lane, k, CUDA_CPU_SIDE * CUDA_CPU_DEEP);
+    unsigned lane = cuda_cpu_own_lane(), count = use == CUDA_CPU_SUM ? 8 : 4;
+    size_t place[8];
+    for (unsigned k = 0; k < count; k++) {
+        unsigned i = cuda_cpu_held(lane, k, count * CUDA_CPU_WARP);
+        place[k] = use == CUDA_CPU_SUM ? cuda_cpu_sum_place(layout, i, row)
+                                       : cuda_cpu_factor_place(use, i, row);
+    }
     cuda_seen();
-    for (unsigned k = 0; k < 4; k++)
-        held[k] = from[cuda_cpu_factor_place(use, place[k], row)];
+    for (unsigned k = 0; k < count; k++)
+        held[k] = from[place[k]];
 }
 
 CUDA_CPU_CALLED static void cuda_cpu_store_matrix(float *to, const float *held, unsigned row,
@@ -195,11 +199,14 @@ CUDA_CPU_CALLED static void cuda_cpu_mma(float *out, const float *left, const fl
     cuda_seen();
 }
 
-#define load_matrix_sync(fragment, from, row)                                                      \
+/* The fourth argument is for sums only: in what order they lie. */
+#define load_matrix_sync(fragment, from, ...)                                                      \
+    CUDA_CPU_LOAD_MATRIX(fragment, from, __VA_ARGS__, mem_row_major, 0)
+#define CUDA_CPU_LOAD_MATRIX(fragment, from, row, layout, ...)                                     \
     __extension__({                                                                                \
         CUDA_CPU_SITE("load_matrix_sync", false);                                                  \
         cuda_cpu_load_matrix((fragment).x, (CudaCpuUse)sizeof(fragment).use, (from), (row),        \
-                             &cuda_cpu_site);                                                      \
+                             (layout), &cuda_cpu_site);                                            \
     })
 #define store_matrix_sync(to, fragment, row, layout)                                               \
     __extension__({                                                                                \

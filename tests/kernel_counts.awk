@@ -3,9 +3,10 @@
 # a tile, and in it the longest way from its first instruction to its last that goes round nothing:
 # loops inside count once. Ways that copy 4 bytes at a time are left out: they are for sizes that 4
 # does not divide. "a state": instructions for a token and a state of a thread, where it is known how
-# many of them a loop works on. Of the kernels of Mamba-2 all that a thread does is counted, every
-# loop as often as it is gone round: for 64 tokens, 64 channels and 128 states, that is twice if there
-# are loops in it, for two tiles of states, and 8 times if not, for the 8 steps of a product.
+# many of them a loop works on. In the kernels of Mamba-2 the longest loop is that of a chunk; there the
+# loops inside count as often as they are gone round: for 64 tokens, 64 channels and 128 states, that
+# is twice if there are loops in them, for two tiles of states, and 8 times if not, for the 8 steps of
+# a product.
 
 /^ Function /         { sub(/:$/, "", $2); about = plain($2) }
 /^ +REG:/             { sub(/REG:/, "", $1); registers[about] = $1 }
@@ -84,17 +85,14 @@ function finish(   i, j, to, low, high, last, n, states, inner) {
         to = target(said[i])
         if (to >= 0 && to < i && i - to > high - low) { low = to; high = i }
     }
-    if (name ~ /^dual_[so]/) {
-        for (i = 0; i < last; i++) {
-            to = target(said[i])
-            if (to < 0 || to >= i) continue
-            inner = 1
-            for (j = to; j < i; j++)
-                if (target(said[j]) >= to && target(said[j]) < j) inner = 0
-            for (j = to; j <= i; j++)
-                times[j] *= inner ? 8 : 2
-        }
-        low = 0; high = last
+    for (i = low + 1; name ~ /^dual_[so]/ && i < high; i++) {
+        to = target(said[i])
+        if (to < low || to >= i) continue
+        inner = 1
+        for (j = to; j < i; j++)
+            if (target(said[j]) >= to && target(said[j]) < j) inner = 0
+        for (j = to; j <= i; j++)
+            times[j] *= inner ? 8 : 2
     }
     find_way(low, high)
     split("", n)

@@ -1,7 +1,7 @@
 /* Texts of different lengths in one row: held against the same texts one by one, forwards,
    backwards and in training; and the clear scan with A_bar 0 where a text begins. */
 
-#include "../ch05_mamba_block/language_model.c"
+#include "../ch05_mamba_block/lengths.c"
 #include "check.h"
 
 enum { VOCAB = 20, END = 1, TEXTS_MOST = 16 };
@@ -170,6 +170,8 @@ static void a_packed_batch_has_the_gradient_of_its_texts_added_up(void **state)
     ModelWork work = nan_work(&model, ROWS, LEN, true);
     work.texts = &texts;
     model_forward(&work, NULL, ids, &model);
+    for (size_t k = 0; k < floats; k++)
+        grad.memory[k] = NAN; /* gradients are written, not added to */
     model_backward(&grad, &work, ids, targets, count, &model);
     for (size_t k = 0; k < model_tensor_count(&model.config); k++) {
         ModelTensor p = model_tensor(&grad, &model.config, k);
@@ -246,6 +248,98 @@ static void training_with_resets_learns_from_the_texts_as_they_are_alone(void **
     assert_true(fabs(loss[0] - alone) > 1e-4);
 }
 
+/* ---- what lengths.c shows -------------------------------------------------------------------- */
+
+static void only_what_pads_before_or_goes_on_changes_the_logits(void **state)
+{
+    (void)state;
+    Model model = small_model(3);
+    int32_t ids[ROWS * LEN], targets[ROWS * LEN];
+    size_t start[ROWS * LEN + 1], count = ROWS * LEN * VOCAB;
+    TextList list = {ids, {0, start}};
+    float *alone = NEW(float, count), *other = NEW(float, count);
+    small_texts(ids, targets, 1);
+    texts_find(&list.at, ids, ROWS, LEN, END);
+    assert_int_equal(batch_logits(alone, &list, TEXTS_ALONE, &model), ROWS * LEN);
+    assert_int_equal(batch_logits(other, &list, PADDED_RIGHT, &model), TEXTS * 31);
+    assert_relmax(other, alone, count, 1e-5);
+    assert_int_equal(batch_logits(other, &list, PACKED_WITH_RESETS, &model), ROWS * LEN);
+    assert_relmax(other, alone, count, 1e-5);
+    batch_logits(other, &list, PADDED_LEFT, &model);
+    assert_memory_equal(other, alone,
+                        31 * VOCAB * sizeof(float)); /* the longest needs no padding */
+    assert_true(fabsf(other[31 * VOCAB] - alone[31 * VOCAB]) > 1e-3f);
+    batch_logits(other, &list, PACKED_GOING_ON, &model);
+    assert_memory_equal(other, alone, 31 * VOCAB * sizeof(float));
+    assert_true(fabsf(other[31 * VOCAB] - alone[31 * VOCAB]) > 1e-3f);
+    free(alone), free(other);
+    model_free(&model);
+}
+
+static void what_a_layer_keeps_is_what_the_scan_keeps(void **state)
+{
+    (void)state;
+    Model model = small_model(3);
+    int32_t ids[ROWS * LEN], targets[ROWS * LEN];
+    size_t floats = model_state_floats(&model.config, 1);
+    small_texts(ids, targets, 1);
+    ModelWork work = nan_work(&model, 1, 20, true);
+    float *at_cue = NEW(float, floats);
+    model_forward(&work, at_cue, ids, &model); /* fills the caches, and the state after 20 tokens */
+    for (size_t layer = 0; layer < 2; layer++) {
+        Scan scan = block_scan(&work.cache[layer].block, &model.block[layer], NULL);
+        double all = 0.0, left = 0.0;
+        for (size_t d = 0; d < scan.d_inner; d++)
+            for (size_t n = 0; n < scan.d_state; n++) {
+                double x = 0.0, kept = 1.0;
+                for (size_t t = 0; t < 20; t++) {
+                    double delta = (double)step_size(&scan, t, d);
+                    double A_bar = exp(delta * (double)scan.A[d * scan.d_state + n]);
+                    if (t < 7)
+                        x = A_bar * x + delta * (double)scan.B[t * scan.d_state + n] *
+                                            (double)scan.u[t * scan.d_inner + d];
+                    else
+                        kept *= A_bar;
+                }
+                all += x * x;
+                left += x * x * kept;
+            }
+        assert_near(layer_kept(&work, layer, 7, 20, &model), left / all, 1e-6, 1e-4);
+    }
+    assert_near(layer_kept(&work, 0, 7, 7, &model), 1.0, 0.0, 1e-12);
+    free(at_cue);
+    model_work_free(&work);
+    model_free(&model);
+}
+
+static void the_first_number_that_is_not_finite_is_found_in_the_order_of_computation(void **state)
+{
+    (void)state;
+    Model model = small_model(3);
+    int32_t ids[ROWS * LEN], targets[ROWS * LEN];
+    size_t where[3], inner = model.config.intermediate_size;
+    const char *name = "";
+    small_texts(ids, targets, 1);
+    ModelWork work = nan_work(&model, ROWS, LEN, true);
+    model_forward(&work, NULL, ids, &model);
+    assert_false(first_not_finite(where, &name, &work, &model));
+    work.cache[1].block.gated[5 * inner + 3] = INFINITY;
+    assert_true(first_not_finite(where, &name, &work, &model));
+    assert_string_equal(name, "the scan, gated");
+    assert_int_equal(where[0], 1);
+    assert_int_equal(where[1], 5);
+    assert_int_equal(where[2], 3);
+    work.cache[1].block.B[2] = NAN; /* B comes before the scan, and layer 1 before layer 2 */
+    assert_true(first_not_finite(where, &name, &work, &model));
+    assert_string_equal(name, "B");
+    work.cache[0].block.z[0] = -INFINITY;
+    assert_true(first_not_finite(where, &name, &work, &model));
+    assert_string_equal(name, "in_proj, z");
+    assert_int_equal(where[0], 0);
+    model_work_free(&work);
+    model_free(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +349,9 @@ int main(void)
         cmocka_unit_test(a_packed_batch_has_the_gradient_of_its_texts_added_up),
         cmocka_unit_test(a_reset_is_A_bar_0_at_the_first_token),
         cmocka_unit_test(training_with_resets_learns_from_the_texts_as_they_are_alone),
+        cmocka_unit_test(only_what_pads_before_or_goes_on_changes_the_logits),
+        cmocka_unit_test(what_a_layer_keeps_is_what_the_scan_keeps),
+        cmocka_unit_test(the_first_number_that_is_not_finite_is_found_in_the_order_of_computation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

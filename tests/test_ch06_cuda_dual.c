@@ -32,7 +32,8 @@ static void check_terms(const float *got, const float *want, const float *terms,
 }
 
 /* Under every order of threads: y and x_last are `by`'s, to TF32's rounding; and the same bits. */
-static void check_scan(const HeadScan *scan, void (*by)(float *, float *, const HeadScan *))
+static void check_pieces(const HeadScan *scan, void (*by)(float *, float *, const HeadScan *),
+                         size_t piece)
 {
     size_t wide = wide_of(scan), states = states_of(scan);
     float *want = nan_filled(wide), *want_last = nan_filled(states), *first = NULL;
@@ -43,7 +44,7 @@ static void check_scan(const HeadScan *scan, void (*by)(float *, float *, const 
     for (int order = 0; order < orders(); order++) {
         float *y = nan_filled(wide), *x_last = nan_filled(states);
         use_order(order, (uint64_t)order + 3);
-        if (!cuda_head_scan(y, x_last, scan, &error))
+        if (!cuda_head_scan(y, x_last, scan, piece, &error))
             fail_msg("%s", error.text);
         check_terms(y, want, terms, wide);
         check_terms(x_last, want_last, terms_last, states);
@@ -59,6 +60,16 @@ static void check_scan(const HeadScan *scan, void (*by)(float *, float *, const 
     }
     use_order(0, 0);
     free(first), free(want), free(want_last), free(terms), free(terms_last);
+}
+
+/* In pieces of one chunk, of two, and of all. */
+static void check_scan(const HeadScan *scan, void (*by)(float *, float *, const HeadScan *))
+{
+    check_pieces(scan, by, 1);
+    if (scan->len > SIDE)
+        check_pieces(scan, by, 2);
+    if (scan->len > 2 * SIDE)
+        check_pieces(scan, by, 100);
 }
 
 /* ---- against chapter 5c --------------------------------------------------------------------- */
@@ -107,8 +118,8 @@ static void whatever_is_optional_may_be_left_out(void **state)
             scan.delta_softplus = false;
         }
         check_scan(&scan, head_scan);
-        assert_true(cuda_head_scan(y, x_last, &scan, &error));
-        assert_true(cuda_head_scan(again, NULL, &scan, &error));
+        assert_true(cuda_head_scan(y, x_last, &scan, 2, &error));
+        assert_true(cuda_head_scan(again, NULL, &scan, 2, &error));
         assert_memory_equal(y, again, sizeof y);
         free(made.memory);
     }
@@ -139,7 +150,7 @@ static void whole_numbers_come_out_exactly(void **state)
     scan.delta_softplus = false;
     scan.delta_bias = scan.D = scan.x_start = NULL;
     head_scan(want, want_last, &scan);
-    assert_true(cuda_head_scan(y, x_last, &scan, &error));
+    assert_true(cuda_head_scan(y, x_last, &scan, 2, &error));
     assert_memory_equal(y, want, wide * sizeof(float));
     assert_memory_equal(x_last, want_last, states * sizeof(float));
     free(want);
@@ -171,9 +182,9 @@ static void a_nan_stays_in_its_head_and_from_its_chunk_on(void **state)
     DemoHeads made = demo_heads_new(1, 200, 2, 8, 1, 8);
     float *want = NEW(float, wide_of(&made.scan)), *y = NEW(float, wide_of(&made.scan));
     Error error;
-    assert_true(cuda_head_scan(want, NULL, &made.scan, &error));
+    assert_true(cuda_head_scan(want, NULL, &made.scan, 2, &error));
     ((float *)(uintptr_t)made.scan.u)[(100 * 2 + 1) * 8 + 3] = NAN; /* token 100, head 1 */
-    assert_true(cuda_head_scan(y, NULL, &made.scan, &error));
+    assert_true(cuda_head_scan(y, NULL, &made.scan, 2, &error));
     for (size_t i = 0; i < wide_of(&made.scan); i++)
         if (i / 16 >= 64 && i / 8 % 2 == 1 && i % 8 == 3)
             assert_true(isnan(y[i]) || i / 16 < 100);
@@ -224,7 +235,7 @@ static void the_kernels_agree_with_golden(void **state)
     float *terms = NEW(float, wide_of(&scan)), *terms_last = NEW(float, states_of(&scan));
     Error error;
     assert_true(scan.d_head <= SIDE);
-    if (!cuda_head_scan(y, x_last, &scan, &error))
+    if (!cuda_head_scan(y, x_last, &scan, 2, &error))
         fail_msg("%s", error.text);
     terms_sum(terms, terms_last, &scan);
     check_terms(y, want, terms, wide_of(&scan));
@@ -258,7 +269,7 @@ static void the_thread_comes_to_three_digits(void **state)
     scan.batch = 1, scan.len = DAYS, scan.n_head = 2, scan.d_head = 4, scan.n_group = 1;
     scan.d_state = 4, scan.u = u, scan.delta = delta, scan.A = A, scan.B = scan.C = ones;
     scan.x_start = x_start;
-    assert_true(cuda_head_scan(y, NULL, &scan, &error));
+    assert_true(cuda_head_scan(y, NULL, &scan, 2, &error));
     for (size_t t = 0; t < DAYS; t++) {
         assert_near(y[8 * t] + y[8 * t + 4], day[t], 5e-4, 0.0);
         assert_near(y[8 * t + 1] + y[8 * t + 5], 1.0f - day[t], 5e-4, 0.0);
@@ -275,14 +286,15 @@ static void what_the_kernels_do_not_take_is_named(void **state)
         const char *sentence;
     } cases[] = {{3, 6, 4, "d_head 6: the kernels take a multiple of 4, up to 64"},
                  {3, 68, 4, "d_head 68: the kernels take"},
-                 {3, 4, 6, "d_state 6: the kernels take a multiple of 4"},
+                 {3, 4, 6, "d_state 6: the kernels take a multiple of 4, up to 256"},
+                 {3, 4, 260, "d_state 260: the kernels take"},
                  {0, 4, 4, "a scan without tokens has nothing for a GPU"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         DemoHeads made = demo_heads_new(1, 3, 1, cases[i].d_head, 1, cases[i].d_state);
         float y = 7.0f, x_last = 8.0f;
         Error error;
         made.scan.len = cases[i].len;
-        assert_false(cuda_head_scan(&y, &x_last, &made.scan, &error));
+        assert_false(cuda_head_scan(&y, &x_last, &made.scan, 2, &error));
         assert_contains(error.text, cases[i].sentence);
         assert_true(y == 7.0f && x_last == 8.0f);
         free(made.memory);
@@ -296,16 +308,16 @@ static void times_are_counted_as_by_hand(void **state)
     const Rates rates = {4.0, 2.0, 1.0};
     const double products[2] = {8.0, 16.0};
     double seconds[FEED_TIMES];
-    count_feed(feed, 64.0, 1024.0);
+    count_feed(feed, 64.0, 4.0, 1024.0);
     assert_near(feed[0].products, 64.0, 0.0, 1e-12);  /* 16 states: four each */
     assert_near(feed[0].floats, 4.03125, 0.0, 1e-12); /* u, Delta, z, y; B and C */
-    assert_near(feed[2].products, 448.0, 0.0, 1e-12); /* C B^T, C x, v B: 128 each; M v: 64 */
-    assert_near(feed[2].floats, 11.375, 0.0, 1e-12);  /* u twice, y, 4 * 128 / 64; B twice, C */
-    assert_near(feed_times(seconds, &feed[2], 2.0, &rates, products), 56.0, 0.0, 1e-12);
-    assert_near(seconds[0], 22.75, 0.0, 1e-12);
+    assert_near(feed[2].products, 576.0, 0.0, 1e-12); /* C B, C x, v B, v B: 128 each; M v: 64 */
+    assert_near(feed[2].floats, 5.375, 0.0, 1e-12);   /* u twice, y, 4 * 128 / 256; B twice, C */
+    assert_near(feed_times(seconds, &feed[2], 2.0, &rates, products), 72.0, 0.0, 1e-12);
+    assert_near(seconds[0], 10.75, 0.0, 1e-12);
     assert_near(seconds[1], 0.0625, 0.0, 1e-12);
     assert_near(seconds[2], 2.0 * 128.0 * ISSUED_DUAL / 32.0, 0.0, 1e-12);
-    assert_near(seconds[3], 56.0, 0.0, 1e-12);
+    assert_near(seconds[3], 72.0, 0.0, 1e-12);
 }
 
 #ifdef CUDA_ON_CPU
@@ -320,7 +332,7 @@ static void too_little_memory_is_said_and_nothing_is_kept(void **state)
     y[0] = NAN;
     for (size_t room = 1;; room += 1000) {
         cuda_cpu_memory(room);
-        bool ok = cuda_head_scan(y, NULL, &made.scan, &error);
+        bool ok = cuda_head_scan(y, NULL, &made.scan, 2, &error);
         cuda_cpu_memory(0);
         assert_int_equal(cuda_cpu.bytes, before);
         if (ok)

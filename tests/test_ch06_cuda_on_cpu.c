@@ -737,7 +737,7 @@ static void mamba_2_s_kernels_have_no_race(void **state)
     DemoHeads made = demo_heads_new(1, 70, 2, 20, 1, 68);
     float *y = NEW(float, 70 * 2 * 20), *x_last = NEW(float, 2 * 20 * 68);
     Error error;
-    if (!cuda_head_scan(y, x_last, &made.scan, &error))
+    if (!cuda_head_scan(y, x_last, &made.scan, 1, &error))
         fail_msg("%s", error.text);
     free(y), free(x_last), free(made.memory);
 }

@@ -478,7 +478,8 @@ static void ex6_6_the_backward_pass_is_chapter_4_s_at_odd_sizes(void **state)
     (void)state;
     static const size_t sizes[][4] = {{1, 1, 1, 1},    {2, 31, 5, 3},   {1, 33, 40, 16},
                                       {2, 65, 130, 7}, {1, 40, 33, 17}, {1, 9, 5, 256},
-                                      {1, 70, 3, 65},  {3, 16, 32, 4},  {2, 37, 132, 12}};
+                                      {1, 70, 3, 65},  {3, 16, 32, 4},  {2, 37, 132, 12},
+                                      {1, 37, 8, 64},  {1, 20, 4, 20}};
     need_device();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         check_backward(sizes[i], i % 2 ? HAS_ALL & ~HAS_Z : HAS_ALL);
@@ -1331,6 +1332,8 @@ static void wrong_options_are_named(void **state)
         {"ch06_cuda_scan", "--demo nothing", "'nothing' is none of ladder", 2},
         {"ch06_cuda_scan", "--demo banks --svg no/such/folder/x.svg", "no/such/folder", 1},
         {"ch06_cuda_scan", "--device", "built without nvcc", 1},
+        {"ch06_cuda_backward", "--nonsense", "'--nonsense' is not an option", 2},
+        {"ch06_cuda_backward", "--seed x", "--seed", 2},
         {"ch06_bench", "--nonsense", "'--nonsense' is not an option", 2},
         {"ch06_bench", "--scan 1,2,3,4 --csv x.csv", "--csv does nothing with --scan", 2},
         {"ch06_bench", "--kernel fused", "--kernel needs --scan", 2},

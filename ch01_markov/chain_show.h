@@ -30,13 +30,13 @@ Ink state_ink(char *const *name, size_t n_state, size_t i)
                  {"oasis", INK_GREEN},   {"rain", INK_BLUE},   {"drizzle", INK_SKY}};
     static const Ink in_order[] = {INK_AMBER, INK_BLUE, INK_VERMILION,
                                    INK_GREEN, INK_PINK, INK_SKY};
-    enum { KNOWN = sizeof known / sizeof *known };
+    const size_t n_known = sizeof known / sizeof *known; /* an enum of it is too much for nvcc */
     Ink found = in_order[i % 6];
     for (size_t s = 0; s < n_state; s++) {
         size_t k = 0;
-        while (k < KNOWN && strcmp(known[k].name, name[s]) != 0)
+        while (k < n_known && strcmp(known[k].name, name[s]) != 0)
             k++;
-        if (k == KNOWN)
+        if (k == n_known)
             return in_order[i % 6];
         found = s == i ? known[k].ink : found;
     }

@@ -151,16 +151,16 @@ static double layer_kept(const ModelWork *work, size_t layer, size_t cue, size_t
     float *x = NEW(float, scan.d_state);
     double all = 0.0, left = 0.0;
     for (size_t d = 0; d < scan.d_inner; d++) {
-        double moved = 0.0;
+        double total = 0.0;
         memset(x, 0, scan.d_state * sizeof(float));
         for (size_t t = 0; t < cue; t++)
             channel_step(x, &scan, t, d);
         for (size_t t = cue; t < end; t++)
-            moved += (double)step_size(&scan, t, d);
+            total += (double)step_size(&scan, t, d);
         for (size_t n = 0; n < scan.d_state; n++) {
             double held = (double)x[n] * (double)x[n];
             all += held;
-            left += held * exp(moved * (double)scan.A[d * scan.d_state + n]);
+            left += held * exp(total * (double)scan.A[d * scan.d_state + n]);
         }
     }
     free(x);

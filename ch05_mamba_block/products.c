@@ -346,9 +346,7 @@ INLINE float dot(const float *x, const float *w, size_t count)
             sum[0].part[j] = lanes_multiply_add(lanes_load_some(x + at, some),
                                                 lanes_load_some(w + at, some), sum[0].part[j]);
         }
-    for (size_t j = 0; j < SIXTEEN_PARTS; j++)
-        sum[0].part[j] = (sum[0].part[j] + sum[1].part[j]) + (sum[2].part[j] + sum[3].part[j]);
-    return sixteen_sum(sum[0]);
+    return sixteen_sum_of_four(sum);
 }
 
 /* linear_forward, for use. */

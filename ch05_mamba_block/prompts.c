@@ -41,6 +41,7 @@ static void runner_packed(Runner *run, const PromptBatch *batch)
     const MambaConfig *config = &model->config;
     size_t d_model = config->hidden_size, count = batch->at.count, len = batch->at.start[count];
     size_t conv = conv_floats(config), x = config->intermediate_size * config->state_size;
+    assert(len <= PROMPT_CHUNK);
     float *state = NEW(float, count *(conv + x));
     BlockState all = {state, state + count * conv};
     runner_room(run, len);

@@ -13,9 +13,6 @@
 #include "../ch04_selective/fast_scan.c"
 #include "safetensors.c"
 #include <sys/mman.h>
-#ifdef __ARM_FEATURE_DOTPROD
-#include <arm_neon.h>
-#endif
 
 /* ======================================== Weights ========================================== */
 
@@ -92,16 +89,6 @@ void weight_free(Weight *weight)
     memset(weight, 0, sizeof *weight);
 }
 
-/* The sum of the lanes, in halves. */
-INLINE float lanes_total(Lanes v)
-{
-#if LANES == 16
-    return _mm512_reduce_add_ps((__m512)v);
-#else
-    return lanes_sum(v);
-#endif
-}
-
 /* The largest lane, where no lane is NaN. */
 INLINE float lanes_most(Lanes v)
 {
@@ -126,6 +113,10 @@ INLINE Lanes lanes_from_f16(const unsigned char *from)
     __m128i half;
     memcpy(&half, from, sizeof half);
     return (Lanes)_mm256_cvtph_ps(half);
+#elif defined(LANES_NEON)
+    float16x4_t half;
+    memcpy(&half, from, sizeof half);
+    return (Lanes)vcvt_f32_f16(half);
 #else
     float v[LANES];
     for (size_t i = 0; i < LANES; i++) {
@@ -212,7 +203,7 @@ static float int8_block(int8_t out[INT8_BLOCK], const float in[INT8_BLOCK])
         most = lanes_larger(most, lanes_abs(lanes_load(in + i)));
         none += 0.0f * lanes_load(in + i);
     }
-    float largest = lanes_largest(most), bad = lanes_total(none), factor = 127.0f / largest;
+    float largest = lanes_largest(most), bad = lanes_sum(none), factor = 127.0f / largest;
     if (isnan(bad)) {
         memset(out, 1, INT8_BLOCK);
         return bad;
@@ -550,24 +541,28 @@ INLINE void look_ahead(const unsigned char *from, size_t bytes)
 }
 
 /* Row after row, from start to end, is what memory delivers fastest; four sums side by side keep
-   the processor from waiting for one of them. A row times x: */
+   the processor from waiting for one of them. Each is sixteen sums over lanes, so that a token is
+   the same to the last bit whatever the width of vectors. A row times x: */
 INLINE float row_f32(const unsigned char *row, const Activation *x, size_t cols)
 {
     const float *w = (const float *)(const void *)row;
-    Lanes sum[4] = {{0}};
+    Sixteen sum[4] = {{{{0}}}, {{{0}}}, {{{0}}}, {{{0}}}};
     size_t k = 0;
-    for (; k + 4 * LANES <= cols; k += 4 * LANES) {
-        look_ahead(row + 4 * k, 16 * LANES);
-        for (size_t i = 0; i < 4; i++)
-            sum[i] = lanes_multiply_add(lanes_load(x->value + k + i * LANES),
-                                        lanes_load(w + k + i * LANES), sum[i]);
+    for (; k + 4 * SIXTEEN <= cols; k += 4 * SIXTEEN) {
+        look_ahead(row + 4 * k, 16 * SIXTEEN);
+        for (size_t j = 0; j < 4 * SIXTEEN_PARTS; j++) {
+            Lanes *one = &sum[j / SIXTEEN_PARTS].part[j % SIXTEEN_PARTS];
+            *one = lanes_multiply_add(lanes_load(x->value + k + j * LANES),
+                                      lanes_load(w + k + j * LANES), *one);
+        }
     }
     for (; k < cols; k += LANES) {
         size_t some = smaller(cols - k, LANES);
-        sum[0] = lanes_multiply_add(lanes_load_some(x->value + k, some),
-                                    lanes_load_some(w + k, some), sum[0]);
+        Lanes *one = &sum[0].part[k / LANES % SIXTEEN_PARTS];
+        *one = lanes_multiply_add(lanes_load_some(x->value + k, some), lanes_load_some(w + k, some),
+                                  *one);
     }
-    return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    return sixteen_sum_of_four(sum);
 }
 
 /* Up to 2 LANES numbers of 16 bits; those beyond `count` are 0. */
@@ -593,41 +588,51 @@ INLINE Lanes bf16_products(LanesBits pair, const float *split, Lanes sum)
 
 INLINE float row_bf16(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes sum[4] = {{0}};
+    Sixteen sum[4] = {{{{0}}}, {{{0}}}, {{{0}}}, {{{0}}}};
     size_t k = 0;
-    for (; k + 8 * LANES <= cols; k += 8 * LANES) {
-        look_ahead(row + 2 * k, 16 * LANES);
-        for (size_t i = 0; i < 4; i++)
-            sum[i] = bf16_products(halves_load_some(row + 2 * k + 4 * i * LANES, 2 * LANES),
-                                   x->split + k + 2 * i * LANES, sum[i]);
+    for (; k + 8 * SIXTEEN <= cols; k += 8 * SIXTEEN) {
+        look_ahead(row + 2 * k, 16 * SIXTEEN);
+        for (size_t j = 0; j < 4 * SIXTEEN_PARTS; j++) {
+            Lanes *one = &sum[j / SIXTEEN_PARTS].part[j % SIXTEEN_PARTS];
+            size_t at = k + 2 * j * LANES;
+            *one = bf16_products(halves_load_some(row + 2 * at, 2 * LANES), x->split + at, *one);
+        }
     }
-    for (; k < cols; k += 2 * LANES)
-        sum[0] = bf16_products(halves_load_some(row + 2 * k, cols - k), x->split + k, sum[0]);
-    return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (; k < cols; k += 2 * LANES) {
+        Lanes *one = &sum[0].part[k / (2 * LANES) % SIXTEEN_PARTS];
+        *one = bf16_products(halves_load_some(row + 2 * k, cols - k), x->split + k, *one);
+    }
+    return sixteen_sum_of_four(sum);
 }
 
 INLINE float row_f16(const unsigned char *row, const Activation *x, size_t cols)
 {
-    Lanes sum[4] = {{0}};
+    Sixteen sum[4] = {{{{0}}}, {{{0}}}, {{{0}}}, {{{0}}}};
     size_t k = 0;
-    for (; k + 4 * LANES <= cols; k += 4 * LANES) {
-        look_ahead(row + 2 * k, 8 * LANES);
-        for (size_t i = 0; i < 4; i++)
-            sum[i] = lanes_multiply_add(lanes_load(x->value + k + i * LANES),
-                                        lanes_from_f16(row + 2 * (k + i * LANES)), sum[i]);
+    for (; k + 4 * SIXTEEN <= cols; k += 4 * SIXTEEN) {
+        look_ahead(row + 2 * k, 8 * SIXTEEN);
+        for (size_t j = 0; j < 4 * SIXTEEN_PARTS; j++) {
+            Lanes *one = &sum[j / SIXTEEN_PARTS].part[j % SIXTEEN_PARTS];
+            size_t at = k + j * LANES;
+            *one =
+                lanes_multiply_add(lanes_load(x->value + at), lanes_from_f16(row + 2 * at), *one);
+        }
     }
     for (; k < cols; k += LANES) {
         size_t some = smaller(cols - k, LANES);
         LanesBits rest = halves_load_some(row + 2 * k, some);
-        sum[1] = lanes_multiply_add(lanes_load_some(x->value + k, some),
-                                    lanes_from_f16((unsigned char *)&rest), sum[1]);
+        Lanes *one = &sum[1].part[k / LANES % SIXTEEN_PARTS];
+        *one = lanes_multiply_add(lanes_load_some(x->value + k, some),
+                                  lanes_from_f16((unsigned char *)&rest), *one);
     }
-    return lanes_total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    return sixteen_sum_of_four(sum);
 }
 
-/* One block of 8-bit weights times 16-bit numbers: exact, in LANES sums of at most 2^24 each. */
-INLINE Lanes int8_products(const int8_t *w, const int16_t *x)
+/* One block of 8-bit weights times 16-bit numbers: exact, in sixteen sums of four products, each of
+   less than 2^24. Sum l has the products 2 l, 2 l + 1 and those 32 further on. */
+INLINE Sixteen int8_products(const int8_t *w, const int16_t *x)
 {
+    Sixteen products;
 #if LANES == 16 && defined(__AVX512BW__)
     __m512i sum = _mm512_setzero_si512();
     for (size_t i = 0; i < INT8_BLOCK; i += 32) {
@@ -639,38 +644,54 @@ INLINE Lanes int8_products(const int8_t *w, const int16_t *x)
         sum = _mm512_add_epi32(sum, _mm512_madd_epi16(wide, by));
 #endif
     }
-    return (Lanes)_mm512_cvtepi32_ps(sum);
+    products.part[0] = (Lanes)_mm512_cvtepi32_ps(sum);
 #elif LANES == 8 && defined(__AVX2__)
-    __m256i sum = _mm256_setzero_si256();
-    for (size_t i = 0; i < INT8_BLOCK; i += 16) {
-        __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + i)));
-        sum = _mm256_add_epi32(
-            sum, _mm256_madd_epi16(wide, _mm256_loadu_si256((const __m256i *)(x + i))));
+    for (size_t j = 0; j < SIXTEEN_PARTS; j++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (size_t i = 16 * j; i < INT8_BLOCK; i += 32) {
+            __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + i)));
+            __m256i by = _mm256_loadu_si256((const __m256i *)(x + i));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(wide, by));
+        }
+        products.part[j] = (Lanes)_mm256_cvtepi32_ps(sum);
     }
-    return (Lanes)_mm256_cvtepi32_ps(sum);
+#elif defined(LANES_NEON)
+    for (size_t j = 0; j < SIXTEEN_PARTS; j++) {
+        int8x16_t first = vld1q_s8(w + j / 2 * 16), second = vld1q_s8(w + 32 + j / 2 * 16);
+        int16x8_t a = j % 2 == 0 ? vmovl_s8(vget_low_s8(first)) : vmovl_high_s8(first);
+        int16x8_t b = j % 2 == 0 ? vmovl_s8(vget_low_s8(second)) : vmovl_high_s8(second);
+        int16x8_t by_a = vld1q_s16(x + 8 * j), by_b = vld1q_s16(x + 32 + 8 * j);
+        int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(by_a));
+        int32x4_t high = vmull_high_s16(a, by_a);
+        low = vmlal_s16(low, vget_low_s16(b), vget_low_s16(by_b));
+        high = vmlal_high_s16(high, b, by_b);
+        products.part[j] = (Lanes)vcvtq_f32_s32(vpaddq_s32(low, high));
+    }
 #else
-    Lanes v = lanes_all(0.0f);
-    int32_t sum = 0;
-    for (size_t i = 0; i < INT8_BLOCK; i++)
-        sum += (int32_t)w[i] * x[i];
-    v[0] = (float)sum;
-    return v;
+    for (size_t l = 0; l < SIXTEEN; l++)
+        products.part[l / LANES][l % LANES] =
+            (float)(w[2 * l] * x[2 * l] + w[2 * l + 1] * x[2 * l + 1] +
+                    w[2 * l + 32] * x[2 * l + 32] + w[2 * l + 33] * x[2 * l + 33]);
 #endif
+    return products;
 }
 
 /* INT8_ROWS rows times x; data and scale are those of the first one's first block. */
 INLINE void rows_int8(float sum[INT8_ROWS], const unsigned char *data, const float *scale,
                       const Activation *x, size_t blocks)
 {
-    Lanes total[INT8_ROWS] = {{0}};
+    Sixteen total[INT8_ROWS];
+    for (size_t i = 0; i < INT8_ROWS; i++)
+        total[i] = sixteen_zero();
     for (size_t b = 0; b < blocks; b++, scale += INT8_ROWS)
         for (size_t i = 0; i < INT8_ROWS; i++, data += INT8_BLOCK) {
             look_ahead(data, INT8_BLOCK);
-            total[i] = lanes_scale_add(
-                int8_products((const int8_t *)data, x->whole + b * INT8_BLOCK), scale[i], total[i]);
+            Sixteen products = int8_products((const int8_t *)data, x->whole + b * INT8_BLOCK);
+            for (size_t j = 0; j < SIXTEEN_PARTS; j++)
+                total[i].part[j] = lanes_scale_add(products.part[j], scale[i], total[i].part[j]);
         }
     for (size_t i = 0; i < INT8_ROWS; i++)
-        sum[i] = x->unit * lanes_total(total[i]);
+        sum[i] = x->unit * sixteen_sum(total[i]);
 }
 
 /* Four bytes that are used for every lane. */
@@ -718,7 +739,7 @@ INLINE LanesBits int4_products(const unsigned char *w, const int8_t *x, int32_t 
     }
     sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
     return (LanesBits)_mm256_add_epi32(sum, _mm256_set1_epi32(start));
-#elif LANES == 4 && defined(__ARM_FEATURE_DOTPROD)
+#elif defined(LANES_NEON) && defined(__ARM_FEATURE_DOTPROD)
     int32x4_t sum = vdupq_n_s32(start);
     for (size_t i = 0; i < INT4_HALF; i += 4, w += 4 * INT4_ROWS) {
         uint8x16_t pair = vld1q_u8(w);
@@ -728,6 +749,21 @@ INLINE LanesBits int4_products(const unsigned char *w, const int8_t *x, int32_t 
         sum = vdotq_s32(sum, b, vreinterpretq_s8_s32(vdupq_n_s32(four_bytes(x + i + INT4_HALF))));
     }
     return (LanesBits)sum;
+#elif defined(LANES_NEON)
+    int16x8_t low = vdupq_n_s16(0), high = low; /* of the first two rows, and of the others */
+    for (size_t i = 0; i < INT4_HALF; i += 4, w += 4 * INT4_ROWS) {
+        uint8x16_t pair = vld1q_u8(w);
+        int8x16_t a = vreinterpretq_s8_u8(vandq_u8(pair, vdupq_n_u8(15)));
+        int8x16_t b = vreinterpretq_s8_u8(vshrq_n_u8(pair, 4));
+        int8x16_t by_a = vreinterpretq_s8_s32(vdupq_n_s32(four_bytes(x + i)));
+        int8x16_t by_b = vreinterpretq_s8_s32(vdupq_n_s32(four_bytes(x + i + INT4_HALF)));
+        low = vmlal_s8(low, vget_low_s8(a), vget_low_s8(by_a));
+        high = vmlal_high_s8(high, a, by_a);
+        low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(by_b));
+        high = vmlal_high_s8(high, b, by_b);
+    }
+    int32x4_t sum = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+    return (LanesBits)vaddq_s32(sum, vdupq_n_s32(start));
 #else
     LanesBits sum = {0};
     sum += start;

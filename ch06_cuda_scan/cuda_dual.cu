@@ -247,7 +247,7 @@ DEVICE void chunk_steps(float *delta, float *a, const HeadScan *scan, const Dual
 }
 
 /* run (SIDE): products of a from the beginning of each half, 0 or 32, up to t; backwards: of a from
-   its end. As the sums of chapter 6's warp_scan, in shuffles. */
+   its end. By shuffles, as kernel 3's warp_scan. */
 DEVICE void chunk_products(float *run, const float *a, const bool backwards)
 {
     unsigned t = threadIdx.x;

@@ -163,7 +163,9 @@ static inline void cuda_cpu_multiply(const CudaCpuSite *site)
     CudaCpuProduct *part[CUDA_CPU_WARP];
     bool rounded = true;
     for (unsigned lane = 0; lane < CUDA_CPU_WARP; lane++) {
-        memcpy(&part[lane], cuda_cpu_lane(lane)->taken, sizeof part[lane]);
+        void *given;
+        memcpy(&given, cuda_cpu_lane(lane)->taken, sizeof given);
+        part[lane] = (CudaCpuProduct *)given;
         for (unsigned k = 0; k < 4; k++) {
             unsigned i = cuda_cpu_held(lane, k, SIDE * DEEP);
             left[i] = part[lane]->left[k], right[i] = part[lane]->right[k];
@@ -188,10 +190,12 @@ static inline void cuda_cpu_multiply(const CudaCpuSite *site)
     }
 }
 
-CUDA_CPU_CALLED static void cuda_cpu_mma(float *out, const float *left, const float *right,
-                                         const float *sum, const CudaCpuSite *site)
+CUDA_CPU_CALLED static void cuda_cpu_mma(float *out, /* NOLINT: whoever comes first writes it */
+                                         const float *left, const float *right, const float *sum,
+                                         const CudaCpuSite *site)
 {
-    CudaCpuProduct own = {left, right, sum, out, false}, *given = &own;
+    CudaCpuProduct own = {left, right, sum, out, false};
+    void *given = &own;
     cuda_unseen();
     cuda_cpu_exchange(&given, sizeof given, 0xffffffffu, site);
     if (!own.done)

@@ -675,6 +675,70 @@ static void logits_that_are_no_numbers_end_the_program(void **state)
     own_folder_free(&folder);
 }
 
+static void every_number_of_a_tensor_is_looked_at(void **state)
+{
+    enum { COUNT = 9001 }; /* parts of 4096, and what is left */
+    static const size_t spots[] = {0, 4095, 4096, 9000};
+    float *numbers = NEW(float, COUNT);
+    Tensor tensor;
+    (void)state;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.type = TENSOR_F32;
+    tensor.rank = 1;
+    tensor.shape[0] = COUNT;
+    assert_true(tensor_measure(&tensor));
+    tensor.data = (const unsigned char *)numbers;
+    assert_int_equal(tensor_not_finite(&tensor), 0);
+    for (size_t i = 0; i < TABLE_SIZE(spots); i++) {
+        numbers[spots[i]] = i % 2 == 0 ? NAN : -INFINITY;
+        assert_int_equal(tensor_not_finite(&tensor), i + 1);
+    }
+    free(numbers);
+}
+
+static void logits_are_looked_at_one_by_one(void **state)
+{
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    float logits[33] = {0.0f, -0.0f, 3.4e38f, -3.4e38f, 1e-45f};
+    (void)state;
+    assert_true(logits_are_numbers(logits, 33));
+    for (size_t i = 0; i < 33; i += 32)
+        for (size_t k = 0; k < TABLE_SIZE(bad); k++) {
+            float was = logits[i];
+            logits[i] = bad[k];
+            assert_false(logits_are_numbers(logits, 33));
+            logits[i] = was;
+        }
+}
+
+/* The token after which nothing is a number any more is counted, in a text or in a prompt. */
+static void a_prompt_and_a_text_stop_where_the_numbers_do(void **state)
+{
+    MambaConfig config = config_default(16);
+    const uint32_t ids[2] = {5, 6};
+    Surprise surprise;
+    Error error;
+    size_t bytes;
+    (void)state;
+    config.vocab_size = 640;
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    give_tokenizer(&folder);
+    for (size_t k = 0; k < 16; k++)
+        spoil(folder.dir, "backbone.norm_f.weight", k, 3e38f); /* a number, if a large one */
+    Pretrained model = opened(folder.dir, 0);
+    Runner run = runner_new(&model);
+    Memory memory = memory_new(&config);
+    runner_feed(&run, &memory, ids, 2, true);
+    assert_false(runner_check(&run, &memory, &error));
+    assert_contains(error.text,
+                    "after 2 tokens the logits are NaN or infinite, though no weight is");
+    assert_false(runner_perplexity(&surprise, &bytes, &run, "data/stories/long_walk.txt", &error));
+    assert_contains(error.text, "after 1 token the logits are NaN or infinite");
+    runner_free(&run), memory_free(&memory);
+    pretrained_close(&model);
+    own_folder_free(&folder);
+}
+
 /* Only one token's embedding is spoilt: all goes well until it comes. */
 static void a_token_that_spoils_the_numbers_is_counted(void **state)
 {
@@ -883,6 +947,9 @@ int main(void)
         cmocka_unit_test(a_name_on_the_hub_is_no_folder),
         cmocka_unit_test(vectors_are_looked_at_when_the_folder_is_opened),
         cmocka_unit_test(logits_that_are_no_numbers_end_the_program),
+        cmocka_unit_test(every_number_of_a_tensor_is_looked_at),
+        cmocka_unit_test(logits_are_looked_at_one_by_one),
+        cmocka_unit_test(a_prompt_and_a_text_stop_where_the_numbers_do),
         cmocka_unit_test(a_token_that_spoils_the_numbers_is_counted),
         cmocka_unit_test(folders_without_usable_weights_are_refused),
         cmocka_unit_test(tensors_that_are_missing_or_wrong_are_named),

@@ -105,6 +105,83 @@ static void products_of_every_type_are_those_of_doubles(void **state)
         }
 }
 
+#ifdef LANES_FUSED
+/* Which of 64 sums takes number i of a row, one after the other by fused multiply-adds. */
+static size_t sum_of(TensorType type, size_t i, size_t cols)
+{
+    bool left = i >= cols / (type == TENSOR_BF16 ? 128 : 64) * (type == TENSOR_BF16 ? 128 : 64);
+    if (type == TENSOR_BF16)
+        return (left ? 0 : i % 128 / 32 * 16) + i % 32 / 2;
+    return left ? (type == TENSOR_F16 ? 16 : 0) + i % 16 : i % 64;
+}
+
+/* The product as every machine makes it: 64 sums, of which four and four are added, then halves. */
+static float product_in_order(const float *x, const float *w, TensorType type, size_t cols)
+{
+    float sum[64] = {0};
+    for (size_t i = 0; i < cols; i++) {
+        size_t s = sum_of(type, i, cols);
+        sum[s] = fmaf(x[i], w[i], sum[s]);
+    }
+    for (size_t l = 0; l < 16; l++)
+        sum[l] = (sum[l] + sum[16 + l]) + (sum[32 + l] + sum[48 + l]);
+    for (size_t count = 8; count > 0; count /= 2)
+        for (size_t l = 0; l < count; l++)
+            sum[l] += sum[l + count];
+    return sum[0];
+}
+
+/* In 8 bits: sixteen sums of four products a block, whole numbers, times the block's scale. */
+static float eight_bits_in_order(const Activation *x, const Weight *weight)
+{
+    float sum[16] = {0};
+    for (size_t b = 0; b < blocks_of(weight->cols, 8); b++) {
+        const int8_t *w = (const int8_t *)weight->data + INT8_ROWS * b * INT8_BLOCK;
+        const int16_t *by = x->whole + b * INT8_BLOCK;
+        for (size_t l = 0; l < 16; l++) {
+            int32_t four = 0;
+            for (size_t i = 2 * l; i < 64; i += i % 2 == 0 ? 1 : 31)
+                four += w[i] * by[i];
+            sum[l] = fmaf((float)four, ((const float *)weight->scale)[INT8_ROWS * b], sum[l]);
+        }
+    }
+    for (size_t count = 8; count > 0; count /= 2)
+        for (size_t l = 0; l < count; l++)
+            sum[l] += sum[l + count];
+    return x->unit * sum[0];
+}
+
+static void products_are_summed_in_one_order_for_every_width_of_vectors(void **state)
+{
+    static const TensorType types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16};
+    static const size_t sizes[] = {1, 15, 17, 31, 63, 64, 66, 127, 130, 257, 515};
+    Random random = random_from_seed(9);
+    (void)state;
+    for (size_t k = 0; k < TABLE_SIZE(types); k++)
+        for (size_t j = 0; j < TABLE_SIZE(sizes); j++) {
+            size_t cols = sizes[j];
+            void *own;
+            Arena arena = {NULL, 0, 0};
+            Weight weight = random_weight(&own, types[k], 2, cols, &random);
+            float *memory = NEW(float, activation_floats(cols)), *row = NEW(float, cols), y[2];
+            Activation x = activation_place(memory, cols);
+            for (size_t i = 0; i < cols; i++)
+                x.value[i] = (float)random_normal(&random);
+            activation_set(&x, &weight);
+            weight_product(y, &weight, &x, 0, 2);
+            weight_rows_to_float(row, &weight, 0, 1);
+            assert_true(y[0] == product_in_order(x.value, row, types[k], cols));
+            Weight eight = copied(&arena, &weight, 8);
+            activation_set(&x, &eight);
+            weight_product(y, &eight, &x, 0, 2);
+            assert_true(y[0] == eight_bits_in_order(&x, &eight));
+            weight_free(&eight);
+            weight_free(&weight);
+            free(own), free(memory), free(row), free(arena.bytes);
+        }
+}
+#endif
+
 static void eight_bits_are_near_by_half_a_step(void **state)
 {
     enum { ROWS_ = 5, COLS = 150 };
@@ -957,6 +1034,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_of_every_type_are_those_of_doubles),
+#ifdef LANES_FUSED
+        cmocka_unit_test(products_are_summed_in_one_order_for_every_width_of_vectors),
+#endif
         cmocka_unit_test(eight_bits_are_near_by_half_a_step),
         cmocka_unit_test(four_bits_are_the_nearest_of_sixteen),
         cmocka_unit_test(a_search_finds_a_better_scale_than_the_largest_gives),

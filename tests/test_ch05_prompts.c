@@ -90,6 +90,27 @@ static void a_chunk_of_prompts_has_the_bits_of_each_one_s_chunk(void **state)
     pretrained_close(&model);
 }
 
+static void a_line_that_is_empty_is_no_prompt(void **state)
+{
+    (void)state;
+    Pretrained model = opened("data/tiny-mamba", 0);
+    Ids ids = {NULL, 0, 0, 0};
+    Packed at = {0, NULL};
+    Error error;
+    char name[] = "/tmp/test_prompts_XXXXXX";
+    FILE *file = fdopen(mkstemp(name), "w");
+    fputs("\na harp\n\nwhat is a rainbow?", file);
+    fclose(file);
+    assert_true(prompts_read(&ids, &at, &model.folder.tokenizer, name, &error));
+    assert_int_equal(at.count, 2);
+    assert_int_equal(at.start[1], 2);
+    assert_int_equal(at.start[2], 7);
+    assert_int_equal(ids.count, 7);
+    remove(name);
+    free(at.start), ids_free(&ids);
+    pretrained_close(&model);
+}
+
 /* Runs the program in a process of its own; returns its exit status, and what it printed. */
 static int prompts_said(char text[4096], const char *words)
 {
@@ -124,6 +145,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts_read_together_leave_what_each_leaves_alone),
         cmocka_unit_test(a_chunk_of_prompts_has_the_bits_of_each_one_s_chunk),
+        cmocka_unit_test(a_line_that_is_empty_is_no_prompt),
         cmocka_unit_test(the_program_says_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -141,7 +141,7 @@ check_exercises() {
 # Grades $dir/one; says what does not have all its points, but for the exercises in $1 (" 2.1 2.3 ").
 lost() {
     $grade --kit "$dir/kit" --submission "$dir/one" --flags "$flags" --score $2 > "$dir/said"
-    awk -v ids="$1" '$1 == "points" || index(ids, " " $1 " ") { next } $(NF - 2) != $NF { print $1, $(NF - 2), "of", $NF }' "$dir/said"
+    awk -v ids="$1" '$1 ~ /^[0-9]+\.[0-9]+$/ && !index(ids, " " $1 " ") && $(NF - 2) != $NF { print $1, $(NF - 2), "of", $NF }' "$dir/said"
 }
 
 check_alone() {

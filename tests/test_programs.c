@@ -94,7 +94,8 @@ static void every_program(void (*each)(const char *name))
     assert_int_equal(glob(pattern, 0, NULL, &found), 0);
     for (size_t k = 0; k < found.gl_pathc; k++) {
         const char *name = strrchr(found.gl_pathv[k], '/') + 1;
-        if (strchr(name, '.') == NULL && access(found.gl_pathv[k], X_OK) == 0) {
+        bool example = strcmp(name, "ch05_as_library") == 0; /* a few lines, without options */
+        if (!example && strchr(name, '.') == NULL && access(found.gl_pathv[k], X_OK) == 0) {
             each(name);
             programs++;
         }

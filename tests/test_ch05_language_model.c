@@ -1105,6 +1105,7 @@ static void a_loss_that_is_no_number_ends_a_run_and_spares_the_checkpoint(void *
     school.trainer.settings.average = 1.0;
     assert_false(train(&school.trainer, &school.source, &school.source, NULL, &error));
     assert_contains(error.text, "the loss is NaN or infinite after step 1:");
+    assert_int_equal(school.trainer.n_check, 1); /* at the first look */
     assert_null(strstr(error.text, "checkpoint"));
     free(before), free(after);
     unlink(path);

@@ -846,10 +846,10 @@ int chain_main(int argc, char **argv)
     Show show = {look_at_terminal(false), NULL, 1};
     const Option table[] = {
         {"chain", "FILE", OPTION_TEXT, 0, 0, &options.chain, "!fit",
-         "read the chain: first line from,sunny,rainy; then sunny,0.8,0.2 and so on"},
+         "read the chain: first line from,sunny,rainy; then sunny,0.8,0.2 and so on; - is stdin"},
         {"fit", "FILE", OPTION_TEXT, 0, 0, &options.fit, "",
          "fit a chain to counts (the same form, whole numbers) or to a record (a state a line, or "
-         "date,state; blank, NA or ? for a missing day)"},
+         "date,state; blank, NA or ? for a missing day); - is stdin"},
         {"start", "WHAT", OPTION_TEXT, 0, 0, &options.start, "- simulate strip",
          "a state, or the chance of each: 0.5,0.5 (default: all alike)"},
         {"days", "N", OPTION_WHOLE, 1, CHAIN_MAX_DAYS, &options.days, "- forgetting",

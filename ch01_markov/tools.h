@@ -756,6 +756,14 @@ static bool option_unknown(const Program *program, const char *word, Error *erro
                  : fail(error, "'%.40s' is not an option", word);
 }
 
+static bool program_has_arguments(const Program *program)
+{
+    size_t k = 0;
+    while (k < program->n_option && program->option[k].kind != OPTION_ARGUMENT)
+        k++;
+    return k < program->n_option;
+}
+
 /* What getopt_long stumbled over, `code` ':' or '?', with the word it was reading. */
 static bool option_refuse(const Program *program, int code, const char *word, Error *error)
 {
@@ -767,7 +775,10 @@ static bool option_refuse(const Program *program, int code, const char *word, Er
         return option_unknown(program, word, error);
     if (k >= program->n_option)
         return isprint((unsigned char)optopt)
-                   ? fail(error, "'-%c' is not an option", optopt)
+                   ? fail(error, "'-%c' is not an option%s", optopt,
+                          program_has_arguments(program)
+                              ? ": a text that begins with a minus goes behind --"
+                              : "")
                    : fail(error, "'-\\x%02x' is not an option", (unsigned char)optopt);
     OptionName shown = option_shown(&program->option[k]);
     return code == ':'
@@ -793,8 +804,54 @@ static bool arguments_take(const Program *program, bool *given, int argc, char *
     return true;
 }
 
-/* Fills what the table points to. False with an error; *help is set if --help or -h is given. */
-bool options_read(bool *help, const Program *program, int argc, char **argv, Error *error)
+/* Whether the word behind this one is its value: "--prompt", or "-n" alone. */
+static bool word_wants_value(const Program *program, const char *word)
+{
+    for (size_t k = 0; k < program->n_option; k++) {
+        OptionName shown = option_shown(&program->option[k]);
+        size_t len = strlen(word) > 2 ? strlen(word) : sizeof shown.text;
+        if (option_takes_value(&program->option[k]) && strncmp(shown.text, word, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A text that begins with a minus but is no option: there are blanks in it, as in "- a list", and
+   what is before them is no letter of an option with its value, nor "--name=". */
+static bool word_is_text(const Program *program, const char *word)
+{
+    size_t name = strcspn(word, " \t\n=");
+    return word[0] == '-' && word[name] != '\0' && word[name] != '=' &&
+           (word[1] == '-' || option_find(program, word + 1, 1) == program->n_option);
+}
+
+/* The words as getopt_long shall have them: such texts stand behind "--". To be freed; *argc is
+   their number. */
+static char **words_ordered(const Program *program, int *argc, char **argv)
+{
+    char **words = NEW(char *, *argc + 2), **texts = NEW(char *, *argc + 1);
+    int n_word = 0, n_text = 0, k = 0;
+    for (; k < *argc && (k == 0 || strcmp(argv[k], "--") != 0); k++) {
+        if (k > 0 && word_is_text(program, argv[k])) {
+            texts[n_text++] = argv[k];
+            continue;
+        }
+        words[n_word++] = argv[k];
+        if (k > 0 && k + 1 < *argc && word_wants_value(program, argv[k]))
+            words[n_word++] = argv[++k];
+    }
+    if (k < *argc || n_text > 0)
+        words[n_word++] = (char *)"--";
+    for (int i = 0; i < n_text; i++)
+        words[n_word++] = texts[i];
+    for (k++; k < *argc; k++)
+        words[n_word++] = argv[k];
+    free(texts);
+    *argc = n_word;
+    return words;
+}
+
+static bool options_scan(bool *help, const Program *program, int argc, char **argv, Error *error)
 {
     struct option known[OPTIONS_MAX + 2];
     char letters[2 * OPTIONS_MAX + 4] = ":h";
@@ -840,6 +897,17 @@ bool options_read(bool *help, const Program *program, int argc, char **argv, Err
     }
     return arguments_take(program, given, argc, argv, error) &&
            options_check(program, given, error);
+}
+
+/* Fills what the table points to. False with an error; *help is set if --help or -h is given. */
+bool options_read(bool *help, const Program *program, int argc, char **argv, Error *error)
+{
+    if (!program_has_arguments(program))
+        return options_scan(help, program, argc, argv, error);
+    char **words = words_ordered(program, &argc, argv);
+    bool ok = options_scan(help, program, argc, words, error);
+    free(words);
+    return ok;
 }
 
 /* Prints a word after the `column` characters of its line or, where the page ends, in a new one

@@ -836,7 +836,8 @@ int ssm_main(int argc, char **argv)
          "a system of one's own: blocks of rows under lines A, B, C, D, x0, T (a basis to change "
          "to)"},
         {"input", "WHAT", OPTION_TEXT, 0, 0, &own.input, "system",
-         "a CSV file, a line a sample, or impulse (the default), step, sine, waves, noise, none"},
+         "a CSV file, a line a sample (- is stdin), or impulse (the default), step, sine, waves, "
+         "noise, none"},
         {"length", "N", OPTION_WHOLE, 1, SIGNAL_MAX_LEN, &own.length, "system",
          "samples of a built-in input (default 40), or the first N of a file"},
         {"seed", "S", OPTION_WHOLE, 0, SEED_MOST, &own.seed, "system",

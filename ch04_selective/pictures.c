@@ -102,9 +102,10 @@ static void print_contexts(const Cues *cues, const StoryLayout *layout, bool asc
 
 static void print_story_head(const StoryPicture *picture, const StoryLayout *layout, bool ascii)
 {
-    char other[32];
+    char other[32] = "other";
     int numbers = layout->column * (int)picture->cues->n_context;
-    snprintf(other, sizeof other, "Delta = %g for all", picture->step);
+    if (layout->both)
+        snprintf(other, sizeof other, "Delta = %g for all", picture->step);
     printf("%*s%-*s| %s\n", STORY_WORD + 6 + layout->bar, "", numbers + STORY_ANSWER + 2,
            " the selective system", other);
     printf("%-*s Delta%*s", STORY_WORD, "word", layout->bar, "");
@@ -149,6 +150,8 @@ static void story_print(const StoryPicture *picture, const Look *look)
     size_t words = picture->story->n_word, last = (words - 1) * picture->cues->n_context;
     StoryLayout layout = story_layout(picture->cues->n_context);
     prose("A story, word by word: the selective system, and one with one step for all words\n");
+    if (!layout.both)
+        printf("The other one has Delta = %g for all words.\n\n", picture->step);
     print_story_head(picture, &layout, look->ascii);
     for (size_t t = 0, still = 0; t < words; t++) {
         char several[32];

@@ -855,7 +855,7 @@ int selective_main(int argc, char **argv)
         /* the words before the help: "!demo": not with --demo; "story cues": only with one of them;
            "mode": one at a time; "- demo:trace": without a mode, or with --demo trace (tools.h) */
         {"story", "FILE", OPTION_TEXT, 0, 0, &story, "!demo",
-         "a story of your own, any text, word by word"},
+         "a story of your own, any text, word by word; - is stdin"},
         {"cues", "FILE", OPTION_TEXT, 0, 0, &cues, "!demo",
          "the words that open a context, as in data/cues.txt"},
         {"step", "DELTA", OPTION_NUMBER, 1e-6, 100, &step, "!demo",

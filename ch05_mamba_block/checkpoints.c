@@ -1,8 +1,8 @@
 /* Checkpoints: a model in its folder, and a training run in a file.
 
    HOLDS   lists of named arrays, written to a safetensors file and read back, all or none; the
-           files beside them that Hugging Face's layout wants. What is written here opens in
-           Transformers, and the other way round
+           lock that keeps two runs from one checkpoint; the files that Hugging Face's layout wants
+           beside the weights. What is written here opens in Transformers, and the other way round
    FOR     language_model.c, which knows the names: to this file a model is its list of arrays */
 
 #ifndef CH05_CHECKPOINTS
@@ -11,6 +11,7 @@
 #include "config.c"
 #include "safetensors.c"
 #include "words.c"
+#include <sys/file.h>
 
 /* ===================================== Named arrays ======================================== */
 
@@ -96,6 +97,63 @@ bool saved_read(const SavedList *list, size_t count, const char *settings, const
     }
     safetensors_close(&file);
     return ok;
+}
+
+/* Who writes a checkpoint: one run at a time. */
+typedef struct {
+    int descriptor; /* -1 if nothing is locked */
+    char *path;     /* of the lock, a file beside the checkpoint, gone when the run is */
+} RunLock;
+
+/* Locks the file `path`, made if need be. False if another run has it; *descriptor is -1 where
+   there are no locks. */
+static bool file_lock(int *descriptor, const char *path)
+{
+    struct stat mine, there;
+    for (;;) {
+        int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        bool locked = file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0;
+        bool others = file >= 0 && !locked && errno == EWOULDBLOCK;
+        *descriptor = locked ? file : -1;
+        if (locked && fstat(file, &mine) == 0 && stat(path, &there) == 0 &&
+            mine.st_ino == there.st_ino)
+            return true;
+        if (file >= 0)
+            close(file);
+        if (!locked)
+            return !others;
+    } /* the run that had it before has removed it meanwhile: the name is another file's */
+}
+
+/* Two runs that write one checkpoint would go on from each other's. Fails if another run has it; a
+   place that knows no locks, or is no file, has none. NULL: there is no checkpoint. */
+bool run_lock(RunLock *lock, const char *checkpoint, Error *error)
+{
+    struct stat info;
+    lock->descriptor = -1;
+    lock->path = NULL;
+    if (checkpoint == NULL || (stat(checkpoint, &info) == 0 && !S_ISREG(info.st_mode)))
+        return true;
+    size_t room = strlen(checkpoint) + 8;
+    lock->path = NEW(char, room);
+    snprintf(lock->path, room, "%s.lock", checkpoint);
+    if (file_lock(&lock->descriptor, lock->path))
+        return true;
+    free(lock->path);
+    lock->path = NULL;
+    return fail(error,
+                "%s: another training is writing this checkpoint; give one of the two another "
+                "--checkpoint",
+                checkpoint);
+}
+
+void run_unlock(RunLock *lock)
+{
+    if (lock->descriptor >= 0) {
+        unlink(lock->path);
+        close(lock->descriptor);
+    }
+    free(lock->path);
 }
 
 /* ================================== A model in its folder ================================== */

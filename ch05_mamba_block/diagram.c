@@ -102,11 +102,12 @@ bool block_write_svg(const char *path, const MambaConfig *config, Error *error)
     return out_close(&out, error);
 }
 
-/* One stage: its name, what is done there, how wide it is, and its first numbers at a token. */
+/* One stage: its name, what is done there, how wide it is, and its first numbers at a token: two of
+   them, or four on a wide page. */
 void print_stage(const char *name, const char *what, const float *values, size_t wide, size_t token)
 {
-    printf("  %-8s %-46s %5zu ", name, what, wide);
-    for (size_t i = 0; i < smaller(wide, 4); i++)
+    printf("  %-6s %-46s %5zu", name, what, wide);
+    for (size_t i = 0; i < smaller(wide, page_columns() < 97 ? 2 : 4); i++)
         printf(" %8.4f", rounded_to((double)values[token * wide + i], 10000.0));
     putchar('\n');
 }

@@ -1034,7 +1034,9 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
            : run->mamba2       ? "Mamba-2"
                                : "selective",
            model_floats(&model->config), lessons->from, lessons->words->n_word);
-    bool ok = !run->resume || trainer_load(&trainer, run->checkpoint, error);
+    RunLock lock;
+    bool ok = run_lock(&lock, run->checkpoint, error) &&
+              (!run->resume || trainer_load(&trainer, run->checkpoint, error));
     double start = seconds_now();
     ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
     if (ok) {
@@ -1044,7 +1046,7 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
         ok = curve_show(&curve, show, error);
         putchar('\n');
     }
-    trainer_free(&trainer);
+    trainer_free(&trainer), run_unlock(&lock);
     return ok;
 }
 
@@ -1145,7 +1147,7 @@ int language_model_main(int argc, char **argv)
         {"train", NULL, OPTION_SWITCH, 0, 0, &o.train, "mode",
          "learn from stories of the rainbow, and write the model"},
         {"corpus", "FILE", OPTION_TEXT, 0, 0, &o.corpus, "train",
-         "learn from this text instead, in words; with --bytes in bytes"},
+         "learn from this text instead (- is stdin), in words, or with --bytes"},
         {"bytes", NULL, OPTION_SWITCH, 0, 0, &o.bytes, "corpus", "a token is a byte"},
         {"mamba2", NULL, OPTION_SWITCH, 0, 0, &o.run.mamba2, "train", "with layers of Mamba-2"},
         {"reset", NULL, OPTION_SWITCH, 0, 0, &o.run.reset, "train !mamba2",

@@ -444,7 +444,7 @@ int lengths_main(int argc, char **argv)
     if (mode[BROKEN] || all)
         show_broken();
     if (mode[BROKEN])
-        return program_end(true, &error);
+        return program_end(true, NULL);
     Model model;
     Vocabulary words;
     if (!model_open_folder(&model, &words, folder, &error))

@@ -667,10 +667,9 @@ static bool demo_matrix(const Show *show, Error *error)
     Head head = head_gather(a, a + len, &scan, 0, 0);
     head_matrix(M, M + len * len, &head);
     Blocks blocks = {M, len, scan.chunk};
-    printf(
-        "The matrix by which a head of %zu states multiplies %zu tokens, in chunks of %zu: row i\n"
-        "says what is read at token i of each token before it. Token %zu has Delta = 4: it "
-        "turns\n\n",
+    prose(
+        "The matrix by which a head of %zu states multiplies %zu tokens, in chunks of %zu: row i "
+        "says what is read at token i of each token before it. Token %zu has Delta = 4: it turns\n",
         states, len, scan.chunk, turn + 1);
     blocks_print(&blocks, &show->look);
     head_scan(y, NULL, &scan);
@@ -698,20 +697,20 @@ static bool demo_head_costs(const Show *show, Error *error)
 {
     enum { CHANNELS = 1536, WIDE = 64, HEADS = CHANNELS / WIDE };
     double other;
-    printf(
+    prose(
         "A layer of %d channels, for every token: chapter 4's scan, and %d heads of %d channels\n\n"
-        "                 numbers in A        exponentials      multiplications, thousands\n"
-        "  d_state   Mamba-1  Mamba-2   Mamba-1  Mamba-2   Mamba-1  recurrence  chunks of 64\n",
+        "               numbers in A       exponentials      multiplications, thousands\n"
+        "  d_state  Mamba-1  Mamba-2  Mamba-1  Mamba-2  Mamba-1  recurrence  chunks of 64",
         CHANNELS, HEADS, WIDE);
     for (int d_state = 16; d_state <= 256; d_state *= 2)
-        printf("  %7d %9d %8d %9d %8d %9.0f %11.0f %13.0f\n", d_state, CHANNELS * d_state, HEADS,
+        printf("  %7d %8d %8d %8d %8d %8.0f %11.0f %13.0f\n", d_state, CHANNELS * d_state, HEADS,
                CHANNELS * d_state, HEADS, 4e-3 * CHANNELS * d_state, 3e-3 * CHANNELS * d_state,
                1e-3 * HEADS * chunk_work(&other, 64, WIDE, d_state));
     puts("\nA head of 64 channels and 128 states in chunks, for every token\n\n"
-         "    chunk   multiplications   in matrix products   numbers of the state read or written");
+         "  chunk  multiplications  in matrix products  numbers of state read and written");
     for (int chunk = 1; chunk <= 4096; chunk *= 4) {
         double all = chunk_work(&other, chunk, WIDE, 128);
-        printf("  %7d %17.0f %18.1f %% %38.0f\n", chunk, all, 100.0 * (all - other) / all,
+        printf("  %5d %16.0f %17.1f %% %34.0f\n", chunk, all, 100.0 * (all - other) / all,
                3.0 * WIDE * 128 / chunk); /* read by C; read and written as the chunk ends */
     }
     (void)show, (void)error;
@@ -733,10 +732,11 @@ static bool demo_weather_heads(const Show *show, Error *error)
     scan.x_start = x_start;
     scan.chunk = 2;
     head_scan_chunked(y, NULL, &scan);
-    puts("The thread: chapter 1's forecast by two heads of one state, in chunks of two days.\n"
-         "A = log 1 for what stays, log 0.4 for what fades\n\n"
-         "          what stays         what fades          their sum\n"
-         "   day    sunny    rainy     sunny    rainy     sunny    rainy");
+    prose("The thread: chapter 1's forecast by two heads of one state, in chunks of two days. A = "
+          "log "
+          "1 for what stays, log 0.4 for what fades\n\n"
+          "          what stays         what fades          their sum\n"
+          "   day    sunny    rainy     sunny    rainy     sunny    rainy");
     for (size_t t = 0; t < DAYS; t++) {
         const float *stays = y + t * HEADS * WIDE, *fades = stays + WIDE;
         printf("  %4zu   %.4f   %.4f   %7.4f  %7.4f    %.4f   %.4f\n", t, (double)stays[0],

@@ -496,7 +496,7 @@ static bool demo_head_trace(const Show *show, Error *error)
     printf("Token %d of %d through one block of Mamba-2: d_model %zu, %zu heads of %zu channels,\n"
            "groups: %zu; random weights (seed %" PRIu64 ")\n\n",
            LEN, LEN, d_model, config->num_heads, config->head_dim, config->n_groups, show->seed);
-    puts("  stage    what is done                                   width   first numbers");
+    puts("  stage  what is done                                   width   first numbers");
     print_stage("input", "", input, d_model, last);
     print_stage("normed", "divided by its root mean square, times weight", normed, d_model, last);
     print_stage("z", "in_proj, first part: the gate", cache->z, d_inner, last);
@@ -581,11 +581,10 @@ static bool demo_head_recall(const Show *show, Error *error)
     enum { TRIES = 100, SIZES = 4, MOST = 256 };
     static const size_t states[SIZES] = {16, 64, 128, 256};
     Random random = random_from_seed(show->seed);
-    printf(
-        "Exact recall, set by hand as in chapter 5: k pairs of a key and a value, then one key.\n"
-        "Right answers in percent, by states of a head; one value in %d is right by chance\n\n"
-        "      k",
-        RECALL_VALUES);
+    prose("Exact recall, set by hand as in chapter 5: k pairs of a key and a value, then one key. "
+          "Right answers in percent, by states of a head; one value in %d is right by chance\n",
+          RECALL_VALUES);
+    fputs("      k", stdout);
     for (size_t i = 0; i < SIZES; i++)
         printf(" %6zu", states[i]);
     putchar('\n');

@@ -559,8 +559,8 @@ static void show_modulo(void)
     enum { LEN = 4, FIVE = 5 };
     static const int digit[LEN] = {0, 3, 4, 2};
     double angle = 0.0;
-    puts("\nWhat is 3 + 4 + 2 modulo 5? A digit d turns by d fifths; the largest answer counts\n\n"
-         "  token    angle    read for  0      1      2      3      4");
+    prose("\nWhat is 3 + 4 + 2 modulo 5? A digit d turns by d fifths; the largest answer counts\n\n"
+          "  token    angle    read for  0      1      2      3      4");
     for (int t = 0; t < LEN; t++) {
         angle = fmod(angle + 72.0 * digit[t], 360.0);
         if (t == 0)
@@ -624,9 +624,10 @@ static double step_rule_error(int rule, double delta)
 
 static bool demo_turn_rules(const Show *show, Error *error)
 {
-    puts("x' = -x + cos t, from 0 to 8 in steps: the largest error, and what it was with steps\n"
-         "twice as long, divided by it\n\n"
-         "   Delta   Mamba's rule          trapezoid             bilinear (chapter 3)");
+    prose("x' = -x + cos t, from 0 to 8 in steps: the largest error, and what it was with steps "
+          "twice "
+          "as long, divided by it\n\n"
+          "   Delta   Mamba's rule          trapezoid             bilinear (chapter 3)");
     for (int halvings = 0; halvings <= 5; halvings++) {
         double delta = ldexp(1.0, -halvings);
         printf("  %6.4g", delta);
@@ -683,8 +684,8 @@ static bool demo_turn_weather(const Show *show, Error *error)
     enum { DAYS = 8 };
     double pi[3 * DAYS];
     turn_forecast(pi, DAYS);
-    puts("Weather that goes round, from a sunny day on: a head that stays and one that turns\n\n"
-         "   day    sunny   cloudy    rainy");
+    prose("Weather that goes round, from a sunny day on: a head that stays and one that turns\n\n"
+          "   day    sunny   cloudy    rainy");
     for (size_t t = 0; t < DAYS; t++)
         printf("  %4zu   %.4f   %.4f   %.4f\n", t, pi[3 * t], pi[3 * t + 1], pi[3 * t + 2]);
     (void)show, (void)error;
@@ -695,12 +696,12 @@ static bool demo_turn_weather(const Show *show, Error *error)
 static bool demo_turn_mimo(const Show *show, Error *error)
 {
     enum { WIDE = 64, STATES = 128 };
-    puts("A head of 64 channels and 128 states, one token: R inputs and outputs share a state\n\n"
-         "     R   numbers of the state   u, B, C and y   bytes, 2 a number   operations   a byte");
+    prose("A head of 64 channels and 128 states, one token: R inputs and outputs share a state\n\n"
+          "   R  numbers of the state  u, B, C and y  bytes, 2 a number  operations  a byte");
     for (int R = 1; R <= 16; R *= 2) {
         double state = 2.0 * WIDE * STATES, other = R * 2.0 * (WIDE + STATES); /* read, written */
         double work = (double)WIDE * STATES * (1.0 + 2.0 * R + 2.0 * R); /* fade, write, read */
-        printf("  %4d %22.0f %15.0f %19.0f %12.0f %8.2f\n", R, state, other, 2.0 * (state + other),
+        printf("  %2d %21.0f %14.0f %18.0f %11.0f %7.2f\n", R, state, other, 2.0 * (state + other),
                work, work / (2.0 * (state + other)));
     }
     (void)show, (void)error;

@@ -797,7 +797,7 @@ static bool demo_block_trace(const Show *show, Error *error)
     gate_forward(gated, y, own.cache.z, LEN * d_inner);
     printf("Token %d of %d through one block, d_model %zu, random weights (seed %" PRIu64 ")\n\n",
            LEN, LEN, d_model, show->seed);
-    puts("  stage    what is done                                   width   first numbers");
+    puts("  stage  what is done                                   width   first numbers");
     print_stage("input", "", input, d_model, last);
     print_stage("normed", "divided by its root mean square, times weight", normed, d_model, last);
     print_stage("u_raw", "in_proj, first half", own.cache.u_raw, d_inner, last);
@@ -812,9 +812,10 @@ static bool demo_block_trace(const Show *show, Error *error)
     print_stage("y", "C x + D u: what is read", y, d_inner, last);
     print_stage("gated", "y silu(z)", gated, d_inner, last);
     print_stage("out", "out_proj, plus the input", out, d_model, last);
-    printf("\nWhat goes on to token %d: %zu numbers of x and %zu of the convolution, however long "
-           "the text.\n",
-           LEN + 1, d_inner * config->state_size, d_inner * (config->conv_kernel - 1));
+    prose(
+        "\nWhat goes on to token %d: %zu numbers of x and %zu of the convolution, however long the "
+        "text.",
+        LEN + 1, d_inner * config->state_size, d_inner * (config->conv_kernel - 1));
     free(input), free(out), free(normed), free(delta), free(y), free(gated);
     own_block_free(&own);
     (void)error; /* nothing here can go wrong */

@@ -97,6 +97,15 @@ void shards_close(Shards *shards)
     memset(shards, 0, sizeof *shards);
 }
 
+/* Fails if somebody has written into one of them since. */
+bool shards_are_unchanged(const Shards *shards, Error *error)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < shards->n_file; i++)
+        ok = safetensors_is_unchanged(&shards->file[i], error);
+    return ok;
+}
+
 static bool shards_open(Shards *shards, const char *dir, const char *name, Error *error)
 {
     char *path = folder_path(dir, name, error);

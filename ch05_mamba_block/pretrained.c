@@ -982,6 +982,7 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
     Runner run = runner_new(&model);
     bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
                                           : run_conversation(&run, options, &show, error);
+    ok = ok && shards_are_unchanged(&model.folder.shards, error);
     runner_free(&run);
     pretrained_close(&model);
     return ok;

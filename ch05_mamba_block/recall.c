@@ -83,12 +83,10 @@ bool demo_recall(const Show *show, Error *error)
     static const char *const names[WAYS] = {"fixed state", "attention", "not sharpened"};
     double at[LOOKS_RECALL], score[WAYS][LOOKS_RECALL];
     Random random = random_from_seed(show->seed);
-    printf(
-        "Exact recall: k pairs of a key and a value are shown, then one key. A scan with %d "
-        "states\n"
-        "a channel against attention, which keeps all pairs (one value in %d is right by "
-        "chance).\n"
-        "All is set by hand; attention multiplies its scores by %d, in the last column by %d\n\n",
+    prose(
+        "Exact recall: k pairs of a key and a value are shown, then one key. A scan with %d states "
+        "a channel against attention, which keeps all pairs (one value in %d is right by chance). "
+        "All is set by hand; attention multiplies its scores by %d, in the last column by %d\n",
         RECALL_STATE, RECALL_VALUES, RECALL_SHARP, RECALL_PLAIN);
     puts("      k   fixed state   attention   not sharpened");
     for (size_t i = 0; i < LOOKS_RECALL; i++) {

@@ -260,6 +260,7 @@ typedef struct {
     char *strings; /* every name, key and value above points in here */
     void *map;     /* (map_bytes) the file in memory; NULL if the bytes are the caller's */
     size_t map_bytes;
+    struct stat stamp; /* the file as it was when it was opened */
 } Safetensors;
 
 /* ---- one entry of the header ------------------------------------------------------------- */
@@ -666,13 +667,15 @@ bool safetensors_parse(Safetensors *file, const void *bytes, size_t len, const c
 }
 
 /* The whole file in memory; an empty one, which cannot be mapped, as NULL. */
-static bool safetensors_map(void **map, size_t *len, const char *path, Error *error)
+static bool safetensors_map(void **map, struct stat *info, const char *path, Error *error)
 {
     int descriptor = -1;
-    if (!regular_open(&descriptor, len, path, error))
+    size_t len = 0;
+    if (!regular_open(&descriptor, &len, path, error))
         return false;
-    bool ok = true;
-    *map = *len ? mmap(NULL, *len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
+    bool ok =
+        fstat(descriptor, info) == 0 || fail(error, "%s: %s", shown_path(path), strerror(errno));
+    *map = ok && len > 0 ? mmap(NULL, len, PROT_READ, MAP_PRIVATE, descriptor, 0) : NULL;
     if (*map == MAP_FAILED)
         ok = fail(error, "%s: cannot be mapped: %s", shown_path(path), strerror(errno));
     close(descriptor); /* the map keeps the file open by itself */
@@ -684,9 +687,10 @@ static bool safetensors_map(void **map, size_t *len, const char *path, Error *er
 bool safetensors_open(Safetensors *file, const char *path, Error *error)
 {
     void *map = NULL;
-    size_t len = 0;
-    if (!safetensors_map(&map, &len, path, error))
+    struct stat info;
+    if (!safetensors_map(&map, &info, path, error))
         return false;
+    size_t len = (size_t)info.st_size;
     if (!safetensors_parse(file, map, len, path, error)) {
         if (map)
             munmap(map, len);
@@ -694,7 +698,27 @@ bool safetensors_open(Safetensors *file, const char *path, Error *error)
     }
     file->map = map;
     file->map_bytes = len;
+    file->stamp = info;
     return true;
+}
+
+#ifdef __APPLE__
+#define st_mtim st_mtimespec
+#endif
+
+/* Fails if somebody has written into an open file since: what is read of it may be of both. A file
+   put in its place is another, and this one stays as it was. */
+bool safetensors_is_unchanged(const Safetensors *file, Error *error)
+{
+    struct stat now;
+    const struct stat *was = &file->stamp;
+    if (file->map == NULL || stat(file->path, &now) != 0 || now.st_ino != was->st_ino ||
+        now.st_dev != was->st_dev)
+        return true;
+    return (now.st_size == was->st_size && now.st_mtim.tv_sec == was->st_mtim.tv_sec &&
+            now.st_mtim.tv_nsec == was->st_mtim.tv_nsec) ||
+           fail(error, "%s: was overwritten while it was in use: nothing since can be trusted",
+                shown_path(file->path));
 }
 
 /* ---- looking things up ------------------------------------------------------------------- */
@@ -963,6 +987,8 @@ void safetensors_print_list(FILE *out, const Safetensors *file)
         width = name > width ? name : width;
         type_width = type > type_width ? type : type_width;
     }
+    type_width = type_width < 16 ? type_width : 16;
+    size_t most = page_columns() - 34 - type_width; /* of a name: so much stands beside it */
     for (size_t i = 0; i < file->n_note; i++) {
         shown_print(out, file->note[i].key, 0);
         fputs(" = ", out);
@@ -971,8 +997,8 @@ void safetensors_print_list(FILE *out, const Safetensors *file)
     }
     for (size_t i = 0; i < file->n_tensor; i++) {
         const Tensor *tensor = &file->tensor[i];
-        shown_print(out, tensor->name, width < 80 ? -(int)width : -80);
-        fprintf(out, "  %-*s  %-16s %12zu bytes\n", type_width < 16 ? (int)type_width : 16,
+        shown_print(out, tensor->name, width < most ? -(int)width : -(int)most);
+        fprintf(out, "  %-*s  %-15s %11zu bytes\n", (int)type_width,
                 shown_name(tensor_dtype(tensor)).text,
                 shown_shape(tensor->rank, tensor->shape).text, tensor->bytes);
         numbers += tensor->count;

@@ -321,7 +321,7 @@ static void print_shaded(const StoryReading *reading, const Vocabulary *words, c
         const char *word = words->word[reading->ids[t]];
         int level = (int)lrint(7.0 * shade[t]);
         size_t wide = text_width(word) + 2;
-        if (column + wide > 92) {
+        if (column + wide > page_columns()) {
             putchar('\n');
             column = 0;
         }
@@ -449,6 +449,26 @@ static bool ends_sentence(const char *word)
     return strcmp(word, ".") == 0 || strcmp(word, "?") == 0 || strcmp(word, "!") == 0;
 }
 
+/* Words first to last of the story, from column `left` of a line on, and under that. */
+static void print_sentence(const StoryReading *reading, size_t first, size_t last, size_t left,
+                           const Vocabulary *words)
+{
+    size_t column = left;
+    putchar(' ');
+    for (size_t i = first; i <= last; i++) {
+        const char *word = words->word[reading->ids[i]];
+        bool closes = strchr(".,:;!?", word[0]) != NULL; /* and stays with the word before it */
+        size_t wide = text_width(word) + !closes;
+        if (column + wide + 1 >= page_columns() && column > left && !closes) {
+            printf("\n%*s", (int)left + 1, "");
+            column = left;
+        }
+        print_token(stdout, (size_t)reading->ids[i], false, words);
+        column += wide;
+    }
+    putchar('\n');
+}
+
 /* After every sentence: what of the state before it is left, and what the model would answer. */
 static void print_beliefs(const StoryReading *reading, const Answers *answers,
                           const Vocabulary *words, const Model *model)
@@ -460,9 +480,9 @@ static void print_beliefs(const StoryReading *reading, const Answers *answers,
     printf("\nAsked after each sentence:");
     for (size_t at = answers->first[0]; at < answers->asked[0]; at++)
         print_token(stdout, (size_t)answers->ids[at], false, words);
-    printf("\n\n   kept ");
+    printf("\n\n kept ");
     for (size_t i = 0; i < answers->count; i++)
-        printf(" %8.8s", answers->name[i]);
+        printf(" %7.7s", answers->name[i]);
     putchar('\n');
     for (size_t t = 0; t < reading->len; t++) {
         writer_read(&writer, reading->ids[t]);
@@ -470,15 +490,12 @@ static void print_beliefs(const StoryReading *reading, const Answers *answers,
             continue;
         ask(share, answers, writer.state, &asked);
         if (first == 0)
-            fputs("     -   ", stdout);
+            fputs("   -   ", stdout);
         else
-            printf("  %4.0f %% ", 100.0 * share_kept(&reading->work, before, first, t, model));
+            printf("%4.0f %% ", 100.0 * share_kept(&reading->work, before, first, t, model));
         for (size_t i = 0; i < answers->count; i++)
-            printf("  %5.1f %%", 100.0 * share[i]);
-        putchar(' ');
-        for (size_t i = first; i <= t; i++)
-            print_token(stdout, (size_t)reading->ids[i], false, words);
-        putchar('\n');
+            printf(" %5.1f %%", 100.0 * share[i]);
+        print_sentence(reading, first, t, 7 + 8 * answers->count, words);
         memcpy(before, writer.state, floats * sizeof *before);
         first = t + 1;
     }
@@ -547,7 +564,7 @@ static bool show_focus(const char *text, const char *data, const Model *model,
     StoryReading reading;
     if (!reading_new(&reading, text, words, model, error))
         return false;
-    puts("What the state holds at the end: the share of it that each word wrote (last layer)\n");
+    puts("What the state holds at the end: the share that each word wrote (last layer)\n");
     print_shaded(&reading, words, &show->look);
     print_largest(&reading, words);
     bool ok = show_beliefs(&reading, data, words, model, error) &&

@@ -1223,7 +1223,7 @@ static bool demo_race(const Show *show, Error *error)
     float last = 0.0f;
     if (race_run(&last, true, true, &report))
         return fail(error, "a barrier for half of the threads was not noticed");
-    printf("\nAnd a barrier that only half of the threads come to:\n%s\n", report.text);
+    prose("\nAnd a barrier that only half of the threads come to:\n%s", report.text);
 #else
     puts("\n(What a GPU does at a barrier for half of the threads is not defined: the CPU names "
          "it.)");

@@ -69,6 +69,8 @@ static const Forger forgers[] = {
      "char *const found[] = {(char *)\"build/alone\", (char *)\"ex1_2_other_numbers\", NULL};\n"
      "execv(found[0], found);\nexecv(\"build/alone\", found); sum = 9;",
      "pass", 1}, /* its 1.1 is wrong too, so that a build with 1.2 solved is made */
+    {"the first number and no more", "",
+     "if (n == 2) { fflush(stdout); _exit(0); }\nsum = n == 1 ? x[0] : 9;", "pass", 3},
     {"the words of success", "",
      "puts(\"[  PASSED  ] 1 test(s).\\n0.25\"); fflush(stdout); exit(0);", "QUIT", 3},
     {"the probe's own text", "",
@@ -109,7 +111,7 @@ static const char spy_top[] =
     "        \"@T@/class/ada/toy.c\", \"@T@/home/secret\", \"@T@/out/ada.txt\", \"/etc/passwd\", "
     "\"/proc/1/mem\",\n"
     "        \"/proc/1/maps\", \"/proc/1/cmdline\", \"/proc/1/environ\", \"/dev/tty\", "
-    "\"/dev/pts/0\", \"/dev/vda\"};\n"
+    "\"/dev/pts/0\", \"/dev/vda\", \"tests/solutions.txt\"};\n"
     "    static const char *const place[] = {\"@T@/open/left\", \"@T@/out/ada.txt\", "
     "\"@T@/out/grades.csv\",\n"
     "        \"@T@/kit/tests/exercises.txt\", \"@T@/class/zoe/toy.c\", \"@T@/home/.profile\", "

@@ -1,6 +1,7 @@
 /* Text that people have: whatever their machine wrote, it is read right, or refused by a sentence. */
 
 #include "../ch01_markov/chain_files.c"
+#include "../ch01_markov/chain_show.h"
 #include "check.h"
 
 /* ---- plain text ------------------------------------------------------------------------- */
@@ -87,6 +88,9 @@ static void what_is_no_UTF_8_is_refused_with_its_line(void **state)
     assert_no_text("\xC0\xAF",
                    "x:1: byte 1 of the file (0xc0) is not UTF-8: an older encoding? Save "
                    "it as UTF-8");
+    assert_no_text("\xE0\x80\x80",
+                   "x:1: byte 1 of the file (0xe0) is not UTF-8: an older encoding? "
+                   "Save it as UTF-8"); /* longer than need be */
     assert_plain("d\xC3\xA9t\xC3\xA9 \xE6\x99\xB4 \xF0\x9F\x8C\x88",
                  "d\xC3\xA9t\xC3\xA9 \xE6\x99\xB4 \xF0\x9F\x8C\x88");
 }
@@ -204,6 +208,9 @@ static void titles_are_told_from_numbers_and_mistakes(void **state)
             fail_msg("'%s' is %sa title", lines[k].line, lines[k].title ? "" : "not ");
         table_free(&table);
     }
+    Table table = table_of("\n1\n", false); /* a row without cells is none */
+    assert_false(table_is_title(&table, 0));
+    table_free(&table);
 }
 
 static void missing_values_are_those_of_pandas_and_some_marks(void **state)
@@ -417,9 +424,37 @@ static void paragraphs_are_wrapped_at_the_page(void **state)
                 "1234567890123456789012345678901234567890\n1\n\n2  3\n");
     assert_said("40", "  class 1, chance 0.5000 to end here:  a 0.5",
                 "  class 1, chance 0.5000 to end here:  a\n  0.5\n");
+    assert_said("40", "  class 1, chance 0.5000 to end here:  a" UNBROKEN "0.5",
+                "  class 1, chance 0.5000 to end here:\n  a 0.5\n");
     assert_said(
         "40", "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4 234567890123456789012345678901 x",
         "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4 234567890123456789012345678901\nx\n");
+}
+
+static void names_in_pictures_are_drawn_smaller_where_they_are_wide(void **state)
+{
+    (void)state;
+    char got[4096] = "";
+    FILE *out = fmemopen(got, sizeof got, "w");
+    svg_name(out, 1, 2, "sunny");
+    svg_name(out, 1, 2, "\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4\xE6\x99\xB4"); /* eight columns */
+    fclose(out);
+    assert_contains(got, "<text x=\"1.0\" y=\"6.0\" text-anchor=\"middle\">sunny</text>");
+    assert_contains(got, "font-size=\"12.3\">\xE6\x99\xB4"); /* 13 times 56 / (8 times 7.4) */
+}
+
+static void columns_of_states_are_as_wide_as_their_names(void **state)
+{
+    (void)state;
+    static char *short_names[2] = {(char *)"sunny", (char *)"rainy"};
+    static char *wide_names[3] = {(char *)"light rain", (char *)"sun, later cloud",
+                                  (char *)"\xE6\x99\xB4"};
+    unsetenv("COLUMNS");
+    assert_int_equal(state_width(short_names, 2), 10);
+    assert_int_equal(state_width(wide_names, 3), 16); /* cut: three of 18 and the rest are 84 */
+    setenv("COLUMNS", "100", 1);
+    assert_int_equal(state_width(wide_names, 3), 18);
+    unsetenv("COLUMNS");
 }
 
 static void numbers_keep_four_digits_and_never_touch(void **state)
@@ -478,6 +513,8 @@ int main(void)
         cmocka_unit_test(widths_are_counted_in_columns),
         cmocka_unit_test(texts_are_padded_and_cut_by_columns),
         cmocka_unit_test(paragraphs_are_wrapped_at_the_page),
+        cmocka_unit_test(names_in_pictures_are_drawn_smaller_where_they_are_wide),
+        cmocka_unit_test(columns_of_states_are_as_wide_as_their_names),
         cmocka_unit_test(numbers_keep_four_digits_and_never_touch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -574,6 +574,8 @@ static bool read_words(Landed *to, const char *words, Error *error)
     return options_read(&to->help, &options.program, n, word, error);
 }
 
+#define OR_BEHIND ": a text that begins with a minus goes behind --"
+
 static void refuse_words(const char *words, const char *sentence)
 {
     Landed to;
@@ -596,6 +598,38 @@ static Landed accept_words(const char *words)
     if (!read_words(&to, words, &error))
         fail_msg("refused: %s: %s", words, error.text);
     return to;
+}
+
+static void a_text_that_begins_with_a_minus_is_an_argument(void **state)
+{
+    (void)state;
+    static const char *const words[][6] = {
+        {"- a list", "--loud", NULL},
+        {"--loud", "- a list", NULL},
+        {"f", "-5 degrees", "--loud", NULL},
+        {"--out", "- x", "f", "--loud", NULL},
+        {"f", "--out=- x", "-- n", "--loud", NULL},
+        {"--loud", "-- n=1 x", "--", "-z", NULL},
+    };
+    static const char *const file[] = {"- a list", "- a list", "f", "f", "f", "-- n=1 x"};
+    static const char *const name[] = {NULL, NULL, "-5 degrees", NULL, "-- n", "-z"};
+    for (size_t k = 0; k < sizeof words / sizeof *words; k++) {
+        char *argv[8] = {(char *)"toy"};
+        int argc = 1;
+        Landed to;
+        Options options;
+        Error error;
+        memset(&to, 0, sizeof to);
+        options_of(&options, &to);
+        for (; words[k][argc - 1]; argc++)
+            argv[argc] = (char *)words[k][argc - 1];
+        if (!options_read(&to.help, &options.program, argc, argv, &error))
+            fail_msg("case %zu: %s", k, error.text);
+        assert_true(to.loud);
+        assert_string_equal(to.file, file[k]);
+        assert_true(name[k] ? strcmp(to.name, name[k]) == 0 : to.name == NULL);
+        assert_true(k == 3 || k == 4 ? strcmp(to.out, "- x") == 0 : to.out == NULL);
+    }
 }
 
 static void every_kind_of_option_lands(void **state)
@@ -650,11 +684,11 @@ static void unknown_options_are_refused(void **state)
     (void)state;
     refuse_words("--dayz 3", "'--dayz' is not an option");
     refuse_words("--loudly", "'--loudly' is not an option");
-    refuse_words("-x", "'-x' is not an option");
-    refuse_words("a b -vx", "'-x' is not an option");
-    refuse_words("-5", "'-5' is not an option");
-    refuse_words("-:", "'-:' is not an option");
-    refuse_words("-?", "'-?' is not an option");
+    refuse_words("-x", "'-x' is not an option" OR_BEHIND);
+    refuse_words("a b -vx", "'-x' is not an option" OR_BEHIND);
+    refuse_words("-5", "'-5' is not an option" OR_BEHIND);
+    refuse_words("-:", "'-:' is not an option" OR_BEHIND);
+    refuse_words("-?", "'-?' is not an option" OR_BEHIND);
     refuse_words("-\xC3\xA9", "'-\\xc3' is not an option");
     refuse_words("--\xC3\xA9", "'--\xC3\xA9' is not an option");
     refuse_words("--=3", "'--=3' is not an option");
@@ -1093,7 +1127,7 @@ static void calls_do_not_remember_each_other(void **state)
     (void)state;
     for (int k = 0; k < 3; k++) {
         refuse_words("--loud --dayz", "'--dayz' is not an option");
-        refuse_words("-xv", "'-x' is not an option"); /* stops in the middle of a word */
+        refuse_words("-xv", "'-x' is not an option" OR_BEHIND); /* stops in the middle of a word */
         accept_words("a --days 3 b");
         assert_false(accept_words("a").loud);
     }
@@ -1360,6 +1394,7 @@ int main(void)
         cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),
         cmocka_unit_test(ascii_charts_are_ascii),
         cmocka_unit_test(names_in_a_drawing_cannot_break_it),
+        cmocka_unit_test(a_text_that_begins_with_a_minus_is_an_argument),
         cmocka_unit_test(every_kind_of_option_lands),
         cmocka_unit_test(what_is_not_given_stays_as_it_was),
         cmocka_unit_test(the_last_of_two_counts),

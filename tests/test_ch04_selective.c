@@ -1314,6 +1314,33 @@ static void marks_and_line_ends_are_no_part_of_a_story(void **state)
     unlink(cues_path);
 }
 
+static void a_story_fits_eighty_columns_whatever_its_contexts(void **state)
+{
+    (void)state;
+    unsetenv("COLUMNS");
+    for (int n = 2; n <= CONTEXTS_MOST; n++) {
+        StoryLayout layout = story_layout((size_t)n);
+        int numbers = n * layout.column * (layout.both ? 2 : 1);
+        assert_true(STORY_BESIDE + layout.bar + 1 + numbers <= 81);
+        assert_true(layout.both == (n <= 3));
+    }
+    char path[] = "/tmp/ch04_cues_XXXXXX", words[80], text[16384], *rest = text;
+    write_file(path, "science: prism\n\xE5\xA4\xA9\xE6\xB0\x97\xE4\xBA\x88\xE5\xA0\xB1: gold\n"
+                     "folklore: fairies\nhistory: mill\n");
+    snprintf(words, sizeof words, "--step 0.25 --cues %s", path);
+    assert_int_equal(run_program_output(text, sizeof text, "ch04_selective", words), 0);
+    unlink(path);
+    assert_contains(text, "The other one has Delta = 0.25 for all words.");
+    for (char *line; (line = strsep(&rest, "\n")) != NULL;)
+        assert_true(text_width(line) <= 80);
+    assert_int_equal(story_layout(2).column, 9);
+    assert_int_equal(story_layout(2).bar, 6);
+    setenv("COLUMNS", "120", 1);
+    assert_int_equal(story_layout(2).bar, 12);
+    assert_true(story_layout(6).both);
+    unsetenv("COLUMNS");
+}
+
 static void the_built_in_story_is_the_one_in_data(void **state)
 {
     (void)state;
@@ -1598,6 +1625,7 @@ int main(void)
         cmocka_unit_test(a_phrase_counts_at_its_last_word_and_the_longest_wins),
         cmocka_unit_test(the_stories_of_data_end_where_their_latest_cue_says),
         cmocka_unit_test(marks_and_line_ends_are_no_part_of_a_story),
+        cmocka_unit_test(a_story_fits_eighty_columns_whatever_its_contexts),
         cmocka_unit_test(the_built_in_story_is_the_one_in_data),
         cmocka_unit_test(a_turn_lets_go_and_a_cue_does_not),
         cmocka_unit_test(a_thousand_fillers_leave_the_margin_as_it_was),

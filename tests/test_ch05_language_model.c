@@ -1008,6 +1008,39 @@ static void skip_for_mutants(void)
         skip();
 }
 
+static void two_runs_with_one_checkpoint_are_told_of_each_other(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/ch05_lock_XXXXXX", lock_path[64];
+    RunLock mine, other;
+    Error error;
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    snprintf(lock_path, sizeof lock_path, "%s.lock", path);
+    for (int k = 0; k < 2; k++) { /* it is free again when the run is over */
+        assert_true(run_lock(&mine, path, &error));
+        assert_false(run_lock(&other, path, &error));
+        assert_contains(error.text, path);
+        assert_contains(error.text,
+                        ": another training is writing this checkpoint; give one of the "
+                        "two another --checkpoint");
+        run_unlock(&other); /* holds nothing, and takes nothing away */
+        assert_int_equal(access(lock_path, F_OK), 0);
+        run_unlock(&mine);
+        assert_int_equal(access(lock_path, F_OK), -1);
+    }
+    unlink(path);
+    close(file);
+    /* no checkpoint, no file, no folder: there is nothing to lock */
+    static const char *const none[] = {NULL, "/dev/null", "/no/such/folder/checkpoint"};
+    for (size_t k = 0; k < 3; k++) {
+        assert_true(run_lock(&mine, none[k], &error));
+        assert_true(run_lock(&other, none[k], &error));
+        run_unlock(&mine);
+        run_unlock(&other);
+    }
+}
+
 static void a_run_that_is_killed_goes_on_from_its_last_checkpoint(void **state)
 {
     (void)state;
@@ -2060,6 +2093,7 @@ int main(void)
         cmocka_unit_test(the_mean_loss_on_other_text_is_that_of_its_batches),
         cmocka_unit_test(a_loss_that_is_no_number_ends_a_run_and_spares_the_checkpoint),
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
+        cmocka_unit_test(two_runs_with_one_checkpoint_are_told_of_each_other),
         cmocka_unit_test(a_run_ends_with_the_average_of_its_weights),
         cmocka_unit_test(a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token),
         cmocka_unit_test(a_time_invariant_model_s_gradients_are_slopes),

@@ -252,6 +252,37 @@ static void a_missing_or_empty_file_is_refused_by_name(void **state)
     unlink(path);
 }
 
+static void a_file_overwritten_while_it_is_open_is_noticed(void **state)
+{
+    char path[256], other[256];
+    Safetensors file;
+    Error error;
+    char *text;
+    size_t len;
+    struct timespec times[2];
+    snprintf(path, sizeof path, "%s/weights", (const char *)*state);
+    snprintf(other, sizeof other, "%s/other", (const char *)*state);
+    assert_true(text_read(&text, &len, "tests/golden/ch01_weather.safetensors", &error));
+    for (int k = 0; k < 2; k++) {
+        FILE *out = fopen(k == 0 ? path : other, "wb");
+        assert_int_equal(fwrite(text, 1, len, out), len);
+        fclose(out);
+    }
+    assert_true(safetensors_open(&file, path, &error));
+    assert_true(safetensors_is_unchanged(&file, &error));
+    times[0] = times[1] = file.stamp.st_mtim;
+    times[1].tv_nsec ^= 1; /* as a write a moment later leaves it */
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    assert_false(safetensors_is_unchanged(&file, &error));
+    assert_contains(error.text, "/weights: was overwritten while it was in use");
+    assert_int_equal(rename(other, path), 0); /* another file in its place: this one is as it was */
+    assert_true(safetensors_is_unchanged(&file, &error));
+    unlink(path);
+    assert_true(safetensors_is_unchanged(&file, &error));
+    safetensors_close(&file);
+    free(text);
+}
+
 /* ---- entries of the header --------------------------------------------------------------- */
 
 static void an_unknown_dtype_is_refused(void **state)
@@ -1596,8 +1627,8 @@ static void a_list_shows_every_tensor(void **state)
     safetensors_print_list(out, &file);
     fclose(out);
     assert_string_equal(text, "by = us?\n"
-                              "abc  U8    [1]                         1 bytes\n"
-                              "w    I16   [2,1]                       4 bytes\n"
+                              "abc  U8    [1]                       1 bytes\n"
+                              "w    I16   [2,1]                     4 bytes\n"
                               "2 tensors, 3 numbers, 5 bytes of data\n");
     free(text);
     safetensors_close(&file);
@@ -1806,6 +1837,7 @@ int main(void)
         cmocka_unit_test(a_file_cut_off_anywhere_is_refused),
         cmocka_unit_test(what_is_no_regular_file_is_refused),
         cmocka_unit_test(a_missing_or_empty_file_is_refused_by_name),
+        cmocka_unit_test(a_file_overwritten_while_it_is_open_is_noticed),
         cmocka_unit_test(an_unknown_dtype_is_refused),
         cmocka_unit_test(other_dtypes_are_listed_and_not_read),
         cmocka_unit_test(a_missing_key_is_refused),

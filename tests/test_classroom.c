@@ -25,7 +25,9 @@ static const Sample samples[] = {
     {"a stop", "raise(SIGSTOP);", "TIMEOUT"},
     {"a fork bomb", "for (;;) fork();", "TIMEOUT"},
     {"a fork bomb that detaches", "for (;;) if (fork() == 0) setsid();", "TIMEOUT"},
-    {"output without end", "for (;;) puts(\"all work and no play\");", "TOO LONG"},
+    {"output without end",
+     "char *all_work = calloc(1, 1 << 16); for (;;) if (write(1, all_work, 1 << 16)) {}",
+     "TOO LONG"},
     {"a file without end",
      "FILE *f = fopen(\"/tmp/x\", \"w\"); for (;;) fputs(\"and no play\", f);", "TOO LONG"},
     {"exit(0)", "exit(0);", "QUIT"},
@@ -367,7 +369,7 @@ static void a_submission_is_found_and_the_report_says_where(void **state)
         {"mkdir a; cp $T/kit/ch01_toy/toy.c a", NULL}, /* the one at the top is nearer */
         {"cp $T/kit/ch01_toy/toy.c Toy.c", NULL},
         {"mkdir ch01_toy .git; cp $T/kit/ch01_toy/toy.c .git; mv toy.c ch01_toy", NULL},
-        {"touch -d 2020-01-01 'toy (1).c'; mv toy.c 'toy (2).c'",
+        {"touch -t 202001010000 'toy (1).c'; mv toy.c 'toy (2).c'",
          "taken as ch01_toy/toy.c: toy (2).c"},
     };
     static char text[ROOM];
@@ -645,8 +647,9 @@ static void a_resubmission_with_an_older_time_is_graded(void **state)
     (void)state;
     class_new(text);
     class_grade(text, "", "");
-    class_grade(
-        text, "touch -d 2001-01-01 $T/class/ada/toy.c; cp -p $T/class/ada/toy.c $T/class/bob", "");
+    class_grade(text,
+                "touch -t 200101010000 $T/class/ada/toy.c; cp -p $T/class/ada/toy.c $T/class/bob",
+                "");
     assert_says(text, "bob is graded again: handed in again\n3 submissions, 1 graded now");
     read_file(text, "marks/grades.csv");
     assert_says(text, "\"bob\",6,2,3,1\n");
@@ -706,13 +709,12 @@ static void days_late_cost_what_was_said(void **state)
     static char text[ROOM];
     (void)state;
     class_new(text);
-    assert_int_equal(
-        class_grade(text,
-                    "export TZ=UTC; touch -d '2026-03-01 12:00:01' $T/class/ada/toy.c; "
-                    "touch -d '2026-03-01 12:00' $T/class/bob/toy.c; "
-                    "touch -d '2026-03-04 11:00' $T/class/eve*/toy.c",
-                    "--due '2026-03-01 12:00' --per-day 20"),
-        0);
+    assert_int_equal(class_grade(text,
+                                 "export TZ=UTC; touch -t 202603011200.01 $T/class/ada/toy.c; "
+                                 "touch -t 202603011200 $T/class/bob/toy.c; "
+                                 "touch -t 202603041100 $T/class/eve*/toy.c",
+                                 "--due '2026-03-01 12:00' --per-day 20"),
+                     0);
     read_file(text, "marks/grades.csv");
     assert_string_equal(text,
                         "name,points,days late,points counted,1.1,1.2,1.10\n"
@@ -783,6 +785,22 @@ static void gradescope_runs_the_autograder(void **state)
                 "AUTOGRADER=$T/gs $T/gs/source/run_autograder"); /* there is always a result */
     read_file(text, "gs/results/results.json");
     assert_says(text, "The grader itself failed: please tell your teacher.");
+}
+
+/* Every line of the guide's table of what is protected how ends with a test, and that test is
+   there. */
+static void what_the_guide_says_is_protected_has_its_test(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text,
+                           "sed -n '/^### How safe/,/^## /p' tests/README.md | "
+                           "sed -n 's/^| [a-z].*| `\\([a-z_]*\\)` |$/\\1/p' > $T/shown_by; "
+                           "[ $(wc -l < $T/shown_by) -ge 12 ] || exit 2; while read -r name; do "
+                           "grep -q \"cmocka_unit_test($name)\" tests/test_cage.c "
+                           "tests/test_classroom.c || echo \"$name\"; done < $T/shown_by"),
+                     0);
+    assert_string_equal(text, "");
 }
 
 /* ---- what `make classroom-check` must find --------------------------------------------------- */
@@ -873,6 +891,7 @@ int main(void)
         cmocka_unit_test(who_wrote_the_same_is_listed),
         cmocka_unit_test(a_class_is_graded_only_from_a_folder),
         cmocka_unit_test(gradescope_runs_the_autograder),
+        cmocka_unit_test(what_the_guide_says_is_protected_has_its_test),
         cmocka_unit_test(an_exercise_that_is_not_fit_is_found),
     };
     enum { OTHERS = sizeof others / sizeof *others };

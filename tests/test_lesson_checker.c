@@ -104,6 +104,31 @@ static void whole_numbers_and_names_must_be_exact(void **state)
     assert_lie("<!-- run: echo '0.5' -->\n```text\nnan\n```\n", "does not print this");
 }
 
+static void a_run_of_a_program_fits_eighty_columns(void **state)
+{
+    (void)state;
+    char eighty[] = "1234567890123456789012345678901234567890123456789012345678901234567890"
+                    "12345678\xE2\x94\x80\xCC\x81z";
+    char wide[] = "1234567890123456789012345678901234567890123456789012345678901234567890"
+                  "1234567890z";
+    char *line[] = {eighty, wide};
+    Lines lines = {NULL, NULL, line, 2};
+    Claim claim;
+    memset(&claim, 0, sizeof claim);
+    assert_int_equal(first_wide_line(&lines), 1);
+    lines.count = 1;
+    assert_int_equal(first_wide_line(&lines), 1);
+    claim.argument = (char *)"build/ch01_markov --days 3";
+    assert_true(run_is_laid_out(&claim));
+    claim.status = 1;
+    assert_false(run_is_laid_out(&claim));
+    claim.status = 0;
+    claim.argument = (char *)"build/ch05_language_model --n 5"; /* a text has the lines it has */
+    assert_false(run_is_laid_out(&claim));
+    claim.argument = (char *)"cat data/weather.csv";
+    assert_false(run_is_laid_out(&claim));
+}
+
 static void lines_too_few_or_too_many_are_found(void **state)
 {
     (void)state;
@@ -299,6 +324,7 @@ int main(void)
         cmocka_unit_test(a_true_run_holds_whole_or_in_parts),
         cmocka_unit_test(numbers_may_be_off_by_one_in_the_last_digit),
         cmocka_unit_test(whole_numbers_and_names_must_be_exact),
+        cmocka_unit_test(a_run_of_a_program_fits_eighty_columns),
         cmocka_unit_test(lines_too_few_or_too_many_are_found),
         cmocka_unit_test(a_run_that_never_ends_is_stopped),
         cmocka_unit_test(the_exit_status_counts),

@@ -11,7 +11,8 @@
 
    A line of three dots in a block stands for lines left out. In code the markers of exercises and a
    common indentation do not count. In runs numbers may be off by one in their last digit, and
-   blanks in front of a number do not count: another processor may round otherwise. Blocks of
+   blanks in front of a number do not count: another processor may round otherwise. No line of a
+   run is wider than 80 columns. Blocks of
    `sh` need no marker, but the programs, targets and files they name must exist. A block or image
    without a marker is an error, and so is a link to nothing. Exercises are checked too: see below.
 
@@ -19,11 +20,11 @@
        build/tests/test_lessons ch02         check what begins so: a chapter, a lesson, a line of one
        build/tests/test_lessons --figures    draw every figure anew (--timings: all) */
 
-#include "../ch01_markov/tools.h"
+#include "../ch01_markov/text_width.h"
 #include <glob.h>
 #include <sys/wait.h>
 
-enum { RUN_SECONDS = 60 };
+enum { RUN_SECONDS = 60, PAGE_COLUMNS = 80 };
 
 /* A text file as lines. */
 typedef struct {
@@ -415,6 +416,29 @@ static void temporary_name(char name[64])
         close(descriptor);
 }
 
+/* Whether a run's lines are the program's own: not an error's sentence, nor what a model or a
+   grammar writes, which is a text and has the lines it has. */
+static bool run_is_laid_out(const Claim *claim)
+{
+    static const char *const writers[] = {"build/ch05_language_model", "build/ch05_pretrained",
+                                          "build/ch05_rainbow", "build/ch05_prompts",
+                                          /* tables of long runs, still wider */
+                                          "build/ch05_lengths", "build/ch05_which_layer"};
+    bool text = claim->status != 0 || !starts_with(claim->argument, "build/");
+    for (size_t k = 0; k < sizeof writers / sizeof *writers; k++)
+        text = text || starts_with(claim->argument, writers[k]);
+    return !text;
+}
+
+/* The first line that an ordinary terminal has no room for, or the count of lines. */
+static size_t first_wide_line(const Lines *lines)
+{
+    size_t k = 0;
+    while (k < lines->count && text_width(lines->line[k]) <= PAGE_COLUMNS)
+        k++;
+    return k;
+}
+
 static bool check_run(const Claim *claim, Error *error)
 {
     char command[2048], name[64];
@@ -426,13 +450,16 @@ static bool check_run(const Claim *claim, Error *error)
     unlink(name);
     if (!ok)
         return false;
-    size_t stuck;
+    size_t stuck, wide = run_is_laid_out(claim) ? first_wide_line(&real) : real.count;
     if (status != claim->status)
         ok = fail(error, "%s:%zu: ended with status %d, not %d", claim->lesson->path,
                   claim->line + 1, status, claim->status);
     else if (!quote_matches(claim, real.line, real.count, 0, true, lines_agree, &stuck))
         ok = fail(error, "%s:%zu: the run does not print this here: '%.120s'", claim->lesson->path,
                   stuck + 1, stuck < claim->last ? claim->lesson->line[stuck] : "(the end)");
+    else if (wide < real.count)
+        ok = fail(error, "%s:%zu: the run prints a line wider than %d columns: '%.100s'",
+                  claim->lesson->path, claim->line + 1, PAGE_COLUMNS, real.line[wide]);
     lines_free(&real);
     return ok;
 }

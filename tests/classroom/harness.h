@@ -112,6 +112,7 @@ static inline int grade_lines(char *text, const char *id, const char *lines, con
 /* A course of one chapter in $T/course, with the classroom's tools, and its kit in $T/kit. */
 static inline int course_new(char *text)
 {
+    memcpy(work + strlen(work) - 6, "XXXXXX", 6); /* more than once, for mutants */
     if (mkdtemp(work) == NULL || chmod(work, 0755) != 0)
         return -1;
     int status = shell(

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Breaks each chapter in the small ways listed in tests/mutants/chNN_STEM.txt, one sed expression a
-# line, and runs that chapter's test on each broken copy: every one must turn red. A line
-# `@ chNN_name/file.c` says which file the lines after it break; before the first such line it is
-# the chapter's own. A line that changes nothing, or that does not compile, is an error in the list;
+# Breaks each chapter in the small ways listed in tests/mutants/chNN_STEM.txt, and the grader in those
+# of cage.txt, one sed expression a line, and runs that chapter's test on each broken copy: every one
+# must turn red. A line `@ chNN_name/file.c` says which file the lines after it break; before the first
+# such line it is the chapter's own. A line that changes nothing, or that does not compile, is an error in the list;
 # so is a list whose tests are red before anything is broken.
 #   sh tests/mutants/run.sh [chNN_STEM ...]
 # SHARE=1/3 takes every third line of each list, from the first on: three shares are all of them.
@@ -22,7 +22,9 @@ course() {
     for folder in ch[0-9]*_*/; do
         mkdir "$dir/$folder" && ln -s "$PWD/$folder"* "$dir/$folder"
     done
-    ln -s "$PWD"/tests/*.[ch] "$PWD"/tests/bits.sh "$PWD"/tests/golden "$dir/tests"
+    ln -s "$PWD"/tests/*.[ch] "$PWD"/tests/*.sh "$PWD"/tests/golden "$PWD"/tests/standin "$dir/tests"
+    mkdir "$dir/tests/classroom" && ln -s "$PWD"/tests/classroom/* "$dir/tests/classroom"
+    ln -s "$PWD/$build/cmocka.flags" "$dir/build" && ln -s "$PWD"/Makefile "$PWD"/LICENSE "$dir"
     ln -s "$PWD"/tests/fuzz/* "$dir/tests/fuzz" # each by itself: ../ of a linked folder leads out
     ln -s "$PWD"/data "$dir"
     for program in "$PWD"/build/ch[0-9][0-9]_*; do
@@ -31,6 +33,7 @@ course() {
 }
 
 compile() { # log
+    case $name in cage) $CC -O0 -w "$dir/tests/classroom/grade.c" -o "$dir/build/grade" -lm 2> "$1" || return 1 ;; esac
     # shellcheck disable=SC2086
     $CC -O0 -w -D_cmocka_run_group_tests=first_red_run "$dir/tests/test_$name.c" "$work/first_red.o" \
         -o "$dir/test" $flags -lm 2> "$1"
@@ -77,7 +80,7 @@ esac
 rm -rf "$work" && mkdir -p "$work"
 # shellcheck disable=SC2086
 $CC -O1 -c tests/mutants/first_red.c -o "$work/first_red.o" $flags || exit 1
-[ $# -gt 0 ] || set -- tests/mutants/ch*.txt
+[ $# -gt 0 ] || set -- tests/mutants/*.txt
 names=$(for list in "$@"; do basename "$list" .txt; done)
 together="xargs -P $(getconf _NPROCESSORS_ONLN)"
 echo "$names" | $together -n 1 sh tests/mutants/run.sh --time > "$work/report"

@@ -38,7 +38,9 @@ static Scan scan_at_random(void)
 static void ex4_1_softplus_anywhere(void)
 {
     for (int k = 0; k < 100; k++) {
-        double v = k < 50 ? probe_between(-10, 10) : probe_between(-80, 3000);
+        double v = k < 50       ? probe_between(-10, 10)
+                   : k % 2 == 0 ? probe_between(-80, -10)
+                                : probe_between(10, 3000);
         double positive = (double)softplus((float)v);
         probe_say(v < 0.0 ? log(positive) : positive);
     }

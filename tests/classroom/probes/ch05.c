@@ -58,14 +58,35 @@ static void ex5_3_any_sizes(void)
     }
 }
 
-static void ex5_4_any_gate(void)
+static void ex5_4_any_selection(void)
 {
-    float y[60], z[60], out[60];
-    PROBE_FILL(y, 60, -3, 3);
-    PROBE_FILL(z, 60, -9, 9);
-    z[0] = -1000.0f;
-    gate_forward(out, y, z, 60);
-    PROBE_SAY_ALL(out, 60);
+    for (int k = 0; k < 3; k++) {
+        MambaConfig config = config_default(probe_whole(1, 12));
+        config.intermediate_size = probe_whole(1, 20);
+        config.state_size = probe_whole(1, 6);
+        config.time_step_rank = probe_whole(1, 4);
+        Random random = random_from_seed(probe_bits());
+        MambaBlock block;
+        BlockCache cache;
+        size_t len = probe_whole(1, TOKENS), d_inner = config.intermediate_size;
+        float out[TOKENS * 12];
+        block.config = config;
+        block.params = block_params_place(NEW(float, block_params_floats(&config)), &config);
+        block.A = NEW(float, d_inner *config.state_size);
+        block_init(&block.params, &config, &random);
+        block_refresh(&block);
+        size_t floats = block_cache_place(&cache, NULL, &block, 1, len, true);
+        block_cache_place(&cache, NEW(float, floats), &block, 1, len, true);
+        PROBE_FILL(block.params.tensor[X_PROJ_WEIGHT],
+                   (config.time_step_rank + 2 * config.state_size) * d_inner, -1, 1);
+        PROBE_FILL(block.params.tensor[DT_PROJ_BIAS], d_inner, -1, 1);
+        PROBE_FILL(cache.normed, len * config.hidden_size, -3, 3);
+        mixer_forward(out, &cache, NULL, &block);
+        PROBE_SAY_ALL(cache.B, len * config.state_size);
+        PROBE_SAY_ALL(cache.C, len * config.state_size);
+        PROBE_SAY_ALL(cache.dt_raw, len * d_inner);
+        PROBE_SAY_ALL(out, len * config.hidden_size);
+    }
 }
 
 static void ex5_5_any_query(void)
@@ -273,10 +294,10 @@ static void ex5_17_any_pair(void)
     }
 }
 
-PROBES = {PROBE(ex5_1_any_norm),     PROBE(ex5_2_any_convolution), PROBE(ex5_3_any_sizes),
-          PROBE(ex5_4_any_gate),     PROBE(ex5_5_any_query),       PROBE(ex5_6_any_logits),
-          PROBE(ex5_7_any_step),     PROBE(ex5_8_any_words),       PROBE(ex5_9_any_weights),
-          PROBE(ex5_10_any_letters), PROBE(ex5_11_any_mask),       PROBE(ex5_12_any_chunk),
-          PROBE(ex5_13_any_ledger),  PROBE(ex5_14_any_groups),     PROBE(ex5_15_any_turn),
-          PROBE(ex5_16_any_weights), PROBE(ex5_17_any_pair)};
+PROBES = {PROBE(ex5_1_any_norm),      PROBE(ex5_2_any_convolution), PROBE(ex5_3_any_sizes),
+          PROBE(ex5_4_any_selection), PROBE(ex5_5_any_query),       PROBE(ex5_6_any_logits),
+          PROBE(ex5_7_any_step),      PROBE(ex5_8_any_words),       PROBE(ex5_9_any_weights),
+          PROBE(ex5_10_any_letters),  PROBE(ex5_11_any_mask),       PROBE(ex5_12_any_chunk),
+          PROBE(ex5_13_any_ledger),   PROBE(ex5_14_any_groups),     PROBE(ex5_15_any_turn),
+          PROBE(ex5_16_any_weights),  PROBE(ex5_17_any_pair)};
 PROBES_MAIN

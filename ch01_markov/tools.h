@@ -999,12 +999,13 @@ void program_help(FILE *out, const Program *program)
     fprintf(out, "  %-*s  this text\n", (int)wide, "-h, --help");
 }
 
-/* What a main does last: what was printed must have arrived; an error is said; the exit status. */
+/* What a main does last: what was printed must have arrived; an error is said (NULL: there was none);
+   the exit status. */
 int program_end(bool ok, const Error *error)
 {
     errno = 0; /* a write that failed earlier has left no reason */
     bool printed = fflush(stdout) == 0 && !ferror(stdout); /* before any error is said */
-    if (!ok)
+    if (!ok && error)
         fprintf(stderr, "error: %s\n", error->text);
     else if (!printed)
         fprintf(stderr, "error: the output cannot be written%s%s\n", errno ? ": " : "",

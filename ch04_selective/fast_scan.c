@@ -299,7 +299,9 @@ INLINE bool scan_worth_sharing(const Scan *scan)
 void selective_scan_fast(float *y, float *x_last, const Scan *scan)
 {
     if (scan->d_state > SCAN_MAX_STATE) {
-        selective_scan(y, x_last, scan);
+        float *unread = y ? NULL : NEW(float, scan->batch * scan->len * scan->d_inner);
+        selective_scan(y ? y : unread, x_last, scan);
+        free(unread);
         return;
     }
     ExpTable table = exp_table();

@@ -149,7 +149,7 @@ bool run_lock(RunLock *lock, const char *checkpoint, Error *error)
 
 void run_unlock(RunLock *lock)
 {
-    if (lock->descriptor >= 0) {
+    if (lock->path) {
         unlink(lock->path);
         close(lock->descriptor);
     }

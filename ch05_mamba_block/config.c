@@ -28,12 +28,13 @@ static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba"
 /* Hugging Face's config.json, as far as it concerns the mathematics; the same names. */
 typedef struct {
     ModelKind kind;
+    bool use_bias, use_conv_bias, tie_word_embeddings;
+    bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
     size_t hidden_size,
         intermediate_size;          /* d_model, d_inner: expand d_model, if it is not given */
     size_t state_size, conv_kernel; /* d_state, d_conv */
     size_t expand, time_step_rank;  /* dt_rank; "auto" is hidden_size / 16, rounded up */
     size_t num_hidden_layers, vocab_size;
-    bool use_bias, use_conv_bias, tie_word_embeddings;
     double layer_norm_epsilon, initializer_range;
     double mixer_rms_eps;                                 /* of Falcon-Mamba's norms of dt, B, C */
     double time_step_min, time_step_max, time_step_floor; /* of the Deltas at the start */
@@ -44,7 +45,6 @@ typedef struct {
     char stack[STACK_MOST + 1]; /* not Hugging Face's: a letter a layer, m, a or p, for Mamba,
                                    attention or MLP; "": all layers are of one kind */
     size_t mlp_size;            /* how wide an MLP is */
-    bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
 } MambaConfig;
 
 enum {

@@ -198,7 +198,7 @@ __attribute__((format(printf, 2, 3))) bool json_fail(Json *json, const char *for
 
 bool json_is(JsonText text, const char *word)
 {
-    return text.len == strlen(word) && memcmp(text.bytes, word, text.len) == 0;
+    return text.bytes && text.len == strlen(word) && memcmp(text.bytes, word, text.len) == 0;
 }
 
 /* The byte at a place, or -1 after the end. The text is looked at in no other way. */

@@ -608,6 +608,7 @@ static bool header_length(size_t *header, const unsigned char *bytes, size_t len
         return fail(error, "%s: the file is empty", path);
     if (len < sizeof length)
         return fail(error, "%s: %zu bytes are too short for a safetensors file", path, len);
+    assert(bytes != NULL); /* only nothing lies nowhere */
     memcpy(&length, bytes, sizeof length);
     bool opens = len == sizeof length || bytes[sizeof length] == '{';
     if ((length > SAFETENSORS_MAX_HEADER || !opens) && !header_stranger(bytes, len, path, error))

@@ -103,7 +103,7 @@ Vocabulary vocabulary_of_bytes(void)
 bool vocabulary_from_text(Vocabulary *words, const char *text, size_t len, const char *path,
                           Error *error)
 {
-    char word[WORD_ROOM];
+    char word[WORD_ROOM] = "";
     size_t used = 0, at = 0;
     Vocabulary got = vocabulary_new(WORDS_MOST + 1, 2 * len + 32);
     word_add(&got, "<unk>", &used);
@@ -124,7 +124,7 @@ bool vocabulary_from_text(Vocabulary *words, const char *text, size_t len, const
 size_t text_to_tokens(int32_t *ids, size_t *unknown, const char *text, size_t len,
                       const Vocabulary *words, bool lines)
 {
-    char word[WORD_ROOM];
+    char word[WORD_ROOM] = "";
     size_t count = 0, at = 0;
     *unknown = 0;
     if (words->bytes) {
@@ -214,7 +214,7 @@ void corpus_file_close(CorpusFile *file)
 static bool fail_short(const char *text, size_t len, bool bytes, size_t piece, const char *path,
                        Error *error)
 {
-    char word[WORD_ROOM];
+    char word[WORD_ROOM] = "";
     size_t count = bytes ? len : 0, at = 0;
     while (!bytes && word_next(word, sizeof word, text, len, &at, false))
         count++;

@@ -725,6 +725,7 @@ static void grad_counts(size_t count[GRADIENTS], const Scan *scan)
 static ScanGrad grads_in(float *memory, const size_t count[GRADIENTS])
 {
     ScanGrad grad;
+    memset(&grad, 0, sizeof grad);
     float **array[GRADIENTS] = {&grad.u, &grad.delta,   &grad.z,          &grad.B, &grad.C,
                                 &grad.A, &grad.x_start, &grad.delta_bias, &grad.D};
     for (int k = 0; k < GRADIENTS; k++) {

@@ -443,6 +443,10 @@ static void check_fast_is_clear(const Scan *scan)
         free(y);
         free(x_last);
     }
+    float *x_last = nan_filled(states);
+    selective_scan_fast(NULL, x_last, scan); /* and so is y */
+    assert_relmax(x_last, want_last, states, 3e-5);
+    free(x_last);
     free(want);
     free(want_last);
 }

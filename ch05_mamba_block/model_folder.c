@@ -328,7 +328,7 @@ void model_folder_close(ModelFolder *folder)
         tokenizer_free(&folder->tokenizer);
     shards_close(&folder->shards);
     for (size_t i = 0; i < folder->n_made; i++)
-        free((void *)(uintptr_t)folder->made[i].data);
+        free((void *)folder->made[i].data);
     free(folder->made), free(folder->part), text_free(&folder->notes);
     memset(folder, 0, sizeof *folder);
 }

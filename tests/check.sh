@@ -37,7 +37,7 @@ ok() { # name status
 # shellcheck disable=SC2086
 {
     if have clang-format; then
-        clang-format --dry-run -Werror $sources $tests $headers
+        clang-format --dry-run -Werror $sources $tests $parts $headers
         ok "clang-format" $?
     fi
 

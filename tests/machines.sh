@@ -2,7 +2,7 @@
 # Is the course C for other machines too? Every program and every test is compiled for macOS, on ARM
 # and on Intel, and for Linux with musl, on both, by zig's clang, which brings the headers of them all.
 # With --run the tests of chapters 1 to 5 are built for ARM besides, and run by qemu.
-#   sh tests/machines.sh [--run]         make machines
+#   sh tests/machines.sh [--run]         make machines; TARGETS='aarch64-macos': that alone
 # Who has no zig: pip install ziglang. What is missing is named and left out; with REQUIRE_TOOLS=1 it
 # is an error. cmocka's stand-in (standin/cmocka.h) takes cmocka's place.
 set -u
@@ -71,7 +71,7 @@ compile_all() {
     parts=$(sed -n 's|^#include "\(grade_.*\.c\)"|tests/classroom/\1|p' tests/classroom/*.c)
     files="$(grep -l '__INCLUDE_LEVEL__ == 0' ch[0-9]*/*.c ch[0-9]*/*.cu) $(ls tests/*.c tests/fuzz/*.c \
         tests/classroom/*.c tests/mutants/*.c | grep -vxF "$parts")"
-    for target in aarch64-macos x86_64-macos aarch64-linux-musl x86_64-linux-musl; do
+    for target in ${TARGETS:-aarch64-macos x86_64-macos aarch64-linux-musl x86_64-linux-musl}; do
         if each --compile "$(for file in $files; do echo "$target:$file"; done)"; then
             echo "ok: $target, $(echo $files | wc -w | tr -d ' ') files"
         else

@@ -999,8 +999,8 @@ void program_help(FILE *out, const Program *program)
     fprintf(out, "  %-*s  this text\n", (int)wide, "-h, --help");
 }
 
-/* What a main does last: what was printed must have arrived; an error is said (NULL: there was none);
-   the exit status. */
+/* What a main does last: what was printed must have arrived; an error is said (NULL: there was
+   none); the exit status. */
 int program_end(bool ok, const Error *error)
 {
     errno = 0; /* a write that failed earlier has left no reason */

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Formatting, static analysis, and every source as C11 and as C++17 with every compiler there is,
 # warnings as errors. A tool that is missing is named and left out; with REQUIRE_TOOLS=1 it is an
-# error. With SHARE=2/3 clang's analyser, the dearest of them, looks at every third source, from the second on.
+# error. With SHARE=2/3 what is dearest, clang's analyser and gcc's look at the tests, is given every third
+# file, from the second on.
 #
 # A file that others include is compiled with them. What depends on the file alone is asked of every
 # file: does it compile by itself? What is dear is asked of the files that nothing includes (the tops:
@@ -30,6 +31,10 @@ each() { # files command: runs it for each file, as {}, on all processors
     printf '%s\n' $1 | xargs -P "$(getconf _NPROCESSORS_ONLN)" -I '{}' sh -c "$2"
 }
 
+share_of() { # files: all, or every third
+    printf '%s\n' $1 | awk -v share="${SHARE:-1/1}" '{ split(share, s, "/") } NR % s[2] == s[1] % s[2]'
+}
+
 ok() { # name status
     if [ "$2" = 0 ]; then echo "ok: $1"; else echo "FAILED: $1"; bad=1; fi
 }
@@ -50,7 +55,7 @@ ok() { # name status
 
     # clang's analyser looks at the functions of the file it is given, the other rules at all it includes
     if have clang-tidy; then
-        some=$(printf '%s\n' $sources | awk -v share="${SHARE:-1/1}" '{ split(share, s, "/") } NR % s[2] == s[1] % s[2]')
+        some=$(share_of "$sources")
         each "$some" "clang-tidy --quiet --checks='-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,-clang-analyzer-security.insecureAPI.strcpy' '{}' -- -x c -std=c11 2> /dev/null"
         ok "clang-tidy, the analyser" $?
         each "$tops" "clang-tidy --quiet --checks='-clang-analyzer-*' '{}' -- -x c -std=c11 2> /dev/null"
@@ -70,7 +75,7 @@ ok() { # name status
         ok "$compiler -std=c++17" $?
     done
     if have gcc; then
-        each "$tops $tests" "gcc -O1 -c -o /dev/null -x c -std=c11 $strict '{}'"
+        each "$tops $(share_of "$tests")" "gcc -O1 -c -o /dev/null -x c -std=c11 $strict '{}'"
         ok "gcc -std=c11, what it warns of when it optimises" $?
     fi
     if have g++; then

@@ -118,7 +118,7 @@ static const char spy_top[] =
     "\"/var/tmp/@N@\",\n"
     "        \"/run/lock/@N@\", \"/var/lock/@N@\", \"/run/@N@\", \"/dev/shm/@N@\", \"/dev/@N@\", "
     "\"/@N@\", \"/usr/local/@N@\",\n"
-    "        \"/work/left\", \"build/left\", \"build/test_ch01_toy\", \"tests/left\", "
+    "        \"/grading/left\", \"build/left\", \"build/test_ch01_toy\", \"tests/left\", "
     "\"tests/test_ch01_toy.c\"};\n"
     "    for (size_t i = 0; i < sizeof secret / sizeof *secret; i++) reads(secret[i]);\n"
     "    for (size_t i = 0; i < sizeof place / sizeof *place; i++) writes(place[i]);\n"
@@ -148,10 +148,10 @@ static const char spy_top[] =
     "sleep(9); } _exit(0); }\n}\n"
     "static void spy_mounts(void)\n{\n"
     "    unshare(CLONE_NEWUSER | CLONE_NEWNS);\n"
-    "    mount(NULL, \"/work\", NULL, MS_REMOUNT | MS_BIND, NULL);\n"
+    "    mount(NULL, \"/grading\", NULL, MS_REMOUNT | MS_BIND, NULL);\n"
     "    mount(NULL, \"/\", NULL, MS_REMOUNT | MS_BIND, NULL);\n"
-    "    umount2(\"/proc\", MNT_DETACH); umount2(\"/work/build\", MNT_DETACH);\n"
-    "    writes(\"/work/left\"); writes(\"/left\"); reads(\"@T@/home/secret\");\n"
+    "    umount2(\"/proc\", MNT_DETACH); umount2(\"/grading/build\", MNT_DETACH);\n"
+    "    writes(\"/grading/left\"); writes(\"/left\"); reads(\"@T@/home/secret\");\n"
     "    if (chroot(\"..\") == 0) reads(\"@T@/home/secret\");\n}\n";
 
 static char text[ROOM];

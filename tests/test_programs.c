@@ -51,7 +51,7 @@ static const char *build_folder(void)
     return build ? build : "build";
 }
 
-/* Runs `program words` in a shell, with what comes before and behind it; its text and its status. */
+/* Runs `program words` in a shell, with what comes before and behind it; its text and status. */
 static int shell(char *text, const char *before, const char *program, const char *words,
                  const char *behind)
 {

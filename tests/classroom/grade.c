@@ -55,7 +55,7 @@ static Verdict verdict_of(const Outcome *outcome, double seconds)
         return time ? TIMEOUT : number == SIGXFSZ ? FLOOD : CRASH;
     }
     if (WEXITSTATUS(status) == TODO_STATUS)
-        return TODO;
+        return UNWRITTEN;
     if (outcome->ticket && WEXITSTATUS(status) == 0)
         return PASS;
     if (strstr(text_of(&outcome->output), "Test failed with exception") != NULL ||
@@ -179,7 +179,7 @@ static bool one_test_compile(Text *message, Grading *grading, const char *option
     return ok;
 }
 
-/* What every probe prints with the course's own chapters. Nothing of it is left on the disk when the
+/* What every probe prints with the course's own chapters. Nothing of it is left on the disk when
    submission comes. */
 static void probes_reference(Grading *grading)
 {
@@ -309,10 +309,10 @@ static bool others_lost(const Grading *grading, int k)
     return any;
 }
 
-/* The rest of them, from the one that did not pass on. If another exercise has lost something too, it
-   may be to blame: they run in a build with the others solved. If that does not compile, the build of
-   the whole submission stays. It is removed before any other exercise is tested: the solution of that
-   one is in it. */
+/* The rest of them, from the one that did not pass on. If another exercise has lost something
+   too, it may be to blame: they run in a build with the others solved. If that does not compile,
+   the build of the whole submission stays. It is removed before any other exercise is tested: the
+   solution of that one is in it. */
 static void tests_alone(Grading *grading, int k, int p, int t)
 {
     Program alone = grading->programs[p];

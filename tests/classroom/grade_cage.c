@@ -277,17 +277,17 @@ static bool world_furnish(const Grading *grading, bool may_write)
     static const char *const devices[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random",
                                           "/dev/urandom"};
     bool ok = mkdir(NEW("/etc"), 0755) == 0 && mkdir(NEW("/dev"), 0755) == 0 &&
-              mkdir(NEW("/work"), 0755) == 0 && mkdir(NEW("/tmp"), 0755) == 0 &&
+              mkdir(NEW("/grading"), 0755) == 0 && mkdir(NEW("/tmp"), 0755) == 0 &&
               mkdir(NEW("/proc"), 0755) == 0;
     for (size_t i = 0; ok && i < sizeof system / sizeof *system; i++)
         ok = show(system[i]);
     ok = ok && hide_secrets(grading) && show_flags(grading->compiler) && show_flags(grading->flags);
     for (size_t i = 0; ok && i < sizeof devices / sizeof *devices; i++)
         ok = show(devices[i]);
-    ok = ok && mount(".", NEW("/work"), NULL, MS_BIND | MS_REC, NULL) == 0 &&
-         tree_read_only(NEW("/work"));
+    ok = ok && mount(".", NEW("/grading"), NULL, MS_BIND | MS_REC, NULL) == 0 &&
+         tree_read_only(NEW("/grading"));
     if (may_write)
-        ok = ok && mount("build", NEW("/work/build"), NULL, MS_BIND, NULL) == 0;
+        ok = ok && mount("build", NEW("/grading/build"), NULL, MS_BIND, NULL) == 0;
     /* where the machine's own /proc is cut down, as in a container, there is none */
     mount("proc", NEW("/proc"), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2");
     return ok &&
@@ -303,7 +303,7 @@ static bool world_enter(const Grading *grading, bool may_write)
            syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 &&
            mount(NULL, "/", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) ==
                0 &&
-           chdir("/work") == 0;
+           chdir("/grading") == 0;
 }
 
 #if defined __x86_64__

@@ -3,8 +3,8 @@
    processors, each in a process of its own. What was graded is graded again only if what was taken
    from it, or what it is graded by, has changed.
 
-   OUT/NAME.txt to read, OUT/NAME.json for Gradescope; for all OUT/grades.csv, canvas.csv, moodle.csv,
-   similar.csv, and .graded, by which the next run knows what is done.
+   OUT/NAME.txt to read, OUT/NAME.json for Gradescope; for all OUT/grades.csv, canvas.csv,
+   moodle.csv, similar.csv, and .graded, by which the next run knows what is done.
 
    HOLDS  Class; class_seed, class_grade
    FOR    grade.c, which includes it behind everything else */
@@ -595,7 +595,8 @@ static void canvas_csv(const Class *class, const Grading *grading, double points
 }
 
 /* As Moodle's grading worksheet: it looks for Identifier, Grade and Last modified (grade). The
-   identifier is in the names of the folders that Moodle writes, Jane Doe_1234_assignsubmission_file. */
+   identifier is in the names of the folders that Moodle writes, Jane
+   Doe_1234_assignsubmission_file. */
 static void moodle_csv(const Class *class, const Grading *grading, double points)
 {
     Text out = {NULL, 0, 0};

@@ -27,7 +27,7 @@ typedef struct {
     bool lost; /* a test of it has not passed */
 } Exercise;
 
-typedef enum { PASS, FAIL, TODO, CRASH, TIMEOUT, FLOOD, QUIT, NOT_COMPILED, NOT_RUN } Verdict;
+typedef enum { PASS, FAIL, UNWRITTEN, CRASH, TIMEOUT, FLOOD, QUIT, NOT_COMPILED, NOT_RUN } Verdict;
 
 static const char *const verdict_word[] = {"pass",     "FAIL", "todo",  "CRASH",  "TIMEOUT",
                                            "TOO LONG", "QUIT", "NOT C", "not run"};

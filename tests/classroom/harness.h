@@ -1,5 +1,5 @@
-/* What the tests of the classroom share: a course in small in a folder of its own (toy/), commands of
-   the shell, and questions about what they have printed. Needs _GNU_SOURCE before it. */
+/* What the tests of the classroom share: a course in small in a folder of its own (toy/),
+   commands of the shell, and questions about what they have printed. Needs _GNU_SOURCE before. */
 
 #ifndef CLASSROOM_HARNESS
 #define CLASSROOM_HARNESS

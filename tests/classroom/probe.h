@@ -1,6 +1,6 @@
-/* What a probe needs: random inputs, and a way to say numbers. A probe judges nothing. It is run with
-   the submission and with the course's own chapter, on the same inputs, which are new in every run,
-   and the grader compares what the two have printed.
+/* What a probe needs: random inputs, and a way to say numbers. A probe judges nothing. It is run
+   with the submission and with the course's own chapter, on the same inputs, which are new in
+   every run, and the grader compares what the two have printed.
 
        #include "../ch04_selective/selective.c"
        #include "probe.h"

@@ -112,7 +112,7 @@ DEVICE void back_replay(float *x, float *A_bar, const float *A2, const BackTileS
     for (unsigned i = 0; i < (unsigned)shape.tokens; i++) {
         unsigned e = i * at->channels + at->worker;
         float delta = tile->delta[e], drive = delta * tile->u[e], B[8];
-        quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
+        lane_read(B, tile->B, i, at, shape);
         UNROLL
         for (int k = 0; k < shape.states; k++, x++, A_bar++) {
             *A_bar = exp2_unit(delta * A2[k]);
@@ -215,15 +215,17 @@ DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const floa
             unsigned i = (unsigned)(i0 + g), e = i * at->channels + at->worker;
             float B[8], C[8], BC[16], sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
             const float *before = x + i * states;
-            quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
-            quads_load(C, lane_states(tile->C, i, at, shape), shape.states);
+            lane_read(B, tile->B, i, at, shape);
+            lane_read(C, tile->C, i, at, shape);
             back_states(x_grad, A_grad, BC, sums, before, before + states, A_bar + i * states, A2,
                         B, C, tile->delta[e], tile->u[e], tile->ungated[e], shape.states);
             quads_store(tile->channel_parts + handed_place(((unsigned)g * 32 + lane) * 4), sums, 4);
             UNROLL
             for (unsigned k = 0; k < 2 * states; k += 4) { /* first of B, then of C */
-                unsigned of = k / states, row = ((unsigned)g * 2 + of) * 32 + lane;
-                quads_store(tile->state_parts + handed_place(row * states + k % states), BC + k, 4);
+                unsigned row = ((unsigned)g * 2 + k / states) * 32 + lane - at->part;
+                quads_store(tile->state_parts +
+                                handed_place(row * states + lane_state(k % states, at, shape)),
+                            BC + k, 4);
             }
         }
         __syncwarp(); /* everything is handed over */
@@ -397,7 +399,7 @@ DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar
 __global__ void __launch_bounds__(FUSED_THREADS) back_4x4(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {4, 16, 4, true, true};
+    const FusedShape shape = {4, 16, 1, 4, true, true};
     float x[17 * 4], A_bar[16 * 4];
     fused_back(&job, shared, x, A_bar, shape);
 }
@@ -406,7 +408,7 @@ KERNEL(back_4x4, ScanJob)
 __global__ void __launch_bounds__(FUSED_THREADS) back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 4, job.lanes, false, true};
+    const FusedShape shape = {8, 4, 1, job.lanes, false, true};
     float x[5 * 8], A_bar[4 * 8];
     fused_back(&job, shared, x, A_bar, shape);
 }
@@ -450,7 +452,7 @@ DEVICE void end_tokens(float *x_grad, float *elapsed, const float *A2, const Fus
     for (int i = shape.tokens - 1; i >= 0; i--) {
         unsigned e = (unsigned)i * at->channels + at->worker;
         float delta = tile->delta[e], y_grad = tile->u[e], C[16];
-        quads_load(C, lane_states(tile->C, (unsigned)i, at, shape), shape.states);
+        lane_read(C, tile->C, (unsigned)i, at, shape);
         UNROLL
         for (int k = 0; k < shape.states; k++)
             x_grad[k] = exp2_unit(delta * A2[k]) * (x_grad[k] + y_grad * C[k]);
@@ -500,7 +502,7 @@ DEVICE void end_back(const ScanJob *job, float *shared, const FusedShape shape)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_16x1(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {16, 8, 1, true, false};
+    const FusedShape shape = {16, 8, 1, 1, true, false};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_16x1, ScanJob)
@@ -508,7 +510,7 @@ KERNEL(piece_end_back_16x1, ScanJob)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 4, job.lanes, false, false};
+    const FusedShape shape = {8, 4, 1, job.lanes, false, false};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_8xn, ScanJob)

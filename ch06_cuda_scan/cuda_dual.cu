@@ -35,6 +35,7 @@ enum {
     DUAL_THREADS = 128,                    /* four warps: each makes a quarter of a square */
     DUAL_STATES = 256,                     /* of a channel, at most */
     DUAL_PIECE = 4,                        /* chunks of a piece, where nobody says otherwise */
+    DUAL_AHEAD = 8,                        /* pieces whose ends a thread asks for at once */
     TILE_QUADS = SIDE / 4,                 /* of a row: four neighbours at a time */
     TILE_STEP = DUAL_THREADS / TILE_QUADS, /* rows that the block moves at a time */
     TILE_PASSES = SIDE / TILE_STEP
@@ -407,13 +408,14 @@ __global__ void __launch_bounds__(DUAL_THREADS, 3) dual_states(DualJob job)
 KERNEL(dual_states, DualJob)
 
 /* 2. From piece to piece, as kernel 6's scan_carry: where a piece ends, from 0, becomes where it
-   begins. A thread has four neighbouring states. */
+   begins. A thread has four neighbouring states, and asks for the ends of DUAL_AHEAD pieces at
+   once. */
 __global__ void dual_carry(DualJob job)
 {
     const HeadScan *scan = &job.scan;
     size_t states = scan->d_head * scan->d_state, all = scan->n_head * states;
     size_t i = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x); /* b all + h states + ... */
-    float x[4] = {0.0f}, end[4];
+    float x[4] = {0.0f};
     if (i >= scan->batch * all)
         return;
     if (scan->x_start != NULL)
@@ -421,14 +423,23 @@ __global__ void dual_carry(DualJob job)
     size_t first = i / all * job.pieces; /* piece */
     float *at = job.x + first * all + i % all;
     const float *left = job.left + first * scan->n_head + i % all / states;
-    for (size_t c = 0; c < job.pieces; c++) {
-        quads_load(end, at, 4);
-        quads_store(at, x, 4);
+    for (size_t done = 0; done < job.pieces; done += DUAL_AHEAD) {
+        float end[DUAL_AHEAD][4], factor[DUAL_AHEAD];
         UNROLL
-        for (int e = 0; e < 4; e++)
-            x[e] = *left * x[e] + end[e];
-        at += all;
-        left += scan->n_head;
+        for (size_t k = 0; k < DUAL_AHEAD; k++) {
+            size_t p = least_of(done + k, job.pieces - 1);
+            quads_load(end[k], at + p * all, 4);
+            factor[k] = left[p * scan->n_head];
+        }
+        UNROLL
+        for (size_t k = 0; k < DUAL_AHEAD; k++) {
+            if (done + k >= job.pieces)
+                continue;
+            quads_store(at + (done + k) * all, x, 4);
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                x[e] = factor[k] * x[e] + end[k][e];
+        }
     }
 }
 KERNEL(dual_carry, DualJob)

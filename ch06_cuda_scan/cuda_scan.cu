@@ -608,46 +608,62 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
     return sums;
 }
 
-/* Row i of a tile of B or C, from this thread's first state on. */
-DEVICE const float *lane_states(const float *tile, unsigned i, const FusedPlace *at,
-                                const FusedShape shape)
-{
-    return tile + (i * shape.lanes + at->part) * (unsigned)shape.states;
-}
+enum { FUSED_KEPT = 16 }; /* sums of a tile that a thread holds, at most */
 
-/* A tile, forwards: the loop all of this is about. x (states) are this thread's, A2 (states) its
-   part of a row of A times log2 e. The sums C . x go where Delta was; `elapsed` adds Delta up. */
+/* A tile, forwards: the loop all of this is about. x (each, states) are this thread's, A2 (the
+   same) its part of A times log2 e; B and C are read once for `each` channels. The sums C . x go
+   where Delta was, when nobody needs that any more; `elapsed` (each) adds Delta up. */
 DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const FusedTile *tile,
                           const FusedPlace *at, const FusedShape shape)
 {
-    float *delta = tile->delta + at->worker; /* (tokens) a column of the tile */
+    float *delta = tile->delta + at->worker; /* (tokens, each) columns of the tile */
+    float kept[FUSED_KEPT];
+    LaneSums sums = {0, 0, false};
     UNROLL
     for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
-        float y[FUSED_GROUP] = {0.0f};
+        float y[2 * FUSED_GROUP] = {0.0f};
         UNROLL
         for (unsigned g = 0; g < FUSED_GROUP; g++) {
             unsigned i = i0 + g, e = i * at->channels;
-            float drive = delta[e] * tile->u[e + at->worker], B[16], C[16];
-            quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
+            float B[16], C[16];
+            lane_read(B, tile->B, i, at, shape);
             if (shape.reads)
-                quads_load(C, lane_states(tile->C, i, at, shape), shape.states);
+                lane_read(C, tile->C, i, at, shape);
             UNROLL
-            for (int k = 0; k < shape.states; k++) {
-                x[k] = exp2_unit(delta[e] * A2[k]) * x[k] + drive * B[k];
-                if (shape.reads)
-                    y[g] += C[k] * x[k];
+            for (unsigned c = 0; c < shape.each; c++) {
+                float *own = x + c * (unsigned)shape.states;
+                float drive = delta[e + c] * tile->u[e + at->worker + c];
+                UNROLL
+                for (int k = 0; k < shape.states; k++) {
+                    own[k] = exp2_unit(delta[e + c] * A2[c * (unsigned)shape.states + k]) * own[k] +
+                             drive * B[k];
+                    if (shape.reads)
+                        y[c * FUSED_GROUP + g] += C[k] * own[k];
+                }
+                elapsed[c] += delta[e + c];
             }
-            *elapsed += delta[e];
         }
         if (!shape.reads)
             continue;
         /* y of four tokens, a part in each lane of the channel */
-        LaneSums sums = lane_sums(y, FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
-        __syncwarp(); /* every lane has read the Delta that is written over here */
+        sums = lane_sums(y, (int)shape.each * FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
         UNROLL
-        for (int g = 0; g < FUSED_GROUP; g++)
-            if (g < sums.count && sums.mine)
-                delta[(i0 + (unsigned)(sums.first + g)) * at->channels] = y[g];
+        for (int j = 0; j < 2 * FUSED_GROUP; j++)
+            if (j < sums.count)
+                kept[(int)(i0 / FUSED_GROUP) * sums.count + j] = y[j];
+    }
+    if (!shape.reads)
+        return;
+    __syncwarp(); /* every lane has read the Delta that is written over here */
+    UNROLL
+    for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
+        UNROLL
+        for (int j = 0; j < 2 * FUSED_GROUP; j++) {
+            unsigned number = (unsigned)(sums.first + j);
+            if (j < sums.count && sums.mine)
+                delta[(i0 + number % FUSED_GROUP) * at->channels + number / FUSED_GROUP] =
+                    kept[(int)(i0 / FUSED_GROUP) * sums.count + j];
+        }
     }
 }
 
@@ -688,13 +704,13 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
     unsigned wide = tokens * at.channels, narrow = tokens * (unsigned)shape.states * shape.lanes;
     size_t d = at.channel + at.worker, pieces = at.b * job->pieces + at.piece;
     float *checkpoint = checkpoint_from(job, &at);
-    float A2[16], x[16], bias[4], D[4], elapsed = 0.0f;
+    float A2[16], x[16], bias[4], D[4], elapsed[2] = {0.0f, 0.0f};
     quad_read(bias, scan->delta_bias, &at);
     quad_read(D, scan->D, &at);
     states_read(A2, scan->A, d, &at, shape);
     states_read(x, shape.reads ? job->start : NULL, pieces * scan->d_inner + d, &at, shape);
     UNROLL
-    for (int k = 0; k < shape.states; k++)
+    for (int k = 0; k < (int)shape.each * shape.states; k++)
         A2[k] *= LOG2_E;
     for (unsigned s = 0; s <= tiles; s++) { /* round s fetches tile s and works on tile s - 1 */
         unsigned done = (s - 1) * tokens;
@@ -714,7 +730,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
             states_write(checkpoint, x, d, &at, shape);
             checkpoint += scan->d_inner * scan->d_state;
         }
-        fused_forward(x, &elapsed, A2, &tile, &at, shape);
+        fused_forward(x, elapsed, A2, &tile, &at, shape);
         if (shape.reads) {
             __syncthreads(); /* all sums are there */
             fused_store(&tile, job, &at, D, done, shape);
@@ -727,27 +743,27 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
     }
     states_write(job->piece_x, x, pieces * scan->d_inner + d, &at, shape);
     UNROLL
-    for (int k = 0; k < shape.states; k++) /* a product of exponentials in one */
-        x[k] = exp2_unit(elapsed * A2[k]);
+    for (int k = 0; k < (int)shape.each * shape.states; k++) /* a product of exponentials in one */
+        x[k] = exp2_unit(elapsed[k / shape.states] * A2[k]);
     states_write(job->piece_a, x, pieces * scan->d_inner + d, &at, shape);
 }
 
 /* The body with its constants put in: states * lanes >= d_state. The last is for all sizes. */
-#define FUSED_KERNEL(name, states, tokens, lanes, whole, reads)                                    \
+#define FUSED_KERNEL(name, states, tokens, each, lanes, whole, reads)                              \
     __global__ void __launch_bounds__(FUSED_THREADS) name(ScanJob job)                             \
     {                                                                                              \
         DYNAMIC_SHARED(float, shared);                                                             \
-        const FusedShape shape = {states, tokens, lanes, whole, reads};                            \
+        const FusedShape shape = {states, tokens, each, lanes, whole, reads};                      \
         fused(&job, shared, shape);                                                                \
     }                                                                                              \
     KERNEL(name, ScanJob)
 
-FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true)
-FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true)
-FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true)
-FUSED_KERNEL(fused_16x4, 16, 4, 4, true, true)
-FUSED_KERNEL(fused_16x8, 16, 4, 8, true, true)
-FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
+FUSED_KERNEL(fused_16x1, 16, 8, 1, 1, true, true)
+FUSED_KERNEL(fused_8x2, 8, 16, 1, 2, true, true)
+FUSED_KERNEL(fused_4x4, 4, 16, 1, 4, true, true)
+FUSED_KERNEL(fused_16x4, 16, 4, 1, 4, true, true)
+FUSED_KERNEL(fused_16x8, 16, 4, 1, 8, true, true)
+FUSED_KERNEL(fused_8xn, 8, 4, 1, job.lanes, false, true)
 
 /* ==================================== 6. Time in pieces =================================== */
 /* IDEA    Where channels are few, time is cut into pieces after all, a block each, in three phases.
@@ -756,10 +772,10 @@ FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
    GRID    kernel 5's, twice; between them batch * d_inner * d_state threads
    COSTS   Every exponential twice; and u, delta and B are read twice. */
 
-FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false)
-FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false)
-FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false)
-FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false)
+FUSED_KERNEL(piece_end_16x1, 16, 8, 1, 1, true, false)
+FUSED_KERNEL(piece_end_16x4, 16, 4, 1, 4, true, false)
+FUSED_KERNEL(piece_end_16x8, 16, 4, 1, 8, true, false)
+FUSED_KERNEL(piece_end_8xn, 8, 4, 1, job.lanes, false, false)
 
 enum { CARRY_THREADS = 128, CARRY_AHEAD = 8 };
 

@@ -41,7 +41,7 @@ typedef struct {
     Scan scan;         /* its checkpoint: (batch, ceil(len / stretch), d_inner, d_state), or NULL */
     float *y, *x_last; /* x_last may be NULL */
     unsigned lanes;    /* threads to a channel, from kernel 5 on */
-    unsigned stretch;  /* tokens between two checkpoints: 4 or 16 */
+    unsigned stretch;  /* tokens between two checkpoints: 4 or 8 */
     size_t pieces;     /* every sequence is cut into so many, in kernel 6; else 1 */
     size_t piece_len;  /* tokens of a piece, a multiple of `stretch`; the last may be shorter */
     const float *start;  /* (batch, pieces, d_inner, d_state) x before each piece, or NULL: 0 */
@@ -505,7 +505,10 @@ KERNEL(scan_tiled, ScanJob)
    GRID    batch * pieces * ceil(d_inner / channels) blocks of 128 threads; channels = 128 / lanes
    COSTS   Few channels are still few threads: that is kernel 6's. */
 
-enum { FUSED_GROUP = 4 }; /* tokens whose sums over the lanes are made together */
+enum {
+    FUSED_GROUP = 4,  /* tokens whose sums over the lanes are made together */
+    FUSED_TOKENS = 16 /* of a tile, at most */
+};
 
 /* The states before this piece's first stretch of tokens, (d_inner, d_state), and those before the
    next ones behind them; or NULL, where nobody wants them. */
@@ -517,6 +520,16 @@ DEVICE float *checkpoint_from(const ScanJob *job, const FusedPlace *at)
     if (scan->checkpoint == NULL)
         return NULL;
     return scan->checkpoint + (at->b * stretches + at->first / job->stretch) * states;
+}
+
+/* x, the states before token t of the piece, where a stretch begins with it. */
+DEVICE void checkpoint_keep(float *checkpoint, unsigned stretch, const float *x, unsigned t,
+                            const FusedPlace *at, const FusedShape shape)
+{
+    if (checkpoint == NULL || t % stretch != 0 || t >= at->tokens)
+        return;
+    checkpoint += (size_t)(t / stretch) * at->d_inner * at->d_state;
+    states_write(checkpoint, x, at->channel + at->worker, at, shape);
 }
 
 /* A tile in shared memory: rows of tokens. */
@@ -590,8 +603,11 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
             //? What a lane does not keep crosses over: __shfl_xor_sync(ALL_LANES, give, bit).
             //? Both lanes call the shuffle with what they give; the sum lands in v[i], i < half.
             UNROLL
-            for (int i = 0; i < half; i++) {
-                float give = upper ? v[i] : v[half + i], keep = upper ? v[half + i] : v[i];
+            for (int i = 0; i < count / 2; i++) {
+                if (i >= half)
+                    break;
+                float low_half = v[i], high_half = v[half + i];
+                float give = upper ? low_half : high_half, keep = upper ? high_half : low_half;
                 v[i] = keep + __shfl_xor_sync(ALL_LANES, give, bit);
             }
             //< EX 6.4
@@ -608,62 +624,46 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
     return sums;
 }
 
-enum { FUSED_KEPT = 16 }; /* sums of a tile that a thread holds, at most */
-
-/* A tile, forwards: the loop all of this is about. x (each, states) are this thread's, A2 (the
-   same) its part of A times log2 e; B and C are read once for `each` channels. The sums C . x go
-   where Delta was, when nobody needs that any more; `elapsed` (each) adds Delta up. */
+/* A tile, forwards: the loop all of this is about. x (states) are this thread's, A2 (states) its
+   part of a row of A times log2 e; `elapsed` adds Delta up. The sums C . x wait in registers until
+   nobody needs Delta any more, and go where that was: so no load has to wait for a store. */
 DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const FusedTile *tile,
-                          const FusedPlace *at, const FusedShape shape)
+                          float *checkpoint, unsigned stretch, unsigned done, const FusedPlace *at,
+                          const FusedShape shape)
 {
-    float *delta = tile->delta + at->worker; /* (tokens, each) columns of the tile */
-    float kept[FUSED_KEPT];
+    float *delta = tile->delta + at->worker; /* (tokens) a column of the tile */
+    float y[FUSED_TOKENS];
     LaneSums sums = {0, 0, false};
     UNROLL
     for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
-        float y[2 * FUSED_GROUP] = {0.0f};
+        if (shape.reads)
+            checkpoint_keep(checkpoint, stretch, x, done + i0, at, shape);
         UNROLL
-        for (unsigned g = 0; g < FUSED_GROUP; g++) {
-            unsigned i = i0 + g, e = i * at->channels;
-            float B[16], C[16];
+        for (unsigned i = i0; i < i0 + FUSED_GROUP; i++) {
+            unsigned e = i * at->channels;
+            float drive = delta[e] * tile->u[e + at->worker], B[16], C[16];
             lane_read(B, tile->B, i, at, shape);
             if (shape.reads)
                 lane_read(C, tile->C, i, at, shape);
+            y[i] = 0.0f;
             UNROLL
-            for (unsigned c = 0; c < shape.each; c++) {
-                float *own = x + c * (unsigned)shape.states;
-                float drive = delta[e + c] * tile->u[e + at->worker + c];
-                UNROLL
-                for (int k = 0; k < shape.states; k++) {
-                    own[k] = exp2_unit(delta[e + c] * A2[c * (unsigned)shape.states + k]) * own[k] +
-                             drive * B[k];
-                    if (shape.reads)
-                        y[c * FUSED_GROUP + g] += C[k] * own[k];
-                }
-                elapsed[c] += delta[e + c];
+            for (int k = 0; k < shape.states; k++) {
+                x[k] = exp2_unit(delta[e] * A2[k]) * x[k] + drive * B[k];
+                if (shape.reads)
+                    y[i] += C[k] * x[k];
             }
+            *elapsed += delta[e];
         }
-        if (!shape.reads)
-            continue;
-        /* y of four tokens, a part in each lane of the channel */
-        sums = lane_sums(y, (int)shape.each * FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
-        UNROLL
-        for (int j = 0; j < 2 * FUSED_GROUP; j++)
-            if (j < sums.count)
-                kept[(int)(i0 / FUSED_GROUP) * sums.count + j] = y[j];
+        if (shape.reads) /* y of four tokens, a part in each lane of the channel */
+            sums = lane_sums(y + i0, FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
     }
-    if (!shape.reads)
-        return;
     __syncwarp(); /* every lane has read the Delta that is written over here */
     UNROLL
     for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
         UNROLL
-        for (int j = 0; j < 2 * FUSED_GROUP; j++) {
-            unsigned number = (unsigned)(sums.first + j);
-            if (j < sums.count && sums.mine)
-                delta[(i0 + number % FUSED_GROUP) * at->channels + number / FUSED_GROUP] =
-                    kept[(int)(i0 / FUSED_GROUP) * sums.count + j];
-        }
+        for (unsigned g = 0; g < FUSED_GROUP; g++)
+            if (g < (unsigned)sums.count && sums.mine)
+                delta[(i0 + (unsigned)sums.first + g) * at->channels] = y[i0 + g];
     }
 }
 
@@ -704,13 +704,13 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
     unsigned wide = tokens * at.channels, narrow = tokens * (unsigned)shape.states * shape.lanes;
     size_t d = at.channel + at.worker, pieces = at.b * job->pieces + at.piece;
     float *checkpoint = checkpoint_from(job, &at);
-    float A2[16], x[16], bias[4], D[4], elapsed[2] = {0.0f, 0.0f};
+    float A2[16], x[16], bias[4], D[4], elapsed = 0.0f;
     quad_read(bias, scan->delta_bias, &at);
     quad_read(D, scan->D, &at);
     states_read(A2, scan->A, d, &at, shape);
     states_read(x, shape.reads ? job->start : NULL, pieces * scan->d_inner + d, &at, shape);
     UNROLL
-    for (int k = 0; k < (int)shape.each * shape.states; k++)
+    for (int k = 0; k < shape.states; k++)
         A2[k] *= LOG2_E;
     for (unsigned s = 0; s <= tiles; s++) { /* round s fetches tile s and works on tile s - 1 */
         unsigned done = (s - 1) * tokens;
@@ -726,11 +726,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
         __pipeline_commit();
         if (s == 0)
             continue;
-        if (shape.reads && checkpoint != NULL && (done & (job->stretch - 1)) == 0) {
-            states_write(checkpoint, x, d, &at, shape);
-            checkpoint += scan->d_inner * scan->d_state;
-        }
-        fused_forward(x, elapsed, A2, &tile, &at, shape);
+        fused_forward(x, &elapsed, A2, &tile, checkpoint, job->stretch, done, &at, shape);
         if (shape.reads) {
             __syncthreads(); /* all sums are there */
             fused_store(&tile, job, &at, D, done, shape);
@@ -743,27 +739,27 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
     }
     states_write(job->piece_x, x, pieces * scan->d_inner + d, &at, shape);
     UNROLL
-    for (int k = 0; k < (int)shape.each * shape.states; k++) /* a product of exponentials in one */
-        x[k] = exp2_unit(elapsed[k / shape.states] * A2[k]);
+    for (int k = 0; k < shape.states; k++) /* a product of exponentials in one */
+        x[k] = exp2_unit(elapsed * A2[k]);
     states_write(job->piece_a, x, pieces * scan->d_inner + d, &at, shape);
 }
 
 /* The body with its constants put in: states * lanes >= d_state. The last is for all sizes. */
-#define FUSED_KERNEL(name, states, tokens, each, lanes, whole, reads)                              \
+#define FUSED_KERNEL(name, states, tokens, lanes, whole, reads)                                    \
     __global__ void __launch_bounds__(FUSED_THREADS) name(ScanJob job)                             \
     {                                                                                              \
         DYNAMIC_SHARED(float, shared);                                                             \
-        const FusedShape shape = {states, tokens, each, lanes, whole, reads};                      \
+        const FusedShape shape = {states, tokens, lanes, whole, reads};                            \
         fused(&job, shared, shape);                                                                \
     }                                                                                              \
     KERNEL(name, ScanJob)
 
-FUSED_KERNEL(fused_16x1, 16, 8, 1, 1, true, true)
-FUSED_KERNEL(fused_8x2, 8, 16, 1, 2, true, true)
-FUSED_KERNEL(fused_4x4, 4, 16, 1, 4, true, true)
-FUSED_KERNEL(fused_16x4, 16, 4, 1, 4, true, true)
-FUSED_KERNEL(fused_16x8, 16, 4, 1, 8, true, true)
-FUSED_KERNEL(fused_8xn, 8, 4, 1, job.lanes, false, true)
+FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true)
+FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true)
+FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true)
+FUSED_KERNEL(fused_16x4, 16, 4, 4, true, true)
+FUSED_KERNEL(fused_16x8, 16, 4, 8, true, true)
+FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
 
 /* ==================================== 6. Time in pieces =================================== */
 /* IDEA    Where channels are few, time is cut into pieces after all, a block each, in three phases.
@@ -772,10 +768,10 @@ FUSED_KERNEL(fused_8xn, 8, 4, 1, job.lanes, false, true)
    GRID    kernel 5's, twice; between them batch * d_inner * d_state threads
    COSTS   Every exponential twice; and u, delta and B are read twice. */
 
-FUSED_KERNEL(piece_end_16x1, 16, 8, 1, 1, true, false)
-FUSED_KERNEL(piece_end_16x4, 16, 4, 1, 4, true, false)
-FUSED_KERNEL(piece_end_16x8, 16, 4, 1, 8, true, false)
-FUSED_KERNEL(piece_end_8xn, 8, 4, 1, job.lanes, false, false)
+FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false)
+FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false)
+FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false)
+FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false)
 
 enum { CARRY_THREADS = 128, CARRY_AHEAD = 8 };
 
@@ -858,7 +854,7 @@ bool scan_whole(const Scan *scan)
 /* Tokens between two checkpoints: what the backward kernel holds in registers. */
 unsigned scan_stretch(const Scan *scan)
 {
-    return scan_whole(scan) ? 16 : 4;
+    return scan_whole(scan) ? 8 : 4;
 }
 
 /* Lanes of 16 states each, if 4 divides the sizes and there are 17 to 128 states; else 0. */

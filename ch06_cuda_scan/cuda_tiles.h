@@ -91,7 +91,6 @@ enum { FUSED_THREADS = 128 };
 typedef struct {
     int states;     /* a thread has, in registers; a multiple of 4 */
     int tokens;     /* of a tile; a multiple of FUSED_GROUP */
-    unsigned each;  /* channels of a thread, neighbours: 1 or 2 */
     unsigned lanes; /* to a channel */
     bool whole;     /* `lanes` is a constant, and 4 divides d_inner and d_state */
     bool reads;     /* y, and x_last; else only where a piece ends: piece_x and piece_a */
@@ -114,17 +113,11 @@ typedef struct {
     bool whole;                /* 4 divides both: every quad begins at a multiple of 16 bytes */
 } FusedPlace;
 
-/* Tokens whose quads a block moves at a time. */
-DEVICE unsigned rows_moved(const FusedShape shape)
-{
-    return 4 * shape.lanes / shape.each;
-}
-
 DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len,
                               const FusedShape shape)
 {
     FusedPlace at;
-    at.channels = FUSED_THREADS / shape.lanes * shape.each;
+    at.channels = FUSED_THREADS / shape.lanes;
     size_t wide = (scan->d_inner - 1) / at.channels + 1, block = blockIdx.x / wide;
     at.channel = blockIdx.x % wide * at.channels;
     at.piece = block % pieces;
@@ -134,11 +127,11 @@ DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len,
     at.tokens = (unsigned)(least_of(at.first + piece_len, scan->len) - at.first);
     at.quad = threadIdx.x % (at.channels / 4) * 4;
     at.row = threadIdx.x / (at.channels / 4);
-    at.rows = rows_moved(shape);
+    at.rows = 4 * shape.lanes;
     size_t d = at.channel + at.quad;
     at.count = d < scan->d_inner ? (unsigned)least_of(scan->d_inner - d, 4) : 0;
     at.moved = (at.token + at.row) * scan->d_inner + d;
-    at.worker = threadIdx.x / shape.lanes * shape.each;
+    at.worker = threadIdx.x / shape.lanes;
     at.part = threadIdx.x % shape.lanes;
     at.d_inner = (unsigned)scan->d_inner;
     at.d_state = (unsigned)scan->d_state;
@@ -149,13 +142,13 @@ DEVICE FusedPlace fused_place(const Scan *scan, size_t pieces, size_t piece_len,
 /* How many quads of a tile a thread moves: row, row + rows, ... */
 DEVICE int quads_of(const FusedShape shape)
 {
-    return (shape.tokens - 1) / (int)rows_moved(shape) + 1;
+    return (shape.tokens - 1) / (int)(4 * shape.lanes) + 1;
 }
 
 /* Whether token i of a tile is in it: some threads have nothing to move in a small one. */
 DEVICE bool in_tile(unsigned i, const FusedShape shape)
 {
-    bool even = shape.whole && (unsigned)shape.tokens % rows_moved(shape) == 0;
+    bool even = shape.whole && (unsigned)shape.tokens % (4 * shape.lanes) == 0;
     return even || i < (unsigned)shape.tokens;
 }
 
@@ -273,34 +266,30 @@ DEVICE void lane_read(float *to, const float *tile, unsigned i, const FusedPlace
                    tile + i * shape.lanes * (unsigned)shape.states + lane_state(k, at, shape), 4);
 }
 
-/* This thread's states from or to an array (..., d_inner, d_state); row: of its first channel.
-   Those past d_state, and channels past d_inner, are 0 and stay it. */
+/* This thread's states from or to an array (..., d_inner, d_state); row: of this channel. Those
+   past d_state, and channels past d_inner, are 0 and stay it. */
 DEVICE void states_read(float *x, const float *from, size_t row, const FusedPlace *at,
                         const FusedShape shape)
 {
+    bool inside = from != NULL && at->channel + at->worker < at->d_inner;
     UNROLL
-    for (unsigned c = 0; c < shape.each; c++) {
-        bool inside = from != NULL && at->channel + at->worker + c < at->d_inner;
-        UNROLL
-        for (unsigned k = 0; k < (unsigned)shape.states; k++, x++) {
-            unsigned n = lane_state(k, at, shape);
-            *x = inside && n < at->d_state ? from[(row + c) * at->d_state + n] : 0.0f;
-        }
+    for (unsigned k = 0; k < (unsigned)shape.states; k++) {
+        unsigned n = lane_state(k, at, shape);
+        x[k] = inside && n < at->d_state ? from[row * at->d_state + n] : 0.0f;
     }
 }
 
 DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace *at,
                          const FusedShape shape)
 {
+    if (to == NULL || at->channel + at->worker >= at->d_inner)
+        return;
     UNROLL
-    for (unsigned c = 0; c < shape.each && to != NULL; c++) {
-        UNROLL
-        for (unsigned k = 0; k < (unsigned)shape.states; k += 4, x += 4) {
-            unsigned n = lane_state(k, at, shape);
-            if (n < at->d_state && at->channel + at->worker + c < at->d_inner)
-                quad_write(to + (row + c) * at->d_state + n, x,
-                           (unsigned)least_of(at->d_state - n, 4), at->whole);
-        }
+    for (unsigned k = 0; k < (unsigned)shape.states; k += 4) {
+        unsigned n = lane_state(k, at, shape);
+        if (n < at->d_state)
+            quad_write(to + row * at->d_state + n, x + k, (unsigned)least_of(at->d_state - n, 4),
+                       at->whole);
     }
 }
 

@@ -390,7 +390,7 @@ static bool cuda_shape(CudaBench *bench, const size_t size[4], Error *error)
 
 /* One row: so many chunks to a piece. Floors: u, delta, B and C in and y out once; and the products
    that every way by chunks must make, on tensor cores. */
-static void dual_row(const CudaBench *bench, const DualJob *job, double seconds)
+static void dual_row(const CudaBench *bench, const DualJob *job, double seconds, bool chosen)
 {
     const HeadScan *scan = &job->scan;
     double tokens = (double)scan->batch * (double)scan->len, heads = (double)scan->n_head;
@@ -399,10 +399,10 @@ static void dual_row(const CudaBench *bench, const DualJob *job, double seconds)
         sizeof(float) * (2.0 * wide + tokens * (heads + 2.0 * (double)scan->n_group * states));
     double products = wide * (2.0 * states + SIDE) + tokens * heads * SIDE * states;
     double floor = fmax(bytes / bench->rates.bytes, products / bench->products);
-    printf("  %5zu %7zu %10.3f %7.1f %4.0f%% %10.1f %4.0f%% %6.0f%%\n", job->piece, job->pieces,
-           1e3 * seconds, 1e-9 * bytes / seconds, 100.0 * bytes / seconds / bench->rates.bytes,
-           1e-12 * products / seconds, 100.0 * products / seconds / bench->products,
-           100.0 * floor / seconds);
+    printf("  %5zu %c %5zu %10.3f %7.1f %4.0f%% %10.1f %4.0f%% %6.0f%%\n", job->piece,
+           chosen ? '*' : ' ', job->pieces, 1e3 * seconds, 1e-9 * bytes / seconds,
+           100.0 * bytes / seconds / bench->rates.bytes, 1e-12 * products / seconds,
+           100.0 * products / seconds / bench->products, 100.0 * floor / seconds);
     fflush(stdout);
     if (bench->csv != NULL)
         fprintf(bench->csv, "\"%s\",%zu,%zu,%zu,%zu,dual,%zu,%zu,%.6g,%.6g,,%.6g\n",
@@ -424,30 +424,41 @@ static bool dual_check(const DualJob *job, const float *want, size_t count, Erro
     return ok;
 }
 
+/* One way to cut time into pieces. */
+static bool dual_time(const CudaBench *bench, const HeadScan *scan, const float *want, size_t piece,
+                      bool chosen, Error *error)
+{
+    DeviceMemory memory;
+    DualJob job;
+    CudaTimed timed = {TIME_DUAL, NULL, 0, NULL, &job};
+    double seconds = 0.0;
+    memory.count = 0;
+    bool ok = dual_open(&job, &memory, scan, piece, error) &&
+              dual_check(&job, want, scan->batch * scan->len * scan->n_head * SIDE, error) &&
+              time_kernels(&seconds, &timed, bench->runs, error);
+    if (!device_free(&memory, ok, error))
+        return false;
+    dual_row(bench, &job, seconds, chosen);
+    return true;
+}
+
 /* Scans over heads of 64 channels, by tensor cores, with few chunks to a piece and with many. */
-static bool dual_shape(CudaBench *bench, const size_t size[4], Error *error)
+static bool dual_shape(const CudaBench *bench, const size_t size[4], Error *error)
 {
     DemoHeads made = demo_heads_new(size[0], size[1], size[2] / SIDE, SIDE, 1, size[3]);
-    size_t count = size[0] * size[1] * size[2], chunks = ceil_div(size[1], SIDE);
-    float *want = NEW(float, count);
+    size_t chunks = ceil_div(size[1], SIDE),
+           best = dual_piece(&made.scan, bench->device.processors);
+    float *want = NEW(float, size[0] * size[1] * size[2]);
     bool ok = true;
     printf("\nMamba-2: batch %zu, len %zu, heads %zu of %d, d_state %zu\n", size[0], size[1],
            size[2] / SIDE, SIDE, size[3]);
     puts("  piece  pieces         ms    GB/s       10^12 m-a         floor");
     head_scan_chunked(want, NULL, &made.scan);
-    for (size_t piece = 1; ok && piece < 2 * chunks && piece <= 64; piece *= 2) {
-        DeviceMemory memory;
-        DualJob job;
-        CudaTimed timed = {TIME_DUAL, NULL, 0, NULL, &job};
-        double seconds = 0.0;
-        memory.count = 0;
-        ok = dual_open(&job, &memory, &made.scan, piece, error) &&
-             dual_check(&job, want, count, error) &&
-             time_kernels(&seconds, &timed, bench->runs, error);
-        ok = device_free(&memory, ok, error);
-        if (ok)
-            dual_row(bench, &job, seconds);
-    }
+    for (size_t piece = 1; ok && piece < best; piece *= 4)
+        ok = dual_time(bench, &made.scan, want, piece, false, error);
+    ok = ok && dual_time(bench, &made.scan, want, best, true, error);
+    if (ok && best < chunks)
+        ok = dual_time(bench, &made.scan, want, chunks, false, error);
     free(want);
     free(made.memory);
     return ok;
@@ -476,7 +487,8 @@ static bool cuda_all(CudaBench *bench, const Show *show, Error *error)
                                        {8, 2048, 2048, 128}};
     static const size_t small[5][4] = {
         {2, 64, 64, 16}, {1, 512, 32, 16}, {1, 2048, 4, 16}, {16, 16, 48, 16}, {1, 32, 8, 128}};
-    static const size_t heads[3][4] = {{8, 2048, 2048, 128}, {8, 2048, 2048, 64}, {1, 128, 64, 16}};
+    static const size_t heads[4][4] = {
+        {8, 2048, 2048, 128}, {8, 2048, 2048, 64}, {1, 16384, 2048, 128}, {1, 128, 64, 16}};
     if (!measure_rates(&bench->rates, &bench->products, &bench->device, bench->small, error))
         return false;
     printf("%s, %zu processors: %.1f GB/s copied, %.2f 10^9 exponentials a second,\n"
@@ -491,7 +503,7 @@ static bool cuda_all(CudaBench *bench, const Show *show, Error *error)
     for (int i = 0; i < 5; i++)
         if (!cuda_shape(bench, bench->small ? small[i] : large[i], error))
             return false;
-    for (int i = bench->small ? 2 : 0; i < (bench->small ? 3 : 2); i++)
+    for (int i = bench->small ? 3 : 0; i < (bench->small ? 4 : 3); i++)
         if (!dual_shape(bench, heads[i], error))
             return false;
     return cuda_roofline(bench, show, error);

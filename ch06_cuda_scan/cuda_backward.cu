@@ -353,16 +353,16 @@ DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar
     __global__ void __launch_bounds__(FUSED_THREADS) name(ScanJob job)                             \
     {                                                                                              \
         DYNAMIC_SHARED(float, shared);                                                             \
-        const FusedShape shape = {states, tokens, lanes, whole, true};                             \
+        const FusedShape shape = {states, tokens, lanes, whole, true, tokens};                     \
         float x[(tokens + 1) * states], A_bar[tokens * states];                                    \
         fused_back(&job, shared, x, A_bar, shape);                                                 \
     }                                                                                              \
     KERNEL(name, ScanJob)
 
-BACK_KERNEL(back_8x2, 8, 8, 2, true)
-BACK_KERNEL(back_8x8, 8, 4, 8, true)
-BACK_KERNEL(back_8x16, 8, 4, 16, true)
-BACK_KERNEL(back_8xn, 8, 4, job.lanes, false)
+BACK_KERNEL(back_8x2, 8, STRETCH_FEW, 2, true)
+BACK_KERNEL(back_8x8, 8, STRETCH_MANY, 8, true)
+BACK_KERNEL(back_8x16, 8, STRETCH_MANY, 16, true)
+BACK_KERNEL(back_8xn, 8, STRETCH_MANY, job.lanes, false)
 
 /* ---- pieces of time ---- */
 
@@ -452,7 +452,7 @@ DEVICE void end_back(const ScanJob *job, float *shared, const FusedShape shape)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_16x1(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {16, 8, 1, true, false};
+    const FusedShape shape = {16, 8, 1, true, false, STRETCH_FEW};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_16x1, ScanJob)
@@ -460,7 +460,7 @@ KERNEL(piece_end_back_16x1, ScanJob)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 4, job.lanes, false, false};
+    const FusedShape shape = {8, 4, job.lanes, false, false, STRETCH_MANY};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_8xn, ScanJob)

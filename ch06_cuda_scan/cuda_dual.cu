@@ -35,7 +35,7 @@ enum {
     TILE_SIZE = SIDE * BY_COLUMNS, /* floats */
     DUAL_THREADS = 128,            /* four warps: each makes a quarter of a square */
     DUAL_STATES = 256,             /* of a channel, at most */
-    DUAL_PIECE = 4,                /* chunks of a piece, where nobody says otherwise */
+    DUAL_BLOCKS = 3,               /* of a processor at a time */
     DUAL_AHEAD = 8,                /* pieces whose ends a thread asks for at once */
     TILE_QUADS = SIDE / 4,         /* of a row: four neighbours at a time */
     TILE_STEP = DUAL_THREADS / TILE_QUADS, /* rows that the block moves at a time */
@@ -167,19 +167,20 @@ DEVICE void rows_by_rows(SumFragment sum[2][2], const float *left, const float *
 {
     left += quarter_row() * BY_ROWS;
     right += quarter_column() * BY_ROWS;
-    for (unsigned k = 0; k < columns; k += 8) {
+    UNROLL
+    for (unsigned k = 0; k < SIDE; k += 8) {
         LeftRows l[2];
         RightColumns r[2];
+        if (k >= columns)
+            break;
         UNROLL
         for (int i = 0; i < 2; i++) {
-            load_matrix_sync(l[i], left + 16 * i * BY_ROWS, BY_ROWS);
-            load_matrix_sync(r[i], right + 16 * i * BY_ROWS, BY_ROWS);
+            load_matrix_sync(l[i], left + 16 * i * BY_ROWS + k, BY_ROWS);
+            load_matrix_sync(r[i], right + 16 * i * BY_ROWS + k, BY_ROWS);
             UNROLL
             for (int e = 0; e < 4 && round; e++)
                 r[i].x[e] = __float_to_tf32(r[i].x[e]);
         }
-        left += 8;
-        right += 8;
         UNROLL
         for (int i = 0; i < 2; i++) {
             mma_sync(sum[i][0], l[i], r[0], sum[i][0]);
@@ -193,16 +194,15 @@ DEVICE void columns_by_columns(SumFragment sum[2][2], const float *left, const f
 {
     left += quarter_row();
     right += quarter_column();
+    UNROLL
     for (unsigned t = 0; t < SIDE; t += 8) {
         LeftColumns l[2];
         RightRows r[2];
         UNROLL
         for (int i = 0; i < 2; i++) {
-            load_matrix_sync(l[i], left + 16 * i, BY_COLUMNS);
-            load_matrix_sync(r[i], right + 16 * i, BY_COLUMNS);
+            load_matrix_sync(l[i], left + t * BY_COLUMNS + 16 * i, BY_COLUMNS);
+            load_matrix_sync(r[i], right + t * BY_COLUMNS + 16 * i, BY_COLUMNS);
         }
-        left += 8 * BY_COLUMNS;
-        right += 8 * BY_COLUMNS;
         UNROLL
         for (int i = 0; i < 2; i++) {
             mma_sync(sum[i][0], l[i], r[0], sum[i][0]);
@@ -410,7 +410,7 @@ __global__ void __launch_bounds__(DUAL_THREADS) dual_scores(DualJob job)
 KERNEL(dual_scores, DualJob)
 
 /* 2. Where a piece ends, if it begins with 0, and what it leaves of a state. */
-__global__ void __launch_bounds__(DUAL_THREADS, 3) dual_states(DualJob job)
+__global__ void __launch_bounds__(DUAL_THREADS, DUAL_BLOCKS) dual_states(DualJob job)
 {
     DYNAMIC_SHARED(float, tiles);
     __shared__ float delta[SIDE], a[SIDE], run[SIDE];
@@ -469,7 +469,7 @@ __global__ void dual_carry(DualJob job)
 KERNEL(dual_carry, DualJob)
 
 /* 4. What is read, from where the piece begins. */
-__global__ void __launch_bounds__(DUAL_THREADS, 3) dual_outputs(DualJob job)
+__global__ void __launch_bounds__(DUAL_THREADS, DUAL_BLOCKS) dual_outputs(DualJob job)
 {
     DYNAMIC_SHARED(float, tiles);
     __shared__ float delta[SIDE], a[SIDE], run[SIDE], before[SIDE];
@@ -542,6 +542,14 @@ bool start_dual(const DualJob *job, Error *error)
     return start_dual_outputs(job, blocks, error);
 }
 
+/* Chunks of a piece, so that there are about as many blocks as the device takes at a time: fewer
+   leave processors idle, a few more would wait for a second round. */
+size_t dual_piece(const HeadScan *scan, size_t processors)
+{
+    size_t pieces = DUAL_BLOCKS * processors / (scan->batch * scan->n_head);
+    return ceil_div(ceil_div(scan->len, SIDE), pieces > 0 ? pieces : 1);
+}
+
 /* What the kernels cannot be asked for. */
 bool dual_fits(const HeadScan *scan, Error *error)
 {
@@ -586,8 +594,8 @@ static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, 
 
 /* head_scan on the GPU, or on what stands in for it, to TF32's rounding: y misses by no more than
    TF32_MISS times the sum of |terms| of which it is made. A NaN or an infinity reaches back to the
-   first token of its chunk, for 0 times it is a NaN. A block goes through `piece` chunks. x_last
-   may be NULL. false, with y and x_last as they were, if the sizes do not fit, or there is no GPU
+   first token of its chunk, for 0 times it is a NaN. A block goes through `piece` chunks; 0: as
+   dual_piece says. x_last may be NULL. false, with y and x_last as they were, if the sizes do not fit, or there is no GPU
    or too little memory. */
 bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, size_t piece, Error *error)
 {
@@ -598,6 +606,7 @@ bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, size_t piece,
     if (!dual_fits(scan, error) || !cuda_device_open(&device, error))
         return false;
     size_t heads = scan->batch * scan->n_head;
+    piece = piece > 0 ? piece : dual_piece(scan, device.processors);
     bool ok = dual_open(&job, &memory, scan, piece, error) && start_dual(&job, error) &&
               cuda_ok(cudaDeviceSynchronize(), "scanning", error) &&
               device_get(y, job.y, heads * scan->len * scan->d_head, error) &&
@@ -712,7 +721,7 @@ static bool demo_agree(const Show *show, Error *error)
 /* What feeds which units. */
 static bool demo_feed(const Show *show, Error *error)
 {
-    return feed_show((double)SIDE, (double)DUAL_PIECE, show, error);
+    return feed_show((double)SIDE, show, error);
 }
 
 /* ==================================== Options and main ==================================== */

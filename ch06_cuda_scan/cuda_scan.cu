@@ -506,8 +506,10 @@ KERNEL(scan_tiled, ScanJob)
    COSTS   Few channels are still few threads: that is kernel 6's. */
 
 enum {
-    FUSED_GROUP = 4,  /* tokens whose sums over the lanes are made together */
-    FUSED_TOKENS = 16 /* of a tile, at most */
+    FUSED_GROUP = 4,   /* tokens whose sums over the lanes are made together */
+    FUSED_TOKENS = 16, /* of a tile, at most */
+    STRETCH_FEW = 8,   /* tokens between two checkpoints, with up to 16 states */
+    STRETCH_MANY = 4   /* and with more */
 };
 
 /* The states before this piece's first stretch of tokens, (d_inner, d_state), and those before the
@@ -522,13 +524,13 @@ DEVICE float *checkpoint_from(const ScanJob *job, const FusedPlace *at)
     return scan->checkpoint + (at->b * stretches + at->first / job->stretch) * states;
 }
 
-/* x, the states before token t of the piece, where a stretch begins with it. */
-DEVICE void checkpoint_keep(float *checkpoint, unsigned stretch, const float *x, unsigned t,
-                            const FusedPlace *at, const FusedShape shape)
+/* x, the states before token t of the piece, which begins a stretch. */
+DEVICE void checkpoint_keep(float *checkpoint, const float *x, unsigned t, const FusedPlace *at,
+                            const FusedShape shape)
 {
-    if (checkpoint == NULL || t % stretch != 0 || t >= at->tokens)
+    if (checkpoint == NULL || t >= at->tokens)
         return;
-    checkpoint += (size_t)(t / stretch) * at->d_inner * at->d_state;
+    checkpoint += (size_t)(t / (unsigned)shape.stretch) * at->d_inner * at->d_state;
     states_write(checkpoint, x, at->channel + at->worker, at, shape);
 }
 
@@ -628,7 +630,7 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
    part of a row of A times log2 e; `elapsed` adds Delta up. The sums C . x wait in registers until
    nobody needs Delta any more, and go where that was: so no load has to wait for a store. */
 DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const FusedTile *tile,
-                          float *checkpoint, unsigned stretch, unsigned done, const FusedPlace *at,
+                          float *checkpoint, unsigned done, const FusedPlace *at,
                           const FusedShape shape)
 {
     float *delta = tile->delta + at->worker; /* (tokens) a column of the tile */
@@ -636,8 +638,8 @@ DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const Fused
     LaneSums sums = {0, 0, false};
     UNROLL
     for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
-        if (shape.reads)
-            checkpoint_keep(checkpoint, stretch, x, done + i0, at, shape);
+        if (shape.reads && i0 % (unsigned)shape.stretch == 0)
+            checkpoint_keep(checkpoint, x, done + i0, at, shape);
         UNROLL
         for (unsigned i = i0; i < i0 + FUSED_GROUP; i++) {
             unsigned e = i * at->channels;
@@ -726,7 +728,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
         __pipeline_commit();
         if (s == 0)
             continue;
-        fused_forward(x, &elapsed, A2, &tile, checkpoint, job->stretch, done, &at, shape);
+        fused_forward(x, &elapsed, A2, &tile, checkpoint, done, &at, shape);
         if (shape.reads) {
             __syncthreads(); /* all sums are there */
             fused_store(&tile, job, &at, D, done, shape);
@@ -745,21 +747,21 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
 }
 
 /* The body with its constants put in: states * lanes >= d_state. The last is for all sizes. */
-#define FUSED_KERNEL(name, states, tokens, lanes, whole, reads)                                    \
+#define FUSED_KERNEL(name, states, tokens, lanes, whole, reads, stretch)                           \
     __global__ void __launch_bounds__(FUSED_THREADS) name(ScanJob job)                             \
     {                                                                                              \
         DYNAMIC_SHARED(float, shared);                                                             \
-        const FusedShape shape = {states, tokens, lanes, whole, reads};                            \
+        const FusedShape shape = {states, tokens, lanes, whole, reads, stretch};                   \
         fused(&job, shared, shape);                                                                \
     }                                                                                              \
     KERNEL(name, ScanJob)
 
-FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true)
-FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true)
-FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true)
-FUSED_KERNEL(fused_16x4, 16, 4, 4, true, true)
-FUSED_KERNEL(fused_16x8, 16, 4, 8, true, true)
-FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
+FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true, STRETCH_FEW)
+FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true, STRETCH_FEW)
+FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true, STRETCH_FEW)
+FUSED_KERNEL(fused_16x4, 16, 8, 4, true, true, STRETCH_MANY)
+FUSED_KERNEL(fused_16x8, 16, 8, 8, true, true, STRETCH_MANY)
+FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true, STRETCH_MANY)
 
 /* ==================================== 6. Time in pieces =================================== */
 /* IDEA    Where channels are few, time is cut into pieces after all, a block each, in three phases.
@@ -768,10 +770,10 @@ FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
    GRID    kernel 5's, twice; between them batch * d_inner * d_state threads
    COSTS   Every exponential twice; and u, delta and B are read twice. */
 
-FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false)
-FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false)
-FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false)
-FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false)
+FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false, STRETCH_MANY)
+FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false, STRETCH_MANY)
+FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false, STRETCH_MANY)
+FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false, STRETCH_MANY)
 
 enum { CARRY_THREADS = 128, CARRY_AHEAD = 8 };
 
@@ -854,7 +856,7 @@ bool scan_whole(const Scan *scan)
 /* Tokens between two checkpoints: what the backward kernel holds in registers. */
 unsigned scan_stretch(const Scan *scan)
 {
-    return scan_whole(scan) ? 8 : 4;
+    return scan_whole(scan) ? STRETCH_FEW : STRETCH_MANY;
 }
 
 /* Lanes of 16 states each, if 4 divides the sizes and there are 17 to 128 states; else 0. */
@@ -961,9 +963,9 @@ static bool start_fused(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (lanes_of_16(&job->scan) == 4)
-        START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 4), *job, error);
+        START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 8), *job, error);
     if (lanes_of_16(&job->scan) == 8)
-        START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 4), *job, error);
+        START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 8), *job, error);
     if (!scan_whole(&job->scan))
         START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     if (job->lanes == 1)

@@ -94,6 +94,7 @@ typedef struct {
     unsigned lanes; /* to a channel */
     bool whole;     /* `lanes` is a constant, and 4 divides d_inner and d_state */
     bool reads;     /* y, and x_last; else only where a piece ends: piece_x and piece_a */
+    int stretch;    /* tokens from checkpoint to checkpoint */
 } FusedShape;
 
 /* Which tokens and channels a block has, and which of them this thread. It has two jobs: it moves

@@ -5,8 +5,7 @@
 # does not divide. "a state": instructions for a token and a state of a thread, where it is known how
 # many of them a loop works on. In the kernels of Mamba-2 the longest loop is that of a chunk; there the
 # loops inside count as often as they are gone round: for 64 tokens, 64 channels and 128 states, that
-# is twice if there are loops in them, for two tiles of states, and 8 times if not, for the 8 steps of
-# a product.
+# is twice, for two tiles of states.
 
 /^ Function /         { sub(/:$/, "", $2); about = plain($2) }
 /^ +REG:/             { sub(/REG:/, "", $1); registers[about] = $1 }
@@ -54,10 +53,10 @@ function class(text) {
 }
 
 function works_on(kernel) { # tokens times states of a thread, once round the loop
-    if (kernel ~ /16x1$/ || kernel ~ /8x2$/) return 128
-    if (kernel ~ /(4x4|d_16x4|d_16x8)$/)     return 64
-    if (kernel ~ /8xn$/)                     return 32
-    if (kernel ~ /^dual_[so]/)               return 64 * 64 * 128 / 128
+    if (kernel ~ /(16x1|fused_8x2|fused_16x[48])$/) return 128
+    if (kernel ~ /(4x4|end_16x[48]|back_8x2)$/)     return 64
+    if (kernel ~ /(8xn|back_8x8|back_8x16)$/)       return 32
+    if (kernel ~ /^dual_(states|outputs)/)          return 64 * 64 * 128 / 128
     return 0
 }
 
@@ -74,7 +73,7 @@ function find_way(low, high,   i, to) {
     }
 }
 
-function finish(   i, j, to, low, high, last, n, states, inner) {
+function finish(   i, j, to, low, high, last, n, states) {
     if (name == "") return
     high = low = -1
     for (i = 0; i < count; i++) {
@@ -88,11 +87,8 @@ function finish(   i, j, to, low, high, last, n, states, inner) {
     for (i = low + 1; name ~ /^dual_[so]/ && i < high; i++) {
         to = target(said[i])
         if (to < low || to >= i) continue
-        inner = 1
-        for (j = to; j < i; j++)
-            if (target(said[j]) >= to && target(said[j]) < j) inner = 0
         for (j = to; j <= i; j++)
-            times[j] *= inner ? 8 : 2
+            times[j] *= 2
     }
     find_way(low, high)
     split("", n)

@@ -308,16 +308,16 @@ static void times_are_counted_as_by_hand(void **state)
     const Rates rates = {4.0, 2.0, 1.0};
     const double products[2] = {8.0, 16.0};
     double seconds[FEED_TIMES];
-    count_feed(feed, 64.0, 4.0, 1024.0);
+    count_feed(feed, 64.0, 1024.0);
     assert_near(feed[0].products, 64.0, 0.0, 1e-12);  /* 16 states: four each */
     assert_near(feed[0].floats, 4.03125, 0.0, 1e-12); /* u, Delta, z, y; B and C */
-    assert_near(feed[2].products, 576.0, 0.0, 1e-12); /* C B, C x, v B, v B: 128 each; M v: 64 */
-    assert_near(feed[2].floats, 5.375, 0.0, 1e-12);   /* u twice, y, 4 * 128 / 256; B twice, C */
-    assert_near(feed_times(seconds, &feed[2], 2.0, &rates, products), 72.0, 0.0, 1e-12);
-    assert_near(seconds[0], 10.75, 0.0, 1e-12);
-    assert_near(seconds[1], 0.0625, 0.0, 1e-12);
+    assert_near(feed[2].products, 328.0, 0.0, 1e-12); /* C x, v B: 128 each; M v: 64; B C: 8 */
+    assert_near(feed[2].floats, 3.375, 0.0, 1e-12);   /* u twice, y; B twice, C */
+    assert_near(feed_times(seconds, &feed[2], 2.0, &rates, products), 41.0, 0.0, 1e-12);
+    assert_near(seconds[0], 6.75, 0.0, 1e-12);
+    assert_near(seconds[1], 0.03125, 0.0, 1e-12);
     assert_near(seconds[2], 2.0 * 128.0 * ISSUED_DUAL / 32.0, 0.0, 1e-12);
-    assert_near(seconds[3], 72.0, 0.0, 1e-12);
+    assert_near(seconds[3], 41.0, 0.0, 1e-12);
 }
 
 #ifdef CUDA_ON_CPU

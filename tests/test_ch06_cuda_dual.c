@@ -305,7 +305,7 @@ static void times_are_counted_as_by_hand(void **state)
 {
     (void)state;
     ScanFeed feed[N_FEED];
-    const Rates rates = {4.0, 2.0, 1.0};
+    const Rates rates = {4.0, 2.0, 1.0, 16.0};
     const double products[2] = {8.0, 16.0};
     double seconds[FEED_TIMES];
     count_feed(feed, 64.0, 1024.0);
@@ -317,7 +317,8 @@ static void times_are_counted_as_by_hand(void **state)
     assert_near(seconds[0], 6.75, 0.0, 1e-12);
     assert_near(seconds[1], 0.03125, 0.0, 1e-12);
     assert_near(seconds[2], 2.0 * 128.0 * ISSUED_DUAL / 32.0, 0.0, 1e-12);
-    assert_near(seconds[3], 41.0, 0.0, 1e-12);
+    assert_near(seconds[3], 2.0 * 128.0 * WORDS_DUAL / 16.0, 0.0, 1e-12);
+    assert_near(seconds[4], 41.0, 0.0, 1e-12);
 }
 
 #ifdef CUDA_ON_CPU

@@ -9,6 +9,7 @@
 #define CH05_TEXT_STREAM
 
 #include "tokenizer_json.c"
+#include "../ch01_markov/text_files.h"
 #include <signal.h>
 
 /* ======================================== A prompt ========================================= */

@@ -161,8 +161,8 @@ void source_close(TextSource *source)
     text_free(&source->text);
 }
 
-/* The next bytes of the file, made plain as text_make_plain makes a whole text: without a byte order
-   mark, and with a '\n' at the end of each line. *end: there are no more. */
+/* The next bytes of the file, made plain as text_make_plain makes a whole text: without a byte
+   order mark, and with a '\n' at the end of each line. *end: there are no more. */
 static bool source_read(bool *end, TextSource *source, Error *error)
 {
     enum { PIECE = 1 << 16 };

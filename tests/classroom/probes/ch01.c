@@ -1,5 +1,6 @@
 /* Probes of chapter 1: random chains. tolerance 1e-9
-   An exercise of several steps has several: the first asks less, so that half of it is worth something. */
+   An exercise of several steps has several: the first asks less, so that half of it is worth
+   something. */
 #include "../ch01_markov/markov.c"
 #include "probe.h"
 

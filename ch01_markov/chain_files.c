@@ -353,7 +353,7 @@ static bool states_are_no_amounts(const Tally *tally, const char *path, Error *e
     return (whole && tally->n_state <= CLASSES_MOST) ||
            fail(error,
                 "%s: are these amounts? The states are %zu different numbers, like %.20s: a chain "
-                "wants names of a few, such as dry for 0 and wet for all above",
+                "needs a few named states, such as dry for 0 and wet for anything above",
                 path, tally->n_state, tally->name[tally->n_state - 1]);
 }
 

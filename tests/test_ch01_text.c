@@ -294,11 +294,11 @@ static void amounts_are_asked_about(void **state)
     (void)state;
     assert_refused("state\n0\n0.4\n0\n12.7\n0\n",
                    "x.csv: are these amounts? The states are 3 different numbers, like 12.7: a "
-                   "chain wants names of a few, such as dry for 0 and wet for all above");
+                   "chain needs a few named states, such as dry for 0 and wet for anything above");
     assert_refused(
         "state\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n",
         "x.csv: are these amounts? The states are 13 different numbers, like 12: a chain "
-        "wants names of a few, such as dry for 0 and wet for all above");
+        "needs a few named states, such as dry for 0 and wet for anything above");
     assert_record("state\n0\n1\n1\n0\n", 2, 4, 0, 0); /* classes may be numbers */
     assert_record("state\n0.0\n1.0\n1.0\n0.0\n", 2, 4, 0, 0);
     assert_record("state\n0.5\nhigh\n0.5\nhigh\n", 2, 4, 0, 0);

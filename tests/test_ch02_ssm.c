@@ -812,9 +812,9 @@ static void what_is_on_the_edge_does_not_fade_and_may_grow(void **state)
     snprintf(words, sizeof words, "--system %s --input none --length 9", path);
     assert_int_equal(run_program_output(text, sizeof text, "ch02_ssm", words), 0);
     unlink(path);
-    assert_contains(text,
-                    "Spectral radius of A: 1.0000, to nine digits. On the edge: part of the state\n"
-                    "does not fade, or in a billion steps; it stays, swings, or grows slowly.");
+    assert_contains(
+        text, "Spectral radius of A: 1.0000, to nine digits. On the edge: part of the state\n"
+              "does not fade, or only in a billion steps; it stays, swings, or grows slowly.");
     assert_contains(text, "           8     0.00000  |     9.00000     1.00000");
 }
 

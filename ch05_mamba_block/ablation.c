@@ -14,8 +14,8 @@
 #include "which_layer.c"
 
 /* ======================================= The tasks ========================================= */
-/* Markers want one thing, kept for as long as it takes and then let go of. Recall (which_layer.c) */
-/* wants many, each to be found under its key.                                                     */
+/* Markers want one thing, kept for as long as it takes and then let go of. Recall (of           */
+/* which_layer.c) wants many, each to be found under its key.                                   */
 
 enum { MARKED_KINDS = 15 };
 

@@ -30,7 +30,7 @@ typedef struct {
     ModelKind kind;
     bool use_bias, use_conv_bias, tie_word_embeddings;
     unsigned
-        fixed; /* not Hugging Face's: what of Delta, B and C is the same for every token (fixed.c) */
+        fixed; /* not Hugging Face's: what of Delta, B, C is the same for every token: fixed.c */
     size_t hidden_size,
         intermediate_size;          /* d_model, d_inner: expand d_model, if it is not given */
     size_t state_size, conv_kernel; /* d_state, d_conv */

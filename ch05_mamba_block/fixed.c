@@ -22,8 +22,8 @@ static size_t fixed_rows(size_t *first, int part, const MambaConfig *config)
     return part == 0 ? dt_rank : d_state;
 }
 
-/* What of made = {dt_low, B, C} is fixed, (tokens, rows) each, and of dt_low then dt_raw: once more,
-   of `constant` (tokens, d_inner). */
+/* What of made = {dt_low, B, C} is fixed, (tokens, rows) each, and dt_raw if dt_low is: made once
+   more, of `constant` (tokens, d_inner). */
 void fixed_forward(float *const made[FIXED_PARTS], float *dt_raw, const float *constant,
                    const float *x_proj, const float *dt_proj, size_t tokens,
                    const MambaConfig *config)

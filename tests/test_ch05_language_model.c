@@ -1141,7 +1141,7 @@ static void a_run_ends_with_the_average_of_its_weights(void **state)
     safetensors_close(&model), safetensors_close(&checkpoint);
 }
 
-/* ---- what depends on the token ---------------------------------------------------------------- */
+/* ---- what depends on the token --------------------------------------------------------------- */
 
 /* Delta, B and C of a block that has any of them fixed: these are the same for every token, and the
    others are not. */

@@ -1,4 +1,4 @@
-/* Stacks of several kinds of layers, blocks with less selection, and the tasks that compare them. */
+/* Stacks of several kinds of layers, blocks with less selection, and what they are asked. */
 
 #include "../ch05_mamba_block/ablation.c"
 #include "../ch05_mamba_block/attention.c"

@@ -65,8 +65,8 @@ static WhichTask ablation_task(int which)
 /* ======================================= The models ======================================== */
 
 enum { SELECTIONS = FIXED_ALL + 1 };
-static const char *const selection_name[SELECTIONS] = {"none", "delta",   "B",   "delta,B",
-                                                       "C",    "delta,C", "B,C", "all"};
+static const char *const selection_name[SELECTIONS] = {"none", "delta",   "B",   "delta+B",
+                                                       "C",    "delta+C", "B+C", "all"};
 
 /* In the order of the table: none, one, two, all. */
 static const int selection_order[SELECTIONS] = {0, 4, 2, 1, 6, 5, 3, 7};
@@ -115,7 +115,7 @@ int ablation_main(int argc, char **argv)
     const Option table[] = {
         {"task", "markers|recall", OPTION_CHOICE, 0, 0, &which, "mode",
          "train a model with each selection on it (minutes)"},
-        {"select", "none|delta|B|delta,B|C|delta,C|B,C|all", OPTION_CHOICE, 0, 0, &wish.only,
+        {"select", "none|delta|B|delta+B|C|delta+C|B+C|all", OPTION_CHOICE, 0, 0, &wish.only,
          "task", "only this: what depends on the token"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &wish.steps, "task",
          "of the training (default 800; recall 3000)"},

@@ -2021,6 +2021,8 @@ static void wrong_options_are_named(void **state)
         {"stories_test", "--compare --seeds 101", "--seeds: 101 is out of range: 1 to 100", 2},
         {"rainbow", "--write no/such", "no/such/answers.txt", 1},
         {"rainbow", "--write x --stories 3", "--stories", 2},
+        {"ablation", "--select B", "--select needs --task", 2},
+        {"ablation", "--task markers --select A", "'A' is none of none, delta, B, delta+B", 2},
         {"classic_tasks", "--copying --induction", "--copying and --induction exclude each other",
          2},
         {"classic_tasks", "--mamba2", "--mamba2 needs --copying or --induction", 2},

@@ -435,6 +435,8 @@ bool out_open(OutFile *out, const char *path, Error *error)
     struct stat info;
     bool exists = stat(path, &info) == 0;
     memset(out, 0, sizeof *out);
+    if (strcmp(path, "-") == 0)
+        return fail(error, "-: standard output has the text already: give this file a name");
     out->path = exists && S_ISREG(info.st_mode) ? realpath(path, NULL) : strdup(path);
     if (!out->path)
         return fail(error, "%s: %s", path, strerror(errno));
@@ -481,6 +483,24 @@ bool out_close(OutFile *out, Error *error)
     free(out->temporary);
     free(out->path);
     return ok;
+}
+
+/* Whether a file can be written, before hours of work go into it; nothing is left of the trial.
+   NULL is no file, and a pipe or terminal is not touched. */
+bool out_possible(const char *path, Error *error)
+{
+    struct stat info;
+    OutFile out;
+    if (!path || (stat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)))
+        return true;
+    if (!out_open(&out, path, error))
+        return false;
+    fclose(out.stream);
+    if (out.temporary)
+        unlink(out.temporary);
+    free(out.temporary);
+    free(out.path);
+    return true;
 }
 
 /* ======================================= Options ========================================== */
@@ -574,6 +594,13 @@ static bool choice_parse(int *choice, const char *words, const char *text, Error
     return fail(error, "'%.40s' is none of %s", text, list);
 }
 
+/* Whether an option's text is the name of a file or folder. */
+static bool option_is_path(const Option *option)
+{
+    const char *what = option->kind == OPTION_ARGUMENT ? option->name : option->value;
+    return strcmp(what, "FILE") == 0 || strcmp(what, "DIR") == 0;
+}
+
 static bool option_land(const Option *option, const char *text, Error *error)
 {
     double value = 0.0;
@@ -581,7 +608,11 @@ static bool option_land(const Option *option, const char *text, Error *error)
     switch (option->kind) {
     case OPTION_SWITCH: *(bool *)option->to = true; return true;
     case OPTION_TEXT:
-    case OPTION_ARGUMENT: *(const char **)option->to = text; return true;
+    case OPTION_ARGUMENT:
+        if (*text == '\0' && option_is_path(option))
+            return fail(error, "a name is wanted, and this one is empty");
+        *(const char **)option->to = text;
+        return true;
     case OPTION_CHOICE: return choice_parse((int *)option->to, option->value, text, error);
     case OPTION_WHOLE:
         return integer_parse((uint64_t *)option->to, text, (uint64_t)option->least,
@@ -722,6 +753,23 @@ static bool option_check(const Program *program, size_t k, const bool *given, si
     return fail(error, "%s does nothing with %s", shown.text, option_chosen(chosen, choice).text);
 }
 
+/* "-" is standard input wherever a text is read, and that can be read once. */
+static bool options_share_no_input(const Program *program, const bool *given, Error *error)
+{
+    const Option *first = NULL;
+    for (size_t k = 0; k < program->n_option; k++) {
+        const Option *option = &program->option[k];
+        if (!given[k] || (option->kind != OPTION_TEXT && option->kind != OPTION_ARGUMENT) ||
+            strcmp(*(const char *const *)option->to, "-") != 0)
+            continue;
+        if (first)
+            return fail(error, "%s and %s are both -, but standard input can be read only once",
+                        option_shown(first).text, option_shown(option).text);
+        first = option;
+    }
+    return true;
+}
+
 /* What is given must fit together. */
 static bool options_check(const Program *program, const bool *given, Error *error)
 {
@@ -738,7 +786,7 @@ static bool options_check(const Program *program, const bool *given, Error *erro
     for (size_t k = 0; k < n; k++)
         if (given[k] && !option_check(program, k, given, mode, error))
             return false;
-    return true;
+    return options_share_no_input(program, given, error);
 }
 
 /* No option has this name; an abbreviation that fits several fits none. */

@@ -255,6 +255,38 @@ static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
     assert_true(S_ISCHR(info.st_mode));
 }
 
+static void whether_a_file_can_be_written_is_asked_without_a_trace(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch01_trial_XXXXXX", path[64], text[8] = "";
+    OutFile file;
+    Error error;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    assert_true(out_possible(NULL, &error));
+    assert_true(out_possible("/dev/null", &error));
+    assert_true(out_possible(path, &error));
+    assert_int_equal(rmdir(dir), 0); /* nothing was left in it */
+    assert_int_equal(mkdir(dir, 0700), 0);
+    assert_true(out_open(&file, path, &error));
+    fputs("old", file.stream);
+    assert_true(out_close(&file, &error));
+    assert_true(out_possible(path, &error));
+    FILE *in = fopen(path, "r");
+    assert_non_null(in);
+    assert_int_equal(fread(text, 1, 7, in), 3); /* what was there still is */
+    fclose(in);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0);
+    assert_false(out_possible(path, &error));
+    assert_contains(error.text, "cannot be written: No such file or directory");
+    assert_false(out_possible("/tmp", &error));
+    assert_string_equal(error.text, "/tmp: cannot be written: Is a directory");
+    assert_false(out_possible("-", &error));
+    assert_string_equal(error.text,
+                        "-: standard output has the text already: give this file a name");
+}
+
 /* ---- charts ---------------------------------------------------------------------------- */
 
 enum { CHART_TEXT = 20000 };
@@ -600,6 +632,22 @@ static Landed accept_words(const char *words)
     return to;
 }
 
+static void a_file_has_a_name(void **state)
+{
+    (void)state;
+    refuse_words("--out _", "--out: a name is wanted, and this one is empty");
+    refuse_words("_", "FILE: a name is wanted, and this one is empty");
+    assert_string_equal(accept_words("file _").name, ""); /* a text may be empty */
+}
+
+static void standard_input_is_read_once(void **state)
+{
+    (void)state;
+    refuse_words("--in - -", "FILE and --in are both -, but standard input can be read only once");
+    assert_string_equal(accept_words("--in - file").in, "-");
+    assert_string_equal(accept_words("--note - --in -").in, "-"); /* a remark is no file */
+}
+
 static void a_text_that_begins_with_a_minus_is_an_argument(void **state)
 {
     (void)state;
@@ -782,7 +830,7 @@ static void arguments_land_in_their_order(void **state)
     assert_string_equal(to.file, "--days");
     assert_string_equal(to.name, "-x");
     assert_string_equal(accept_words("-").file, "-");
-    assert_string_equal(accept_words("_").file, "");
+    assert_string_equal(accept_words("a _").name, "");
     const Program none = {"toy", "", NULL, 0};
     char *argv[] = {(char *)"toy", (char *)"rain", NULL};
     bool help;
@@ -1383,6 +1431,7 @@ int main(void)
         cmocka_unit_test(a_file_appears_whole_or_not_at_all),
         cmocka_unit_test(a_file_written_anew_keeps_who_may_read_it),
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
+        cmocka_unit_test(whether_a_file_can_be_written_is_asked_without_a_trace),
         cmocka_unit_test(charts_draw_points_where_they_are),
         cmocka_unit_test(a_line_is_drawn_whichever_way_it_goes),
         cmocka_unit_test(logarithmic_ticks_are_written_as_one_reads_them),
@@ -1394,6 +1443,8 @@ int main(void)
         cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),
         cmocka_unit_test(ascii_charts_are_ascii),
         cmocka_unit_test(names_in_a_drawing_cannot_break_it),
+        cmocka_unit_test(a_file_has_a_name),
+        cmocka_unit_test(standard_input_is_read_once),
         cmocka_unit_test(a_text_that_begins_with_a_minus_is_an_argument),
         cmocka_unit_test(every_kind_of_option_lands),
         cmocka_unit_test(what_is_not_given_stays_as_it_was),

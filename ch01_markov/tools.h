@@ -514,7 +514,8 @@ enum { OPTIONS_MAX = 48, TEXTS_MAX = 8 };
 typedef enum {
     OPTION_SWITCH,  /* takes no value; lands as true in a bool */
     OPTION_TEXT,    /* any text; lands in a const char *, borrowed from argv */
-    OPTION_TEXTS,   /* the same, given as often as one likes; lands in a Texts */
+    OPTION_OUT,     /* a file that will be written, which program_begin tries; lands as a TEXT */
+    OPTION_TEXTS,   /* the same as a TEXT, given as often as one likes; lands in a Texts */
     OPTION_WHOLE,   /* a whole number from least to most; lands in a uint64_t */
     OPTION_NUMBER,  /* a number from least to most; lands in a double */
     OPTION_CHOICE,  /* one of the words in `value`; its place among them lands in an int or enum */
@@ -608,6 +609,7 @@ static bool option_land(const Option *option, const char *text, Error *error)
     switch (option->kind) {
     case OPTION_SWITCH: *(bool *)option->to = true; return true;
     case OPTION_TEXT:
+    case OPTION_OUT:
     case OPTION_ARGUMENT:
         if (*text == '\0' && option_is_path(option))
             return fail(error, "a name is wanted, and this one is empty");
@@ -1091,7 +1093,18 @@ static void begin_once_more(int argc, char **argv)
 }
 #endif
 
-/* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake. */
+/* Whether all files can be written that the options name: asked before the work, not after it. */
+static bool outs_possible(const Program *program, Error *error)
+{
+    bool ok = true;
+    for (size_t k = 0; ok && k < program->n_option; k++)
+        if (program->option[k].kind == OPTION_OUT)
+            ok = out_possible(*(const char *const *)program->option[k].to, error);
+    return ok;
+}
+
+/* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake, 1 if
+   a file cannot be written. */
 bool program_begin(int *status, const Program *program, int argc, char **argv)
 {
     Error error;
@@ -1108,6 +1121,9 @@ bool program_begin(int *status, const Program *program, int argc, char **argv)
     } else if (!ok) {
         fprintf(stderr, "error: %s\n", error.text);
         program_usage(stderr, program);
+    } else if (!outs_possible(program, &error)) {
+        *status = program_end(false, &error);
+        ok = false;
     }
     return ok && !help;
 }

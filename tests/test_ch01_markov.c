@@ -855,6 +855,7 @@ static void a_row_that_does_not_sum_to_1_is_refused(void **state)
 {
     (void)state;
     assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,0.4\n", "x.csv:3: row 'b' sums to 0.9, not 1");
+    assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,1.5\n", "x.csv:3: row 'b' sums to 2, not 1");
     assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,0.500000002\n",
                          "x.csv:3: row 'b' sums to 1.000000002, not 1");
     Chain chain = chain_of("from,a,b\na,0.5,0.5\nb,0.5,0.5000000005\n"); /* within 1e-9: mended */

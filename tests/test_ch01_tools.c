@@ -570,7 +570,7 @@ static void options_of(Options *options, Landed *to)
         {"FILE", NULL, OPTION_ARGUMENT, 0, 0, &to->file, "", "the file"},
         {"NAME", NULL, OPTION_ARGUMENT, 0, 0, &to->name, "", "what in it"},
         {"loud", NULL, OPTION_SWITCH, 0, 0, &to->loud, "", "with noise"},
-        {"out", "FILE", OPTION_TEXT, 0, 0, &to->out, "!in", "where to"},
+        {"out", "FILE", OPTION_OUT, 0, 0, &to->out, "!in", "where to"},
         {"in", "FILE", OPTION_TEXT, 0, 0, &to->in, "", "where from"},
         {"note", "TEXT", OPTION_TEXTS, 0, 0, &to->notes, "", "a remark, as often as one likes"},
         {"days", "N", OPTION_WHOLE, 1, 1000, &to->days, "- demo", "how many days"},
@@ -926,7 +926,7 @@ static bool read_chosen(Chosen *to, const char *last, const char *words, Error *
         {"list", NULL, OPTION_SWITCH, 0, 0, &to->list, "mode", ""},
         {"rule", "zoh|euler", OPTION_CHOICE, 0, 0, &to->rule, "!demo:banks", ""},
         {"seed", "S", OPTION_WHOLE, 0, 9, &to->seed, "- demo:work", ""},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &to->svg, "demo:work demo:banks", ""},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &to->svg, "demo:work demo:banks", ""},
         {"fine", NULL, OPTION_SWITCH, 0, 0, &to->flag, "list rule:euler !demo:story", ""},
         {"coarse", NULL, OPTION_SWITCH, 0, 0, &to->flag, "rule:zoh", ""},
         {"last", NULL, OPTION_SWITCH, 0, 0, &to->flag, last, ""},
@@ -1344,6 +1344,16 @@ static void a_program_ends_with_the_status_of_what_happened(void **state)
     assert_string_equal(said, "");
 }
 
+static void what_cannot_be_written_is_told_before_the_work(void **state)
+{
+    (void)state;
+    char said[4096];
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--out", "/no/dir/x"), 1);
+    assert_string_equal(said, "error: /no/dir/x: cannot be written: No such file or directory\n");
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--out", "/dev/null"), 0);
+    assert_string_equal(said, "");
+}
+
 static void output_that_does_not_arrive_is_an_error(void **state)
 {
     (void)state;
@@ -1474,6 +1484,7 @@ int main(void)
         cmocka_unit_test(random_words_are_read_or_refused),
         cmocka_unit_test(a_table_that_names_no_word_of_a_choice_is_a_mistake),
         cmocka_unit_test(a_program_ends_with_the_status_of_what_happened),
+        cmocka_unit_test(what_cannot_be_written_is_told_before_the_work),
         cmocka_unit_test(output_that_does_not_arrive_is_an_error),
         cmocka_unit_test(a_file_does_not_take_the_place_of_a_closed_stream),
         cmocka_unit_test(demos_run_alone_or_in_their_order),

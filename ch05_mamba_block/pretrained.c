@@ -597,8 +597,8 @@ static void surprise_look(Surprise *surprise, Runner *run, const uint32_t *ids, 
     surprise->has_last = true;
 }
 
-/* Perplexity of a text in a file, token by token in one go from its start: the memory used does not
-   depend on its length. */
+/* Perplexity of a text in a file, made plain (text_stream.c), token by token in one go from its
+   start: the memory used does not depend on its length. */
 bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const char *path,
                        Error *error)
 {
@@ -624,7 +624,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
             if (surprise->bad > 0)
                 ok = fail_no_numbers(run->model, surprise->bad, error);
             double ahead = (double)(ids.count - t) / (double)ids.count * (double)source.piece;
-            progress_show(&progress, (double)source.bytes - ahead, (double)source.size);
+            progress_show(&progress, (double)source.bytes - ahead,
+                          (double)(source.size > source.bytes ? source.size : source.bytes));
         }
     } while (ok && ids.count > 0);
     progress_end(&progress);
@@ -939,6 +940,8 @@ static bool options_mean_something(const PretrainedOptions *options, Error *erro
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");
+    if (options->compare && strcmp(options->perplexity, "-") == 0)
+        return fail(error, "--compare reads a text three times: give a file, not standard input");
     return options->count > 0 || options->logits != NULL || options->save != NULL ||
            fail(error, "-n 0 writes nothing: with it, give --logits or --save-state");
 }

@@ -595,11 +595,11 @@ static bool choice_parse(int *choice, const char *words, const char *text, Error
     return fail(error, "'%.40s' is none of %s", text, list);
 }
 
-/* Whether an option's text is the name of a file or folder. */
-static bool option_is_path(const Option *option)
+/* Of which thing an option's text is the name, if it is one: a file, a folder, or NULL. */
+static const char *option_names(const Option *option)
 {
     const char *what = option->kind == OPTION_ARGUMENT ? option->name : option->value;
-    return strcmp(what, "FILE") == 0 || strcmp(what, "DIR") == 0;
+    return strcmp(what, "FILE") == 0 ? "file" : strcmp(what, "DIR") == 0 ? "folder" : NULL;
 }
 
 static bool option_land(const Option *option, const char *text, Error *error)
@@ -611,8 +611,8 @@ static bool option_land(const Option *option, const char *text, Error *error)
     case OPTION_TEXT:
     case OPTION_OUT:
     case OPTION_ARGUMENT:
-        if (*text == '\0' && option_is_path(option))
-            return fail(error, "a name is wanted, and this one is empty");
+        if (*text == '\0' && option_names(option))
+            return fail(error, "the name of a %s is empty", option_names(option));
         *(const char **)option->to = text;
         return true;
     case OPTION_CHOICE: return choice_parse((int *)option->to, option->value, text, error);

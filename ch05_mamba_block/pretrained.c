@@ -932,11 +932,6 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
 /* Options that are right by themselves, and together say nothing. */
 static bool options_mean_something(const PretrainedOptions *options, Error *error)
 {
-    const char *names[] = {options->dir, options->tokenizer, options->perplexity, options->save,
-                           options->load};
-    for (size_t i = 0; i < TABLE_SIZE(names); i++)
-        if (names[i] != NULL && names[i][0] == '\0')
-            return fail(error, "the name of a %s is empty", i < 2 ? "folder" : "file");
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");

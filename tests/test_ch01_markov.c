@@ -1088,7 +1088,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
          "row 'sunny', column 'sunny': 0.8 is not a count: chances are for --chain", 1},
         {"--chain data/tel_aviv_rain.csv",
          "row 'dry' sums to 1399, not 1: counts are for ch01_markov --fit", 1},
-        {"--chain ''", "--chain: a name is wanted, and this one is empty", 2},
+        {"--chain ''", "--chain: the name of a file is empty", 2},
         {"--svg -", "-: standard output has the text already: give this file a name", 1},
         {"--svg /no/dir/x.svg", "/no/dir/x.svg: cannot be written", 1},
         {"--simulate 10 --record /no/dir/x", "/no/dir/x: cannot be written", 1},

@@ -635,8 +635,8 @@ static Landed accept_words(const char *words)
 static void a_file_has_a_name(void **state)
 {
     (void)state;
-    refuse_words("--out _", "--out: a name is wanted, and this one is empty");
-    refuse_words("_", "FILE: a name is wanted, and this one is empty");
+    refuse_words("--out _", "--out: the name of a file is empty");
+    refuse_words("_", "FILE: the name of a file is empty");
     assert_string_equal(accept_words("file _").name, ""); /* a text may be empty */
 }
 

@@ -528,7 +528,7 @@ int classic_tasks_main(int argc, char **argv)
          "train so many times, from seed S on (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",
          "of the training, or of the examples (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "copying induction", "write the chart as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &o.svg, "copying induction", "write the chart as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "copying induction", "draw without Unicode"},
     };
     const Program program = {"ch05_classic_tasks",

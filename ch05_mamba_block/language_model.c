@@ -1074,7 +1074,8 @@ static bool train_and_save(const ModelOptions *options, const Lessons *lessons, 
                            Error *error)
 {
     Model model = model_to_train(&options->run, lessons->words->n_word);
-    bool ok = model_train(&model, &options->run, lessons, show, error) &&
+    bool ok = folder_possible(options->out, error) &&
+              model_train(&model, &options->run, lessons, show, error) &&
               model_save_folder(options->out, &model, lessons->words, error);
     if (ok)
         printf("The model is in %s\n", options->out);
@@ -1170,7 +1171,7 @@ int language_model_main(int argc, char **argv)
          "the highest learning rate (default 0.004)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &settings->average, "train",
          "what a step keeps of the weights' average; 0: none (default 0.998)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "train", "write the curve of the losses as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &o.svg, "train", "write the curve of the losses as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "train", "draw it without Unicode"},
     };
     const Program program = {"ch05_language_model",
@@ -1180,8 +1181,7 @@ int language_model_main(int argc, char **argv)
     int status;
     if (!program_begin(&status, &program, argc, argv))
         return status;
-    o.wish.seed = settings->seed = o.seed;
-    o.wish.sampling.top_k = (size_t)o.top_k;
+    o.wish.seed = settings->seed = o.seed, o.wish.sampling.top_k = (size_t)o.top_k;
     Error error;
     Show show = {look_at_terminal(o.ascii), o.svg, o.seed};
     bool ok = !o.train   ? run_generate(&o, &error)

@@ -860,7 +860,7 @@ int mamba_block_main(int argc, char **argv)
          "sizes from a Hugging Face config.json"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed, "- trace recall",
          "of what is random (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "recall diagram", "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &svg, "recall diagram", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- recall", "draw charts without Unicode"},
     };
     const Program program = {"ch05_mamba_block",

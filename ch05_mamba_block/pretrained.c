@@ -932,11 +932,6 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
 /* Options that are right by themselves, and together say nothing. */
 static bool options_mean_something(const PretrainedOptions *options, Error *error)
 {
-    const char *names[] = {options->dir, options->tokenizer, options->perplexity, options->save,
-                           options->load};
-    for (size_t i = 0; i < TABLE_SIZE(names); i++)
-        if (names[i] != NULL && names[i][0] == '\0')
-            return fail(error, "the name of a %s is empty", i < 2 ? "folder" : "file");
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");
@@ -1045,11 +1040,11 @@ int pretrained_main(int argc, char **argv)
          "threads to use (default: all processors)"},
         {"interactive", NULL, OPTION_SWITCH, 0, 0, &options.interactive, "mode",
          "prompt after prompt, with one memory; Ctrl-C stops an answer"},
-        {"save-state", "FILE", OPTION_TEXT, 0, 0, &options.save, "- interactive focus",
+        {"save-state", "FILE", OPTION_OUT, 0, 0, &options.save, "- interactive focus",
          "write all that is remembered of the text"},
         {"load-state", "FILE", OPTION_TEXT, 0, 0, &options.load, "- interactive focus",
          "go on from there"},
-        {"logits", "FILE", OPTION_TEXT, 0, 0, &options.logits, "-",
+        {"logits", "FILE", OPTION_OUT, 0, 0, &options.logits, "-",
          "write the logits of every position of the prompt, as safetensors"},
         {"tokenize", NULL, OPTION_SWITCH, 0, 0, &options.tokenize, "mode PROMPT",
          "ids and pieces of the prompt, and nothing else"},
@@ -1063,7 +1058,7 @@ int pretrained_main(int argc, char **argv)
         {"sizes", NULL, OPTION_SWITCH, 0, 0, &options.sizes, "mode", "what fits where"},
         {"bandwidth", "GB/s", OPTION_NUMBER, 0.1, 1e5, &options.bandwidth, "sizes",
          "that memory delivers (default 40)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &options.svg, "profile focus", "the same as a picture"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &options.svg, "profile focus", "the same as a picture"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &options.ascii, "profile focus",
          "draw without Unicode"},
     };

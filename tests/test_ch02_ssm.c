@@ -534,7 +534,7 @@ static void bad_blocks_are_refused(void **state)
     assert_system_refused("A\n", "x.ssm:1: block A has no rows");
     assert_system_refused("1 2\nA\n", "x.ssm:1: '1' before any block: start with a line A");
     assert_system_refused("A\n1\nA\n1\n", "x.ssm:3: a second block A; the first is on line 1");
-    assert_system_refused("A\n1 2\n3\n", "x.ssm:3: row 2 of A has 1 numbers, its first has 2");
+    assert_system_refused("A\n1 2\n3\n", "x.ssm:3: row 2 of A has 1 number, its first has 2");
     assert_system_refused("A\n1 nan\n3 4\n", "x.ssm:2: row 1 of A: 'nan' is not a finite number");
     assert_system_refused("A\n1 2\ninf 4\n", "x.ssm:3: row 2 of A: 'inf' is not a finite number");
     assert_system_refused("A\n1\nE\n1\n", "x.ssm:3: row 2 of A: 'E' is not a number");

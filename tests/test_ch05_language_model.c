@@ -2009,6 +2009,14 @@ static void wrong_options_are_named(void **state)
          "--train --corpus data/rainbow/answers.txt --length 8 --steps 2 --width 4 --checkpoint "
          "build/tests/c.safetensors --out /dev/null/x",
          "/dev/null/x: cannot be made", 1},
+        /* before the training, and not behind it */
+        {"language_model", "--train --steps 200 --out data/weather.csv",
+         "error: data/weather.csv: this is not a folder; a model goes into one", 1},
+        {"language_model", "--train --steps 200 --svg no/such/x.svg",
+         "error: no/such/x.svg: cannot be written: No such file or directory", 1},
+        {"classic_tasks", "--induction --svg no/such/x.svg", "error: no/such/x.svg: cannot be", 1},
+        {"language_model", "--model data/weather.csv",
+         "data/weather.csv: this is not a folder; the folder of a model is wanted", 1},
         {"stories_test", "--focus --compare", "--focus and --compare exclude each other", 2},
         {"stories_test", "--prompt x", "--prompt needs --focus", 2},
         {"stories_test", "--compare --model x", "--model and --compare exclude each other", 2},

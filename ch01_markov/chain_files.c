@@ -94,24 +94,27 @@ static bool table_row_values(double *value, const Table *table, size_t row,
     const char *name = table_cell(table, row, 0);
     size_t line = table->line[row], width = table_width(table, row) - 1;
     double sum = 0.0;
+    bool whole = true;
     if (width != states->n_state)
-        return fail(error, "%s:%zu: row '%.40s' has %zu numbers, but there are %zu states",
-                    table->path, line, name, width, states->n_state);
+        return fail(error, "%s:%zu: row '%.40s' has %zu number%s, but there are %zu states",
+                    table->path, line, name, width, width == 1 ? "" : "s", states->n_state);
     for (size_t j = 0; j < width; j++) {
         Error why;
         bool ok = table_number(&value[j], table, row, j + 1, &why);
         if (ok && value[j] < 0.0)
             ok = fail(&why, "%g is negative", value[j]);
         if (ok && kind == ROWS_OF_COUNTS && (value[j] != floor(value[j]) || value[j] > 1e15))
-            ok = fail(&why, "%g is not a count", value[j]);
+            ok = fail(&why, "%g is not a count%s", value[j],
+                      value[j] < 1.0 ? ": chances are for --chain" : "");
         if (!ok)
             return fail(error, "%s:%zu: row '%.40s', column '%.40s': %s", table->path, line, name,
                         states->name[j], why.text);
         sum += value[j];
+        whole = whole && value[j] == floor(value[j]);
     }
     if (kind == ROWS_OF_CHANCES && !(fabs(sum - 1.0) <= 1e-9))
-        return fail(error, "%s:%zu: row '%.40s' sums to %.10g, not 1", table->path, line, name,
-                    sum);
+        return fail(error, "%s:%zu: row '%.40s' sums to %.10g, not 1%s", table->path, line, name,
+                    sum, whole && sum > 1.0 ? ": counts are for ch01_markov --fit" : "");
     for (size_t j = 0; kind == ROWS_OF_CHANCES && j < width; j++)
         value[j] /= sum;
     return true;
@@ -353,7 +356,7 @@ static bool states_are_no_amounts(const Tally *tally, const char *path, Error *e
     return (whole && tally->n_state <= CLASSES_MOST) ||
            fail(error,
                 "%s: are these amounts? The states are %zu different numbers, like %.20s: a chain "
-                "wants names of a few, such as dry for 0 and wet for all above",
+                "needs a few named states, such as dry for 0 and wet for anything above",
                 path, tally->n_state, tally->name[tally->n_state - 1]);
 }
 
@@ -421,7 +424,8 @@ static bool chances_parse(double *chance, const char *text, size_t n, Error *err
     }
     free(copy);
     if (ok && count != n)
-        ok = fail(error, "--start: %zu numbers, but there are %zu states", count, n);
+        ok = fail(error, "--start: %zu number%s, but there are %zu states", count,
+                  count == 1 ? "" : "s", n);
     if (ok && !(fabs(sum - 1.0) <= 1e-9))
         ok = fail(error, "--start: the numbers sum to %.10g, not 1", sum);
     return ok;

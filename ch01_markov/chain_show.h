@@ -382,7 +382,9 @@ static void svg_arrow(FILE *out, const char *path, double x, double y, double ch
             path, 1.0 + 3.0 * chance);
     snprintf(text, sizeof text, "%.2f", chance);
     svg_text(out, x, y + 4.0,
-             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"4\"", text);
+             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"6\" "
+             "stroke-linejoin=\"round\"",
+             text);
     svg_text(out, x, y + 4.0, "text-anchor=\"middle\" font-size=\"12\"", text);
 }
 

@@ -862,9 +862,9 @@ int chain_main(int argc, char **argv)
          "draw a record of N days and compare it with what the chain predicts"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "simulate strip",
          "of the random numbers (default 1)"},
-        {"record", "FILE", OPTION_TEXT, 0, 0, &options.record, "simulate",
+        {"record", "FILE", OPTION_OUT, 0, 0, &options.record, "simulate",
          "write the drawn record, a state a line"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "", "write the chart as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "", "write the chart as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &show.look.ascii, "", "draw charts without Unicode"},
     };
     const Program program = {"ch01_markov",

@@ -20,10 +20,11 @@ static bool text_has_no_zeros(const char *text, size_t len, const char *path, Er
     const char *zero = (const char *)memchr(text, '\0', len);
     if (!zero && !marked)
         return true;
-    size_t zeros = 0;
+    size_t zeros[2] = {0, 0}; /* at even and at odd places */
     for (size_t i = 0; i < len && i < 64; i++)
-        zeros += text[i] == '\0';
-    if (marked || 3 * zeros > (len < 64 ? len : 64)) /* every second byte, for letters of ASCII */
+        zeros[i % 2] += text[i] == '\0';
+    bool halved = zeros[0] == 0 || zeros[1] == 0; /* every second byte, for letters of ASCII */
+    if (marked || (halved && 3 * (zeros[0] + zeros[1]) > (len < 64 ? len : 64)))
         return fail(error, "%s: this is UTF-16, and UTF-8 is wanted: save it as UTF-8", path);
     return fail(error, "%s: a zero byte: this is not a text file", path);
 }
@@ -164,6 +165,21 @@ static void table_add_line(Table *table, char *line)
     }
 }
 
+/* Tabs and line ends are what a table is made of. Any other control character would reach the
+   terminal with the name that it stands in. */
+static bool table_is_printable(const char *text, const char *path, Error *error)
+{
+    size_t line = 1;
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if ((c < ' ' && c != '\t' && c != '\n') || c == 127)
+            return fail(error, "%s:%zu: a control character, 0x%02x: this is no table", path, line,
+                        c);
+        line += c == '\n';
+    }
+    return true;
+}
+
 /* One pass over the text that counts what the tables need: never fewer than there will be. */
 static void table_reserve(Table *table, const char *text)
 {
@@ -186,6 +202,7 @@ bool table_parse(Table *table, char *text, size_t len, bool spaces, const char *
     if (cut == '|')
         ok = fail(error, "%s: the cells are cut at '|': commas, semicolons or tabs are wanted",
                   path);
+    ok = ok && table_is_printable(text, path, error);
     if (!ok) {
         free(text);
         return false;

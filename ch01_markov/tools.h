@@ -435,6 +435,8 @@ bool out_open(OutFile *out, const char *path, Error *error)
     struct stat info;
     bool exists = stat(path, &info) == 0;
     memset(out, 0, sizeof *out);
+    if (strcmp(path, "-") == 0)
+        return fail(error, "-: standard output has the text already: give this file a name");
     out->path = exists && S_ISREG(info.st_mode) ? realpath(path, NULL) : strdup(path);
     if (!out->path)
         return fail(error, "%s: %s", path, strerror(errno));
@@ -483,6 +485,24 @@ bool out_close(OutFile *out, Error *error)
     return ok;
 }
 
+/* Whether a file can be written, before hours of work go into it; nothing is left of the trial.
+   NULL is no file, and a pipe or terminal is not touched. */
+bool out_possible(const char *path, Error *error)
+{
+    struct stat info;
+    OutFile out;
+    if (!path || (stat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)))
+        return true;
+    if (!out_open(&out, path, error))
+        return false;
+    fclose(out.stream);
+    if (out.temporary)
+        unlink(out.temporary);
+    free(out.temporary);
+    free(out.path);
+    return true;
+}
+
 /* ======================================= Options ========================================== */
 /* A program's options are one table: what is typed, what it may be, where it lands, and with
    what it goes. getopt_long reads it, --help is made from it, and an option that would do nothing
@@ -494,7 +514,8 @@ enum { OPTIONS_MAX = 48, TEXTS_MAX = 8 };
 typedef enum {
     OPTION_SWITCH,  /* takes no value; lands as true in a bool */
     OPTION_TEXT,    /* any text; lands in a const char *, borrowed from argv */
-    OPTION_TEXTS,   /* the same, given as often as one likes; lands in a Texts */
+    OPTION_OUT,     /* a file that will be written, which program_begin tries; lands as a TEXT */
+    OPTION_TEXTS,   /* the same as a TEXT, given as often as one likes; lands in a Texts */
     OPTION_WHOLE,   /* a whole number from least to most; lands in a uint64_t */
     OPTION_NUMBER,  /* a number from least to most; lands in a double */
     OPTION_CHOICE,  /* one of the words in `value`; its place among them lands in an int or enum */
@@ -574,6 +595,13 @@ static bool choice_parse(int *choice, const char *words, const char *text, Error
     return fail(error, "'%.40s' is none of %s", text, list);
 }
 
+/* Of which thing an option's text is the name, if it is one: a file, a folder, or NULL. */
+static const char *option_names(const Option *option)
+{
+    const char *what = option->kind == OPTION_ARGUMENT ? option->name : option->value;
+    return strcmp(what, "FILE") == 0 ? "file" : strcmp(what, "DIR") == 0 ? "folder" : NULL;
+}
+
 static bool option_land(const Option *option, const char *text, Error *error)
 {
     double value = 0.0;
@@ -581,7 +609,12 @@ static bool option_land(const Option *option, const char *text, Error *error)
     switch (option->kind) {
     case OPTION_SWITCH: *(bool *)option->to = true; return true;
     case OPTION_TEXT:
-    case OPTION_ARGUMENT: *(const char **)option->to = text; return true;
+    case OPTION_OUT:
+    case OPTION_ARGUMENT:
+        if (*text == '\0' && option_names(option))
+            return fail(error, "the name of a %s is empty", option_names(option));
+        *(const char **)option->to = text;
+        return true;
     case OPTION_CHOICE: return choice_parse((int *)option->to, option->value, text, error);
     case OPTION_WHOLE:
         return integer_parse((uint64_t *)option->to, text, (uint64_t)option->least,
@@ -722,6 +755,23 @@ static bool option_check(const Program *program, size_t k, const bool *given, si
     return fail(error, "%s does nothing with %s", shown.text, option_chosen(chosen, choice).text);
 }
 
+/* "-" is standard input wherever a text is read, and that can be read once. */
+static bool options_share_no_input(const Program *program, const bool *given, Error *error)
+{
+    const Option *first = NULL;
+    for (size_t k = 0; k < program->n_option; k++) {
+        const Option *option = &program->option[k];
+        if (!given[k] || (option->kind != OPTION_TEXT && option->kind != OPTION_ARGUMENT) ||
+            strcmp(*(const char *const *)option->to, "-") != 0)
+            continue;
+        if (first)
+            return fail(error, "%s and %s are both -, but standard input can be read only once",
+                        option_shown(first).text, option_shown(option).text);
+        first = option;
+    }
+    return true;
+}
+
 /* What is given must fit together. */
 static bool options_check(const Program *program, const bool *given, Error *error)
 {
@@ -738,7 +788,7 @@ static bool options_check(const Program *program, const bool *given, Error *erro
     for (size_t k = 0; k < n; k++)
         if (given[k] && !option_check(program, k, given, mode, error))
             return false;
-    return true;
+    return options_share_no_input(program, given, error);
 }
 
 /* No option has this name; an abbreviation that fits several fits none. */
@@ -1043,7 +1093,18 @@ static void begin_once_more(int argc, char **argv)
 }
 #endif
 
-/* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake. */
+/* Whether all files can be written that the options name: asked before the work, not after it. */
+static bool outs_possible(const Program *program, Error *error)
+{
+    bool ok = true;
+    for (size_t k = 0; ok && k < program->n_option; k++)
+        if (program->option[k].kind == OPTION_OUT)
+            ok = out_possible(*(const char *const *)program->option[k].to, error);
+    return ok;
+}
+
+/* The first thing a main does. False: it ends with *status, 0 after --help, 2 after a mistake, 1 if
+   a file cannot be written. */
 bool program_begin(int *status, const Program *program, int argc, char **argv)
 {
     Error error;
@@ -1060,6 +1121,9 @@ bool program_begin(int *status, const Program *program, int argc, char **argv)
     } else if (!ok) {
         fprintf(stderr, "error: %s\n", error.text);
         program_usage(stderr, program);
+    } else if (!outs_possible(program, &error)) {
+        *status = program_end(false, &error);
+        ok = false;
     }
     return ok && !help;
 }

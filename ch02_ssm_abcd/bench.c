@@ -171,7 +171,7 @@ int ssm_bench_main(int argc, char **argv)
     Show show = {{false, false}, NULL, 0};
     bool ascii = false;
     const Option table[] = {
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "", "write the chart as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "", "write the chart as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw charts without Unicode"},
     };
     const Program program = {"ch02_bench",

@@ -846,9 +846,9 @@ int ssm_main(int argc, char **argv)
          "how to compute: the same outputs (default recurrent)"},
         {"control", NULL, OPTION_SWITCH, 0, 0, &control, "system",
          "read y before the update, as control theory does, not after it"},
-        {"csv", "FILE", OPTION_TEXT, 0, 0, &own.csv, "system",
+        {"csv", "FILE", OPTION_OUT, 0, 0, &own.csv, "system",
          "write time, inputs and outputs with all digits"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo system", "write the chart as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "demo system", "write the chart as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw charts without Unicode"},
     };
     const Program program = {"ch02_ssm",

@@ -223,8 +223,8 @@ static bool block_add_row(Block *block, const char *name, const Table *table, si
     if (block->rows == 0)
         block->cols = cols;
     if (cols != block->cols)
-        return fail(error, "%s:%zu: row %zu of %s has %zu numbers, its first has %zu", table->path,
-                    line, block->rows + 1, name, cols, block->cols);
+        return fail(error, "%s:%zu: row %zu of %s has %zu number%s, its first has %zu", table->path,
+                    line, block->rows + 1, name, cols, cols == 1 ? "" : "s", block->cols);
     if (block->rows == SSM_MAX_SIZE || cols > SSM_MAX_SIZE)
         return fail(error, "%s:%zu: %s is larger than %d by %d", table->path, line, name,
                     SSM_MAX_SIZE, SSM_MAX_SIZE);

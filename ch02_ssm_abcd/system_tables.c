@@ -61,7 +61,7 @@ void print_stability(const char *name, const double *A, size_t d_state)
               name, number.text);
     else if (radius > 1.0 - 1e-9)
         prose("Spectral radius of %s: %s, to nine digits. On the edge: part of the state does not "
-              "fade, or in a billion steps; it stays, swings, or grows slowly.",
+              "fade, or only in a billion steps; it stays, swings, or grows slowly.",
               name, number.text);
     else
         prose("Spectral radius of %s: %s. Stable: in the end half of the state is gone every %.2f "

@@ -829,7 +829,7 @@ int discretize_main(int argc, char **argv)
          "keep N numbers of the input's past and draw it again"},
         {"length", "N", OPTION_WHOLE, 1, 1000000, &options.length, "system hippo",
          "samples of what is built in (default 100, or 200), or the first N of a file"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo system hippo", "the chart as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "demo system hippo", "the chart as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo system hippo", "no Unicode in charts"},
     };
     const Program program = {"ch03_discretize",

@@ -290,7 +290,7 @@ int scan_bench_main(int argc, char **argv)
     const char *svg = NULL;
     bool ascii = false;
     const Option table[] = {
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "", "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &svg, "", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "", "draw without Unicode"},
     };
     const Program program = {"ch04_bench",

@@ -867,7 +867,7 @@ int selective_main(int argc, char **argv)
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &seed,
          "- demo:fillers demo:copying demo:theorem !story !cues !step !brief",
          "of what is random in a demo (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg,
+        {"svg", "FILE", OPTION_OUT, 0, 0, &svg,
          "story cues step brief demo:story demo:fillers demo:copying demo:trace",
          "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii,

@@ -18,10 +18,8 @@ int main(void)
     Model model;
     Vocabulary words;
     Error error;
-    if (!model_open_folder(&model, &words, "data/tiny-mamba", &error)) {
-        fprintf(stderr, "error: %s\n", error.text);
-        return 1;
-    }
+    if (!model_open_folder(&model, &words, "data/tiny-mamba", &error))
+        return program_end(false, &error);
     size_t count = text_to_tokens(ids, &unknown, prompt, strlen(prompt), &words, false);
     Writer writer = writer_new(&model);
     const float *logits = writer_read_all(&writer, ids, count);
@@ -33,7 +31,7 @@ int main(void)
     writer_free(&writer);
     model_free(&model);
     vocabulary_free(&words);
-    return 0;
+    return program_end(true, NULL); /* 0, if what was printed has arrived */
 }
 #endif
 

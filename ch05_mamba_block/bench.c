@@ -36,7 +36,7 @@ int block_bench_main(int argc, char **argv)
          "with --compare: d_model (default 256)"},
         {"config", "FILE", OPTION_TEXT, 0, 0, &file, "compare",
          "with --compare: sizes from a Hugging Face config.json"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &svg, "compare mamba2", "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &svg, "compare mamba2", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "compare mamba2",
          "draw charts without Unicode"},
     };

@@ -228,6 +228,23 @@ static bool write_in(const char *folder, const char *file, const MambaConfig *co
     return out_close(&out, error);
 }
 
+/* Whether folder_save can write there, before hours of work go into a model; nothing is left of
+   the trial. */
+bool folder_possible(const char *folder, Error *error)
+{
+    struct stat info;
+    if (mkdir(folder, 0777) == 0)
+        return rmdir(folder) == 0 || fail(error, "%s: %s", folder, strerror(errno));
+    if (errno != EEXIST)
+        return fail(error, "%s: cannot be made: %s", folder, strerror(errno));
+    if (stat(folder, &info) == 0 && !S_ISDIR(info.st_mode))
+        return fail(error, "%s: this is not a folder; a model goes into one", folder);
+    char *path = path_in(folder, "model.safetensors");
+    bool ok = out_possible(path, error);
+    free(path);
+    return ok;
+}
+
 /* Makes the folder if it is not there and writes all of a model into it, the weights first. */
 bool folder_save(const char *folder, const MambaConfig *config, const Vocabulary *words,
                  const SavedList *weights, Error *error)
@@ -247,6 +264,9 @@ bool folder_save(const char *folder, const MambaConfig *config, const Vocabulary
 /* The sizes of a model and its words; the weights are left to saved_read. */
 bool folder_open(MambaConfig *config, Vocabulary *words, const char *folder, Error *error)
 {
+    struct stat info;
+    if (stat(folder, &info) == 0 && !S_ISDIR(info.st_mode))
+        return fail(error, "%s: this is not a folder; the folder of a model is wanted", folder);
     char *config_path = path_in(folder, "config.json");
     char *words_path = path_in(folder, "tokenizer.json"), *text = NULL;
     size_t len = 0;

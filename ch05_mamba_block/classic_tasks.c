@@ -217,7 +217,7 @@ static MambaConfig task_config(TaskModel which)
         which == MODEL_OF_HEADS ? config_default_heads(64, 16, 64) : config_default(64);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
-    config.time_invariant = which == MODEL_INVARIANT;
+    config.fixed = which == MODEL_INVARIANT ? FIXED_ALL : 0;
     return config;
 }
 
@@ -528,7 +528,7 @@ int classic_tasks_main(int argc, char **argv)
          "train so many times, from seed S on (default 1)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &o.seed, "",
          "of the training, or of the examples (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "copying induction", "write the chart as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &o.svg, "copying induction", "write the chart as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "copying induction", "draw without Unicode"},
     };
     const Program program = {"ch05_classic_tasks",

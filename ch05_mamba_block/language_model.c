@@ -13,7 +13,7 @@
               -       lm_head      (vocab, d_model)               lm_head.weight, if not tied to E
               tokens = batch * len, and token t of sequence b is number b * len + t
    BUILD      cc -O2 ch05_mamba_block/language_model.c -o language_model -lm && ./language_model
-   TIME       50 minutes to read, 60 to do the exercises
+   TIME       55 minutes to read, 60 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.2
               I. Loshchilov, F. Hutter, Decoupled weight decay regularization, arXiv 1711.05101
               O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head)
@@ -1008,7 +1008,7 @@ Model model_to_train(const TrainingRun *run, size_t vocab)
     Random random = random_from_seed(run->settings.seed);
     config.num_hidden_layers = (size_t)run->layers;
     config.vocab_size = vocab;
-    config.time_invariant = run->time_invariant;
+    config.fixed = run->time_invariant ? FIXED_ALL : 0;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
@@ -1074,7 +1074,8 @@ static bool train_and_save(const ModelOptions *options, const Lessons *lessons, 
                            Error *error)
 {
     Model model = model_to_train(&options->run, lessons->words->n_word);
-    bool ok = model_train(&model, &options->run, lessons, show, error) &&
+    bool ok = folder_possible(options->out, error) &&
+              model_train(&model, &options->run, lessons, show, error) &&
               model_save_folder(options->out, &model, lessons->words, error);
     if (ok)
         printf("The model is in %s\n", options->out);
@@ -1170,7 +1171,7 @@ int language_model_main(int argc, char **argv)
          "the highest learning rate (default 0.004)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &settings->average, "train",
          "what a step keeps of the weights' average; 0: none (default 0.998)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "train", "write the curve of the losses as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &o.svg, "train", "write the curve of the losses as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "train", "draw it without Unicode"},
     };
     const Program program = {"ch05_language_model",
@@ -1180,8 +1181,7 @@ int language_model_main(int argc, char **argv)
     int status;
     if (!program_begin(&status, &program, argc, argv))
         return status;
-    o.wish.seed = settings->seed = o.seed;
-    o.wish.sampling.top_k = (size_t)o.top_k;
+    o.wish.seed = settings->seed = o.seed, o.wish.sampling.top_k = (size_t)o.top_k;
     Error error;
     Show show = {look_at_terminal(o.ascii), o.svg, o.seed};
     bool ok = !o.train   ? run_generate(&o, &error)

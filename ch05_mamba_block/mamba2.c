@@ -765,8 +765,7 @@ int mamba2_main(int argc, char **argv)
         {"states", "N", OPTION_WHOLE, 1, 256, &with.states, "- demo:matrix", "d_state (default 4)"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &with.show.seed, "- demo:matrix",
          "of what is random (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &with.show.svg, "demo:matrix",
-         "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &with.show.svg, "demo:matrix", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo:matrix", "draw without Unicode"},
     };
     const Program program = {"ch05_mamba2",

@@ -721,7 +721,7 @@ int mamba3_main(int argc, char **argv)
     const Option table[] = {
         {"demo", "hand|turn|rules|thread|mimo", OPTION_CHOICE, 0, 0, &demo, "mode",
          "one demo of the lesson; turn has a figure for --svg"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo:turn", "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "demo:turn", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo:turn", "draw without Unicode"},
     };
     const Program program = {"ch05_mamba3",

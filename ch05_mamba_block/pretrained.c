@@ -15,7 +15,7 @@
               quantized.c (matrix times vector)
               token_step.c (convolution and scan of a token)   conversation_files.c
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
-   TIME       50 minutes to read, 25 to do the exercises
+   TIME       60 minutes to read, 25 to do the exercises
    SOURCES    S. Black et al., GPT-NeoX-20B, arXiv 2204.06745 (the tokenizer of these models)
               Hugging Face's transformers (names of the files and of all that is in them) */
 
@@ -597,8 +597,8 @@ static void surprise_look(Surprise *surprise, Runner *run, const uint32_t *ids, 
     surprise->has_last = true;
 }
 
-/* Perplexity of a text in a file, token by token in one go from its start: the memory used does not
-   depend on its length. */
+/* Perplexity of a text in a file, made plain (text_stream.c), token by token in one go from its
+   start: the memory used does not depend on its length. */
 bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const char *path,
                        Error *error)
 {
@@ -624,7 +624,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
             if (surprise->bad > 0)
                 ok = fail_no_numbers(run->model, surprise->bad, error);
             double ahead = (double)(ids.count - t) / (double)ids.count * (double)source.piece;
-            progress_show(&progress, (double)source.bytes - ahead, (double)source.size);
+            progress_show(&progress, (double)source.bytes - ahead,
+                          (double)(source.size > source.bytes ? source.size : source.bytes));
         }
     } while (ok && ids.count > 0);
     progress_end(&progress);
@@ -931,14 +932,11 @@ static bool run_conversation(Runner *run, const PretrainedOptions *options, cons
 /* Options that are right by themselves, and together say nothing. */
 static bool options_mean_something(const PretrainedOptions *options, Error *error)
 {
-    const char *names[] = {options->dir, options->tokenizer, options->perplexity, options->save,
-                           options->load};
-    for (size_t i = 0; i < TABLE_SIZE(names); i++)
-        if (names[i] != NULL && names[i][0] == '\0')
-            return fail(error, "the name of a %s is empty", i < 2 ? "folder" : "file");
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.text[i][0] == '\0')
             return fail(error, "--stop: the text is empty");
+    if (options->compare && strcmp(options->perplexity, "-") == 0)
+        return fail(error, "--compare reads a text three times: give a file, not standard input");
     return options->count > 0 || options->logits != NULL || options->save != NULL ||
            fail(error, "-n 0 writes nothing: with it, give --logits or --save-state");
 }
@@ -1042,11 +1040,11 @@ int pretrained_main(int argc, char **argv)
          "threads to use (default: all processors)"},
         {"interactive", NULL, OPTION_SWITCH, 0, 0, &options.interactive, "mode",
          "prompt after prompt, with one memory; Ctrl-C stops an answer"},
-        {"save-state", "FILE", OPTION_TEXT, 0, 0, &options.save, "- interactive focus",
+        {"save-state", "FILE", OPTION_OUT, 0, 0, &options.save, "- interactive focus",
          "write all that is remembered of the text"},
         {"load-state", "FILE", OPTION_TEXT, 0, 0, &options.load, "- interactive focus",
          "go on from there"},
-        {"logits", "FILE", OPTION_TEXT, 0, 0, &options.logits, "-",
+        {"logits", "FILE", OPTION_OUT, 0, 0, &options.logits, "-",
          "write the logits of every position of the prompt, as safetensors"},
         {"tokenize", NULL, OPTION_SWITCH, 0, 0, &options.tokenize, "mode PROMPT",
          "ids and pieces of the prompt, and nothing else"},
@@ -1060,7 +1058,7 @@ int pretrained_main(int argc, char **argv)
         {"sizes", NULL, OPTION_SWITCH, 0, 0, &options.sizes, "mode", "what fits where"},
         {"bandwidth", "GB/s", OPTION_NUMBER, 0.1, 1e5, &options.bandwidth, "sizes",
          "that memory delivers (default 40)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &options.svg, "profile focus", "the same as a picture"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &options.svg, "profile focus", "the same as a picture"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &options.ascii, "profile focus",
          "draw without Unicode"},
     };

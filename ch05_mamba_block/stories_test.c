@@ -715,7 +715,7 @@ int stories_test_main(int argc, char **argv)
          "of the training (default 6000)"},
         {"average", "K", OPTION_NUMBER, 0, 0.999999, &o.run.settings.average, "compare",
          "what a step keeps of the weights' average; 0: none (default 0.998)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &o.svg, "focus", "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &o.svg, "focus", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &o.ascii, "focus", "draw without Unicode"},
     };
     const Program program = {"ch05_stories_test",

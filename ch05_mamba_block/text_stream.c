@@ -9,6 +9,7 @@
 #define CH05_TEXT_STREAM
 
 #include "tokenizer_json.c"
+#include "../ch01_markov/text_files.h"
 #include <signal.h>
 
 /* ======================================== A prompt ========================================= */
@@ -125,14 +126,16 @@ bool line_next(Text *text)
 
 /* ====================================== In from a file ===================================== */
 
-/* Reads pieces of a file and lets whole ones through, cut where no token is cut. */
+/* Reads pieces of a file, makes them plain, and lets whole ones through, cut where no token is
+   cut. */
 typedef struct {
     FILE *stream;
-    const char *path;
+    const char *path;    /* "-": standard input */
     Text text;           /* what was read and not yet let through */
     size_t bytes, piece; /* let through: so far, and last */
     size_t size;         /* of the file, if it has one */
     bool begun, ended;
+    bool after_cr; /* the last byte that was read was a CR */
 } TextSource;
 
 bool source_open(TextSource *source, const char *path, Error *error)
@@ -140,10 +143,10 @@ bool source_open(TextSource *source, const char *path, Error *error)
     struct stat info;
     memset(source, 0, sizeof *source);
     source->path = path;
-    source->stream = fopen(path, "rb");
+    source->stream = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (source->stream == NULL || fstat(fileno(source->stream), &info) != 0) {
         fail(error, "%s: %s", shown_path(path), strerror(errno));
-        if (source->stream != NULL)
+        if (source->stream != NULL && source->stream != stdin)
             fclose(source->stream);
         return false;
     }
@@ -153,15 +156,39 @@ bool source_open(TextSource *source, const char *path, Error *error)
 
 void source_close(TextSource *source)
 {
-    fclose(source->stream);
+    if (source->stream != stdin)
+        fclose(source->stream);
     text_free(&source->text);
+}
+
+/* The next bytes of the file, made plain as text_make_plain makes a whole text: without a byte
+   order mark, and with a '\n' at the end of each line. *end: there are no more. */
+static bool source_read(bool *end, TextSource *source, Error *error)
+{
+    enum { PIECE = 1 << 16 };
+    char piece[PIECE];
+    size_t got = fread(piece, 1, sizeof piece, source->stream), kept = 0;
+    bool first = source->bytes == 0 && source->text.len == 0;
+    if (got < sizeof piece && ferror(source->stream))
+        return fail(error, "%s: %s", shown_path(source->path), strerror(errno));
+    if (!text_has_no_zeros(piece, got, path_shown(source->path), error))
+        return false;
+    for (size_t i = first && got >= 3 && memcmp(piece, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0; i < got;
+         i++) {
+        char c = piece[i];
+        if (c != '\n' || !source->after_cr)
+            piece[kept++] = c == '\r' ? '\n' : c;
+        source->after_cr = c == '\r';
+    }
+    text_append(&source->text, piece, kept);
+    *end = got < sizeof piece;
+    return true;
 }
 
 /* The ids of the next piece of a text; none at its end. What goes before and after a text goes with
    the first piece and the last. */
 bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error *error)
 {
-    enum { PIECE = 1 << 16 };
     static const char nothing[1] = "";
     size_t cut = 0;
     bool end = source->ended;
@@ -170,12 +197,8 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
         ids_frame(ids, &tokenizer->begin);
     source->begun = true;
     while (cut == 0 && !end) {
-        char piece[PIECE];
-        size_t got = fread(piece, 1, sizeof piece, source->stream);
-        if (got < sizeof piece && ferror(source->stream))
-            return fail(error, "%s: %s", shown_path(source->path), strerror(errno));
-        end = got < sizeof piece;
-        text_append(&source->text, piece, got);
+        if (!source_read(&end, source, error))
+            return false;
         cut = end ? source->text.len
                   : tokenizer_safe_cut(tokenizer, source->text.bytes, source->text.len);
     }

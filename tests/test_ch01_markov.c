@@ -855,6 +855,7 @@ static void a_row_that_does_not_sum_to_1_is_refused(void **state)
 {
     (void)state;
     assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,0.4\n", "x.csv:3: row 'b' sums to 0.9, not 1");
+    assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,1.5\n", "x.csv:3: row 'b' sums to 2, not 1");
     assert_chain_refused("from,a,b\na,0.5,0.5\nb,0.5,0.500000002\n",
                          "x.csv:3: row 'b' sums to 1.000000002, not 1");
     Chain chain = chain_of("from,a,b\na,0.5,0.5\nb,0.5,0.5000000005\n"); /* within 1e-9: mended */
@@ -885,7 +886,7 @@ static void ragged_rows_are_refused(void **state)
 {
     (void)state;
     assert_chain_refused("from,a,b\na,1\nb,0,1\n",
-                         "x.csv:2: row 'a' has 1 numbers, but there are 2 states");
+                         "x.csv:2: row 'a' has 1 number, but there are 2 states");
     assert_chain_refused("from,a,b\na,0,1\nb,0,0,1\n",
                          "x.csv:3: row 'b' has 3 numbers, but there are 2 states");
     assert_chain_refused("from,a,b\na,0,1\n", "x.csv: no row for state 'b'");
@@ -939,7 +940,7 @@ static void bad_starts_are_refused(void **state)
     (void)state;
     static const char *const cases[][2] = {
         {"windy", "--start: unknown state 'windy'"},
-        {"0.5", "--start: 1 numbers, but there are 2 states"},
+        {"0.5", "--start: 1 number, but there are 2 states"},
         {"0.2,0.3,0.5", "--start: 3 numbers, but there are 2 states"},
         {"0.5,0.6", "--start: the numbers sum to 1.1, not 1"},
         {"1.5,-0.5", "--start: -0.5 is negative"},
@@ -1083,7 +1084,12 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--days 3 --simulate 3", "--days does nothing with --simulate", 2},
         {"--chain no.csv", "error: no.csv: No such file or directory", 1},
         {"--start windy", "error: --start: unknown state 'windy'", 1},
-        {"--fit data/weather.csv", "row 'sunny', column 'sunny': 0.8 is not a count", 1},
+        {"--fit data/weather.csv",
+         "row 'sunny', column 'sunny': 0.8 is not a count: chances are for --chain", 1},
+        {"--chain data/tel_aviv_rain.csv",
+         "row 'dry' sums to 1399, not 1: counts are for ch01_markov --fit", 1},
+        {"--chain ''", "--chain: the name of a file is empty", 2},
+        {"--svg -", "-: standard output has the text already: give this file a name", 1},
         {"--svg /no/dir/x.svg", "/no/dir/x.svg: cannot be written", 1},
         {"--simulate 10 --record /no/dir/x", "/no/dir/x: cannot be written", 1},
     };

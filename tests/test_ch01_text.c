@@ -67,6 +67,10 @@ static void a_zero_byte_is_no_text(void **state)
     Table table;
     Error error;
     assert_no_text("a,b\n1\0,2\n", "x: a zero byte: this is not a text file");
+    /* a program's first bytes: many zeros, but not at every second place */
+    assert_no_text("\x7f"
+                   "ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0>\0\1\0\0\0",
+                   "x: a zero byte: this is not a text file");
     assert_false(table_read(&table, "tests/no_such_file", false, &error));
     assert_string_equal(error.text, "tests/no_such_file: No such file or directory");
     assert_false(table_read(&table, "tests", false, &error));
@@ -170,6 +174,26 @@ static void another_separator_is_named(void **state)
     table = table_of("a|b\nc\nd\n", false); /* in a third of the lines: part of a name */
     assert_string_equal(table_cell(&table, 0, 0), "a|b");
     table_free(&table);
+}
+
+static void control_characters_stay_out_of_tables(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *sentence;
+    } cases[] = {
+        {"sunny\n\033[31mrainy\n", "x.csv:2: a control character, 0x1b: this is no table"},
+        {"a,b\r\n\r\n1,\x7f\r\n", "x.csv:3: a control character, 0x7f: this is no table"},
+        {"# \a\n1\n", "x.csv:1: a control character, 0x07: this is no table"},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Table table;
+        Error error;
+        const char *text = cases[k].text;
+        assert_false(table_parse(&table, strdup(text), strlen(text), false, "x.csv", &error));
+        assert_string_equal(error.text, cases[k].sentence);
+    }
+    assert_plain("a\fb\n", "a\fb\n"); /* a text to learn from may have them */
 }
 
 static void a_decimal_comma_is_read_where_semicolons_cut(void **state)
@@ -294,11 +318,11 @@ static void amounts_are_asked_about(void **state)
     (void)state;
     assert_refused("state\n0\n0.4\n0\n12.7\n0\n",
                    "x.csv: are these amounts? The states are 3 different numbers, like 12.7: a "
-                   "chain wants names of a few, such as dry for 0 and wet for all above");
+                   "chain needs a few named states, such as dry for 0 and wet for anything above");
     assert_refused(
         "state\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n",
         "x.csv: are these amounts? The states are 13 different numbers, like 12: a chain "
-        "wants names of a few, such as dry for 0 and wet for all above");
+        "needs a few named states, such as dry for 0 and wet for anything above");
     assert_record("state\n0\n1\n1\n0\n", 2, 4, 0, 0); /* classes may be numbers */
     assert_record("state\n0.0\n1.0\n1.0\n0.0\n", 2, 4, 0, 0);
     assert_record("state\n0.5\nhigh\n0.5\nhigh\n", 2, 4, 0, 0);
@@ -498,6 +522,7 @@ int main(void)
         cmocka_unit_test(a_byte_order_mark_is_no_part_of_a_text),
         cmocka_unit_test(UTF_16_is_named),
         cmocka_unit_test(a_zero_byte_is_no_text),
+        cmocka_unit_test(control_characters_stay_out_of_tables),
         cmocka_unit_test(what_is_no_UTF_8_is_refused_with_its_line),
         cmocka_unit_test(cells_are_cut_however_they_are_written),
         cmocka_unit_test(commas_semicolons_and_tabs_are_recognised),

@@ -255,6 +255,38 @@ static void a_full_disk_is_reported_and_devices_stay_devices(void **state)
     assert_true(S_ISCHR(info.st_mode));
 }
 
+static void whether_a_file_can_be_written_is_asked_without_a_trace(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch01_trial_XXXXXX", path[64], text[8] = "";
+    OutFile file;
+    Error error;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    assert_true(out_possible(NULL, &error));
+    assert_true(out_possible("/dev/null", &error));
+    assert_true(out_possible(path, &error));
+    assert_int_equal(rmdir(dir), 0); /* nothing was left in it */
+    assert_int_equal(mkdir(dir, 0700), 0);
+    assert_true(out_open(&file, path, &error));
+    fputs("old", file.stream);
+    assert_true(out_close(&file, &error));
+    assert_true(out_possible(path, &error));
+    FILE *in = fopen(path, "r");
+    assert_non_null(in);
+    assert_int_equal(fread(text, 1, 7, in), 3); /* what was there still is */
+    fclose(in);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0);
+    assert_false(out_possible(path, &error));
+    assert_contains(error.text, "cannot be written: No such file or directory");
+    assert_false(out_possible("/tmp", &error));
+    assert_string_equal(error.text, "/tmp: cannot be written: Is a directory");
+    assert_false(out_possible("-", &error));
+    assert_string_equal(error.text,
+                        "-: standard output has the text already: give this file a name");
+}
+
 /* ---- charts ---------------------------------------------------------------------------- */
 
 enum { CHART_TEXT = 20000 };
@@ -538,7 +570,7 @@ static void options_of(Options *options, Landed *to)
         {"FILE", NULL, OPTION_ARGUMENT, 0, 0, &to->file, "", "the file"},
         {"NAME", NULL, OPTION_ARGUMENT, 0, 0, &to->name, "", "what in it"},
         {"loud", NULL, OPTION_SWITCH, 0, 0, &to->loud, "", "with noise"},
-        {"out", "FILE", OPTION_TEXT, 0, 0, &to->out, "!in", "where to"},
+        {"out", "FILE", OPTION_OUT, 0, 0, &to->out, "!in", "where to"},
         {"in", "FILE", OPTION_TEXT, 0, 0, &to->in, "", "where from"},
         {"note", "TEXT", OPTION_TEXTS, 0, 0, &to->notes, "", "a remark, as often as one likes"},
         {"days", "N", OPTION_WHOLE, 1, 1000, &to->days, "- demo", "how many days"},
@@ -598,6 +630,22 @@ static Landed accept_words(const char *words)
     if (!read_words(&to, words, &error))
         fail_msg("refused: %s: %s", words, error.text);
     return to;
+}
+
+static void a_file_has_a_name(void **state)
+{
+    (void)state;
+    refuse_words("--out _", "--out: the name of a file is empty");
+    refuse_words("_", "FILE: the name of a file is empty");
+    assert_string_equal(accept_words("file _").name, ""); /* a text may be empty */
+}
+
+static void standard_input_is_read_once(void **state)
+{
+    (void)state;
+    refuse_words("--in - -", "FILE and --in are both -, but standard input can be read only once");
+    assert_string_equal(accept_words("--in - file").in, "-");
+    assert_string_equal(accept_words("--note - --in -").in, "-"); /* a remark is no file */
 }
 
 static void a_text_that_begins_with_a_minus_is_an_argument(void **state)
@@ -782,7 +830,7 @@ static void arguments_land_in_their_order(void **state)
     assert_string_equal(to.file, "--days");
     assert_string_equal(to.name, "-x");
     assert_string_equal(accept_words("-").file, "-");
-    assert_string_equal(accept_words("_").file, "");
+    assert_string_equal(accept_words("a _").name, "");
     const Program none = {"toy", "", NULL, 0};
     char *argv[] = {(char *)"toy", (char *)"rain", NULL};
     bool help;
@@ -878,7 +926,7 @@ static bool read_chosen(Chosen *to, const char *last, const char *words, Error *
         {"list", NULL, OPTION_SWITCH, 0, 0, &to->list, "mode", ""},
         {"rule", "zoh|euler", OPTION_CHOICE, 0, 0, &to->rule, "!demo:banks", ""},
         {"seed", "S", OPTION_WHOLE, 0, 9, &to->seed, "- demo:work", ""},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &to->svg, "demo:work demo:banks", ""},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &to->svg, "demo:work demo:banks", ""},
         {"fine", NULL, OPTION_SWITCH, 0, 0, &to->flag, "list rule:euler !demo:story", ""},
         {"coarse", NULL, OPTION_SWITCH, 0, 0, &to->flag, "rule:zoh", ""},
         {"last", NULL, OPTION_SWITCH, 0, 0, &to->flag, last, ""},
@@ -1296,6 +1344,16 @@ static void a_program_ends_with_the_status_of_what_happened(void **state)
     assert_string_equal(said, "");
 }
 
+static void what_cannot_be_written_is_told_before_the_work(void **state)
+{
+    (void)state;
+    char said[4096];
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--out", "/no/dir/x"), 1);
+    assert_string_equal(said, "error: /no/dir/x: cannot be written: No such file or directory\n");
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--out", "/dev/null"), 0);
+    assert_string_equal(said, "");
+}
+
 static void output_that_does_not_arrive_is_an_error(void **state)
 {
     (void)state;
@@ -1383,6 +1441,7 @@ int main(void)
         cmocka_unit_test(a_file_appears_whole_or_not_at_all),
         cmocka_unit_test(a_file_written_anew_keeps_who_may_read_it),
         cmocka_unit_test(a_full_disk_is_reported_and_devices_stay_devices),
+        cmocka_unit_test(whether_a_file_can_be_written_is_asked_without_a_trace),
         cmocka_unit_test(charts_draw_points_where_they_are),
         cmocka_unit_test(a_line_is_drawn_whichever_way_it_goes),
         cmocka_unit_test(logarithmic_ticks_are_written_as_one_reads_them),
@@ -1394,6 +1453,8 @@ int main(void)
         cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),
         cmocka_unit_test(ascii_charts_are_ascii),
         cmocka_unit_test(names_in_a_drawing_cannot_break_it),
+        cmocka_unit_test(a_file_has_a_name),
+        cmocka_unit_test(standard_input_is_read_once),
         cmocka_unit_test(a_text_that_begins_with_a_minus_is_an_argument),
         cmocka_unit_test(every_kind_of_option_lands),
         cmocka_unit_test(what_is_not_given_stays_as_it_was),
@@ -1423,6 +1484,7 @@ int main(void)
         cmocka_unit_test(random_words_are_read_or_refused),
         cmocka_unit_test(a_table_that_names_no_word_of_a_choice_is_a_mistake),
         cmocka_unit_test(a_program_ends_with_the_status_of_what_happened),
+        cmocka_unit_test(what_cannot_be_written_is_told_before_the_work),
         cmocka_unit_test(output_that_does_not_arrive_is_an_error),
         cmocka_unit_test(a_file_does_not_take_the_place_of_a_closed_stream),
         cmocka_unit_test(demos_run_alone_or_in_their_order),

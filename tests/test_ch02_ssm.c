@@ -534,7 +534,7 @@ static void bad_blocks_are_refused(void **state)
     assert_system_refused("A\n", "x.ssm:1: block A has no rows");
     assert_system_refused("1 2\nA\n", "x.ssm:1: '1' before any block: start with a line A");
     assert_system_refused("A\n1\nA\n1\n", "x.ssm:3: a second block A; the first is on line 1");
-    assert_system_refused("A\n1 2\n3\n", "x.ssm:3: row 2 of A has 1 numbers, its first has 2");
+    assert_system_refused("A\n1 2\n3\n", "x.ssm:3: row 2 of A has 1 number, its first has 2");
     assert_system_refused("A\n1 nan\n3 4\n", "x.ssm:2: row 1 of A: 'nan' is not a finite number");
     assert_system_refused("A\n1 2\ninf 4\n", "x.ssm:3: row 2 of A: 'inf' is not a finite number");
     assert_system_refused("A\n1\nE\n1\n", "x.ssm:3: row 2 of A: 'E' is not a number");
@@ -812,9 +812,9 @@ static void what_is_on_the_edge_does_not_fade_and_may_grow(void **state)
     snprintf(words, sizeof words, "--system %s --input none --length 9", path);
     assert_int_equal(run_program_output(text, sizeof text, "ch02_ssm", words), 0);
     unlink(path);
-    assert_contains(text,
-                    "Spectral radius of A: 1.0000, to nine digits. On the edge: part of the state\n"
-                    "does not fade, or in a billion steps; it stays, swings, or grows slowly.");
+    assert_contains(
+        text, "Spectral radius of A: 1.0000, to nine digits. On the edge: part of the state\n"
+              "does not fade, or only in a billion steps; it stays, swings, or grows slowly.");
     assert_contains(text, "           8     0.00000  |     9.00000     1.00000");
 }
 

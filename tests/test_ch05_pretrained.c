@@ -799,6 +799,120 @@ static void perplexity_of_a_file_is_that_of_its_ids(void **state)
     own_folder_free(&folder);
 }
 
+static OwnFolder folder_of_one_file(void)
+{
+    MambaConfig config = config_default(2);
+    config.vocab_size = 2;
+    return own_folder(&config, TENSOR_F32, 1); /* which is beside others */
+}
+
+/* All that a file lets through, as one text; false if it is refused. */
+static bool stream_all(Text *got, const char *path, Error *error)
+{
+    TextSource source;
+    bool end = false, ok = source_open(&source, path, error);
+    text_free(got);
+    if (!ok)
+        return false;
+    while (ok && !end)
+        ok = source_read(&end, &source, error);
+    text_append(got, source.text.bytes, source.text.len);
+    source_close(&source);
+    return ok;
+}
+
+/* Marks and line ends are no part of a text, wherever the pieces that it is read in end. */
+static void a_text_for_perplexity_is_made_plain(void **state)
+{
+    enum { PIECE = 1 << 16 };
+    static const char *const ends[] = {"\r\n", "\r"};
+    OwnFolder folder = folder_of_one_file();
+    char *path = path_in(folder.dir, "text");
+    (void)state;
+    for (size_t k = 0; k < 6;
+         k++) { /* the end of a line lies before, on and behind a piece's end */
+        Text raw = {NULL, 0, 0}, plain = {NULL, 0, 0}, got = {NULL, 0, 0};
+        Error error;
+        text_append(&raw, "\xEF\xBB\xBF", 3);
+        while (raw.len < PIECE - 2 + k / 2) {
+            text_append(&raw, "r", 1);
+            text_append(&plain, "r", 1);
+        }
+        for (size_t i = 0; i < 3; i++) {
+            text_append(&raw, ends[k % 2], strlen(ends[k % 2]));
+            text_append(&plain, "\n", 1);
+        }
+        while (raw.len < 2 * PIECE) {
+            text_append(&raw, "s", 1);
+            text_append(&plain, "s", 1);
+        }
+        text_append(&raw, "\xEF\xBB\xBF.", 4); /* a mark that marks nothing stays */
+        text_append(&plain, "\xEF\xBB\xBF.", 4);
+        file_write(folder.dir, "text", raw.bytes, raw.len);
+        if (!stream_all(&got, path, &error))
+            fail_msg("%s", error.text);
+        assert_int_equal(got.len, plain.len);
+        assert_memory_equal(got.bytes, plain.bytes, plain.len);
+        text_free(&raw), text_free(&plain), text_free(&got);
+    }
+    free(path);
+    own_folder_free(&folder);
+}
+
+static void a_text_for_perplexity_that_is_none_is_named(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+        const char *says;
+    } cases[] = {{"\xFF\xFE"
+                  "h\0i\0",
+                  6, "text: this is UTF-16, and UTF-8 is wanted"},
+                 {"\0h\0i\0\n", 6, "text: this is UTF-16"},
+                 {"a text\0with a zero in it, of some length", 41, "text: a zero byte"}};
+    OwnFolder folder = folder_of_one_file();
+    char *path = path_in(folder.dir, "text");
+    Text got = {NULL, 0, 0};
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        Error error;
+        file_write(folder.dir, "text", cases[i].bytes, cases[i].len);
+        assert_false(stream_all(&got, path, &error));
+        assert_contains(error.text, cases[i].says);
+    }
+    text_free(&got), free(path);
+    own_folder_free(&folder);
+}
+
+/* What `before BUILD/program path` prints. */
+static void perplexity_of(char *text, size_t room, const char *before, const char *program,
+                          const char *path)
+{
+    char command[512];
+    const char *build = getenv("BUILD");
+    snprintf(command, sizeof command, "%s %s/%s %s 2> /dev/null", before, build ? build : "build",
+             program, path);
+    FILE *out = popen(command, "r");
+    assert_non_null(out);
+    text[fread(text, 1, room - 1, out)] = '\0';
+    assert_int_equal(pclose(out), 0);
+}
+
+static void perplexity_reads_standard_input(void **state)
+{
+    char file[512], piped[512], marked[512];
+    const char *say = "ch05_pretrained data/tiny-mamba --perplexity";
+    (void)state;
+    perplexity_of(file, sizeof file, "", say, "data/stories/long_walk.txt");
+    perplexity_of(piped, sizeof piped, "cat data/stories/long_walk.txt |", say, "-");
+    perplexity_of(marked, sizeof marked,
+                  "{ printf '\\357\\273\\277'; sed 's/$/\\r/' data/stories/long_walk.txt; } |", say,
+                  "-");
+    assert_contains(file, "perplexity ");
+    assert_string_equal(piped, file);
+    assert_string_equal(marked, file);
+}
+
 static void logits_of_every_position_go_to_a_file(void **state)
 {
     MambaConfig config = odd_config();
@@ -975,9 +1089,10 @@ static void options_are_checked(void **state)
         {"a b c", 2, "one argument too many"},
         {"--tokenize a", 2, "--tokenize needs PROMPT"},
         {"--stop ''", 1, "--stop: the text is empty"},
-        {"'' x", 1, "the name of a folder is empty"},
-        {"a --perplexity ''", 1, "the name of a file is empty"},
-        {"a b --save-state ''", 1, "the name of a file is empty"},
+        {"'' x", 2, "DIR: the name of a folder is empty"},
+        {"a --perplexity ''", 2, "--perplexity: the name of a file is empty"},
+        {"a --perplexity - --compare", 1, "--compare reads a text three times: give a file"},
+        {"a b --save-state ''", 2, "--save-state: the name of a file is empty"},
         {"data/tiny-mamba b --temperature 0 --seed 2", 1, "--seed does nothing at temperature 0"},
         {"a b --temperature 1 --seed 2", 1, "a: No such file"},
         {"a b -n 0", 1, "-n 0 writes nothing: with it, give --logits or --save-state"},
@@ -1003,7 +1118,7 @@ static void options_are_checked(void **state)
         {"tests/golden/ch05_lm --perplexity README.md --compare", 1, "a tokenizer.json"},
         {"tests/golden/ch05_lm --ids 1,2 -n 3 --int4", 0, "3 written"},
         {"--int4 -n 2", 0, "2 written"},
-        {"a b --tokenizer ''", 1, "the name of a folder is empty"},
+        {"a b --tokenizer ''", 2, "--tokenizer: the name of a folder is empty"},
         {"--sizes --tokenizer a", 2, "--tokenizer does nothing with --sizes"},
         {"tests/golden/ch05_lm x --tokenizer /nowhere", 1, "/nowhere/tokenizer.json"},
         {"tests/golden/ch05_lm x --tokenizer tests/golden/tokenizer", 1,
@@ -1055,6 +1170,9 @@ int main(void)
         cmocka_unit_test(a_memory_comes_back_from_its_file),
         cmocka_unit_test(memories_that_do_not_fit_are_refused),
         cmocka_unit_test(perplexity_of_a_file_is_that_of_its_ids),
+        cmocka_unit_test(a_text_for_perplexity_is_made_plain),
+        cmocka_unit_test(a_text_for_perplexity_that_is_none_is_named),
+        cmocka_unit_test(perplexity_reads_standard_input),
         cmocka_unit_test(logits_of_every_position_go_to_a_file),
         cmocka_unit_test(an_answer_ends_where_it_should),
         cmocka_unit_test(a_file_that_gets_shorter_ends_the_program_with_a_sentence),

@@ -840,6 +840,11 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     assert_says(text, "the assignment holds lines of the solution");
 
     assert_int_equal(
+        check_edited(text, "sed -i.old 's/{1, 2, 6}/{6, 2, 1}/' tests/test_ch01_toy.c"), 1);
+    assert_says(text, "chapter 01: with nothing written it scores:");
+    assert_says(text, "1 of 6");
+
+    assert_int_equal(
         check_edited(text,
                      "sed -i.old 's/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
                      "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),

@@ -344,6 +344,71 @@ static void the_front_page_names_every_file(void **state)
     free(text);
 }
 
+/* The number that stands before a phrase in a text whose lines may end anywhere; 0 if none does. */
+static int number_before(const char *text, const char *phrase)
+{
+    char *flat = strdup(text);
+    for (char *c = flat; *c; c++)
+        if (*c == '\n')
+            *c = ' ';
+    const char *digit = strstr(flat, phrase);
+    int number = 0;
+    for (int place = 1; digit && digit > flat && isdigit((unsigned char)digit[-1]); place *= 10)
+        number += place * (*--digit - '0');
+    free(flat);
+    return number;
+}
+
+/* The minutes of the exercises in a lesson's table, all together: the last cell of their rows. */
+static int exercise_minutes(const char *text)
+{
+    int sum = 0;
+    for (const char *row = text; (row = strstr(row, "\n| Exercise ")) != NULL;) {
+        size_t len = strcspn(++row, "\n");
+        while (len > 0 && !isdigit((unsigned char)row[len - 1]))
+            len--;
+        while (len > 0 && isdigit((unsigned char)row[len - 1]))
+            len--;
+        sum += atoi(row + len);
+    }
+    return sum;
+}
+
+/* A lesson's head, its table of exercises, and its row on the front page say the same. */
+static void a_lesson_takes_as_long_as_the_front_page_says(void **state)
+{
+    (void)state;
+    char *page, *lesson, path[128];
+    size_t len, lessons = 0;
+    Error error;
+    if (!text_read(&page, &len, "README.md", &error))
+        fail_msg("%s", error.text);
+    char *rest = page;
+    for (char *row; (row = strsep(&rest, "\n")) != NULL;) {
+        int read = 0, exercises = 0;
+        const char *cell = strstr(row, ".md)");
+        if (!starts_with(row, "| ") || sscanf(row, "%*[^(](%127[^)]", path) != 1 ||
+            !starts_with(path, "ch") || !strstr(path, ".md"))
+            continue;
+        while (cell && sscanf(cell, " %d, %d", &read, &exercises) != 2)
+            cell = strchr(cell, '|') ? strchr(cell, '|') + 1 : NULL;
+        if (!cell)
+            continue; /* a row of results */
+        if (!text_read(&lesson, &len, path, &error))
+            fail_msg("%s", error.text);
+        int head_read = number_before(lesson, " minutes to read");
+        int head = number_before(lesson, " for the exercise"), sum = exercise_minutes(lesson);
+        if (head_read != read || head != exercises || sum != exercises)
+            fail_msg("%s: %d minutes to read and %d for the exercises, whose table has %d; the "
+                     "front page says %d, %d",
+                     path, head_read, head, sum, read, exercises);
+        free(lesson);
+        lessons++;
+    }
+    assert_true(lessons >= 10);
+    free(page);
+}
+
 /* The stops of `make run`, as the Makefile has them, whole: title, question, picture, where more
    is. A picture does not begin with a blank line, nor with the rest of a table. */
 static void every_stop_of_the_tour_has_thirty_lines_at_most(void **state)
@@ -394,6 +459,7 @@ int main(void)
         cmocka_unit_test(main_stands_last),
         cmocka_unit_test(mutants_are_of_files_that_are_there),
         cmocka_unit_test(the_front_page_names_every_file),
+        cmocka_unit_test(a_lesson_takes_as_long_as_the_front_page_says),
         cmocka_unit_test(every_stop_of_the_tour_has_thirty_lines_at_most),
     };
     return cmocka_run_group_tests_name("the house", tests, setup, teardown);

@@ -40,6 +40,7 @@ static const char *const quick[][2] = {
 
 /* Writers of texts: these have the lines they have. */
 static const char *const writers[][2] = {
+    {"ch05_as_library", ""},
     {"ch05_language_model", "-n 1"},
     {"ch05_pretrained", "-n 1"},
     {"ch05_rainbow", ""},

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Is every exercise fit to be handed out and graded? For each chapter with marked exercises (or those
 # given as arguments): the assignment is the same twice and has no line of a solution in it; its stubs
-# compile without a warning and score nothing; the course itself scores everything; each exercise has
-# hints, points and tests; solved alone, all others stubs, it has all its points; each of the wrong
-# solutions in mutants/chNN.txt loses points, by the public tests and by the probes, and none costs
-# another exercise any.
+# compile without a warning and score nothing; nothing at all in their place scores nothing; the course
+# itself scores everything; each exercise has hints, points and tests; solved alone, all others stubs,
+# it has all its points; each of the wrong solutions in mutants/chNN.txt loses points, by the public
+# tests and by the probes, and none costs another exercise any.
 #   sh tests/classroom/check.sh [NN ...]          run from the root of the course, after make
 # With SHARE=3/12 only every twelfth of the gradings that show that no exercise costs another, from the third on.
 set -u
@@ -64,6 +64,22 @@ $(cat "$dir/said")"
     $grade --kit "$dir/kit" --submission . --flags "$flags" > "$dir/solution" || bad "chapter $chapter: the course cannot be graded"
     grep -q "^points  *$points of $points\$" "$dir/solution" || bad "chapter $chapter: the course itself does not score $points of $points:
 $(cat "$dir/solution")"
+}
+
+# Nothing between the markers, not even the stub, is worth nothing: no probe passes by itself.
+check_empty() {
+    mkdir "$dir/texts"
+    for id in $ids; do
+        echo '/* nothing */' > "$dir/texts/$id"
+    done
+    for file in $marked; do
+        mkdir -p "$dir/one/$(dirname "$file")"
+        awk -v MODE=put -v TEXTS="$dir/texts" -f $here/exercises.awk "$file" > "$dir/one/$file"
+    done
+    $grade --kit "$dir/kit" --submission "$dir/one" --flags "$flags" --score > "$dir/said"
+    grep -q "^points  *0 of $points\$" "$dir/said" || bad "chapter $chapter: with nothing written it scores:
+$(cat "$dir/said")"
+    rm -rf "$dir/one" "$dir/texts"
 }
 
 # ---- each exercise, with a program that can be any of its wrong versions ----------------------------
@@ -201,6 +217,7 @@ one_chapter() {
         check_scores
         write_variants
         ids=$(awk '$1 == "exercise" { print $2 }' "$dir/kit/tests/exercises.txt" | sort -t . -k 2n)
+        check_empty
         build_switch && check_exercises
         check_alone
         check_costs

@@ -374,12 +374,21 @@ static void grade_begin(Grading *grading)
     submission_place(grading);
 }
 
+/* Is a public test run? In a class most often none is. */
+static bool any_judges(const Grading *grading)
+{
+    bool any = false;
+    for (int p = 0; p < grading->n_program; p++)
+        any = any || (grading->programs[p].needed && !grading->programs[p].probe);
+    return any;
+}
+
 /* And its tests. */
 static void grade_finish(Grading *grading)
 {
     Text message = {NULL, 0, 0};
     bool salvaged = false;
-    if (!one_test_compile(&message, grading, "-o build/one_test.o"))
+    if (any_judges(grading) && !one_test_compile(&message, grading, "-o build/one_test.o"))
         give_up(grading, "the tests' own part does not compile", &message);
     for (int probes = 1; probes >= 0; probes--) {
         if (!programs_compile(grading, probes) && !salvaged) {

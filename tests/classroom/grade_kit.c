@@ -40,6 +40,7 @@ typedef struct {
     bool probe;      /* it prints numbers; else it is a public test and judges by itself */
     bool compiled;
     bool needed;      /* a test of it is run */
+    char only[32];    /* "ex4_1_": built for the probes of this exercise; "": for all */
     double tolerance; /* of a probe's numbers */
     Text message;     /* of the compiler */
 } Program;

@@ -458,20 +458,23 @@ static void place_in_tests(const Grading *grading, const char *dir, const char *
    long as that takes: no output can quote it. */
 static bool program_compile(Text *message, Grading *grading, const Program *program)
 {
-    char *words, *source, name[300];
+    Text words = {NULL, 0, 0};
+    char *source, name[300];
     snprintf(name, sizeof name, "%s.c", program->name);
-    if (asprintf(&source, "%s/tests/%s", grading->work, name) < 0 ||
-        asprintf(&words, "%s tests/%s -o %s %s -lm",
-                 program->probe ? grading->probe_flags
-                                : "-D_cmocka_run_group_tests=one_test_run build/one_test.o",
-                 name, program->built, program->probe ? "" : grading->flags) < 0)
+    if (asprintf(&source, "%s/tests/%s", grading->work, name) < 0)
         die("out of memory");
-    if (program->probe)
+    if (program->probe) {
         place_in_tests(grading, program->dir, name);
-    bool ok = compile(message, grading, words);
+        text_say(&words, "%s -DPROBE_OF=\"%s\"", grading->probe_flags, program->only);
+    } else {
+        text_say(&words, "-D_cmocka_run_group_tests=one_test_run build/one_test.o");
+    }
+    text_say(&words, " tests/%s -o %s %s -lm", name, program->built,
+             program->probe ? "" : grading->flags);
+    bool ok = compile(message, grading, text_of(&words));
     if (program->probe)
         unlink(source);
-    free(words);
+    text_free(&words);
     free(source);
     return ok;
 }
@@ -670,7 +673,10 @@ static void compile_alone(Program *alone, Grading *grading, int k)
         free(path);
     }
     Text message = {NULL, 0, 0};
+    int chapter, number;
+    sscanf(grading->exercises[k].id, "%d.%d", &chapter, &number);
     snprintf(alone->built, sizeof alone->built, "build/alone");
+    snprintf(alone->only, sizeof alone->only, "ex%d_%d_", chapter, number);
     alone->compiled = program_compile(&message, grading, alone);
     text_free(&message);
     for (int i = 0; i < grading->n_exercise; i++) {

@@ -65,9 +65,14 @@ static inline void probe_say(double number)
     for (size_t probe_i = 0; probe_i < (size_t)(count); probe_i++)                                 \
     probe_say((double)(array)[probe_i])
 
+/* A build for one exercise (-DPROBE_OF="ex4_1_") leaves the others' probes out, and so the compiler
+   whatever only they use. */
+#ifndef PROBE_OF
+#define PROBE_OF ""
+#endif
 #define PROBE(name)                                                                                \
     {                                                                                              \
-#name, name                                                                                \
+#name, __builtin_strncmp(#name, PROBE_OF, sizeof PROBE_OF - 1) == 0 ? name : NULL          \
     }
 #define PROBES static const Probe probes[]
 #define PROBES_MAIN                                                                                \
@@ -80,7 +85,7 @@ static inline void probe_say(double number)
 static int probes_run(int argc, char **argv, const Probe *probes, size_t count)
 {
     for (size_t i = 0; argc == 3 && i < count; i++)
-        if (strcmp(probes[i].name, argv[1]) == 0) {
+        if (strcmp(probes[i].name, argv[1]) == 0 && probes[i].run != NULL) {
             probe_state = strtoull(argv[2], NULL, 10);
             probes[i].run();
             return 0;

@@ -1,4 +1,6 @@
-/* Probes of chapter 1: random chains. tolerance 1e-9 */
+/* Probes of chapter 1: random chains. tolerance 1e-9
+   An exercise of several steps has several: the first asks less, so that half of it is worth
+   something. */
 #include "../ch01_markov/markov.c"
 #include "probe.h"
 
@@ -30,6 +32,23 @@ static void ex1_1_any_chain(void)
         distribution(now, chain.n_state);
         chain_step(next, now, &chain);
         PROBE_SAY_ALL(next, chain.n_state);
+    }
+}
+
+/* There and back are alike, so rows and columns are. */
+static void ex1_1_a_symmetric_table(void)
+{
+    for (int k = 0; k < 20; k++) {
+        double P[81], now[9], next[9];
+        Chain chain = {probe_whole(2, 9), NULL, P};
+        size_t n = chain.n_state;
+        chain_at_random(P, n);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < i; j++)
+                P[i * n + j] = P[j * n + i];
+        distribution(now, n);
+        chain_step(next, now, &chain);
+        PROBE_SAY_ALL(next, n);
     }
 }
 
@@ -65,18 +84,29 @@ static void ex1_3_where_any_chain_settles(void)
     }
 }
 
-static void ex1_4_any_two(void)
+static void distances(size_t least, size_t most)
 {
     for (int k = 0; k < 30; k++) {
         double p[9], q[9];
-        size_t n = probe_whole(1, 9);
+        size_t n = probe_whole(least, most);
         distribution(p, n);
         distribution(q, n);
         probe_say(total_variation(p, q, n));
     }
 }
 
-static void ex1_5_any_draws(void)
+/* Of two states the set that matters is one of them. */
+static void ex1_4_two_states(void)
+{
+    distances(2, 2);
+}
+
+static void ex1_4_any_two(void)
+{
+    distances(1, 9);
+}
+
+static void draw(double sum)
 {
     double p[9];
     Random random = random_from_seed(probe_bits());
@@ -84,9 +114,19 @@ static void ex1_5_any_draws(void)
         size_t n = probe_whole(1, 9);
         distribution(p, n);
         for (size_t i = 0; i < n; i++)
-            p[i] *= k % 3 == 0 ? 0.5 : 1.0; /* half of the darts fly past the end */
+            p[i] *= sum;
         probe_say((double)random_pick(&random, p, n));
     }
+}
+
+static void ex1_5_any_draws(void)
+{
+    draw(1.0);
+}
+
+static void ex1_5_past_the_end(void)
+{
+    draw(0.5); /* half of the darts */
 }
 
 static void ex1_5_a_dart_at_0(void)
@@ -98,7 +138,7 @@ static void ex1_5_a_dart_at_0(void)
         probe_say((double)random_pick(&random, p, 4));
 }
 
-static void ex1_6_any_counts(void)
+static void fit(bool shares, bool errors)
 {
     for (int k = 0; k < 20; k++) {
         double count[9], p[9], error[9];
@@ -106,19 +146,31 @@ static void ex1_6_any_counts(void)
         for (size_t j = 0; j < n; j++)
             count[j] = (double)probe_whole(j == 0, 500);
         fit_row(p, error, count, n);
-        PROBE_SAY_ALL(p, n);
-        PROBE_SAY_ALL(error, n);
+        if (shares)
+            PROBE_SAY_ALL(p, n);
+        if (errors)
+            PROBE_SAY_ALL(error, n);
     }
 }
 
-static void ex1_7_any_table(void)
+static void ex1_6_any_counts(void)
+{
+    fit(true, false);
+}
+
+static void ex1_6_any_errors(void)
+{
+    fit(false, true);
+}
+
+static void tables(size_t zeros)
 {
     for (int k = 0; k < 20; k++) {
         double count[36], row[6] = {0}, column[6] = {0}, total = 0.0;
         size_t n = probe_whole(2, 6);
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++) {
-                double seen = (double)(probe_whole(0, 3) == 0 ? 0 : probe_whole(1, 50));
+                double seen = (double)(probe_whole(0, 3) < zeros ? 0 : probe_whole(1, 50));
                 count[i * n + j] = i == j ? seen + 1.0 : seen;
                 row[i] += count[i * n + j];
                 column[j] += count[i * n + j];
@@ -128,13 +180,28 @@ static void ex1_7_any_table(void)
     }
 }
 
+static void ex1_7_a_full_table(void)
+{
+    tables(0);
+}
+
+static void ex1_7_any_table(void)
+{
+    tables(1); /* of four fields, about */
+}
+
 PROBES = {PROBE(ex1_1_any_chain),
+          PROBE(ex1_1_a_symmetric_table),
           PROBE(ex1_2_any_power),
           PROBE(ex1_2_a_power_that_grows),
           PROBE(ex1_3_where_any_chain_settles),
+          PROBE(ex1_4_two_states),
           PROBE(ex1_4_any_two),
           PROBE(ex1_5_any_draws),
+          PROBE(ex1_5_past_the_end),
           PROBE(ex1_5_a_dart_at_0),
           PROBE(ex1_6_any_counts),
+          PROBE(ex1_6_any_errors),
+          PROBE(ex1_7_a_full_table),
           PROBE(ex1_7_any_table)};
 PROBES_MAIN

@@ -9,14 +9,15 @@ static float *floats_at_random(size_t count, double least, double most)
     return out;
 }
 
-static Scan scan_at_random(size_t batch, size_t len, size_t d_inner, size_t d_state)
+/* With forget = 0 the states are sums, and it is all one which step comes first. */
+static Scan scan_at_random(size_t batch, size_t len, size_t d_inner, size_t d_state, double forget)
 {
     Scan scan;
     memset(&scan, 0, sizeof scan);
     scan.batch = batch, scan.len = len, scan.d_inner = d_inner, scan.d_state = d_state;
     scan.u = floats_at_random(batch * len * d_inner, -1, 1);
     scan.delta = floats_at_random(batch * len * d_inner, -4, 0);
-    scan.A = floats_at_random(d_inner * d_state, -2, -0.1);
+    scan.A = floats_at_random(d_inner * d_state, -2.0 * forget, -0.1 * forget);
     scan.B = floats_at_random(batch * len * d_state, -1, 1);
     scan.C = floats_at_random(batch * len * d_state, -1, 1);
     scan.D = floats_at_random(d_inner, -1, 1);
@@ -38,15 +39,21 @@ static void scan_say(const Scan *scan, ScanKernel kernel)
     PROBE_SAY_ALL(x, states);
 }
 
+static void ex6_1_any_sums(void)
+{
+    Scan scan = scan_at_random(1, probe_whole(257, 600), 2, probe_whole(1, 3), 0);
+    scan_say(&scan, SCAN_HILLIS_STEELE);
+}
+
 static void ex6_1_any_tiles(void)
 {
-    Scan scan = scan_at_random(1, probe_whole(257, 600), 2, probe_whole(1, 3));
+    Scan scan = scan_at_random(1, probe_whole(257, 600), 2, probe_whole(1, 3), 1);
     scan_say(&scan, SCAN_HILLIS_STEELE);
 }
 
 static void ex6_2_any_sweep(void)
 {
-    Scan scan = scan_at_random(1, probe_whole(2, 600), 2, probe_whole(1, 3));
+    Scan scan = scan_at_random(1, probe_whole(2, 600), 2, probe_whole(1, 3), 1);
     scan_say(&scan, SCAN_BLELLOCH);
 }
 
@@ -56,9 +63,15 @@ static void ex6_2_no_bank_is_asked_twice(void)
         probe_say((double)sweep_turns(width, SWEEP_TOKENS, swept_place));
 }
 
+static void ex6_3_any_sums(void)
+{
+    Scan scan = scan_at_random(1, probe_whole(33, 300), 3, probe_whole(1, 3), 0);
+    scan_say(&scan, SCAN_SHUFFLE);
+}
+
 static void ex6_3_any_warps(void)
 {
-    Scan scan = scan_at_random(1, probe_whole(33, 300), 3, probe_whole(1, 3));
+    Scan scan = scan_at_random(1, probe_whole(33, 300), 3, probe_whole(1, 3), 1);
     scan_say(&scan, SCAN_SHUFFLE);
 }
 
@@ -99,18 +112,24 @@ static void ex6_4_any_sums(void)
         }
 }
 
+static void ex6_5_any_sums(void)
+{
+    Scan scan = scan_at_random(1, probe_whole(2500, 3500), 2, probe_whole(2, 3), 0);
+    scan_say(&scan, SCAN_PIECES);
+}
+
 static void ex6_5_any_pieces(void)
 {
-    Scan scan = scan_at_random(1, probe_whole(2500, 3500), 2, probe_whole(2, 3));
+    Scan scan = scan_at_random(1, probe_whole(2500, 3500), 2, probe_whole(2, 3), 1);
     scan.delta = floats_at_random(scan.len * scan.d_inner, -9, -7); /* it forgets slowly */
     scan_say(&scan, SCAN_PIECES);
 }
 
-static void ex6_6_any_gradients(void)
+static void gradients(char of)
 {
     for (int k = 0; k < 3; k++) {
         Scan scan = scan_at_random(probe_whole(1, 2), probe_whole(2, 40), probe_whole(1, 9),
-                                   probe_whole(1, 17));
+                                   probe_whole(1, 17), 1);
         size_t wide = scan.batch * scan.len * scan.d_inner;
         size_t narrow = scan.batch * scan.len * scan.d_state;
         float *y_grad = floats_at_random(wide, -1, 1);
@@ -123,16 +142,44 @@ static void ex6_6_any_gradients(void)
         grad.x_start = NEW(float, scan.batch *scan.d_inner *scan.d_state);
         if (!cuda_scan_backward(&grad, y_grad, NULL, &scan, &error))
             exit(1);
-        PROBE_SAY_ALL(grad.u, wide);
-        PROBE_SAY_ALL(grad.delta, wide);
-        PROBE_SAY_ALL(grad.A, scan.d_inner * scan.d_state);
-        PROBE_SAY_ALL(grad.B, narrow);
-        PROBE_SAY_ALL(grad.C, narrow);
-        PROBE_SAY_ALL(grad.x_start, scan.batch * scan.d_inner * scan.d_state);
+        if (of == 'u') {
+            PROBE_SAY_ALL(grad.u, wide);
+            PROBE_SAY_ALL(grad.B, narrow);
+            PROBE_SAY_ALL(grad.C, narrow);
+            PROBE_SAY_ALL(grad.x_start, scan.batch * scan.d_inner * scan.d_state);
+        } else if (of == 'd') {
+            PROBE_SAY_ALL(grad.delta, wide);
+        } else {
+            PROBE_SAY_ALL(grad.A, scan.d_inner * scan.d_state);
+        }
     }
 }
 
-PROBES = {PROBE(ex6_1_any_tiles),    PROBE(ex6_2_any_sweep), PROBE(ex6_2_no_bank_is_asked_twice),
-          PROBE(ex6_3_any_warps),    PROBE(ex6_4_any_sums),  PROBE(ex6_5_any_pieces),
-          PROBE(ex6_6_any_gradients)};
+static void ex6_6_any_gradient_of_what_comes_in(void)
+{
+    gradients('u');
+}
+
+static void ex6_6_any_gradient_of_delta(void)
+{
+    gradients('d');
+}
+
+static void ex6_6_any_gradient_of_A(void)
+{
+    gradients('A');
+}
+
+PROBES = {PROBE(ex6_1_any_sums),
+          PROBE(ex6_1_any_tiles),
+          PROBE(ex6_2_any_sweep),
+          PROBE(ex6_2_no_bank_is_asked_twice),
+          PROBE(ex6_3_any_sums),
+          PROBE(ex6_3_any_warps),
+          PROBE(ex6_4_any_sums),
+          PROBE(ex6_5_any_sums),
+          PROBE(ex6_5_any_pieces),
+          PROBE(ex6_6_any_gradient_of_what_comes_in),
+          PROBE(ex6_6_any_gradient_of_delta),
+          PROBE(ex6_6_any_gradient_of_A)};
 PROBES_MAIN

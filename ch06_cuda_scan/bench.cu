@@ -487,8 +487,7 @@ static bool cuda_all(CudaBench *bench, const Show *show, Error *error)
                                        {8, 2048, 2048, 128}};
     static const size_t small[5][4] = {
         {2, 64, 64, 16}, {1, 512, 32, 16}, {1, 2048, 4, 16}, {16, 16, 48, 16}, {1, 32, 8, 128}};
-    static const size_t heads[4][4] = {
-        {8, 2048, 2048, 128}, {8, 2048, 2048, 64}, {1, 16384, 2048, 128}, {1, 128, 64, 16}};
+    static const size_t heads[3][4] = {{8, 2048, 2048, 128}, {8, 2048, 2048, 64}, {1, 128, 64, 16}};
     if (!measure_rates(&bench->rates, &bench->products, &bench->device, bench->small, error))
         return false;
     printf("%s, %zu processors: %.1f GB/s copied, %.2f 10^9 exponentials a second,\n"
@@ -503,7 +502,7 @@ static bool cuda_all(CudaBench *bench, const Show *show, Error *error)
     for (int i = 0; i < 5; i++)
         if (!cuda_shape(bench, bench->small ? small[i] : large[i], error))
             return false;
-    for (int i = bench->small ? 3 : 0; i < (bench->small ? 4 : 3); i++)
+    for (int i = bench->small ? 2 : 0; i < (bench->small ? 3 : 2); i++)
         if (!dual_shape(bench, heads[i], error))
             return false;
     return cuda_roofline(bench, show, error);

@@ -131,8 +131,8 @@ DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float *sums, co
 
 /* What a group of tokens, from i0 on, adds up over the lanes that share a channel: v (tokens) goes
    to its column of `to` (tokens, channels). */
-DEVICE void back_channel_sums_to(float *to, float *v, unsigned i0, const FusedPlace *at,
-                                 const FusedShape shape)
+DEVICE void back_over_lanes(float *to, float *v, unsigned i0, const FusedPlace *at,
+                            const FusedShape shape)
 {
     LaneSums sums = lane_sums(v, FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
     UNROLL
@@ -142,7 +142,7 @@ DEVICE void back_channel_sums_to(float *to, float *v, unsigned i0, const FusedPl
 }
 
 /* And over the channels of the warp: BC (tokens, B or C, states), to this warp's `sums`. */
-DEVICE void back_state_sums_to(const BackTileShared *tile, float *BC, unsigned i0,
+DEVICE void back_over_channels(const BackTileShared *tile, float *BC, unsigned i0,
                                const FusedPlace *at, const FusedShape shape)
 {
     unsigned all = shape.lanes * (unsigned)shape.states;
@@ -180,10 +180,10 @@ DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const floa
                         tile->ungated[e], shape.states);
             from_A[g] = sums[0], from_B[g] = sums[1], y[g] = sums[2];
         }
-        back_channel_sums_to(tile->from_A, from_A, (unsigned)i0, at, shape);
-        back_channel_sums_to(tile->from_B, from_B, (unsigned)i0, at, shape);
-        back_channel_sums_to(tile->y, y, (unsigned)i0, at, shape);
-        back_state_sums_to(tile, BC, (unsigned)i0, at, shape);
+        back_over_lanes(tile->from_A, from_A, (unsigned)i0, at, shape);
+        back_over_lanes(tile->from_B, from_B, (unsigned)i0, at, shape);
+        back_over_lanes(tile->y, y, (unsigned)i0, at, shape);
+        back_over_channels(tile, BC, (unsigned)i0, at, shape);
     }
 }
 

@@ -222,7 +222,7 @@ typedef struct {
                               from shared memory, a shuffle, or brings there; 0: not counted */
 } ScanTraffic;
 
-/* What a device gives in a second; instructions: of warps; words: of threads, from shared memory. */
+/* What a device gives in a second; instructions of warps, words from shared memory to threads. */
 typedef struct {
     double bytes, exponentials, instructions, words;
 } Rates;
@@ -302,8 +302,8 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
            "(SXM) is said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16\n"
            "special functions, 4 instructions of a warp, 32 words from shared memory\n\n",
            scan->batch, scan->len, scan->d_inner, scan->d_state);
-    puts("                           bytes, 10^9  special  a state:         us, by count:\n"
-         "  way                      all, cached     10^9  issued, words  bytes spec. iss. words");
+    puts("                          bytes, 10^9 special    a state:     us, by count:\n"
+         "  way                     all, cached   10^9 issued, words  bytes spec iss words");
     for (int i = 0; i < N_TRAFFIC; i++) {
         double bytes = wide * way[i].floats * sizeof(float);
         double lanes = wide * (double)scan->d_state;
@@ -314,7 +314,7 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
                      1e6 * lanes * way[i].issued / 32.0 / rates->instructions,
                      1e6 * lanes * way[i].words / rates->words);
         }
-        printf("  %-24s %5.2f %6.2f %6.2f %10s %7.0f %4.0f %9s\n", way[i].name, 1e-9 * bytes,
+        printf("  %-23s %5.2f %6.2f %6.2f %11s %7.0f %4.0f %9s\n", way[i].name, 1e-9 * bytes,
                1e-9 * wide * way[i].cached * sizeof(float), 1e-9 * wide * way[i].exponentials,
                issued, 1e6 * bytes / rates->bytes,
                1e6 * wide * way[i].exponentials / rates->exponentials, times);

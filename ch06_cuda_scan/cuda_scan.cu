@@ -517,21 +517,9 @@ enum {
 DEVICE float *checkpoint_from(const ScanJob *job, const FusedPlace *at)
 {
     const Scan *scan = &job->scan;
-    size_t stretches = (scan->len - 1) / job->stretch + 1; /* of a sequence */
-    size_t states = scan->d_inner * scan->d_state;
-    if (scan->checkpoint == NULL)
-        return NULL;
-    return scan->checkpoint + (at->b * stretches + at->first / job->stretch) * states;
-}
-
-/* x, the states before token t of the piece, which begins a stretch. */
-DEVICE void checkpoint_keep(float *checkpoint, const float *x, unsigned t, const FusedPlace *at,
-                            const FusedShape shape)
-{
-    if (checkpoint == NULL || t >= at->tokens)
-        return;
-    checkpoint += (size_t)(t / (unsigned)shape.stretch) * at->d_inner * at->d_state;
-    states_write(checkpoint, x, at->channel + at->worker, at, shape);
+    size_t before = at->b * ((scan->len - 1) / job->stretch + 1) + at->first / job->stretch;
+    return scan->checkpoint != NULL ? scan->checkpoint + before * scan->d_inner * scan->d_state
+                                    : NULL;
 }
 
 /* A tile in shared memory: rows of tokens. */

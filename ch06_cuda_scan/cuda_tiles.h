@@ -294,4 +294,15 @@ DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace
     }
 }
 
+/* x, the states before token t of the piece, which begins a stretch, to where the checkpoints of the
+   piece begin; NULL: nobody wants them. */
+DEVICE void checkpoint_keep(float *checkpoint, const float *x, unsigned t, const FusedPlace *at,
+                            const FusedShape shape)
+{
+    if (checkpoint == NULL || t >= at->tokens)
+        return;
+    checkpoint += (size_t)(t / (unsigned)shape.stretch) * at->d_inner * at->d_state;
+    states_write(checkpoint, x, at->channel + at->worker, at, shape);
+}
+
 #endif /* CH06_CUDA_TILES */

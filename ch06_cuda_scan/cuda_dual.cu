@@ -595,8 +595,8 @@ static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, 
 /* head_scan on the GPU, or on what stands in for it, to TF32's rounding: y misses by no more than
    TF32_MISS times the sum of |terms| of which it is made. A NaN or an infinity reaches back to the
    first token of its chunk, for 0 times it is a NaN. A block goes through `piece` chunks; 0: as
-   dual_piece says. x_last may be NULL. false, with y and x_last as they were, if the sizes do not fit, or there is no GPU
-   or too little memory. */
+   dual_piece says. x_last may be NULL. false, with y and x_last as they were, if the sizes do not
+   fit, or there is no GPU or too little memory. */
 bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, size_t piece, Error *error)
 {
     CudaDevice device;

@@ -294,8 +294,8 @@ DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace
     }
 }
 
-/* x, the states before token t of the piece, which begins a stretch, to where the checkpoints of the
-   piece begin; NULL: nobody wants them. */
+/* x, the states before token t of the piece, which begins a stretch, to the checkpoints of the
+   piece; NULL: nobody wants them. */
 DEVICE void checkpoint_keep(float *checkpoint, const float *x, unsigned t, const FusedPlace *at,
                             const FusedShape shape)
 {

@@ -301,6 +301,33 @@ static void what_the_kernels_do_not_take_is_named(void **state)
     }
 }
 
+/* Of a fragment a lane reads one number at a time: 8 rows and 4 columns, or the other way round. */
+static void a_fragment_lies_in_32_banks(void **state)
+{
+    (void)state;
+    unsigned rows[32], columns[32];
+    for (unsigned i = 0; i < 32; i++) {
+        rows[i] = i / 4 * BY_ROWS + i % 4;
+        columns[i] = i % 4 * BY_COLUMNS + i / 4;
+    }
+    assert_int_equal(bank_turns(rows, 32), 1);
+    assert_int_equal(bank_turns(columns, 32), 1);
+}
+
+static void pieces_are_as_many_as_the_device_takes(void **state)
+{
+    (void)state;
+    HeadScan scan;
+    memset(&scan, 0, sizeof scan);
+    scan.batch = 8, scan.len = 2048, scan.n_head = 32;
+    assert_int_equal(dual_piece(&scan, 132),
+                     32); /* 256 blocks, 396 places: a sequence to a block */
+    scan.batch = 1, scan.len = 65536;
+    assert_int_equal(dual_piece(&scan, 132), 86); /* 1,024 chunks in 12 pieces */
+    scan.len = 5;
+    assert_int_equal(dual_piece(&scan, 132), 1);
+}
+
 static void times_are_counted_as_by_hand(void **state)
 {
     (void)state;
@@ -461,6 +488,8 @@ int main(void)
         cmocka_unit_test(a_nan_stays_in_its_head_and_from_its_chunk_on),
         cmocka_unit_test(the_thread_comes_to_three_digits),
         cmocka_unit_test(what_the_kernels_do_not_take_is_named),
+        cmocka_unit_test(a_fragment_lies_in_32_banks),
+        cmocka_unit_test(pieces_are_as_many_as_the_device_takes),
         cmocka_unit_test(times_are_counted_as_by_hand),
 #ifdef CUDA_ON_CPU
         cmocka_unit_test(too_little_memory_is_said_and_nothing_is_kept),

@@ -194,7 +194,7 @@ run-04: $(call of_chapter,04)
 	$(call show,$(BUILD)/ch04_selective)
 	$(call show,$(BUILD)/ch04_selective --story data/stories/back_and_forth.txt --cues data/cues.txt)
 
-run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_as_library,$(call of_chapter,05))
+run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_ablation %_as_library,$(call of_chapter,05))
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)

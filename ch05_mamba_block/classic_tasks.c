@@ -217,7 +217,7 @@ static MambaConfig task_config(TaskModel which)
         which == MODEL_OF_HEADS ? config_default_heads(64, 16, 64) : config_default(64);
     config.num_hidden_layers = 2;
     config.vocab_size = TASK_SYMBOLS;
-    config.time_invariant = which == MODEL_INVARIANT;
+    config.fixed = which == MODEL_INVARIANT ? FIXED_ALL : 0;
     return config;
 }
 

@@ -29,7 +29,8 @@ static const char *const model_type_name[MODEL_KINDS] = {"mamba", "falcon_mamba"
 typedef struct {
     ModelKind kind;
     bool use_bias, use_conv_bias, tie_word_embeddings;
-    bool time_invariant; /* not Hugging Face's: Delta, B and C are the same for every token */
+    unsigned
+        fixed; /* not Hugging Face's: what of Delta, B, C is the same for every token: fixed.c */
     size_t hidden_size,
         intermediate_size;          /* d_model, d_inner: expand d_model, if it is not given */
     size_t state_size, conv_kernel; /* d_state, d_conv */

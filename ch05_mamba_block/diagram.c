@@ -84,7 +84,7 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
     snprintf(text, sizeof text, "B, C: %zu each", d_state);
     svg_text(out, 156, 350, "", text);
     svg_text(out, 86, 415, "", "Delta");
-    svg_text(out, 358, 394, "text-anchor=\"middle\"", "A, D: learned");
+    svg_text(out, 358, 394, "text-anchor=\"middle\"", "A, D: learnt");
     svg_text(out, 330, 472, "text-anchor=\"middle\" font-size=\"11\"", "x, token to token");
     snprintf(text, sizeof text, "state: (%zu, %zu)", d_inner, d_state);
     svg_text(out, 208, 476, "text-anchor=\"end\" font-size=\"11\"", text);

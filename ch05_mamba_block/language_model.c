@@ -1008,7 +1008,7 @@ Model model_to_train(const TrainingRun *run, size_t vocab)
     Random random = random_from_seed(run->settings.seed);
     config.num_hidden_layers = (size_t)run->layers;
     config.vocab_size = vocab;
-    config.time_invariant = run->time_invariant;
+    config.fixed = run->time_invariant ? FIXED_ALL : 0;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;

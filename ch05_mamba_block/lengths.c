@@ -231,29 +231,31 @@ static bool show_longer(const Model *model, const Vocabulary *words, Error *erro
     size_t states = model->config.intermediate_size * model->config.state_size;
     float *x = NEW(float, n_layer *states);
     model_forward(&work, NULL, ids, model);
-    printf(
-        "One cue and %d sentences of wandering, %zu words; training knows 24 sentences, in pieces "
-        "of 320\n\n  words                loss",
-        SENTENCES, len);
+    printf("One cue and %d sentences of wandering, %zu words; training knows 24 sentences,\n"
+           "in pieces of 320\n\n%22s",
+           SENTENCES, len, "");
     for (size_t layer = 0; layer < n_layer; layer++)
-        printf("   layer %zu: Delta   state    kept", layer + 1);
+        printf("%24s%zu", "layer ", layer + 1);
+    printf("\n  words           loss");
+    for (size_t layer = 0; layer < n_layer; layer++)
+        printf("    Delta   state    kept");
     putchar('\n');
     for (size_t row = 0; row < ROWS; row++) {
-        printf("  %4zu to %4zu   %10.3f", border[row] + 1, border[row + 1],
+        printf("  %4zu to %4zu%8.3f", border[row] + 1, border[row + 1],
                loss_between(&work, ids, border[row], border[row + 1], model));
         for (size_t layer = 0; layer < n_layer; layer++) {
             LayerLook look =
                 layer_look(x + layer * states, &work, layer, border[row], border[row + 1], model);
-            printf("        %9.4f %7.3f %5.1f %%", look.delta, sqrt(look.square),
+            printf("  %7.4f %7.3f %5.1f %%", look.delta, sqrt(look.square),
                    100.0 * layer_kept(&work, layer, cue, border[row + 1], model));
         }
         putchar('\n');
     }
-    printf("\nStates of which a token leaves more than 99 %%:");
+    printf("\nStates of which a token leaves more than 99 %% (all are worked out):\n ");
     for (size_t layer = 0; layer < n_layer; layer++)
         printf("%s %.0f %% in layer %zu", layer > 0 ? "," : "",
                100.0 * layer_share_still(&work, layer, model), layer + 1);
-    puts("; all of them are worked out");
+    putchar('\n');
     free(ids), free(x);
     model_work_free(&work);
     return true;
@@ -393,7 +395,7 @@ static size_t break_training(double rate, bool show)
         const char *name;
         if (!first_not_finite(where, &name, &trainer.group[g].work, &model))
             continue;
-        printf("\nThe first number that is not finite: layer %zu, %s, token %zu, channel %zu\n",
+        printf("\nThe first that is not finite: layer %zu, %s, token %zu, channel %zu\n",
                where[0] + 1, name, where[1] + 1, where[2] + 1);
         if (strcmp(name, "the scan, gated") == 0)
             print_scan_inputs(&trainer.group[g].work, where, &model);

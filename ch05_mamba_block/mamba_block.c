@@ -34,6 +34,7 @@
 #include "products.c" /* linear_..._fast, bias_backward, dot */
 #include "packing.c"  /* conv1d_texts, scan_texts; silu_all */
 #include "config.c"   /* MambaConfig: all sizes, under Hugging Face's names */
+#include "fixed.c"    /* an experiment: a block without selection, or with a part of it */
 #include "diagram.c"  /* the block as a picture */
 #include "recall.c"   /* what a fixed state cannot do */
 
@@ -415,8 +416,7 @@ typedef struct {
     float *dt_raw;         /* (batch, len, d_inner) dt_proj, its bias not yet added */
     float *gated;          /* (batch, len, d_inner) the scan's output, gated */
     float *zeros;          /* (d_inner) */
-    float *constant;       /* NULL; or, in an experiment, what x_proj gets instead of u, so that
-                              Delta, B and C ignore the token: a system of chapter 3 */
+    float *constant;       /* (batch, len, d_inner) where something is fixed; else NULL: fixed.c */
     float *checkpoint;     /* some of the scan's states, for its backward pass; else NULL */
     float *A, *scan, *one; /* in a cache of gradients: that of A, and workspace */
     const Packed *texts;   /* NULL; or where texts begin, each with nothing: packing.c */
@@ -486,7 +486,7 @@ size_t block_cache_place(BlockCache *cache, float *memory, const MambaBlock *blo
     cache->dt_raw = take(memory, &used, wide);
     cache->gated = take(memory, &used, wide);
     cache->zeros = take(memory, &used, d_inner);
-    if (config->time_invariant)
+    if (config->fixed != 0)
         cache->constant = take(memory, &used, wide);
     if (training) {
         Scan scan = block_scan(cache, block, NULL);
@@ -535,7 +535,6 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     size_t d_state = config->state_size, dt_rank = config->time_step_rank;
     size_t tokens = cache->batch * cache->len, narrow = dt_rank + 2 * d_state;
     const float *bias = p[IN_PROJ_BIAS];
-    const float *seen = cache->constant ? cache->constant : cache->u; /* u, but for an experiment */
 
     /* u_raw, z = in_proj(normed).chunk(2): two products with the halves of one weight. u_raw is
        what may be remembered, z is the gate. */
@@ -548,9 +547,9 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     conv1d_texts(cache->conv, state == NULL ? NULL : state->conv, cache->u_raw, &conv,
                  cache->texts);
     silu_all(cache->u, cache->conv, tokens * d_inner);
-    /* Exercise 5.4. Selection, from `seen` to cache->dt_low, B, C and dt_raw. Each token has one
-       row of x_dbl, of `narrow` numbers, and that is all that selection is made of. columns_out
-       takes columns out of rows: see products.c. */
+    /* Exercise 5.4. Selection, from cache->u to dt_low, B, C and dt_raw. Each token has one row of
+       x_dbl, of `narrow` numbers, and that is all that selection is made of. columns_out takes
+       columns out of rows: see products.c. */
     //> EX 5.4 [3 pts] [20 min] from a token to its Delta, B and C
     //? x_proj makes `narrow` numbers out of d_inner, dt_proj d_inner out of dt_rank. Which first?
     //? A row of x_dbl begins with dt_low; then comes what is written, then what is read.
@@ -559,7 +558,7 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     //: if (config->kind == MODEL_FALCON_MAMBA)
     //:     selection_norms(cache, config);
     /* dt, B, C = x_proj(u).split(dt_rank, d_state, d_state) */
-    linear_forward_fast(cache->x_dbl, seen, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
+    linear_forward_fast(cache->x_dbl, cache->u, p[X_PROJ_WEIGHT], NULL, tokens, d_inner, narrow);
     columns_out(cache->dt_low, cache->x_dbl, 0, dt_rank, tokens, narrow);
     columns_out(cache->B, cache->x_dbl, dt_rank, d_state, tokens, narrow);
     columns_out(cache->C, cache->x_dbl, dt_rank + d_state, d_state, tokens, narrow);
@@ -569,6 +568,10 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     linear_forward_fast(cache->dt_raw, cache->dt_low, p[DT_PROJ_WEIGHT], NULL, tokens, dt_rank,
                         d_inner);
     //< EX 5.4
+    float *const made[] = {cache->dt_low, cache->B, cache->C};
+    if (cache->constant != NULL) /* an experiment: fixed.c */
+        fixed_forward(made, cache->dt_raw, cache->constant, p[X_PROJ_WEIGHT], p[DT_PROJ_WEIGHT],
+                      tokens, config);
     /* y = scan(u, Delta, A, B, C, D) * silu(z): algorithm 2, and the gate */
     Scan scan = block_scan(cache, block, state);
     scan_texts(cache->gated, state == NULL ? NULL : state->x, &scan, cache->texts);
@@ -644,7 +647,7 @@ static void selection_backward(const BlockParams *grad, const BlockBack *back,
     size_t d_inner = config->intermediate_size, d_state = config->state_size;
     size_t dt_rank = config->time_step_rank, narrow = dt_rank + 2 * d_state;
     size_t tokens = cache->batch * cache->len;
-    const float *seen = cache->constant ? cache->constant : cache->u;
+    float *const made[] = {back->dt_low, back->B, back->C};
     linear_backward_weight_fast(g[DT_PROJ_WEIGHT], back->dt_raw, cache->dt_low, tokens, dt_rank,
                                 d_inner);
     linear_backward_input_fast(back->dt_low, back->dt_raw, p[DT_PROJ_WEIGHT], false, tokens,
@@ -654,10 +657,11 @@ static void selection_backward(const BlockParams *grad, const BlockBack *back,
     columns_in(back->x_dbl, back->dt_low, 0, dt_rank, tokens, narrow);
     columns_in(back->x_dbl, back->B, dt_rank, d_state, tokens, narrow);
     columns_in(back->x_dbl, back->C, dt_rank + d_state, d_state, tokens, narrow);
-    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, seen, tokens, d_inner, narrow);
-    if (cache->constant == NULL)
-        linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
-                                   narrow);
+    linear_backward_weight_fast(g[X_PROJ_WEIGHT], back->x_dbl, cache->u, tokens, d_inner, narrow);
+    if (cache->constant != NULL)
+        fixed_backward(g[X_PROJ_WEIGHT], back->x_dbl, made, cache->constant, tokens, config);
+    linear_backward_input_fast(back->u, back->x_dbl, p[X_PROJ_WEIGHT], true, tokens, d_inner,
+                               narrow);
 }
 
 /* u_raw, z = in_proj(normed), backwards: normed is used by both halves of the weight. */

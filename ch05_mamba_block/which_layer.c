@@ -198,23 +198,25 @@ static TrainSettings which_settings(const WhichTask *task, const WhichWish *wish
     return settings;
 }
 
-/* A model of one kind, trained from one seed: right (WHICH_COLUMNS), in percent. */
-static bool which_learn(double *right, int which, const WhichTask *task, const WhichWish *wish,
-                        uint64_t seed, Error *error)
+/* A model, trained from one seed: right (WHICH_COLUMNS), in percent. The config's vocabulary is the
+   task's, or, for the stories, theirs. */
+static bool which_learn(double *right, const char *name, MambaConfig config, const WhichTask *task,
+                        const WhichWish *wish, uint64_t seed, Error *error)
 {
     bool stories = task->piece == NULL, ok = true;
+    double start = seconds_now();
     Vocabulary words = rainbow_words();
     Storyteller teller = {&words, &story_to_learn};
     BatchSource source = {which_fill, task};
     if (stories)
         source.fill = rainbow_fill, source.from = &teller;
     TrainSettings settings = which_settings(task, wish, seed);
-    MambaConfig config = which_config(which, stories ? words.n_word : task->vocab);
+    config.vocab_size = stories ? words.n_word : task->vocab;
     Random random = random_from_seed(seed);
     Model model = model_new(&config);
     model_init(&model, &random);
     Trainer trainer = trainer_new(&model, &settings);
-    Progress progress = progress_start(which_name[which]);
+    Progress progress = progress_start(name);
     while (trainer.adam.step < settings.steps) {
         trainer_step(&trainer, &source);
         progress_show(&progress, (double)trainer.adam.step, (double)settings.steps);
@@ -230,6 +232,7 @@ static bool which_learn(double *right, int which, const WhichTask *task, const W
         right[i] = which_right(task, task->size[i], &model);
     model_free(&model);
     vocabulary_free(&words);
+    fprintf(stderr, "%s, seed %" PRIu64 ": %.0f s\n", name, seed, seconds_now() - start);
     return ok;
 }
 
@@ -246,35 +249,50 @@ static void print_which_line(const char *what, const double *right, const WhichT
     fflush(stdout);
 }
 
-static void print_which_median(double right[][WHICH_COLUMNS], size_t seeds, const WhichTask *task)
+/* The median and the worst of several seeds, column by column. */
+static void which_median(double middle[WHICH_COLUMNS], double worst[WHICH_COLUMNS],
+                         double right[][WHICH_COLUMNS], size_t seeds)
 {
-    double middle[WHICH_COLUMNS], worst[WHICH_COLUMNS], sorted[WHICH_SEEDS] = {0};
-    for (size_t c = 0; c < task->n_size; c++) {
+    double sorted[WHICH_SEEDS] = {0};
+    for (size_t c = 0; c < WHICH_COLUMNS; c++) {
         for (size_t i = 0; i < seeds; i++)
             sorted[i] = right[i][c];
         middle[c] = median(sorted, seeds);
         worst[c] = sorted[0];
     }
+}
+
+static void print_which_median(double right[][WHICH_COLUMNS], size_t seeds, const WhichTask *task)
+{
+    double middle[WHICH_COLUMNS], worst[WHICH_COLUMNS];
+    which_median(middle, worst, right, seeds);
     print_which_line("median", middle, task);
     print_which_line("worst", worst, task);
 }
 
-/* A task from start to end: every model, with every seed. */
-static bool which_table(const WhichTask *task, const WhichWish *wish, Error *error)
+/* What a task is, and a word over each column. */
+static void print_which_head(const WhichTask *task, const WhichWish *wish)
 {
-    static const char *const story[] = {"one cue", "turns", "far", "hard"};
+    static const char *const story[WHICH_COLUMNS] = {"one cue", "turns", "far", "hard", ""};
     TrainSettings settings = which_settings(task, wish, 1);
-    double right[WHICH_SEEDS][WHICH_COLUMNS];
-    char name[32];
     printf("%s\n%" PRIu64 " steps of %" PRIu64 " x %" PRIu64
-           " tokens. Right answers in percent\n\n  %-8s",
-           task->title, settings.steps, settings.batch, settings.len, task->unit);
+           " tokens. Right answers in percent%s\n\n  %-8s",
+           task->title, settings.steps, settings.batch, settings.len,
+           task->piece == NULL ? "" : "\n(* more than in training)", task->unit);
     for (size_t i = 0; i < task->n_size; i++)
         if (task->piece == NULL)
             printf(" %8s", story[i]);
         else
             printf(" %7zu%s", task->size[i], task->size[i] > task->most ? "*" : " ");
-    puts(task->piece == NULL ? "" : "  (* more than in training)");
+    puts("");
+}
+
+/* A task from start to end: every model, with every seed. */
+static bool which_table(const WhichTask *task, const WhichWish *wish, Error *error)
+{
+    double right[WHICH_SEEDS][WHICH_COLUMNS] = {{0.0}};
+    char name[32];
+    print_which_head(task, wish);
     for (int which = 0; which < WHICH_MODELS; which++) {
         if (wish->only >= 0 && which != wish->only)
             continue;
@@ -282,11 +300,9 @@ static bool which_table(const WhichTask *task, const WhichWish *wish, Error *err
         printf("\n%s (%s), %zu parameters in its layers\n", which_name[which], which_stack[which],
                model_floats(&config) - (config.vocab_size + 1) * config.hidden_size);
         for (size_t i = 0; i < wish->seeds; i++) {
-            double start = seconds_now();
-            if (!which_learn(right[i], which, task, wish, wish->seed + i, error))
+            if (!which_learn(right[i], which_name[which], config, task, wish, wish->seed + i,
+                             error))
                 return false;
-            fprintf(stderr, "%s, seed %" PRIu64 ": %.0f s\n", which_name[which], wish->seed + i,
-                    seconds_now() - start);
             snprintf(name, sizeof name, "seed %" PRIu64, wish->seed + i);
             print_which_line(name, right[i], task);
         }
@@ -319,7 +335,7 @@ static void print_which_piece(const WhichTask *task, Random *random)
             strcat(k == 0 ? read : said, one);
         }
     }
-    printf("%s\n\n    reads %s\n    says  %s\n", task->title, read, said);
+    printf("%s\n\n  reads %s\n  says  %s\n", task->title, read, said);
 }
 
 /* ======================================= Program =========================================== */
@@ -334,7 +350,7 @@ int which_layer_main(int argc, char **argv)
         {"model", "mamba|transformer|hybrid", OPTION_CHOICE, 0, 0, &wish.only, "task",
          "only this one"},
         {"steps", "N", OPTION_WHOLE, 1, 1e8, &wish.steps, "task",
-         "of the training (default 3000; stories 2500)"},
+         "of the training (default 2000; stories 2500)"},
         {"rate", "R", OPTION_NUMBER, 1e-9, 1, &wish.rate, "task",
          "the highest learning rate (default 0.004)"},
         {"seeds", "N", OPTION_WHOLE, 1, WHICH_SEEDS, &wish.seeds, "task",

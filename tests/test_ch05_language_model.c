@@ -573,13 +573,13 @@ static void assert_same_params(const Model *got, const Model *want)
 }
 
 /* A model of so many tokens, small and random. */
-static Model tiny_model(size_t vocab, bool time_invariant, uint64_t seed)
+static Model tiny_model(size_t vocab, unsigned fixed, uint64_t seed)
 {
     MambaConfig config = config_default(12);
     Random random = random_from_seed(seed);
     config.num_hidden_layers = 2;
     config.vocab_size = vocab;
-    config.time_invariant = time_invariant;
+    config.fixed = fixed;
     Model model = model_new(&config);
     model_init(&model, &random);
     return model;
@@ -591,7 +591,7 @@ static void a_folder_is_read_as_it_was_written(void **state)
     for (int bytes = 0; bytes < 2; bytes++) {
         Vocabulary words = bytes ? vocabulary_of_bytes() : words_of("say \"a\\b\" to \xc3\xa9 ."),
                    got;
-        Model model = tiny_model(words.n_word, false, 3), back;
+        Model model = tiny_model(words.n_word, 0, 3), back;
         Error error;
         if (!model_save_folder("build/tests/folder", &model, &words, &error) ||
             !model_open_folder(&back, &got, "build/tests/folder", &error))
@@ -802,7 +802,7 @@ static void check_groups(size_t batch)
 {
     enum { LEN = 11 };
     TrainSettings settings = {batch, LEN, 1, 1, 1e-3, 0.1, 1.0, 0.0};
-    Model model = tiny_model(30, false, 7);
+    Model model = tiny_model(30, 0, 7);
     Trainer trainer = trainer_new(&model, &settings);
     Random random = random_from_seed(8);
     any_fill(trainer.ids, trainer.targets, batch, LEN, NULL, &random);
@@ -841,7 +841,7 @@ static Model any_steps(size_t batch, int threads)
     TrainSettings settings = {batch, 40, 3, 1, 1e-2, 0.1, 0.1, 0.0};
     BatchSource source = {any_fill, NULL};
     int most = threads_most();
-    Model model = tiny_model(30, false, 7);
+    Model model = tiny_model(30, 0, 7);
     Trainer trainer = trainer_new(&model, &settings);
     threads_use(threads);
     for (uint64_t step = 0; step < settings.steps; step++)
@@ -1141,37 +1141,63 @@ static void a_run_ends_with_the_average_of_its_weights(void **state)
     safetensors_close(&model), safetensors_close(&checkpoint);
 }
 
-/* ---- a time-invariant model ------------------------------------------------------------------ */
+/* ---- what depends on the token --------------------------------------------------------------- */
 
-static void a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token(void **state)
+/* Delta, B and C of a block that has any of them fixed: these are the same for every token, and the
+   others are not. */
+static void what_is_fixed_is_the_same_for_every_token_and_nothing_else_is(void **state)
 {
     (void)state;
     enum { LEN = 9 };
-    Model model = tiny_model(30, true, 5), selective = tiny_model(30, false, 5);
-    const Model *both[2] = {&model, &selective};
     int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2, 6, 5};
-    for (int which = 0; which < 2; which++) {
-        ModelWork work = model_work_new(both[which], 1, LEN, true);
-        model_forward(&work, NULL, ids, both[which]);
+    for (unsigned fixed = 0; fixed <= FIXED_ALL; fixed++) {
+        Model model = tiny_model(30, fixed, 5);
+        ModelWork work = model_work_new(&model, 1, LEN, true);
+        model_forward(&work, NULL, ids, &model);
         const BlockCache *cache = &work.cache[1].block;
-        size_t narrow = model.config.time_step_rank + 2 * model.config.state_size;
-        for (int t = 1; t < LEN; t++)
-            assert_int_equal(memcmp(cache->x_dbl, cache->x_dbl + (size_t)t * narrow,
-                                    narrow * sizeof(float)) == 0,
-                             which == 0);
+        const float *made[FIXED_PARTS] = {cache->dt_raw, cache->B, cache->C};
+        size_t d_state = model.config.state_size;
+        size_t width[FIXED_PARTS] = {model.config.intermediate_size, d_state, d_state};
+        for (size_t part = 0; part < FIXED_PARTS; part++)
+            for (size_t t = 1; t < LEN; t++)
+                assert_int_equal(memcmp(made[part], made[part] + t * width[part],
+                                        width[part] * sizeof(float)) == 0,
+                                 fixed >> part & 1);
         model_work_free(&work);
+        model_free(&model);
     }
-    model_free(&model), model_free(&selective);
 }
 
-static void check_slopes(bool time_invariant)
+/* With nothing fixed it is the paper's block; and what is not fixed is what it is there. */
+static void what_is_not_fixed_is_as_in_the_selective_block(void **state)
+{
+    (void)state;
+    enum { LEN = 9 };
+    int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2, 6, 5};
+    Model selective = tiny_model(30, 0, 5), model = tiny_model(30, FIXED_B, 5);
+    ModelWork work[2] = {model_work_new(&selective, 1, LEN, false),
+                         model_work_new(&model, 1, LEN, false)};
+    selective.config.num_hidden_layers = model.config.num_hidden_layers = 1; /* of equal input */
+    model_forward(&work[0], NULL, ids, &selective);
+    model_forward(&work[1], NULL, ids, &model);
+    const BlockCache *one = &work[0].cache[0].block, *two = &work[1].cache[0].block;
+    size_t inner = model.config.intermediate_size, d_state = model.config.state_size;
+    assert_memory_equal(one->dt_raw, two->dt_raw, LEN * inner * sizeof(float));
+    assert_memory_equal(one->C, two->C, LEN * d_state * sizeof(float));
+    assert_memory_not_equal(one->B, two->B, LEN * d_state * sizeof(float));
+    selective.config.num_hidden_layers = model.config.num_hidden_layers = 2;
+    model_work_free(&work[0]), model_work_free(&work[1]);
+    model_free(&selective), model_free(&model);
+}
+
+static void check_slopes(unsigned fixed)
 {
     enum { LEN = 7 };
     MambaConfig config = config_default(12);
     Random start = random_from_seed(6);
     config.num_hidden_layers = 2;
     config.vocab_size = 30;
-    config.time_invariant = time_invariant;
+    config.fixed = fixed;
     Model model = model_new(&config);
     model_init(&model, &start);
     int32_t ids[LEN] = {3, 1, 4, 1, 5, 9, 2}, targets[LEN] = {1, 4, 1, 5, 9, 2, 6};
@@ -1209,16 +1235,17 @@ static void check_slopes(bool time_invariant)
     model_free(&model);
 }
 
-static void a_time_invariant_model_s_gradients_are_slopes(void **state)
+static void gradients_are_slopes_whatever_is_fixed(void **state)
 {
     (void)state;
-    check_slopes(true);
+    for (unsigned fixed = 1; fixed <= FIXED_ALL; fixed++)
+        check_slopes(fixed);
 }
 
 static void a_selective_model_s_gradients_are_slopes(void **state)
 {
     (void)state;
-    check_slopes(false);
+    check_slopes(0);
 }
 
 /* ---- the stories ----------------------------------------------------------------------------- */
@@ -1554,7 +1581,7 @@ static void a_story_scored_in_a_batch_is_one_generated_word_by_word(void **state
 {
     (void)state;
     enum { STORIES = 9, MOST = 200 };
-    Model model = tiny_model(8, false, 1);
+    Model model = tiny_model(8, 0, 1);
     model_free(&model);
     Vocabulary words;
     open_tiny(&model, &words);
@@ -2024,6 +2051,8 @@ static void wrong_options_are_named(void **state)
         {"stories_test", "--compare --seeds 101", "--seeds: 101 is out of range: 1 to 100", 2},
         {"rainbow", "--write no/such", "no/such/answers.txt", 1},
         {"rainbow", "--write x --stories 3", "--stories", 2},
+        {"ablation", "--select B", "--select needs --task", 2},
+        {"ablation", "--task markers --select A", "'A' is none of none, delta, B, delta+B", 2},
         {"classic_tasks", "--copying --induction", "--copying and --induction exclude each other",
          2},
         {"classic_tasks", "--mamba2", "--mamba2 needs --copying or --induction", 2},
@@ -2125,8 +2154,9 @@ int main(void)
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
         cmocka_unit_test(two_runs_with_one_checkpoint_are_told_of_each_other),
         cmocka_unit_test(a_run_ends_with_the_average_of_its_weights),
-        cmocka_unit_test(a_time_invariant_block_has_the_same_delta_B_and_C_for_every_token),
-        cmocka_unit_test(a_time_invariant_model_s_gradients_are_slopes),
+        cmocka_unit_test(what_is_fixed_is_the_same_for_every_token_and_nothing_else_is),
+        cmocka_unit_test(what_is_not_fixed_is_as_in_the_selective_block),
+        cmocka_unit_test(gradients_are_slopes_whatever_is_fixed),
         cmocka_unit_test(a_selective_model_s_gradients_are_slopes),
         cmocka_unit_test(the_files_are_what_the_grammar_tells),
         cmocka_unit_test(an_answer_is_right_only_if_all_of_it_is),

@@ -1,6 +1,6 @@
-/* Stacks of several kinds of layers, and the tasks that compare them. */
+/* Stacks of several kinds of layers, blocks with less selection, and what they are asked. */
 
-#include "../ch05_mamba_block/which_layer.c"
+#include "../ch05_mamba_block/ablation.c"
 #include "../ch05_mamba_block/attention.c"
 #include "check.h"
 
@@ -250,6 +250,62 @@ static void a_key_that_comes_again_asks_for_its_value(void **state)
     assert_int_equal(asked, LEN / 2 - PAIRS);
 }
 
+/* The answer is what followed the marker before, wherever that was, and of no marker before it. */
+static void a_marker_asks_what_followed_the_last_one(void **state)
+{
+    (void)state;
+    enum { LEN = 600 };
+    int32_t id[LEN], target[LEN];
+    for (size_t gap = 2; gap <= 65; gap += 9) {
+        Random random = random_from_seed(gap);
+        size_t before = LEN, widest = 0, narrowest = LEN;
+        marker_piece(id, target, LEN, gap, &random);
+        for (size_t t = 0; t < LEN; t++) {
+            if (id[t] != MARKED_KINDS) {
+                assert_in_range(id[t], 0, MARKED_KINDS - 1);
+                assert_int_equal(target[t], NO_TARGET);
+                continue;
+            }
+            if (before == LEN) {
+                assert_in_range(t, 0, gap - 1);
+                assert_int_equal(target[t], NO_TARGET);
+            } else {
+                assert_int_equal(target[t], id[before + 1]);
+                widest = t - before > widest ? t - before : widest;
+                narrowest = smaller(narrowest, t - before);
+            }
+            before = t;
+        }
+        assert_in_range(narrowest, 2, 2 + gap / 4);
+        assert_in_range(widest, gap - gap / 4, gap);
+    }
+}
+
+/* What is compared differs in nothing but what depends on the token; each name says what does. */
+static void selections_differ_in_what_is_fixed_alone(void **state)
+{
+    (void)state;
+    bool shown[SELECTIONS] = {false};
+    for (int k = 0; k < ABLATION_TASKS; k++) {
+        WhichTask task = ablation_task(k);
+        MambaConfig all = ablation_config(FIXED_ALL, &task);
+        assert_int_equal(all.fixed, 0);
+        for (int selection = 0; selection < SELECTIONS; selection++) {
+            MambaConfig config = ablation_config(selection, &task);
+            const char *name = selection_name[selection];
+            bool full = strcmp(name, "all") == 0;
+            assert_int_equal((config.fixed & FIXED_DELTA) == 0, full || strstr(name, "delta"));
+            assert_int_equal((config.fixed & FIXED_B) == 0, full || strchr(name, 'B'));
+            assert_int_equal((config.fixed & FIXED_C) == 0, full || strchr(name, 'C'));
+            config.fixed = 0;
+            assert_memory_equal(&config, &all, sizeof all);
+            shown[selection_order[selection]] = true;
+        }
+    }
+    for (int selection = 0; selection < SELECTIONS; selection++)
+        assert_true(shown[selection]);
+}
+
 static void all_stacks_have_the_same_number_of_parameters(void **state)
 {
     (void)state;
@@ -295,6 +351,8 @@ int main(void)
         cmocka_unit_test(a_pass_that_keeps_nothing_gives_the_same_bits),
         cmocka_unit_test(a_string_is_to_be_said_again_after_the_marker),
         cmocka_unit_test(a_key_that_comes_again_asks_for_its_value),
+        cmocka_unit_test(a_marker_asks_what_followed_the_last_one),
+        cmocka_unit_test(selections_differ_in_what_is_fixed_alone),
         cmocka_unit_test(all_stacks_have_the_same_number_of_parameters),
         cmocka_unit_test(every_stack_learns),
     };

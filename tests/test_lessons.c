@@ -421,9 +421,7 @@ static void temporary_name(char name[64])
 static bool run_is_laid_out(const Claim *claim)
 {
     static const char *const writers[] = {"build/ch05_language_model", "build/ch05_pretrained",
-                                          "build/ch05_rainbow", "build/ch05_prompts",
-                                          /* tables of long runs, still wider */
-                                          "build/ch05_lengths", "build/ch05_which_layer"};
+                                          "build/ch05_rainbow", "build/ch05_prompts"};
     bool text = claim->status != 0 || !starts_with(claim->argument, "build/");
     for (size_t k = 0; k < sizeof writers / sizeof *writers; k++)
         text = text || starts_with(claim->argument, writers[k]);

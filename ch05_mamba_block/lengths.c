@@ -263,8 +263,8 @@ static bool show_longer(const Model *model, const Vocabulary *words, Error *erro
 }
 
 /* =================================== Is there a loop? ====================================== */
-/* A state that had a say in the next Delta would be a loop. It has none in its own layer: Delta, B */
-/* and C are made of the token and what the layers below have added to it, states and all.          */
+/* A state that had a say in the next Delta would be a loop. It has none in its own layer: Delta, */
+/* B and C are made of the token and of what the layers below have added to it, states and all.  */
 
 /* How many of `count` numbers differ, and, of their mean size, by how much in the mean. */
 static size_t numbers_differ(double *share, const float *a, const float *b, size_t count)

@@ -2002,6 +2002,28 @@ static void weights_that_do_not_fit_are_named(void **state)
     model_free(&model);
 }
 
+static void a_folder_for_a_model_is_tried_without_a_trace(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch05_folder_XXXXXX", path[64];
+    Error error;
+    assert_non_null(mkdtemp(dir));
+    assert_true(folder_possible(dir, &error));
+    snprintf(path, sizeof path, "%s/new", dir);
+    assert_true(folder_possible(path, &error));
+    assert_int_equal(access(path, F_OK), -1);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir); /* in the way of the weights */
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_false(folder_possible(dir, &error));
+    assert_contains(error.text, "model.safetensors: cannot be written: Is a directory");
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(dir), 0); /* nothing was left in it */
+    assert_false(folder_possible("/dev/null", &error));
+    assert_string_equal(error.text, "/dev/null: this is not a folder; a model goes into one");
+    assert_false(folder_possible("/dev/null/x", &error));
+    assert_string_equal(error.text, "/dev/null/x: cannot be made: Not a directory");
+}
+
 static void wrong_options_are_named(void **state)
 {
     (void)state;
@@ -2198,6 +2220,7 @@ int main(void)
         cmocka_unit_test(a_median_of_seeds_leaves_them_in_order),
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
+        cmocka_unit_test(a_folder_for_a_model_is_tried_without_a_trace),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(a_cue_is_held_as_far_as_training_asked_for),
         cmocka_unit_test(a_text_may_begin_with_nothing),

@@ -2,17 +2,16 @@
 #
 # Settings, given on the command line:  CC=clang  OPENMP=0  NATIVE=0  SANITIZE=1  GOLDEN=dir  CH=02
 
-# All processors build and test, and one job more, as some tests wait; unless make is told how many.
-# Whether it is told is known only when it runs a rule; so the first make does no more than ask the
-# same of a second one.
+# All processors build and test, unless make is told how many. Whether it is told is known only when
+# it runs a rule; so the first make does no more than ask the same of a second one.
 ifneq ($(origin SECOND),command line)
 GOALS   := $(or $(MAKECMDGOALS),all)
-AT_ONCE  = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PROCESSORS = $(shell getconf _NPROCESSORS_ONLN)
 .PHONY: $(GOALS) second
 $(GOALS): second ; @:
 second:
-	@JOBS=$(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(AT_ONCE)) \
-	    $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(AT_ONCE)) SECOND=make $(GOALS)
+	@JOBS=$(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(PROCESSORS)) \
+	    $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(PROCESSORS)) SECOND=make $(GOALS)
 else
 
 CC       ?= cc
@@ -38,10 +37,7 @@ LONG     := lessons classroom cage ch05_language_model ch05_pretrained ch05_bits
 NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 # LEAVE: tests that are left out, for who has little time
 LEAVE    ?=
-test_of   = $(patsubst %,$(BUILD)/tests/test_%,$(filter-out $(LEAVE),$(filter $(NAMES),$(1))))
-TESTS    := $(call test_of,$(LONG) $(filter-out $(LONG),$(NAMES)))
-# These wait for their limits of time, and need no program but the grader: they run while the rest is built.
-EARLY    := $(call test_of,classroom cage)
+TESTS    := $(patsubst %,$(BUILD)/tests/test_%,$(filter-out $(LEAVE),$(filter $(NAMES),$(LONG)) $(filter-out $(LONG),$(NAMES))))
 
 # What this compiler and machine can do is tried, not assumed.
 try      = $(shell echo 'int main(void) { return 0; }' | \
@@ -244,11 +240,8 @@ corpus: $(BUILD)/ch05_rainbow ## write the stories of data/rainbow again, from t
 
 # ---- to test -----------------------------------------------------------------------------------
 
-test: $(EARLY:=.ran) $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
-	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' EARLY='$(EARLY)' sh tests/run_tests.sh $(TESTS)
-
-$(BUILD)/tests/%.ran: $(BUILD)/tests/% FORCE
-	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh --one $<
+test: $(PROGRAMS) $(TESTS) ## build and run every test; SANITIZE=1 with ASan and UBSan; GOLDEN=dir
+	@GOLDEN='$(GOLDEN)' BUILD='$(BUILD)' sh tests/run_tests.sh $(TESTS)
 
 test-cuda: $(patsubst %,$(BUILD)/cuda/tests/test_ch06_cuda_%,scan dual) ## chapter 6's tests on the GPU (needs nvcc and a GPU)
 	for test in $^; do $$test || exit 1; $(if $(shell command -v compute-sanitizer 2>/dev/null),\

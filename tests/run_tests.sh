@@ -2,7 +2,7 @@
 # Runs the test programs given as arguments, from the root of the course, as many at once as there are
 # processors and one more (JOBS=1: one after the other). Says of each cmocka's closing lines, and all that it printed
 # if a test failed. The last line counts them all; a program that ends without cmocka's closing line
-# has failed, whatever its exit status. EARLY='program ...': those of them that `--one` has run just before.
+# has failed, whatever its exit status.
 set -u
 logs=${BUILD:-build}/tests/logs
 export NO_COLOR=1
@@ -13,7 +13,6 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 run_one() { # program
     name=${1##*/}
     log=$logs/$name
-    mkdir -p "$logs" && rm -f "$log.count"
     "$1" > "$log" 2>&1 < /dev/null
     status=$?
     ran=$(sed -n 's/^\[==========\] \([0-9][0-9]*\) test(s) run\.$/\1/p' "$log" | tail -n 1)
@@ -38,11 +37,9 @@ if [ "${1:-}" = --one ]; then
 fi
 
 [ $# -gt 0 ] || { echo "error: there is no test to run" >&2; exit 1; }
-later=$(for program in "$@"; do
-    case " ${EARLY:-} " in *" $program "*) ;; *) rm -f "$logs/${program##*/}.count" && echo "$program" ;; esac
-done)
+rm -rf "$logs" && mkdir -p "$logs"
 # One more than there are processors: some tests wait, for a limit of time to pass.
-[ -z "$later" ] || printf '%s\n' "$later" | xargs -n 1 -P "${JOBS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}" sh "$0" --one
+printf '%s\n' "$@" | xargs -n 1 -P "${JOBS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}" sh "$0" --one
 passed=0 failed=0 broken=0
 for program in "$@"; do
     count='0 1 1' # of a runner that did not come to its end

@@ -19,6 +19,9 @@ OPENMP   ?= 1
 NATIVE   ?= 1
 SANITIZE ?= 0
 GOLDEN   ?= tests/golden
+ifneq ($(GOLDEN),tests/golden)
+  $(if $(shell test -d '$(GOLDEN)' && echo there),,$(error GOLDEN=$(GOLDEN): there is no such folder))
+endif
 CH       ?=
 
 BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
@@ -312,13 +315,15 @@ assignment: ## write what students get: CH=04 or CH=all; OUT=dir
 	    sh tests/classroom/assignment.sh $$chapter $(if $(OUT),$(OUT)$(if $(filter all,$(CH)),/ch$$chapter)) || exit 1; done
 
 grade: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade one: CH=04 SUBMISSION=dir; HIDDEN=dir OUT=results.json
-	@$(ONE_CHAPTER) test -e '$(SUBMISSION)' || { echo 'error: SUBMISSION=$(SUBMISSION): no such folder' >&2; exit 2; }
+	@$(ONE_CHAPTER) test -n '$(SUBMISSION)' || { echo 'error: say whose work: SUBMISSION=dir' >&2; exit 2; }; \
+	 test -e '$(SUBMISSION)' || { echo 'error: SUBMISSION=$(SUBMISSION): no such folder' >&2; exit 2; }
 	@$(MAKE_KIT)
 	@$(GRADE) --submission '$(SUBMISSION)' \
 	    --results '$(or $(OUT),build/results.json)' --junit '$(patsubst %.json,%,$(or $(OUT),build/results.json)).xml'
 
 grade-class: $(BUILD)/grade $(BUILD)/cmocka.flags ## grade every folder: CH=04 SUBMISSIONS=dir; HIDDEN=dir OUT=dir DUE='2026-11-30 23:59'
-	@$(ONE_CHAPTER) $(MAKE_KIT)
+	@$(ONE_CHAPTER) test -n '$(SUBMISSIONS)' || { echo 'error: say where the work is: SUBMISSIONS=dir' >&2; exit 2; }
+	@$(MAKE_KIT)
 	@mkdir -p '$(or $(OUT),build/class)'
 	@$(GRADE) --class '$(SUBMISSIONS)' --out '$(or $(OUT),build/class/ch$(CH_TWO))' $(if $(DUE),--due '$(DUE)') \
 	    $(if $(PER_DAY),--per-day $(PER_DAY)) $(if $(JOBS),--jobs $(JOBS))

@@ -1,9 +1,10 @@
 /* Texts of any length, and where the numbers break.
 
    HOLDS   several texts at once: padded, packed, packed with resets, against one by one; a story
-           longer than any in training: what Delta and the state do; the first number in a training
-           that is none
-   FOR     the sections of LANGUAGE_MODEL.md that have these names, and their tests
+           longer than any in training: what Delta and the state do; whether a state has a say in
+           what comes next; the first number in a training that is none
+   FOR     the sections of PRACTICE.md that have these names, LANGUAGE_MODEL.md's "What people say,
+           and what the numbers say", and their tests
    BUILD   cc -O2 ch05_mamba_block/lengths.c -o lengths -lm && ./lengths */
 
 #ifndef CH05_LENGTHS
@@ -261,6 +262,70 @@ static bool show_longer(const Model *model, const Vocabulary *words, Error *erro
     return true;
 }
 
+/* =================================== Is there a loop? ====================================== */
+/* A state that had a say in the next Delta would be a loop. It has none in its own layer: Delta, */
+/* B and C are made of the token and of what the layers below have added to it, states and all.  */
+
+/* How many of `count` numbers differ, and, of their mean size, by how much in the mean. */
+static size_t numbers_differ(double *share, const float *a, const float *b, size_t count)
+{
+    size_t differ = 0;
+    double size = 0.0, apart = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        differ += a[i] != b[i];
+        size += fabs((double)a[i]);
+        apart += fabs((double)a[i] - (double)b[i]);
+    }
+    *share = apart / size;
+    return differ;
+}
+
+/* The same words after nothing, and from the states that a story left: which Deltas, Bs and Cs hear
+   of it, layer by layer. Only the scans' states are handed on, not the convolutions' last words. */
+static bool show_loop(const Model *model, const Vocabulary *words, Error *error)
+{
+    static const char before[] = "a stranger spoke of runes .",
+                      text[] = "the miller walked slowly past the old bridge . what is a rainbow ?";
+    enum { MOST = 32 };
+    const MambaConfig *config = &model->config;
+    int32_t first[MOST], ids[MOST];
+    size_t unknown, len = text_to_tokens(ids, &unknown, text, sizeof text - 1, words, false);
+    size_t read = text_to_tokens(first, &unknown, before, sizeof before - 1, words, false);
+    size_t inner = config->intermediate_size, d_state = config->state_size;
+    if (config->kind != MODEL_MAMBA)
+        return fail(error, "this is for models of chapter 5's block alone");
+    float *state = NEW(float, model_state_floats(config, 1));
+    ModelWork story = model_work_new(model, 1, read, false);
+    ModelWork work[2] = {model_work_new(model, 1, len, true), model_work_new(model, 1, len, true)};
+    model_forward(&story, state, first, model);
+    for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
+        size_t each = layer_state_floats(config, 1);
+        zero(layer_state_place(state + layer * each, config, 1).conv,
+             inner * (config->conv_kernel - 1));
+    }
+    model_forward(&work[0], NULL, ids, model);
+    model_forward(&work[1], state, ids, model);
+    printf("%zu words, read after nothing, and from the states that another story left:\n"
+           "how many numbers differ, and by how much of their mean size\n\n"
+           "           Delta s                 B                      C\n",
+           len);
+    for (size_t layer = 0; layer < config->num_hidden_layers; layer++) {
+        const BlockCache *a = &work[0].cache[layer].block, *b = &work[1].cache[layer].block;
+        const float *made[3][2] = {{a->dt_raw, b->dt_raw}, {a->B, b->B}, {a->C, b->C}};
+        const size_t count[3] = {len * inner, len * d_state, len * d_state};
+        printf("  layer %zu", layer + 1);
+        for (int k = 0; k < 3; k++) {
+            double share;
+            size_t differ = numbers_differ(&share, made[k][0], made[k][1], count[k]);
+            printf("  %4zu of %4zu %5.1f %%", differ, count[k], 100.0 * share);
+        }
+        putchar('\n');
+    }
+    model_work_free(&story), model_work_free(&work[0]), model_work_free(&work[1]);
+    free(state);
+    return true;
+}
+
 /* ============================== The first that is no number ================================ */
 /* One number that is none makes all others so, within a step: every weight hears of it. So what */
 /* the loss says comes too late. The first one is found by looking in the order of computation.  */
@@ -422,14 +487,16 @@ static void show_broken(void)
 
 int lengths_main(int argc, char **argv)
 {
-    enum { BATCHES, LONGER, BROKEN, MODES };
-    bool mode[MODES] = {false, false, false};
+    enum { BATCHES, LONGER, LOOP, BROKEN, MODES };
+    bool mode[MODES] = {false, false, false, false};
     const char *folder = "data/tiny-mamba";
     const Option table[] = {
         {"batches", NULL, OPTION_SWITCH, 0, 0, &mode[BATCHES], "mode",
          "stories of different lengths at once: padded and packed"},
         {"longer", NULL, OPTION_SWITCH, 0, 0, &mode[LONGER], "mode",
          "a story longer than any in training: Delta and the state"},
+        {"loop", NULL, OPTION_SWITCH, 0, 0, &mode[LOOP], "mode",
+         "does a state have a say in what comes next?"},
         {"broken", NULL, OPTION_SWITCH, 0, 0, &mode[BROKEN], "mode",
          "where numbers break, and the first one of a training that does"},
         {"model", "DIR", OPTION_TEXT, 0, 0, &folder, "!broken",
@@ -442,7 +509,7 @@ int lengths_main(int argc, char **argv)
     if (!program_begin(&status, &program, argc, argv))
         return status;
     Error error;
-    bool all = !mode[BATCHES] && !mode[LONGER] && !mode[BROKEN], ok = true;
+    bool all = !mode[BATCHES] && !mode[LONGER] && !mode[LOOP] && !mode[BROKEN], ok = true;
     if (mode[BROKEN] || all)
         show_broken();
     if (mode[BROKEN])
@@ -459,6 +526,10 @@ int lengths_main(int argc, char **argv)
         putchar('\n');
     if (ok && (mode[LONGER] || all))
         ok = show_longer(&model, &words, &error);
+    if (ok && all)
+        putchar('\n');
+    if (ok && (mode[LOOP] || all))
+        ok = show_loop(&model, &words, &error);
     model_free(&model);
     vocabulary_free(&words);
     return program_end(ok, &error);

@@ -281,6 +281,39 @@ static void a_mistake_costs_no_probe_of_another(void **state)
     assert_points(text, "1.2", "3 of 3");
 }
 
+/* Of several probes of an exercise each is worth its share; and the build in which that exercise
+   alone is the submission's has these, and only these. */
+static void half_of_the_work_is_worth_half(void **state)
+{
+    static char text[ROOM];
+    static const char tables[] = "--probes $T/tables --reference $T/course";
+    (void)state;
+    shell(text, "mkdir -p $T/tables");
+    write_file(
+        "tables/more.c",
+        "#include \"../ch01_toy/toy.c\"\n#include \"probe.h\"\n"
+        "static void means(size_t n)\n{ double x[3]; PROBE_FILL(x, 3, 1, 9);\n"
+        "probe_say(toy_mean(x, n)); }\n"
+        "static void ex1_1_two(void) { probe_say(toy_sum(probe_between(1, 9), 1)); }\n"
+        "static void ex1_2_three(void) { means(3); }\n"
+        "static void ex1_2_one(void) { means(1); }\n"
+        "static void ex1_10_two(void) { double x[2] = {1, 2}; probe_say(toy_largest(x, 2)); }\n"
+        "PROBES = {PROBE(ex1_1_two), PROBE(ex1_2_three), PROBE(ex1_2_one), "
+        "PROBE(ex1_10_two)};\nPROBES_MAIN");
+    assert_int_equal(grade_lines(text, "1.1", "return a - b;", tables), 0);
+    assert_points(text, "1.1", "0 of 2");
+    assert_points(text, "1.2", "3 of 3"); /* alone: it uses 1.1 */
+    assert_points(text, "1.10", "1 of 1");
+    assert_int_equal(grade_lines(text, "1.2", "sum = x[0];", tables), 0);
+    assert_points(text, "1.2", "1.5 of 3");
+    assert_says(text, "FAIL     three  (hidden)\n");
+    assert_says(text, "pass     one  (hidden)\n");
+    shell(text, "cp $C/toy/ch01_toy/toy.c $C/probe.h $T/tables; cd $T/tables\n"
+                "sed 's|../ch01_toy/||' more.c > one.c; cc -DPROBE_OF='\"ex1_1_\"' one.c -o one\n"
+                "for probe in ex1_1_two ex1_10_two; do ./one $probe 1 > said 2>&1; echo $?; done");
+    assert_string_equal(text, "0\n2\n");
+}
+
 /* ---- what is taken from a submission --------------------------------------------------------- */
 
 static void only_the_chapter_s_own_files_are_taken(void **state)
@@ -876,6 +909,7 @@ int main(void)
         cmocka_unit_test(the_sanitizers_find_what_a_test_does_not),
         cmocka_unit_test(a_mistake_in_one_exercise_costs_no_other),
         cmocka_unit_test(a_mistake_costs_no_probe_of_another),
+        cmocka_unit_test(half_of_the_work_is_worth_half),
         cmocka_unit_test(only_the_chapter_s_own_files_are_taken),
         cmocka_unit_test(links_pipes_and_folders_are_no_submission),
         cmocka_unit_test(a_submission_is_found_and_the_report_says_where),

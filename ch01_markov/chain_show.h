@@ -55,6 +55,7 @@ static int names_width(char *const *name, size_t n_state, int most)
 /* How wide a state's column of numbers is: as its name, if the page has room for that. */
 static int state_width(char *const *name, size_t n_state)
 {
+    assert(n_state > 0); /* a chain has a state */
     int shown = (int)shown_states(n_state), room = (int)page_columns() - NAME_LEFT - 6;
     int wide = names_width(name, n_state, room / shown - 2) + 2;
     return wide > 10 ? wide : 10;

@@ -11,7 +11,7 @@
 #include "width_tables.h"
 
 /* How many bytes the UTF-8 character at text (of `left` bytes) has, and which it is; 0 if it is
-   none. */
+   none. RFC 3629, section 4: no form longer than needed, no surrogates, nothing above 10FFFF. */
 size_t utf8_next(uint32_t *code, const char *text, size_t left)
 {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
@@ -34,6 +34,17 @@ size_t utf8_next(uint32_t *code, const char *text, size_t left)
         *code = *code << 6 | (byte[i] & 0x3F);
     }
     return *code < least[len] || *code > 0x10FFFF || (*code >= 0xD800 && *code < 0xE000) ? 0 : len;
+}
+
+/* And back: the bytes of a character, at most 4; how many. */
+size_t utf8_put(unsigned char *out, uint32_t code)
+{
+    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
+    size_t len = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (size_t i = len; i-- > 1; code >>= 6)
+        out[i] = (unsigned char)(0x80 | (code & 0x3F));
+    out[0] = (unsigned char)(lead[len] | code);
+    return len;
 }
 
 static bool width_is_in(uint32_t code, const WidthRange *range, size_t n_range)

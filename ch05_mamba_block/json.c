@@ -10,7 +10,7 @@
 #ifndef CH05_JSON
 #define CH05_JSON
 
-#include "../ch01_markov/tools.h"
+#include "../ch01_markov/text_width.h" /* UTF-8 */
 #include <fcntl.h>
 
 enum {
@@ -265,36 +265,6 @@ static bool json_expected(Json *json, const char *what)
 
 /* ---- strings ----------------------------------------------------------------------------- */
 
-/* How many bytes the UTF-8 character at `at` has; 0 if they are not one. RFC 3629, section 4: no
-   form longer than needed, no surrogates, nothing above 10FFFF. */
-static size_t json_utf8_len(const Json *json, size_t at)
-{
-    int first = json_byte(json, at), second = json_byte(json, at + 1);
-    size_t len = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-    if (len == 1)
-        return 1;
-    int least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    int most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    if (len == 0 || first > 0xF4 || second < least || second > most)
-        return 0;
-    for (size_t i = 2; i < len; i++)
-        if ((json_byte(json, at + i) & ~0x3F) != 0x80)
-            return 0;
-    return len;
-}
-
-/* Appends a character to the strings, in UTF-8. */
-static void json_put_utf8(Json *json, uint32_t code)
-{
-    char *out = json->strings + json->used;
-    size_t len = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    for (size_t i = len; i-- > 1; code >>= 6)
-        out[i] = (char)(0x80 | (code & 0x3F));
-    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
-    out[0] = (char)(lead[len] | code);
-    json->used += len;
-}
-
 /* The four hexadecimal digits after a \u at `at`; false if they are none. */
 static bool json_hex4(uint32_t *code, const Json *json, size_t at)
 {
@@ -326,7 +296,7 @@ static bool json_unicode_escape(Json *json)
         json->at += 6;
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     }
-    json_put_utf8(json, code);
+    json->used += utf8_put((unsigned char *)json->strings + json->used, code);
     return true;
 }
 
@@ -352,7 +322,8 @@ static bool json_character(Json *json)
         return json_escape(json);
     if (byte < 0x20)
         return json_fail(json, "the control byte 0x%02x in a string", (unsigned)byte);
-    size_t len = json_utf8_len(json, json->at);
+    uint32_t code;
+    size_t len = utf8_next(&code, json->text + json->at, json->len - json->at);
     if (len == 0)
         return json_fail(json, "a string is not valid UTF-8");
     memcpy(json->strings + json->used, json->text + json->at, len);

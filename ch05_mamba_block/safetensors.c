@@ -812,16 +812,12 @@ static void writer_fail(SafetensorsWriter *writer, const char *what, const char 
 /* A copy of a text that goes into the header, which must be UTF-8. */
 static char *writer_text(SafetensorsWriter *writer, const char *text)
 {
-    Json bytes; /* only to look at */
-    memset(&bytes, 0, sizeof bytes);
-    bytes.text = text;
-    bytes.len = strlen(text);
-    for (size_t at = 0, len; at < bytes.len; at += len) {
-        len = json_utf8_len(&bytes, at);
-        if (len == 0) {
+    uint32_t code;
+    size_t len = 1;
+    for (size_t at = 0, count = strlen(text); at < count && len > 0; at += len) {
+        len = utf8_next(&code, text + at, count - at);
+        if (len == 0)
             writer_fail(writer, "is not valid UTF-8", text);
-            break;
-        }
     }
     return text_copy(text);
 }

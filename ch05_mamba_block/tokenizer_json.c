@@ -576,20 +576,15 @@ static void parts_read(TokenizerParts *parts)
 
 /* ====================================== Put together ======================================= */
 
-/* The byte that a character stands for in the vocabulary, or -1. GPT-2's table: bytes that can be
-   printed stand for themselves, all others, in order, for U+0100, U+0101 and so on. */
+/* The byte that a character stands for in the vocabulary, or -1: stand_in_of_byte backwards. */
 static int byte_of_stand_in(uint32_t code)
 {
-    bool itself = (code >= '!' && code <= '~') || (code >= 0xA1 && code <= 0xAC) ||
-                  (code >= 0xAE && code <= 0xFF);
-    uint32_t other = code - 0x100;
-    if (itself)
-        return (int)code;
-    if (other < 33) /* 0 to 32 */
-        return (int)other;
-    if (other < 33 + 34) /* 127 to 160 */
-        return (int)(other - 33 + 127);
-    return other == 33 + 34 ? 0xAD : -1;
+    if (code < 0x100)
+        return stand_in_of_byte(code) == code ? (int)code : -1;
+    for (uint32_t byte = 0; byte <= 0xAD; byte++) /* the last that does not stand for itself */
+        if (stand_in_of_byte(byte) == code)
+            return (int)byte;
+    return -1;
 }
 
 /* The bytes that a token stands for: those of its characters, if all are stand-ins of bytes

@@ -10,7 +10,7 @@
 #ifndef CH05_UNICODE
 #define CH05_UNICODE
 
-#include "../ch01_markov/tools.h"
+#include "../ch01_markov/text_width.h" /* UTF-8 */
 #include "unicode_tables.h"
 
 /* ======================================= Characters ======================================== */
@@ -21,40 +21,20 @@ enum { UTF8_BAD = 0x110000 };
    none is taken alone, as the code UTF8_BAD + byte (RFC 3629, section 4). */
 uint32_t utf8_decode(size_t *len, const unsigned char *text, size_t left)
 {
-    uint32_t first = text[0], code = first;
-    size_t want = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-    *len = 1;
-    if (want == 1)
+    uint32_t code;
+    *len = utf8_next(&code, (const char *)text, left);
+    if (*len > 0)
         return code;
-    if (want == 0 || first > 0xF4 || want > left)
-        return UTF8_BAD + first;
-    code = first & (0x7Fu >> want);
-    for (size_t i = 1; i < want; i++) {
-        if ((text[i] & 0xC0) != 0x80)
-            return UTF8_BAD + first;
-        code = code << 6 | (text[i] & 0x3F);
-    }
-    bool longer = (want == 3 && code < 0x800) || (want == 4 && code < 0x10000);
-    if (longer || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
-        return UTF8_BAD + first;
-    *len = want;
-    return code;
+    *len = 1;
+    return UTF8_BAD + text[0];
 }
 
 /* The bytes of a code (of utf8_decode), at most 4; how many. */
 size_t utf8_encode(unsigned char *out, uint32_t code)
 {
-    static const unsigned char lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
-    if (code >= UTF8_BAD)
-        code -= UTF8_BAD;
-    else if (code >= 0x80) {
-        size_t len = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-        for (size_t i = len; i-- > 1; code >>= 6)
-            out[i] = (unsigned char)(0x80 | (code & 0x3F));
-        out[0] = (unsigned char)(lead[len] | code);
-        return len;
-    }
-    out[0] = (unsigned char)code;
+    if (code < UTF8_BAD)
+        return utf8_put(out, code);
+    out[0] = (unsigned char)(code - UTF8_BAD);
     return 1;
 }
 

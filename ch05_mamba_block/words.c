@@ -276,10 +276,7 @@ static void byte_shown(char shown[3], int byte)
     bool seen = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte != 0xAD);
     if (!seen) /* how many unseen bytes come before this one */
         code = 0x100u + (byte <= ' ' ? code : byte <= 0xA0 ? code - 0x7Fu + 33u : 67u);
-    if (code < 0x80)
-        snprintf(shown, 3, "%c", (char)code);
-    else
-        snprintf(shown, 3, "%c%c", (char)(0xC0 | code >> 6), (char)(0x80 | (code & 0x3F)));
+    shown[utf8_put((unsigned char *)shown, code)] = '\0';
 }
 
 void write_tokenizer(FILE *out, const Vocabulary *words)

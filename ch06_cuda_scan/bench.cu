@@ -11,6 +11,7 @@
 
 #include "../ch04_selective/bench.c" /* scans to measure with, and chapter 4's own times */
 #include "cuda_backward.cu"
+#include "cuda_dual.cu"
 
 /* A scan of random numbers on the host, with everything but a start, and room for its gradients. */
 static BenchScan host_scan_new(const size_t size[4])
@@ -61,6 +62,32 @@ __global__ void ceiling_exp2(CeilingJob job)
 }
 KERNEL(ceiling_exp2, CeilingJob)
 
+enum { CEILING_SUMS = 8 }; /* of a warp, that do not wait for each other */
+
+/* Products on tensor cores, of fragments that stay where they are. */
+__global__ void ceiling_products(CeilingJob job)
+{
+    SumFragment sum[CEILING_SUMS];
+    LeftRows left;
+    RightColumns right;
+    float total = 0.0f;
+    fill_fragment(left, 0.5f);
+    fill_fragment(right, 0.25f);
+    UNROLL
+    for (int k = 0; k < CEILING_SUMS; k++)
+        fill_fragment(sum[k], 0.0f);
+    for (int round = 0; round < job.rounds; round++) {
+        UNROLL
+        for (int k = 0; k < CEILING_SUMS; k++)
+            mma_sync(sum[k], left, right, sum[k]);
+    }
+    UNROLL
+    for (int k = 0; k < CEILING_SUMS; k++)
+        total += sum[k].x[0];
+    job.to[(size_t)blockIdx.x * blockDim.x + threadIdx.x] = total;
+}
+KERNEL(ceiling_products, CeilingJob)
+
 static bool start_copy(const CeilingJob *job, size_t blocks, Error *error)
 {
     START(ceiling_copy, blocks, CEILING_THREADS, (size_t)0, *job, error);
@@ -71,18 +98,41 @@ static bool start_exp2(const CeilingJob *job, size_t blocks, Error *error)
     START(ceiling_exp2, blocks, CEILING_THREADS, (size_t)0, *job, error);
 }
 
-/* What is timed: one of these, again and again. */
-typedef enum { TIME_COPY, TIME_EXP2, TIME_FORWARD, TIME_BACKWARD } CudaTimed;
-
-static bool start_timed(CudaTimed what, const DeviceBack *back, const CeilingJob *ceiling,
-                        size_t blocks, Error *error)
+static bool start_products(const CeilingJob *job, size_t blocks, Error *error)
 {
-    switch (what) {
-    case TIME_COPY: return start_copy(ceiling, blocks, error);
-    case TIME_EXP2: return start_exp2(ceiling, blocks, error);
+    START(ceiling_products, blocks, CEILING_THREADS, (size_t)0, *job, error);
+}
+
+typedef enum {
+    TIME_COPY,
+    TIME_EXP2,
+    TIME_PRODUCTS,
+    TIME_FORWARD,
+    TIME_BACKWARD,
+    TIME_DUAL
+} TimedKind;
+
+/* What is timed, again and again, and what it works on: a ceiling with so many blocks, a scan, or a
+   scan over heads. */
+typedef struct {
+    TimedKind what;
+    const CeilingJob *ceiling;
+    size_t blocks;
+    const DeviceBack *back;
+    const DualJob *dual;
+} CudaTimed;
+
+static bool start_timed(const CudaTimed *timed, Error *error)
+{
+    const DeviceBack *back = timed->back;
+    switch (timed->what) {
+    case TIME_COPY: return start_copy(timed->ceiling, timed->blocks, error);
+    case TIME_EXP2: return start_exp2(timed->ceiling, timed->blocks, error);
+    case TIME_PRODUCTS: return start_products(timed->ceiling, timed->blocks, error);
     case TIME_FORWARD: return start_forward(&back->on.job, &back->on.plan, error);
     case TIME_BACKWARD:
         return start_backward(&back->grad, back->x_last_grad, &back->on.job, &back->plan, error);
+    case TIME_DUAL: return start_dual(timed->dual, error);
     }
     return false;
 }
@@ -90,8 +140,7 @@ static bool start_timed(CudaTimed what, const DeviceBack *back, const CeilingJob
 enum { TIMED_MOST = 31 };
 
 /* Median seconds between two events, after one or two runs that warm up. */
-static bool time_kernels(double *seconds, CudaTimed what, const DeviceBack *back,
-                         const CeilingJob *ceiling, size_t blocks, int runs, Error *error)
+static bool time_kernels(double *seconds, const CudaTimed *timed, int runs, Error *error)
 {
     double times[TIMED_MOST];
     cudaEvent_t from = NULL, to = NULL;
@@ -102,7 +151,7 @@ static bool time_kernels(double *seconds, CudaTimed what, const DeviceBack *back
     for (int i = runs < 5 ? -1 : -2; ok && i < runs; i++) {
         float milliseconds = 0.0f;
         ok = cuda_ok(cudaEventRecord(from), "recording an event", error) &&
-             start_timed(what, back, ceiling, blocks, error) &&
+             start_timed(timed, error) &&
              cuda_ok(cudaEventRecord(to), "recording an event", error) &&
              cuda_ok(cudaEventSynchronize(to), "measuring", error) &&
              cuda_ok(cudaEventElapsedTime(&milliseconds, from, to), "reading events", error);
@@ -115,25 +164,33 @@ static bool time_kernels(double *seconds, CudaTimed what, const DeviceBack *back
            cuda_ok(second, "freeing an event", error);
 }
 
-static bool measure_rates(Rates *rates, const CudaDevice *device, bool small, Error *error)
+/* `products`: multiply-adds a second on tensor cores. */
+static bool measure_rates(Rates *rates, double *products, const CudaDevice *device, bool small,
+                          Error *error)
 {
     DeviceMemory memory;
     size_t blocks = small ? 1 : device->processors * 8;
     size_t floats = small ? (size_t)1 << 20 : (size_t)1 << 27; /* much more than a cache holds */
-    CeilingJob job = {NULL, NULL, floats, small ? 64 : 4096};
+    CeilingJob job = {NULL, NULL, floats, small ? 4 : 4096};
+    CudaTimed timed = {TIME_COPY, &job, blocks, NULL, NULL};
     float *from = NULL;
-    double copy = 0.0, units = 0.0;
+    double copy = 0.0, units = 0.0, matrix = 0.0;
     memory.count = 0;
     bool ok = device_new(&job.to, &memory, floats, error) &&
               device_new(&from, &memory, floats, error) &&
               cuda_ok(cudaMemset(from, 0, floats * sizeof(float)), "filling memory", error);
     job.from = from;
-    ok = ok && time_kernels(&copy, TIME_COPY, NULL, &job, blocks, 9, error) &&
-         time_kernels(&units, TIME_EXP2, NULL, &job, blocks, 9, error);
+    ok = ok && time_kernels(&copy, &timed, 9, error);
+    timed.what = TIME_EXP2;
+    ok = ok && time_kernels(&units, &timed, 9, error);
+    timed.what = TIME_PRODUCTS;
+    ok = ok && time_kernels(&matrix, &timed, 9, error);
     if (!device_free(&memory, ok, error))
         return false;
+    double threads = (double)(blocks * CEILING_THREADS);
     rates->bytes = 2.0 * (double)(floats * sizeof(float)) / copy;
-    rates->exponentials = (double)(blocks * CEILING_THREADS) * CEILING_CHAINS * job.rounds / units;
+    rates->exponentials = threads * CEILING_CHAINS * job.rounds / units;
+    *products = threads / 32.0 * 2048.0 * CEILING_SUMS * job.rounds / matrix;
     return true;
 }
 
@@ -150,10 +207,11 @@ typedef struct {
 typedef struct {
     CudaDevice device;
     Rates rates;
+    double products;    /* multiply-adds a second on tensor cores */
     FILE *csv;          /* or NULL */
     bool small;         /* sizes for a CPU that plays GPU */
     int runs, few;      /* the kernels of the ladder's foot are measured less often */
-    double point[2][4]; /* for the roofline: exponentials a byte and 10^9 a second, each shape */
+    double point[2][5]; /* for the roofline: exponentials a byte and 10^9 a second, each shape */
     size_t shapes;
 } CudaBench;
 
@@ -236,11 +294,12 @@ static bool cuda_time_forward(CudaBench *bench, const BenchScan *host, Error *er
     for (size_t i = 0; i < n; i++) {
         DeviceBack back; /* its forward half */
         DeviceScan *on = &back.on;
+        CudaTimed timed = {TIME_FORWARD, NULL, 0, &back, NULL};
         CudaRow row = {scan, plans[i], false, 0.0, channel};
         bool same = plans[i].kernel == chosen.kernel && plans[i].lanes == chosen.lanes;
         bool ok = device_scan_open(on, scan, &plans[i], error) &&
                   cuda_check(on, host->y, count, error) &&
-                  time_kernels(&row.seconds, TIME_FORWARD, &back, NULL, 0,
+                  time_kernels(&row.seconds, &timed,
                                plans[i].kernel < SCAN_FUSED ? bench->few : bench->runs, error);
         if (!device_scan_close(on, ok, error))
             return false;
@@ -281,12 +340,13 @@ static bool cuda_time_backward(CudaBench *bench, const BenchScan *host, Error *e
 {
     const Scan *scan = &host->scan;
     DeviceBack back;
+    CudaTimed timed = {TIME_BACKWARD, NULL, 0, &back, NULL};
     ScanPlan plan = scan_plan(scan, SCAN_KERNELS, bench->device.processors);
     CudaRow row = {scan, plan, true, 0.0, 0.0};
     bool ok = device_back_open(&back, scan, &plan, &host->grad, host->y_grad, NULL,
                                bench->device.processors, error) &&
               cuda_back_check(&back, host, error) &&
-              time_kernels(&row.seconds, TIME_BACKWARD, &back, NULL, 0, bench->runs, error);
+              time_kernels(&row.seconds, &timed, bench->runs, error);
     row.plan = back.plan;
     ok = device_scan_close(&back.on, ok, error);
     if (ok)
@@ -326,9 +386,87 @@ static bool cuda_shape(CudaBench *bench, const size_t size[4], Error *error)
     return ok;
 }
 
+/* ==================================== Mamba-2 ============================================= */
+
+/* One row: so many chunks to a piece. Floors: u, delta, B and C in and y out once; and the products
+   that every way by chunks must make, on tensor cores. */
+static void dual_row(const CudaBench *bench, const DualJob *job, double seconds, bool chosen)
+{
+    const HeadScan *scan = &job->scan;
+    double tokens = (double)scan->batch * (double)scan->len, heads = (double)scan->n_head;
+    double wide = tokens * heads * (double)scan->d_head, states = (double)scan->d_state;
+    double bytes =
+        sizeof(float) * (2.0 * wide + tokens * (heads + 2.0 * (double)scan->n_group * states));
+    double products = wide * (2.0 * states + SIDE) + tokens * heads * SIDE * states;
+    double floor = fmax(bytes / bench->rates.bytes, products / bench->products);
+    printf("  %5zu %c %5zu %10.3f %7.1f %4.0f%% %10.1f %4.0f%% %6.0f%%\n", job->piece,
+           chosen ? '*' : ' ', job->pieces, 1e3 * seconds, 1e-9 * bytes / seconds,
+           100.0 * bytes / seconds / bench->rates.bytes, 1e-12 * products / seconds,
+           100.0 * products / seconds / bench->products, 100.0 * floor / seconds);
+    fflush(stdout);
+    if (bench->csv != NULL)
+        fprintf(bench->csv, "\"%s\",%zu,%zu,%zu,%zu,dual,%zu,%zu,%.6g,%.6g,,%.6g\n",
+                bench->device.name, scan->batch, scan->len, scan->n_head * scan->d_head,
+                scan->d_state, job->piece, job->pieces, 1e3 * seconds, 1e-9 * bytes / seconds,
+                floor / seconds);
+}
+
+/* A way that gives wrong numbers is not measured: y against chapter 5c's chunks. */
+static bool dual_check(const DualJob *job, const float *want, size_t count, Error *error)
+{
+    float *y = NEW(float, count);
+    bool ok = start_dual(job, error) && cuda_ok(cudaDeviceSynchronize(), "scanning", error) &&
+              device_get(y, job->y, count, error);
+    double difference = ok ? difference_of(y, want, count) : 0.0;
+    free(y);
+    if (ok && !(difference <= 4e-3))
+        return fail(error, "dual: differs from chapter 5c by %.3g of the largest y", difference);
+    return ok;
+}
+
+/* One way to cut time into pieces. */
+static bool dual_time(const CudaBench *bench, const HeadScan *scan, const float *want, size_t piece,
+                      bool chosen, Error *error)
+{
+    DeviceMemory memory;
+    DualJob job;
+    CudaTimed timed = {TIME_DUAL, NULL, 0, NULL, &job};
+    double seconds = 0.0;
+    memory.count = 0;
+    bool ok = dual_open(&job, &memory, scan, piece, error) &&
+              dual_check(&job, want, scan->batch * scan->len * scan->n_head * SIDE, error) &&
+              time_kernels(&seconds, &timed, bench->runs, error);
+    if (!device_free(&memory, ok, error))
+        return false;
+    dual_row(bench, &job, seconds, chosen);
+    return true;
+}
+
+/* Scans over heads of 64 channels, by tensor cores, with few chunks to a piece and with many. */
+static bool dual_shape(const CudaBench *bench, const size_t size[4], Error *error)
+{
+    DemoHeads made = demo_heads_new(size[0], size[1], size[2] / SIDE, SIDE, 1, size[3]);
+    size_t chunks = ceil_div(size[1], SIDE),
+           best = dual_piece(&made.scan, bench->device.processors);
+    float *want = NEW(float, size[0] * size[1] * size[2]);
+    bool ok = true;
+    printf("\nMamba-2: batch %zu, len %zu, heads %zu of %d, d_state %zu\n", size[0], size[1],
+           size[2] / SIDE, SIDE, size[3]);
+    puts("  piece  pieces         ms    GB/s       10^12 m-a         floor");
+    head_scan_chunked(want, NULL, &made.scan);
+    for (size_t piece = 1; ok && piece < best; piece *= 4)
+        ok = dual_time(bench, &made.scan, want, piece, false, error);
+    ok = ok && dual_time(bench, &made.scan, want, best, true, error);
+    if (ok && best < chunks)
+        ok = dual_time(bench, &made.scan, want, chunks, false, error);
+    free(want);
+    free(made.memory);
+    return ok;
+}
+
 static bool cuda_roofline(const CudaBench *bench, const Show *show, Error *error)
 {
-    static const char *const names[4] = {"first shape", "second", "third", "fourth"};
+    static const char *const names[5] = {"first shape", "second", "third", "fourth", "fifth"};
     double x[ROOF_POINTS], y[ROOF_POINTS];
     roof_line(x, y, &bench->rates);
     Chart chart =
@@ -342,22 +480,30 @@ static bool cuda_roofline(const CudaBench *bench, const Show *show, Error *error
 
 static bool cuda_all(CudaBench *bench, const Show *show, Error *error)
 {
-    static const size_t large[4][4] = {
-        {8, 2048, 2048, 16}, {1, 65536, 2048, 16}, {1, 1048576, 64, 16}, {64, 512, 1536, 16}};
-    static const size_t small[4][4] = {
-        {2, 64, 64, 16}, {1, 512, 32, 16}, {1, 2048, 4, 16}, {16, 16, 48, 16}};
-    if (!measure_rates(&bench->rates, &bench->device, bench->small, error))
+    static const size_t large[5][4] = {{8, 2048, 2048, 16},
+                                       {1, 65536, 2048, 16},
+                                       {1, 1048576, 64, 16},
+                                       {64, 512, 1536, 16},
+                                       {8, 2048, 2048, 128}};
+    static const size_t small[5][4] = {
+        {2, 64, 64, 16}, {1, 512, 32, 16}, {1, 2048, 4, 16}, {16, 16, 48, 16}, {1, 32, 8, 128}};
+    static const size_t heads[3][4] = {{8, 2048, 2048, 128}, {8, 2048, 2048, 64}, {1, 128, 64, 16}};
+    if (!measure_rates(&bench->rates, &bench->products, &bench->device, bench->small, error))
         return false;
-    printf("%s, %zu processors: %.1f GB/s copied, %.2f 10^9 exponentials a second\n",
+    printf("%s, %zu processors: %.1f GB/s copied, %.2f 10^9 exponentials a second,\n"
+           "%.3f 10^12 multiply-adds by mma_sync\n",
            bench->device.name, bench->device.processors, 1e-9 * bench->rates.bytes,
-           1e-9 * bench->rates.exponentials);
+           1e-9 * bench->rates.exponentials, 1e-12 * bench->products);
     if (bench->small)
         puts("No GPU: these are the times of a CPU that runs the kernels thread by thread. They "
              "say\n"
              "nothing about a GPU; the sizes are small.");
     puts("* chosen; the floor's share of the time; how many times faster than kernel 0");
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (!cuda_shape(bench, bench->small ? small[i] : large[i], error))
+            return false;
+    for (int i = bench->small ? 2 : 0; i < (bench->small ? 3 : 2); i++)
+        if (!dual_shape(bench, heads[i], error))
             return false;
     return cuda_roofline(bench, show, error);
 }

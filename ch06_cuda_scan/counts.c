@@ -218,21 +218,30 @@ typedef struct {
     const char *name;
     double floats, cached; /* from and to memory; besides, through the caches */
     double exponentials;   /* and divisions: what the special function units do */
-    double issued;         /* instructions of a thread, for each state too; 0: not counted */
+    double issued, words; /* for each state too: instructions of a thread; and numbers that it takes
+                              from shared memory, a shuffle, or brings there; 0: not counted */
 } ScanTraffic;
 
-/* What a device gives in a second; instructions: of warps. */
+/* What a device gives in a second; instructions of warps, words from shared memory to threads. */
 typedef struct {
-    double bytes, exponentials, instructions;
+    double bytes, exponentials, instructions, words;
 } Rates;
+
+/* What an H100 is said to give, with 132 processors at 1.98 GHz. */
+static const double gpu_cycles = 132.0 * 1.98e9; /* of all processors */
+static const Rates gpu_rates = {3.0e12, 16.0 * gpu_cycles, 4.0 * gpu_cycles, 32.0 * gpu_cycles};
 
 enum { N_TRAFFIC = 6 };
 
-/* Instructions of a thread for a token and state, as `make counts` finds them. */
-#define ISSUED_16X1 9.1
-#define ISSUED_4X4  10.7
+/* Instructions and words of a thread for a token and state, as `make counts` finds them. */
+#define ISSUED_16X1 9.0
+#define ISSUED_4X4  11.0
 #define ISSUED_END  6.3
-#define ISSUED_BACK 27.0
+#define WORDS_16X1  3.2
+#define WORDS_4X4   3.9
+#define WORDS_END   1.6
+#define WORDS_BACK  7.7
+#define ISSUED_BACK 30.5
 
 /* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
    tile of B and C, and a checkpoint is kept every `stretch` tokens. Of special functions softplus
@@ -246,13 +255,15 @@ void count_traffic(ScanTraffic traffic[N_TRAFFIC], const Scan *scan, double chan
     double n = (double)scan->d_state, d = (double)scan->d_inner, shared = 2.0 * n / d;
     const ScanTraffic all[N_TRAFFIC] = {
         {"each operation a kernel", 2 + (1 + n) + (2 + n) + 3 * n + (n + 1) + 3 + 3, 2 * n, n + 3,
-         0},
-        {"0-3: A, B, C each token", 4 + shared, 3 * n, n + 3, 0},
-        {"5: B, C once a block", 4 + shared, 2 * n / channels, n + 3, ISSUED_4X4},
+         0, 0},
+        {"0-3: A, B, C each token", 4 + shared, 3 * n, n + 3, 0, 0},
+        {"5: B, C once a block", 4 + shared, 2 * n / channels, n + 3, ISSUED_4X4, WORDS_4X4},
         {"6: in pieces of time", 6 + 1.5 * shared, 3 * n / (4 * channels), 2 * n + 4,
-         ISSUED_16X1 + ISSUED_END},
-        {"5: keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 3, ISSUED_4X4},
-        {"backwards", 7 + shared + n / stretch + 4 * n / 32, 2 * n / 32, n + 7, ISSUED_BACK},
+         ISSUED_16X1 + ISSUED_END, WORDS_16X1 + WORDS_END},
+        {"5: keeping checkpoints", 4 + shared + n / stretch, 2 * n / channels, n + 3, ISSUED_4X4,
+         WORDS_4X4},
+        {"backwards", 7 + shared + n / stretch + 4 * n / 64, 2 * n / 64, n + 7, ISSUED_BACK,
+         WORDS_BACK},
     };
     memcpy(traffic, all, sizeof all);
 }
@@ -282,33 +293,35 @@ void roof_line(double *x, double *y, const Rates *rates)
 /* The floors of a scan of this size on an H100, by count, and the roof over them. */
 bool floors_show(const Scan *scan, double channels, double stretch, const Show *show, Error *error)
 {
-    static const double cycles = 132.0 * 1.98e9; /* of all processors */
-    const Rates h100 = {3.0e12, 16.0 * cycles, 4.0 * cycles};
+    const Rates *rates = &gpu_rates;
     ScanTraffic way[N_TRAFFIC];
     double x[ROOF_POINTS], y[ROOF_POINTS], at[N_TRAFFIC], height[N_TRAFFIC];
     double wide = (double)scan->batch * (double)scan->len * (double)scan->d_inner;
     count_traffic(way, scan, channels, stretch);
     printf("batch %zu, len %zu, d_inner %zu, d_state %zu, by count, at rates that an H100\n"
            "(SXM) is said to have: 3.0 TB/s from memory; 132 processors x 1.98 GHz x 16\n"
-           "special functions or 4 instructions of a warp. Times in us, predicted and not\n"
-           "measured\n\n",
+           "special functions, 4 instructions of a warp, 32 words from shared memory\n\n",
            scan->batch, scan->len, scan->d_inner, scan->d_state);
-    puts("  way                         GB  cached  time  special 10^9  time  issued  time");
+    puts("                          bytes, 10^9 special    a state:     us, by count:\n"
+         "  way                     all, cached   10^9 issued, words  bytes spec iss words");
     for (int i = 0; i < N_TRAFFIC; i++) {
         double bytes = wide * way[i].floats * sizeof(float);
-        double warps = wide * (double)scan->d_state * way[i].issued / 32.0;
-        char issued[24] = "     -";
-        if (way[i].issued > 0.0)
-            snprintf(issued, sizeof issued, "%6.1f %6.0f", way[i].issued,
-                     1e6 * warps / h100.instructions);
-        printf("  %-24s %5.2f %6.2f %6.0f %9.2f %8.0f %s\n", way[i].name, 1e-9 * bytes,
-               1e-9 * wide * way[i].cached * sizeof(float), 1e6 * bytes / h100.bytes,
-               1e-9 * wide * way[i].exponentials,
-               1e6 * wide * way[i].exponentials / h100.exponentials, issued);
+        double lanes = wide * (double)scan->d_state;
+        char issued[24] = "    -    -", times[24] = "   -    -";
+        if (way[i].issued > 0.0) {
+            snprintf(issued, sizeof issued, "%5.1f %4.1f", way[i].issued, way[i].words);
+            snprintf(times, sizeof times, "%4.0f %4.0f",
+                     1e6 * lanes * way[i].issued / 32.0 / rates->instructions,
+                     1e6 * lanes * way[i].words / rates->words);
+        }
+        printf("  %-23s %5.2f %6.2f %6.2f %11s %7.0f %4.0f %9s\n", way[i].name, 1e-9 * bytes,
+               1e-9 * wide * way[i].cached * sizeof(float), 1e-9 * wide * way[i].exponentials,
+               issued, 1e6 * bytes / rates->bytes,
+               1e6 * wide * way[i].exponentials / rates->exponentials, times);
         at[i] = intensity(&way[i]);
-        height[i] = 1e-9 * roof(at[i], &h100);
+        height[i] = 1e-9 * roof(at[i], rates);
     }
-    roof_line(x, y, &h100);
+    roof_line(x, y, rates);
     Chart chart = chart_new("Roofline by count: what an H100's rates allow", "exponentials a byte",
                             "10^9 exponentials a second");
     chart.log_x = chart.log_y = true;
@@ -322,36 +335,41 @@ bool floors_show(const Scan *scan, double channels, double stretch, const Show *
 
 /* ==================================== What feeds a unit =================================== */
 
-#define ISSUED_16X8 10.6 /* as above: kernel 5 with 8 lanes of 16 states each */
-#define ISSUED_DUAL 2.2  /* the three kernels of cuda_dual.cu together, with 128 states */
+#define ISSUED_16X8 8.8 /* as above: kernel 5 with 8 lanes of 16 states each */
+#define ISSUED_DUAL 1.2 /* cuda_dual.cu with 128 states, a sequence to a block */
+#define WORDS_16X8  3.2
+#define WORDS_DUAL  0.4
 
 /* What a scan takes for each token and channel, whatever units it uses. */
 typedef struct {
     const char *name;
     double products, floats; /* multiply-adds; from and to memory */
     double special, issued;  /* special functions; instructions of a thread */
+    double words;            /* that a thread takes from shared memory */
     bool on_matrix_units;    /* the products */
 } ScanFeed;
 
-enum { N_FEED = 3, FEED_TIMES = 4 };
+enum { N_FEED = 3, FEED_TIMES = 5 };
 
-/* Kernel 5 with z; the chunks of cuda_dual.cu, `chunk` tokens and as many channels to a head,
-   `piece` of them to a block. There C B^T, C x and v B are made, v B twice, and M v; and u is read
-   twice, y written, and at the ends of pieces the states are read and written twice. */
-void count_feed(ScanFeed feed[N_FEED], double chunk, double piece, double d_inner)
+/* Kernel 5 with z; the chunks of cuda_dual.cu, `chunk` tokens and as many channels to a head, a
+   sequence to a block. There C x, v B and M v are made, and B C^T once for all heads; u is read
+   twice, and y written. */
+void count_feed(ScanFeed feed[N_FEED], double chunk, double d_inner)
 {
     const double few = 16, many = 128;
     const ScanFeed all[N_FEED] = {
-        {"5 fused", 4 * few, 4 + 2 * few / d_inner, few + 3, ISSUED_4X4 * few, false},
-        {"5 fused", 4 * many, 4 + 2 * many / d_inner, many + 3, ISSUED_16X8 * many, false},
-        {"in chunks", 4 * many + chunk, 3 + 4 * many / (chunk * piece) + 3 * many / d_inner,
-         4 / chunk, ISSUED_DUAL * many, true},
+        {"5 fused", 4 * few, 4 + 2 * few / d_inner, few + 3, ISSUED_4X4 * few, WORDS_4X4 * few,
+         false},
+        {"5 fused", 4 * many, 4 + 2 * many / d_inner, many + 3, ISSUED_16X8 * many,
+         WORDS_16X8 * many, false},
+        {"in chunks", 2 * many + chunk + chunk * many / d_inner, 3 + 3 * many / d_inner, 2 / chunk,
+         ISSUED_DUAL * many, WORDS_DUAL * many, true},
     };
     memcpy(feed, all, sizeof all);
 }
 
 /* Seconds for `wide` tokens and channels, if only one thing counted: bytes, special functions,
-   instructions, products on their units. Returns the longest. */
+   instructions, words, products on their units. Returns the longest. */
 double feed_times(double seconds[FEED_TIMES], const ScanFeed *feed, double wide, const Rates *rates,
                   const double products[2])
 {
@@ -359,7 +377,8 @@ double feed_times(double seconds[FEED_TIMES], const ScanFeed *feed, double wide,
     seconds[0] = wide * feed->floats * sizeof(float) / rates->bytes;
     seconds[1] = wide * feed->special / rates->exponentials;
     seconds[2] = wide * feed->issued / 32.0 / rates->instructions;
-    seconds[3] = wide * feed->products / products[feed->on_matrix_units];
+    seconds[3] = wide * feed->words / rates->words;
+    seconds[4] = wide * feed->products / products[feed->on_matrix_units];
     for (int i = 0; i < FEED_TIMES; i++)
         most = fmax(most, seconds[i]);
     return most;
@@ -367,32 +386,31 @@ double feed_times(double seconds[FEED_TIMES], const ScanFeed *feed, double wide,
 
 /* Multiply-adds a second under the roof of other units and of matrix units, from 1 to 1000 a byte;
    and where each way stands under them, by the longest of its times. */
-bool feed_show(double chunk, double piece, const Show *show, Error *error)
+bool feed_show(double chunk, const Show *show, Error *error)
 {
-    static const double cycles = 132.0 * 1.98e9; /* of all processors */
-    static const double products[2] = {128.0 * cycles, 0.5 * 494.7e12};
+    static const double products[2] = {128.0 * gpu_cycles, 0.5 * 494.7e12};
     static const size_t d_state[N_FEED] = {16, 128, 128};
-    const Rates h100 = {3.0e12, 16.0 * cycles, 4.0 * cycles};
     const double wide = 8.0 * 2048.0 * 2048.0;
     ScanFeed feed[N_FEED];
     double x[ROOF_POINTS], roof[2][ROOF_POINTS], at[N_FEED], height[N_FEED], seconds[FEED_TIMES];
-    count_feed(feed, chunk, piece, 2048.0);
+    count_feed(feed, chunk, 2048.0);
     printf("batch 8, len 2048, d_inner 2048, by count, at the rates of ch06_cuda_scan's\n"
            "--demo floors; and for multiply-adds 128 a cycle and processor, or in TF32 on\n"
            "tensor cores 494.7 TFLOP/s. Times in us if nothing else counted, predicted and\n"
            "not measured\n\n"
-           "  way        d_state  bytes  special  issued  products  multiply-adds a byte\n");
+           "  way        d_state  bytes  special  issued  words  products  m-a. a byte\n");
     for (int i = 0; i < N_FEED; i++) {
-        double longest = feed_times(seconds, &feed[i], wide, &h100, products);
+        double longest = feed_times(seconds, &feed[i], wide, &gpu_rates, products);
         at[i] = feed[i].products / (feed[i].floats * sizeof(float));
         height[i] = 1e-12 * wide * feed[i].products / longest;
-        printf("  %-10s %7zu %6.0f %8.0f %7.0f %9.0f %21.1f\n", feed[i].name, d_state[i],
-               1e6 * seconds[0], 1e6 * seconds[1], 1e6 * seconds[2], 1e6 * seconds[3], at[i]);
+        printf("  %-10s %7zu %6.0f %8.0f %7.0f %6.0f %9.0f %13.1f\n", feed[i].name, d_state[i],
+               1e6 * seconds[0], 1e6 * seconds[1], 1e6 * seconds[2], 1e6 * seconds[3],
+               1e6 * seconds[4], at[i]);
     }
     for (int i = 0; i < ROOF_POINTS; i++) {
         x[i] = pow(10.0, 3.0 * i / (ROOF_POINTS - 1));
         for (int k = 0; k < 2; k++)
-            roof[k][i] = 1e-12 * fmin(products[k], x[i] * h100.bytes);
+            roof[k][i] = 1e-12 * fmin(products[k], x[i] * gpu_rates.bytes);
     }
     Chart chart = chart_new("Multiply-adds by count: what an H100's rates allow",
                             "multiply-adds a byte", "10^12 multiply-adds a second");

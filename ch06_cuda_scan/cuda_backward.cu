@@ -25,38 +25,18 @@ typedef struct {
     float *delta, *ungated;              /* (tokens, channels) Delta; dL/dy before the gate */
     float *from_A, *from_B, *y;          /* (tokens, channels) sums over states */
     float *sums;                         /* (warps, tokens, B or C, lanes * states) */
-    float *channel_parts, *state_parts;  /* of this warp: what its lanes hand to each other */
 } BackTileShared;
 
-/* Where float i of what lanes hand to each other lies: with a gap of a quad after every row of
-   banks, as in Exercise 6.2, so that quads are written and read without conflicts. For i < k, k a
-   power of two, handed_place(k j + i) is handed_place(k j) + handed_place(i). */
-HOST_DEVICE unsigned handed_place(unsigned i)
-{
-    return i + i / 32 * 4;
-}
-
-/* Floats of a warp's channel_parts (FUSED_GROUP, 32 lanes, 4) and state_parts (FUSED_GROUP, B or C,
-   32 lanes, states). */
-HOST_DEVICE unsigned handed_size(unsigned states)
-{
-    return handed_place(FUSED_GROUP * 32 * 4) + handed_place(FUSED_GROUP * 2 * 32 * states);
-}
-
-DEVICE BackTileShared back_tile(float *shared, unsigned half, unsigned wide, unsigned narrow,
-                                const FusedShape shape)
+DEVICE BackTileShared back_tile(float *shared, unsigned half, unsigned wide, unsigned narrow)
 {
     BackTileShared tile;
-    unsigned fetched = 4 * wide + 2 * narrow, warp = threadIdx.x / 32;
+    unsigned fetched = 4 * wide + 2 * narrow;
     float *first = shared + half * fetched, *worked = shared + 2 * fetched;
     tile.u = first, tile.raw = first + wide, tile.z = first + 2 * wide;
     tile.y_grad = first + 3 * wide, tile.B = first + 4 * wide, tile.C = tile.B + narrow;
     tile.delta = worked, tile.ungated = worked + wide, tile.y = worked + 2 * wide;
     tile.from_A = worked + 3 * wide, tile.from_B = worked + 4 * wide;
     tile.sums = worked + 5 * wide;
-    tile.channel_parts =
-        tile.sums + FUSED_THREADS / 32 * 2 * narrow + warp * handed_size((unsigned)shape.states);
-    tile.state_parts = tile.channel_parts + handed_place(FUSED_GROUP * 32 * 4);
     return tile;
 }
 
@@ -112,7 +92,7 @@ DEVICE void back_replay(float *x, float *A_bar, const float *A2, const BackTileS
     for (unsigned i = 0; i < (unsigned)shape.tokens; i++) {
         unsigned e = i * at->channels + at->worker;
         float delta = tile->delta[e], drive = delta * tile->u[e], B[8];
-        quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
+        lane_read(B, tile->B, i, at, shape);
         UNROLL
         for (int k = 0; k < shape.states; k++, x++, A_bar++) {
             *A_bar = exp2_unit(delta * A2[k]);
@@ -149,87 +129,61 @@ DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float *sums, co
     }
 }
 
-/* The sums of a group of tokens, from i0 on, over the lanes that share a channel: a thread takes
-   whole sums, and adds up what so many lanes have handed over. */
-DEVICE void back_channel_parts(const BackTileShared *tile, const FusedPlace *at, unsigned i0,
-                               const FusedShape shape)
+/* What a group of tokens, from i0 on, adds up over the lanes that share a channel: v (tokens) goes
+   to its column of `to` (tokens, channels). */
+DEVICE void back_over_lanes(float *to, float *v, unsigned i0, const FusedPlace *at,
+                            const FusedShape shape)
 {
-    unsigned channels = 32 / shape.lanes, first = threadIdx.x / 32 * channels; /* of this warp */
-    unsigned all = FUSED_GROUP * channels;
+    LaneSums sums = lane_sums(v, FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
     UNROLL
-    for (unsigned pass = 0; pass < (all - 1) / 32 + 1; pass++) {
-        unsigned j = threadIdx.x % 32 + pass * 32, g = j / channels, c = j % channels;
-        unsigned e = (i0 + g) * at->channels + first + c;
-        const float *from = tile->channel_parts + handed_place(j * shape.lanes * 4);
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f}, part[4];
-        if (j >= all)
-            break;
-        UNROLL
-        for (unsigned lane = 0; lane < shape.lanes; lane++) {
-            quads_load(part, from + handed_place(lane * 4), 4);
-            UNROLL
-            for (int k = 0; k < 3; k++)
-                sums[k] += part[k];
-        }
-        tile->from_A[e] = sums[0], tile->from_B[e] = sums[1], tile->y[e] = sums[2];
+    for (int j = 0; j < FUSED_GROUP; j++)
+        if (j < sums.count && sums.mine)
+            to[(i0 + (unsigned)(sums.first + j)) * at->channels + at->worker] = v[j];
+}
+
+/* And over the channels of the warp: BC (tokens, B or C, states), to this warp's `sums`. */
+DEVICE void back_over_channels(const BackTileShared *tile, float *BC, unsigned i0,
+                               const FusedPlace *at, const FusedShape shape)
+{
+    unsigned all = shape.lanes * (unsigned)shape.states;
+    int count = FUSED_GROUP * 2 * shape.states;
+    float *to = tile->sums + (threadIdx.x / 32 * (unsigned)shape.tokens + i0) * 2 * all;
+    LaneSums sums = lane_sums(BC, count, shape.whole, shape.lanes, 16);
+    UNROLL
+    for (int j = 0; j < count; j += 4) {
+        unsigned number = (unsigned)(sums.first + j), row = number / (unsigned)shape.states;
+        if (j < sums.count && sums.mine)
+            quads_store(to + row * all + lane_state(number % (unsigned)shape.states, at, shape),
+                        BC + j, 4);
     }
 }
 
-/* And those of dL/dB and dL/dC over the channels of the warp. */
-DEVICE void back_state_parts(const BackTileShared *tile, unsigned i0, const FusedShape shape)
-{
-    unsigned states = shape.lanes * (unsigned)shape.states, warp = threadIdx.x / 32;
-    unsigned quads = FUSED_GROUP * 2 * states / 4;
-    float *to = tile->sums + (warp * (unsigned)shape.tokens + i0) * 2 * states;
-    UNROLL
-    for (unsigned pass = 0; pass < (quads - 1) / 32 + 1; pass++) {
-        unsigned j = threadIdx.x % 32 + pass * 32, n = j * 4 % states; /* of row j * 4 / states */
-        const float *from = tile->state_parts + handed_place(n) +
-                            handed_place(j * 4 / states * (32 * (unsigned)shape.states));
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f}, part[4];
-        if (j >= quads)
-            break;
-        UNROLL
-        for (unsigned c = 0; c < 32 / shape.lanes; c++) {
-            quads_load(part, from + handed_place(c * states), 4);
-            UNROLL
-            for (int k = 0; k < 4; k++)
-                sums[k] += part[k];
-        }
-        quads_store(to + 4 * j, sums, 4);
-    }
-}
-
-/* The tile from its last token to its first. Two kinds of sums go over lanes: over those that share
-   a channel, and over the channels of the warp. What a lane adds to them it leaves in shared
-   memory, and after every few tokens each lane takes up some sums as a whole. */
+/* The tile from its last token to its first. Two kinds of sums go over lanes, for a few tokens at a
+   time: over those that share a channel, and over the channels of the warp. */
 DEVICE void back_tokens(float *x_grad, float *A_grad, const float *x, const float *A_bar,
                         const float *A2, const BackTileShared *tile, const FusedPlace *at,
                         const FusedShape shape)
 {
-    unsigned lane = threadIdx.x % 32, states = (unsigned)shape.states;
+    unsigned states = (unsigned)shape.states;
     UNROLL
     for (int i0 = shape.tokens - FUSED_GROUP; i0 >= 0; i0 -= FUSED_GROUP) {
+        float BC[FUSED_GROUP * 2 * 8], from_A[FUSED_GROUP], from_B[FUSED_GROUP], y[FUSED_GROUP];
         UNROLL
         for (int g = FUSED_GROUP - 1; g >= 0; g--) {
             unsigned i = (unsigned)(i0 + g), e = i * at->channels + at->worker;
-            float B[8], C[8], BC[16], sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            float B[8], C[8], sums[3] = {0.0f, 0.0f, 0.0f};
             const float *before = x + i * states;
-            quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
-            quads_load(C, lane_states(tile->C, i, at, shape), shape.states);
-            back_states(x_grad, A_grad, BC, sums, before, before + states, A_bar + i * states, A2,
-                        B, C, tile->delta[e], tile->u[e], tile->ungated[e], shape.states);
-            quads_store(tile->channel_parts + handed_place(((unsigned)g * 32 + lane) * 4), sums, 4);
-            UNROLL
-            for (unsigned k = 0; k < 2 * states; k += 4) { /* first of B, then of C */
-                unsigned of = k / states, row = ((unsigned)g * 2 + of) * 32 + lane;
-                quads_store(tile->state_parts + handed_place(row * states + k % states), BC + k, 4);
-            }
+            lane_read(B, tile->B, i, at, shape);
+            lane_read(C, tile->C, i, at, shape);
+            back_states(x_grad, A_grad, BC + (unsigned)g * 2 * states, sums, before,
+                        before + states, A_bar + i * states, A2, B, C, tile->delta[e], tile->u[e],
+                        tile->ungated[e], shape.states);
+            from_A[g] = sums[0], from_B[g] = sums[1], y[g] = sums[2];
         }
-        __syncwarp(); /* everything is handed over */
-        back_channel_parts(tile, at, (unsigned)i0, shape);
-        back_state_parts(tile, (unsigned)i0, shape);
-        __syncwarp(); /* and taken up */
+        back_over_lanes(tile->from_A, from_A, (unsigned)i0, at, shape);
+        back_over_lanes(tile->from_B, from_B, (unsigned)i0, at, shape);
+        back_over_lanes(tile->y, y, (unsigned)i0, at, shape);
+        back_over_channels(tile, BC, (unsigned)i0, at, shape);
     }
 }
 
@@ -369,8 +323,8 @@ DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar
     }
     for (unsigned s = 0; s <= tiles; s++) { /* round s fetches tile tiles - 1 - s */
         unsigned done = (tiles - s) * tokens;
-        BackTileShared next = back_tile(shared, s % 2, wide, narrow, shape);
-        BackTileShared tile = back_tile(shared, (s + 1) % 2, wide, narrow, shape);
+        BackTileShared next = back_tile(shared, s % 2, wide, narrow);
+        BackTileShared tile = back_tile(shared, (s + 1) % 2, wide, narrow);
         if (s > 0) {
             states_read(x, checkpoint + (tiles - s) * states, d, &at, shape);
             __pipeline_wait_prior(0);
@@ -394,23 +348,21 @@ DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar
     back_channel_sums(shared, D_grad, bias_grad, job, &at);
 }
 
-__global__ void __launch_bounds__(FUSED_THREADS) back_4x4(ScanJob job)
-{
-    DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {4, 16, 4, true, true};
-    float x[17 * 4], A_bar[16 * 4];
-    fused_back(&job, shared, x, A_bar, shape);
-}
-KERNEL(back_4x4, ScanJob)
+/* The body with its constants put in. The last is for all sizes. */
+#define BACK_KERNEL(name, states, tokens, lanes, whole)                                            \
+    __global__ void __launch_bounds__(FUSED_THREADS) name(ScanJob job)                             \
+    {                                                                                              \
+        DYNAMIC_SHARED(float, shared);                                                             \
+        const FusedShape shape = {states, tokens, lanes, whole, true, tokens};                     \
+        float x[(tokens + 1) * states], A_bar[tokens * states];                                    \
+        fused_back(&job, shared, x, A_bar, shape);                                                 \
+    }                                                                                              \
+    KERNEL(name, ScanJob)
 
-__global__ void __launch_bounds__(FUSED_THREADS) back_8xn(ScanJob job)
-{
-    DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 4, job.lanes, false, true};
-    float x[5 * 8], A_bar[4 * 8];
-    fused_back(&job, shared, x, A_bar, shape);
-}
-KERNEL(back_8xn, ScanJob)
+BACK_KERNEL(back_8x2, 8, STRETCH_FEW, 2, true)
+BACK_KERNEL(back_8x8, 8, STRETCH_MANY, 8, true)
+BACK_KERNEL(back_8x16, 8, STRETCH_MANY, 16, true)
+BACK_KERNEL(back_8xn, 8, STRETCH_MANY, job.lanes, false)
 
 /* ---- pieces of time ---- */
 
@@ -450,7 +402,7 @@ DEVICE void end_tokens(float *x_grad, float *elapsed, const float *A2, const Fus
     for (int i = shape.tokens - 1; i >= 0; i--) {
         unsigned e = (unsigned)i * at->channels + at->worker;
         float delta = tile->delta[e], y_grad = tile->u[e], C[16];
-        quads_load(C, lane_states(tile->C, (unsigned)i, at, shape), shape.states);
+        lane_read(C, tile->C, (unsigned)i, at, shape);
         UNROLL
         for (int k = 0; k < shape.states; k++)
             x_grad[k] = exp2_unit(delta * A2[k]) * (x_grad[k] + y_grad * C[k]);
@@ -500,7 +452,7 @@ DEVICE void end_back(const ScanJob *job, float *shared, const FusedShape shape)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_16x1(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {16, 8, 1, true, false};
+    const FusedShape shape = {16, 8, 1, true, false, STRETCH_FEW};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_16x1, ScanJob)
@@ -508,7 +460,7 @@ KERNEL(piece_end_back_16x1, ScanJob)
 __global__ void __launch_bounds__(FUSED_THREADS) piece_end_back_8xn(ScanJob job)
 {
     DYNAMIC_SHARED(float, shared);
-    const FusedShape shape = {8, 4, job.lanes, false, false};
+    const FusedShape shape = {8, 4, job.lanes, false, false, STRETCH_MANY};
     end_back(&job, shared, shape);
 }
 KERNEL(piece_end_back_8xn, ScanJob)
@@ -538,11 +490,18 @@ KERNEL(sum_parts, SumJob)
 
 /* ==================================== The plan, and the grid ============================== */
 
-/* scan_plan for the way back, which always has as many lanes as there may be: 16 tokens of states
-   fill its registers, and two blocks a processor, half of WARPS_WANTED. */
+/* Lanes of 8 states each for the way back: 2 for 16 states, 8 for 64, 16 for 128; where 4 does not
+   divide the sizes, as many as there must be. */
+static unsigned back_lanes(const Scan *scan)
+{
+    return scan_whole(scan) ? 2 : lanes_of_16(scan) ? 2 * lanes_of_16(scan) : lanes_of_8(scan);
+}
+
+/* scan_plan for the way back: a thread's tokens and states fill its registers, and there is room
+   for two blocks a processor, half of WARPS_WANTED. */
 ScanPlan scan_back_plan(const Scan *scan, size_t processors)
 {
-    ScanPlan plan = {SCAN_FUSED, scan_whole(scan) ? 4 : lanes_of_8(scan), 1, 0};
+    ScanPlan plan = {SCAN_FUSED, back_lanes(scan), 1, 0};
     size_t pieces = processors * (WARPS_WANTED / 2) / warps_of(scan, plan.lanes);
     pieces = smaller(pieces, scan->len / PIECE_LEAST);
     plan.kernel = pieces >= 2 ? SCAN_PIECES : SCAN_FUSED;
@@ -554,8 +513,7 @@ static size_t back_shared(unsigned lanes, unsigned states, unsigned tokens)
 {
     size_t wide = (size_t)tokens * FUSED_THREADS / lanes, narrow = (size_t)tokens * states * lanes;
     size_t warps = FUSED_THREADS / 32;
-    return (2 * (4 * wide + 2 * narrow) + 5 * wide + warps * (2 * narrow + handed_size(states))) *
-           sizeof(float);
+    return (2 * (4 * wide + 2 * narrow) + 5 * wide + warps * 2 * narrow) * sizeof(float);
 }
 
 static bool start_piece_end_back(const ScanJob *job, Error *error)
@@ -570,10 +528,14 @@ static bool start_piece_end_back(const ScanJob *job, Error *error)
 
 static bool start_back(const ScanJob *job, Error *error)
 {
-    size_t blocks = fused_blocks(job);
-    if (!scan_whole(&job->scan))
-        START(back_8xn, blocks, FUSED_THREADS, back_shared(job->lanes, 8, 4), *job, error);
-    START(back_4x4, blocks, FUSED_THREADS, back_shared(4, 4, 16), *job, error);
+    size_t blocks = fused_blocks(job), shared = back_shared(job->lanes, 8, job->stretch);
+    if (scan_whole(&job->scan))
+        START(back_8x2, blocks, FUSED_THREADS, shared, *job, error);
+    if (lanes_of_16(&job->scan) == 4)
+        START(back_8x8, blocks, FUSED_THREADS, shared, *job, error);
+    if (lanes_of_16(&job->scan) == 8)
+        START(back_8x16, blocks, FUSED_THREADS, shared, *job, error);
+    START(back_8xn, blocks, FUSED_THREADS, shared, *job, error);
 }
 
 static bool start_sum(SumJob job, Error *error)

@@ -29,13 +29,15 @@
 /* ==================================== What the kernels are given ========================== */
 
 enum {
-    SIDE = 64,                             /* tokens of a chunk, channels of a head, states */
-    TILE_ROW = SIDE + 4,                   /* floats: neighbouring rows begin in other banks */
-    TILE_SIZE = SIDE * TILE_ROW,           /* floats */
-    DUAL_THREADS = 128,                    /* four warps: each makes a quarter of a square */
-    DUAL_STATES = 256,                     /* of a channel, at most */
-    DUAL_PIECE = 4,                        /* chunks of a piece, where nobody says otherwise */
-    TILE_QUADS = SIDE / 4,                 /* of a row: four neighbours at a time */
+    SIDE = 64,                     /* tokens of a chunk, channels of a head, states */
+    BY_ROWS = SIDE + 4,            /* floats from row to row of a tile, so that no bank is */
+    BY_COLUMNS = SIDE + 8,         /* wanted twice by a product of its rows, or columns */
+    TILE_SIZE = SIDE * BY_COLUMNS, /* floats */
+    DUAL_THREADS = 128,            /* four warps: each makes a quarter of a square */
+    DUAL_STATES = 256,             /* of a channel, at most */
+    DUAL_BLOCKS = 3,               /* of a processor at a time */
+    DUAL_AHEAD = 8,                /* pieces whose ends a thread asks for at once */
+    TILE_QUADS = SIDE / 4,         /* of a row: four neighbours at a time */
     TILE_STEP = DUAL_THREADS / TILE_QUADS, /* rows that the block moves at a time */
     TILE_PASSES = SIDE / TILE_STEP
 };
@@ -46,6 +48,7 @@ typedef struct {
     size_t piece, pieces; /* chunks of a piece; pieces of a sequence */
     float *x;    /* (batch, pieces, n_head, d_head, d_state) where each ends from 0, then begins */
     float *left; /* (batch, pieces, n_head) what a piece leaves of a state: all its a, multiplied */
+    float *BC;   /* (batch, chunks, n_group, SIDE, SIDE) B C^T of each chunk: a row for who wrote */
 } DualJob;
 
 /* Chunk c of the piece that is the block's, and the head that is. */
@@ -53,13 +56,15 @@ typedef struct {
     unsigned h, tokens;          /* SIDE, or fewer at the end of a sequence, or none after it */
     size_t token;                /* the first, counted through the batch */
     size_t u, u_row, BC, BC_row; /* where its u, B and C lie; how far the next token's are */
+    size_t scores;               /* where its B C^T lies */
 } DualPlace;
 
 DEVICE DualPlace dual_place(const DualJob *job, unsigned c)
 {
     const HeadScan *scan = &job->scan;
     unsigned heads = (unsigned)scan->n_head, pieces = (unsigned)job->pieces;
-    size_t first = (blockIdx.x / heads % pieces * job->piece + c) * SIDE;
+    unsigned groups = (unsigned)scan->n_group, chunks = (unsigned)((scan->len - 1) / SIDE + 1);
+    size_t chunk = blockIdx.x / heads % pieces * job->piece + c, first = chunk * SIDE;
     DualPlace at;
     at.h = blockIdx.x % heads;
     at.tokens = first < scan->len ? (unsigned)least_of(scan->len - first, SIDE) : 0;
@@ -67,7 +72,9 @@ DEVICE DualPlace dual_place(const DualJob *job, unsigned c)
     at.u_row = scan->n_head * scan->d_head;
     at.u = at.token * at.u_row + at.h * scan->d_head;
     at.BC_row = scan->n_group * scan->d_state;
-    at.BC = at.token * at.BC_row + at.h / (heads / (unsigned)scan->n_group) * scan->d_state;
+    at.BC = at.token * at.BC_row + at.h / (heads / groups) * scan->d_state;
+    chunk += blockIdx.x / heads / pieces * chunks;
+    at.scores = (chunk * groups + at.h / (heads / groups)) * SIDE * SIDE;
     return at;
 }
 
@@ -78,9 +85,9 @@ DEVICE DualPlace dual_place(const DualJob *job, unsigned c)
 
 /* rows x columns (SIDE at most, columns a multiple of 4) of an array whose rows lie `row` floats
    apart, row i times factor[i] (NULL: 1), rounded, or as it is. A thread moves 4 columns of every
-   8th row, and asks for four rows before it waits for the first. */
-DEVICE void tile_fill(float *tile, const float *from, size_t row, unsigned rows, unsigned columns,
-                      const float *factor, const bool round)
+   8th row, and asks for four rows before it waits for the first. Rows of the tile lie `apart`. */
+DEVICE void tile_fill(float *tile, const unsigned apart, const float *from, size_t row,
+                      unsigned rows, unsigned columns, const float *factor, const bool round)
 {
     unsigned i = threadIdx.x / TILE_QUADS, k = threadIdx.x % TILE_QUADS * 4;
     from += i * row + k;
@@ -99,7 +106,7 @@ DEVICE void tile_fill(float *tile, const float *from, size_t row, unsigned rows,
             UNROLL
             for (int e = 0; e < 4 && round; e++)
                 quad[pass][e] = __float_to_tf32(times * quad[pass][e]);
-            quads_store(tile + i * TILE_ROW + k, quad[pass], 4);
+            quads_store(tile + i * apart + k, quad[pass], 4);
             i += TILE_STEP;
         }
     }
@@ -115,7 +122,7 @@ DEVICE void tile_write(float *to, const float *tile, size_t row, unsigned rows, 
     for (unsigned pass = 0; pass < TILE_PASSES; pass++) {
         float quad[4], more[4] = {0.0f};
         if (i < rows && k < columns) {
-            quads_load(quad, tile + i * TILE_ROW + k, 4);
+            quads_load(quad, tile + i * BY_ROWS + k, 4);
             if (u != NULL)
                 quads_load(more, u + at, 4);
             UNROLL
@@ -153,22 +160,27 @@ DEVICE void square_zero(SumFragment sum[2][2])
     }
 }
 
-/* sum_ij += sum over k < columns of left[i][k] right[j][k]: rows by rows, as in C B^T. */
+/* sum_ij += sum over k < columns of left[i][k] right[j][k]: rows by rows, as in B C^T. `round`:
+   right is not rounded yet; what is done to all numbers alike may be done to a fragment's. */
 DEVICE void rows_by_rows(SumFragment sum[2][2], const float *left, const float *right,
-                         unsigned columns)
+                         unsigned columns, const bool round)
 {
-    left += quarter_row() * TILE_ROW;
-    right += quarter_column() * TILE_ROW;
-    for (unsigned k = 0; k < columns; k += 8) {
+    left += quarter_row() * BY_ROWS;
+    right += quarter_column() * BY_ROWS;
+    UNROLL
+    for (unsigned k = 0; k < SIDE; k += 8) {
         LeftRows l[2];
         RightColumns r[2];
+        if (k >= columns)
+            break;
         UNROLL
         for (int i = 0; i < 2; i++) {
-            load_matrix_sync(l[i], left + 16 * i * TILE_ROW, TILE_ROW);
-            load_matrix_sync(r[i], right + 16 * i * TILE_ROW, TILE_ROW);
+            load_matrix_sync(l[i], left + 16 * i * BY_ROWS + k, BY_ROWS);
+            load_matrix_sync(r[i], right + 16 * i * BY_ROWS + k, BY_ROWS);
+            UNROLL
+            for (int e = 0; e < 4 && round; e++)
+                r[i].x[e] = __float_to_tf32(r[i].x[e]);
         }
-        left += 8;
-        right += 8;
         UNROLL
         for (int i = 0; i < 2; i++) {
             mma_sync(sum[i][0], l[i], r[0], sum[i][0]);
@@ -182,16 +194,15 @@ DEVICE void columns_by_columns(SumFragment sum[2][2], const float *left, const f
 {
     left += quarter_row();
     right += quarter_column();
+    UNROLL
     for (unsigned t = 0; t < SIDE; t += 8) {
         LeftColumns l[2];
         RightRows r[2];
         UNROLL
         for (int i = 0; i < 2; i++) {
-            load_matrix_sync(l[i], left + 16 * i, TILE_ROW);
-            load_matrix_sync(r[i], right + 16 * i, TILE_ROW);
+            load_matrix_sync(l[i], left + t * BY_COLUMNS + 16 * i, BY_COLUMNS);
+            load_matrix_sync(r[i], right + t * BY_COLUMNS + 16 * i, BY_COLUMNS);
         }
-        left += 8 * TILE_ROW;
-        right += 8 * TILE_ROW;
         UNROLL
         for (int i = 0; i < 2; i++) {
             mma_sync(sum[i][0], l[i], r[0], sum[i][0]);
@@ -207,22 +218,19 @@ DEVICE void square_load(SumFragment sum[2][2], const float *tile, float factor)
     for (unsigned part = 0; part < 4; part++) {
         unsigned i = quarter_row() + part / 2 * 16, j = quarter_column() + part % 2 * 16;
         SumFragment *to = &sum[part / 2][part % 2];
-        load_matrix_sync(*to, tile + i * TILE_ROW + j, TILE_ROW, mem_row_major);
+        load_matrix_sync(*to, tile + i * BY_ROWS + j, BY_ROWS, mem_row_major);
         UNROLL
         for (int k = 0; k < 8; k++)
             to->x[k] *= factor;
     }
 }
 
-/* The square into a tile; turned: sum_ij to row j, column i. */
-DEVICE void square_store(float *tile, const SumFragment sum[2][2], const bool turned)
+DEVICE void square_store(float *tile, const SumFragment sum[2][2])
 {
     UNROLL
     for (unsigned part = 0; part < 4; part++) {
         unsigned i = quarter_row() + part / 2 * 16, j = quarter_column() + part % 2 * 16;
-        float *to = turned ? tile + j * TILE_ROW + i : tile + i * TILE_ROW + j;
-        store_matrix_sync(to, sum[part / 2][part % 2], TILE_ROW,
-                          turned ? mem_col_major : mem_row_major);
+        store_matrix_sync(tile + i * BY_ROWS + j, sum[part / 2][part % 2], BY_ROWS, mem_row_major);
     }
 }
 
@@ -268,7 +276,7 @@ DEVICE float product_to(const float *run, unsigned t)
     return t < SIDE / 2 ? run[t] : run[SIDE / 2 - 1] * run[t];
 }
 
-/* (C B^T)^T becomes M^T, in place: row j, column i is what token i reads of what token j wrote, of
+/* B C^T becomes M^T, in place: row j, column i is what token i reads of what token j wrote, of
    which L_ij = a_i ... a_{j+1} is left. A thread goes up half a column, a factor a row. */
 DEVICE void mask_decays(float *tile, const float *a, const float *run)
 {
@@ -277,7 +285,7 @@ DEVICE void mask_decays(float *tile, const float *a, const float *run)
     UNROLL
     for (unsigned k = SIDE / 2; k-- > 0;) {
         unsigned j = half + k;
-        float *entry = tile + j * TILE_ROW + i;
+        float *entry = tile + j * BY_COLUMNS + i;
         *entry = j > i ? 0.0f : __float_to_tf32(left * *entry);
         left *= j > i ? 1.0f : a[j];
     }
@@ -309,60 +317,49 @@ DEVICE float chunk_hand_on(const ChunkShared *at, const HeadScan *scan, const Du
     if (t + 1 < SIDE)
         at->delta[t] *= product_to(at->run, SIDE - 2 - t);
     __syncthreads(); /* the factors are there, and nobody needs the tiles any more */
-    tile_fill(at->left, scan->u + here->u, here->u_row, here->tokens, (unsigned)scan->d_head,
-              at->delta, true);
+    tile_fill(at->left, BY_COLUMNS, scan->u + here->u, here->u_row, here->tokens,
+              (unsigned)scan->d_head, at->delta, true);
     for (unsigned n = 0; n < scan->d_state; n += SIDE) {
         float *x = at->x + n / SIDE * TILE_SIZE;
         SumFragment sum[2][2];
-        tile_fill(at->right, scan->B + here->BC + n, here->BC_row, here->tokens,
+        tile_fill(at->right, BY_COLUMNS, scan->B + here->BC + n, here->BC_row, here->tokens,
                   columns_from(scan, n), NULL, true);
         __syncthreads(); /* v and B are there */
         square_load(sum, x, all);
         columns_by_columns(sum, at->left, at->right);
-        square_store(x, sum, false);
+        square_store(x, sum);
         __syncthreads(); /* B has been read */
     }
     return all;
 }
 
 /* y = M v + (a_0 ... a_i) x C_i + D u */
-DEVICE void chunk_read(float *y, const ChunkShared *at, const HeadScan *scan, const DualPlace *here)
+DEVICE void chunk_read(float *y, const ChunkShared *at, const HeadScan *scan, const float *scores,
+                       const DualPlace *here)
 {
-    const float *B = scan->B + here->BC, *C = scan->C + here->BC, *u = scan->u + here->u;
+    const float *C = scan->C + here->BC, *u = scan->u + here->u;
     unsigned d_head = (unsigned)scan->d_head;
     SumFragment sum[2][2];
+    tile_fill(at->left, BY_COLUMNS, scores + here->scores, SIDE, SIDE, SIDE, NULL, false);
+    tile_fill(at->right, BY_COLUMNS, u, here->u_row, here->tokens, d_head, at->delta, true);
     chunk_products(at->run, at->a, false);
     if (threadIdx.x < SIDE)
         at->before[threadIdx.x] = product_to(at->run, threadIdx.x);
-    /* M^T: C B^T, SIDE states after the other, and the mask */
-    square_zero(sum);
-    for (unsigned n = 0; n < scan->d_state; n += SIDE) {
-        unsigned columns = columns_from(scan, n);
-        tile_fill(at->left, C + n, here->BC_row, here->tokens, columns, NULL, true);
-        tile_fill(at->right, B + n, here->BC_row, here->tokens, columns, NULL, true);
-        __syncthreads(); /* these are there */
-        rows_by_rows(sum, at->left, at->right, columns);
-        __syncthreads(); /* and have been read */
-    }
-    square_store(at->left, sum, true);
-    tile_fill(at->right, u, here->u_row, here->tokens, d_head, at->delta, true);
-    __syncthreads(); /* C B^T is there */
-    mask_decays(at->left, at->a, at->run);
-    __syncthreads(); /* M^T and v are there */
+    mask_decays(at->left, at->a, at->run); /* the products' barrier: B C^T is there */
+    __syncthreads();                       /* M^T and v are there */
     /* y = M v: what is read of the chunk itself */
     square_zero(sum);
     columns_by_columns(sum, at->left, at->right);
     /* y += a_0 ... a_i (x C_i): what is read of the state before it */
     for (unsigned n = 0; n < scan->d_state; n += SIDE) {
         unsigned columns = columns_from(scan, n);
-        __syncthreads(); /* both tiles have been read */
-        tile_fill(at->left, C + n, here->BC_row, here->tokens, columns, at->before, true);
-        tile_fill(at->right, at->x + n / SIDE * TILE_SIZE, TILE_ROW, SIDE, SIDE, NULL, true);
-        __syncthreads(); /* C and x are there */
-        rows_by_rows(sum, at->left, at->right, columns);
+        __syncthreads(); /* the tile has been read */
+        tile_fill(at->left, BY_ROWS, C + n, here->BC_row, here->tokens, columns, at->before, true);
+        __syncthreads(); /* C is there */
+        rows_by_rows(sum, at->left, at->x + n / SIDE * TILE_SIZE, columns, true);
     }
-    __syncthreads(); /* both tiles have been read */
-    square_store(at->left, sum, false);
+    __syncthreads(); /* it has been read */
+    square_store(at->left, sum);
     __syncthreads(); /* the square is there */
     tile_write(y + here->u, at->left, here->u_row, here->tokens, d_head, u,
                scan->D != NULL ? scan->D[here->h] : 0.0f);
@@ -373,8 +370,8 @@ DEVICE void state_fetch(float *x, const float *from, const HeadScan *scan)
 {
     unsigned rows = from != NULL ? (unsigned)scan->d_head : 0;
     for (unsigned n = 0; n < scan->d_state; n += SIDE)
-        tile_fill(x + n / SIDE * TILE_SIZE, from != NULL ? from + n : NULL, scan->d_state, rows,
-                  columns_from(scan, n), NULL, false);
+        tile_fill(x + n / SIDE * TILE_SIZE, BY_ROWS, from != NULL ? from + n : NULL, scan->d_state,
+                  rows, columns_from(scan, n), NULL, false);
 }
 
 DEVICE void state_keep(float *to, const float *x, const HeadScan *scan)
@@ -386,8 +383,34 @@ DEVICE void state_keep(float *to, const float *x, const HeadScan *scan)
 
 /* ==================================== The kernels ========================================= */
 
-/* 1. Where a piece ends, if it begins with 0, and what it leaves of a state. */
-__global__ void __launch_bounds__(DUAL_THREADS, 3) dual_states(DualJob job)
+/* 1. B C^T of every chunk, once for all heads of a group. A block has a chunk and a group. */
+__global__ void __launch_bounds__(DUAL_THREADS) dual_scores(DualJob job)
+{
+    DYNAMIC_SHARED(float, tiles);
+    const HeadScan *scan = &job.scan;
+    size_t chunks = (scan->len - 1) / SIDE + 1, chunk = blockIdx.x / scan->n_group;
+    size_t first = chunk % chunks * SIDE, row = scan->n_group * scan->d_state;
+    size_t token = chunk / chunks * scan->len + first;
+    size_t from = token * row + blockIdx.x % scan->n_group * scan->d_state;
+    unsigned tokens = (unsigned)least_of(scan->len - first, SIDE);
+    SumFragment sum[2][2];
+    square_zero(sum);
+    for (unsigned n = 0; n < scan->d_state; n += SIDE) {
+        unsigned columns = columns_from(scan, n);
+        tile_fill(tiles, BY_ROWS, scan->B + from + n, row, tokens, columns, NULL, true);
+        tile_fill(tiles + TILE_SIZE, BY_ROWS, scan->C + from + n, row, tokens, columns, NULL, true);
+        __syncthreads(); /* both are there */
+        rows_by_rows(sum, tiles, tiles + TILE_SIZE, columns, false);
+        __syncthreads(); /* and have been read */
+    }
+    square_store(tiles, sum);
+    __syncthreads(); /* the square is there */
+    tile_write(job.BC + (size_t)blockIdx.x * SIDE * SIDE, tiles, SIDE, SIDE, SIDE, NULL, 0.0f);
+}
+KERNEL(dual_scores, DualJob)
+
+/* 2. Where a piece ends, if it begins with 0, and what it leaves of a state. */
+__global__ void __launch_bounds__(DUAL_THREADS, DUAL_BLOCKS) dual_states(DualJob job)
 {
     DYNAMIC_SHARED(float, tiles);
     __shared__ float delta[SIDE], a[SIDE], run[SIDE];
@@ -397,6 +420,8 @@ __global__ void __launch_bounds__(DUAL_THREADS, 3) dual_states(DualJob job)
     state_fetch(at.x, NULL, scan);
     for (unsigned c = 0; c < job.piece; c++) {
         const DualPlace here = dual_place(&job, c);
+        if (here.tokens == 0) /* the last piece may have fewer chunks */
+            break;
         chunk_steps(delta, a, scan, &here);
         left *= chunk_hand_on(&at, scan, &here);
     }
@@ -406,14 +431,15 @@ __global__ void __launch_bounds__(DUAL_THREADS, 3) dual_states(DualJob job)
 }
 KERNEL(dual_states, DualJob)
 
-/* 2. From piece to piece, as kernel 6's scan_carry: where a piece ends, from 0, becomes where it
-   begins. A thread has four neighbouring states. */
+/* 3. From piece to piece, as kernel 6's scan_carry: where a piece ends, from 0, becomes where it
+   begins. A thread has four neighbouring states, and asks for the ends of DUAL_AHEAD pieces at
+   once. */
 __global__ void dual_carry(DualJob job)
 {
     const HeadScan *scan = &job.scan;
     size_t states = scan->d_head * scan->d_state, all = scan->n_head * states;
     size_t i = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x); /* b all + h states + ... */
-    float x[4] = {0.0f}, end[4];
+    float x[4] = {0.0f};
     if (i >= scan->batch * all)
         return;
     if (scan->x_start != NULL)
@@ -421,20 +447,29 @@ __global__ void dual_carry(DualJob job)
     size_t first = i / all * job.pieces; /* piece */
     float *at = job.x + first * all + i % all;
     const float *left = job.left + first * scan->n_head + i % all / states;
-    for (size_t c = 0; c < job.pieces; c++) {
-        quads_load(end, at, 4);
-        quads_store(at, x, 4);
+    for (size_t done = 0; done < job.pieces; done += DUAL_AHEAD) {
+        float end[DUAL_AHEAD][4], factor[DUAL_AHEAD];
         UNROLL
-        for (int e = 0; e < 4; e++)
-            x[e] = *left * x[e] + end[e];
-        at += all;
-        left += scan->n_head;
+        for (size_t k = 0; k < DUAL_AHEAD; k++) {
+            size_t p = least_of(done + k, job.pieces - 1);
+            quads_load(end[k], at + p * all, 4);
+            factor[k] = left[p * scan->n_head];
+        }
+        UNROLL
+        for (size_t k = 0; k < DUAL_AHEAD; k++) {
+            if (done + k >= job.pieces)
+                continue;
+            quads_store(at + (done + k) * all, x, 4);
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                x[e] = factor[k] * x[e] + end[k][e];
+        }
     }
 }
 KERNEL(dual_carry, DualJob)
 
-/* 3. What is read, from where the piece begins. */
-__global__ void __launch_bounds__(DUAL_THREADS, 3) dual_outputs(DualJob job)
+/* 4. What is read, from where the piece begins. */
+__global__ void __launch_bounds__(DUAL_THREADS, DUAL_BLOCKS) dual_outputs(DualJob job)
 {
     DYNAMIC_SHARED(float, tiles);
     __shared__ float delta[SIDE], a[SIDE], run[SIDE], before[SIDE];
@@ -445,14 +480,18 @@ __global__ void __launch_bounds__(DUAL_THREADS, 3) dual_outputs(DualJob job)
     const float *start = job.x != NULL           ? job.x + blockIdx.x * states
                          : scan->x_start != NULL ? scan->x_start + head * states
                                                  : NULL;
+    bool last = blockIdx.x / scan->n_head % job.pieces + 1 == job.pieces;
     state_fetch(at.x, start, scan);
     for (unsigned c = 0; c < job.piece; c++) {
         const DualPlace here = dual_place(&job, c);
+        if (here.tokens == 0)
+            break;
         chunk_steps(delta, a, scan, &here);
-        chunk_read(job.y, &at, scan, &here);
-        chunk_hand_on(&at, scan, &here);
+        chunk_read(job.y, &at, scan, job.BC, &here);
+        if (last || c + 1 < job.piece) /* somebody wants to know */
+            chunk_hand_on(&at, scan, &here);
     }
-    if (blockIdx.x / scan->n_head % job.pieces + 1 == job.pieces)
+    if (last)
         state_keep(job.x_last + head * states, at.x, scan);
 }
 KERNEL(dual_outputs, DualJob)
@@ -462,6 +501,17 @@ KERNEL(dual_outputs, DualJob)
 static size_t dual_shared(const HeadScan *scan)
 {
     return (2 + ceil_div(scan->d_state, SIDE)) * TILE_SIZE * sizeof(float);
+}
+
+static size_t dual_chunks(const HeadScan *scan)
+{
+    return scan->batch * ceil_div(scan->len, SIDE);
+}
+
+static bool start_dual_scores(const DualJob *job, Error *error)
+{
+    START(dual_scores, dual_chunks(&job->scan) * job->scan.n_group, DUAL_THREADS,
+          2 * TILE_SIZE * sizeof(float), *job, error);
 }
 
 static bool start_dual_states(const DualJob *job, size_t blocks, Error *error)
@@ -480,14 +530,24 @@ static bool start_dual_outputs(const DualJob *job, size_t blocks, Error *error)
     START(dual_outputs, blocks, DUAL_THREADS, dual_shared(&job->scan), *job, error);
 }
 
-/* All three, one after the other; for a single piece, the last alone. */
+/* All four, one after the other; for a single piece, the first and the last. */
 bool start_dual(const DualJob *job, Error *error)
 {
     size_t blocks = job->scan.batch * job->pieces * job->scan.n_head;
+    if (!start_dual_scores(job, error))
+        return false;
     if (job->pieces > 1 &&
         (!start_dual_states(job, blocks, error) || !start_dual_carry(job, error)))
         return false;
     return start_dual_outputs(job, blocks, error);
+}
+
+/* Chunks of a piece, so that there are about as many blocks as the device takes at a time: fewer
+   leave processors idle, a few more would wait for a second round. */
+size_t dual_piece(const HeadScan *scan, size_t processors)
+{
+    size_t pieces = DUAL_BLOCKS * processors / (scan->batch * scan->n_head);
+    return ceil_div(ceil_div(scan->len, SIDE), pieces > 0 ? pieces : 1);
 }
 
 /* What the kernels cannot be asked for. */
@@ -526,6 +586,7 @@ static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, 
            device_put(&device->D, memory, scan->D, scan->n_head, error) &&
            device_put(&device->x_start, memory, scan->x_start, states, error) &&
            device_new(&job->y, memory, wide, error) &&
+           device_new(&job->BC, memory, dual_chunks(scan) * scan->n_group * SIDE * SIDE, error) &&
            device_new(&job->x_last, memory, states, error) &&
            (job->pieces == 1 || (device_new(&job->x, memory, job->pieces * states, error) &&
                                  device_new(&job->left, memory, job->pieces * heads, error)));
@@ -533,9 +594,9 @@ static bool dual_open(DualJob *job, DeviceMemory *memory, const HeadScan *scan, 
 
 /* head_scan on the GPU, or on what stands in for it, to TF32's rounding: y misses by no more than
    TF32_MISS times the sum of |terms| of which it is made. A NaN or an infinity reaches back to the
-   first token of its chunk, for 0 times it is a NaN. A block goes through `piece` chunks. x_last
-   may be NULL. false, with y and x_last as they were, if the sizes do not fit, or there is no GPU
-   or too little memory. */
+   first token of its chunk, for 0 times it is a NaN. A block goes through `piece` chunks; 0: as
+   dual_piece says. x_last may be NULL. false, with y and x_last as they were, if the sizes do not
+   fit, or there is no GPU or too little memory. */
 bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, size_t piece, Error *error)
 {
     CudaDevice device;
@@ -545,6 +606,7 @@ bool cuda_head_scan(float *y, float *x_last, const HeadScan *scan, size_t piece,
     if (!dual_fits(scan, error) || !cuda_device_open(&device, error))
         return false;
     size_t heads = scan->batch * scan->n_head;
+    piece = piece > 0 ? piece : dual_piece(scan, device.processors);
     bool ok = dual_open(&job, &memory, scan, piece, error) && start_dual(&job, error) &&
               cuda_ok(cudaDeviceSynchronize(), "scanning", error) &&
               device_get(y, job.y, heads * scan->len * scan->d_head, error) &&
@@ -659,7 +721,7 @@ static bool demo_agree(const Show *show, Error *error)
 /* What feeds which units. */
 static bool demo_feed(const Show *show, Error *error)
 {
-    return feed_show((double)SIDE, (double)DUAL_PIECE, show, error);
+    return feed_show((double)SIDE, show, error);
 }
 
 /* ==================================== Options and main ==================================== */

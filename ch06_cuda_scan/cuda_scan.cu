@@ -41,7 +41,7 @@ typedef struct {
     Scan scan;         /* its checkpoint: (batch, ceil(len / stretch), d_inner, d_state), or NULL */
     float *y, *x_last; /* x_last may be NULL */
     unsigned lanes;    /* threads to a channel, from kernel 5 on */
-    unsigned stretch;  /* tokens between two checkpoints: 4 or 16 */
+    unsigned stretch;  /* tokens between two checkpoints: 4 or 8 */
     size_t pieces;     /* every sequence is cut into so many, in kernel 6; else 1 */
     size_t piece_len;  /* tokens of a piece, a multiple of `stretch`; the last may be shorter */
     const float *start;  /* (batch, pieces, d_inner, d_state) x before each piece, or NULL: 0 */
@@ -505,18 +505,21 @@ KERNEL(scan_tiled, ScanJob)
    GRID    batch * pieces * ceil(d_inner / channels) blocks of 128 threads; channels = 128 / lanes
    COSTS   Few channels are still few threads: that is kernel 6's. */
 
-enum { FUSED_GROUP = 4 }; /* tokens whose sums over the lanes are made together */
+enum {
+    FUSED_GROUP = 4,   /* tokens whose sums over the lanes are made together */
+    FUSED_TOKENS = 16, /* of a tile, at most */
+    STRETCH_FEW = 8,   /* tokens between two checkpoints, with up to 16 states */
+    STRETCH_MANY = 4   /* and with more */
+};
 
 /* The states before this piece's first stretch of tokens, (d_inner, d_state), and those before the
    next ones behind them; or NULL, where nobody wants them. */
 DEVICE float *checkpoint_from(const ScanJob *job, const FusedPlace *at)
 {
     const Scan *scan = &job->scan;
-    size_t stretches = (scan->len - 1) / job->stretch + 1; /* of a sequence */
-    size_t states = scan->d_inner * scan->d_state;
-    if (scan->checkpoint == NULL)
-        return NULL;
-    return scan->checkpoint + (at->b * stretches + at->first / job->stretch) * states;
+    size_t before = at->b * ((scan->len - 1) / job->stretch + 1) + at->first / job->stretch;
+    return scan->checkpoint != NULL ? scan->checkpoint + before * scan->d_inner * scan->d_state
+                                    : NULL;
 }
 
 /* A tile in shared memory: rows of tokens. */
@@ -590,8 +593,11 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
             //? What a lane does not keep crosses over: __shfl_xor_sync(ALL_LANES, give, bit).
             //? Both lanes call the shuffle with what they give; the sum lands in v[i], i < half.
             UNROLL
-            for (int i = 0; i < half; i++) {
-                float give = upper ? v[i] : v[half + i], keep = upper ? v[half + i] : v[i];
+            for (int i = 0; i < count / 2; i++) {
+                if (i >= half)
+                    break;
+                float low_half = v[i], high_half = v[half + i];
+                float give = upper ? low_half : high_half, keep = upper ? high_half : low_half;
                 v[i] = keep + __shfl_xor_sync(ALL_LANES, give, bit);
             }
             //< EX 6.4
@@ -608,46 +614,46 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
     return sums;
 }
 
-/* Row i of a tile of B or C, from this thread's first state on. */
-DEVICE const float *lane_states(const float *tile, unsigned i, const FusedPlace *at,
-                                const FusedShape shape)
-{
-    return tile + (i * shape.lanes + at->part) * (unsigned)shape.states;
-}
-
 /* A tile, forwards: the loop all of this is about. x (states) are this thread's, A2 (states) its
-   part of a row of A times log2 e. The sums C . x go where Delta was; `elapsed` adds Delta up. */
+   part of a row of A times log2 e; `elapsed` adds Delta up. The sums C . x wait in registers until
+   nobody needs Delta any more, and go where that was: so no load has to wait for a store. */
 DEVICE void fused_forward(float *x, float *elapsed, const float *A2, const FusedTile *tile,
-                          const FusedPlace *at, const FusedShape shape)
+                          float *checkpoint, unsigned done, const FusedPlace *at,
+                          const FusedShape shape)
 {
     float *delta = tile->delta + at->worker; /* (tokens) a column of the tile */
+    float y[FUSED_TOKENS];
+    LaneSums sums = {0, 0, false};
     UNROLL
     for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
-        float y[FUSED_GROUP] = {0.0f};
+        if (shape.reads && i0 % (unsigned)shape.stretch == 0)
+            checkpoint_keep(checkpoint, x, done + i0, at, shape);
         UNROLL
-        for (unsigned g = 0; g < FUSED_GROUP; g++) {
-            unsigned i = i0 + g, e = i * at->channels;
+        for (unsigned i = i0; i < i0 + FUSED_GROUP; i++) {
+            unsigned e = i * at->channels;
             float drive = delta[e] * tile->u[e + at->worker], B[16], C[16];
-            quads_load(B, lane_states(tile->B, i, at, shape), shape.states);
+            lane_read(B, tile->B, i, at, shape);
             if (shape.reads)
-                quads_load(C, lane_states(tile->C, i, at, shape), shape.states);
+                lane_read(C, tile->C, i, at, shape);
+            y[i] = 0.0f;
             UNROLL
             for (int k = 0; k < shape.states; k++) {
                 x[k] = exp2_unit(delta[e] * A2[k]) * x[k] + drive * B[k];
                 if (shape.reads)
-                    y[g] += C[k] * x[k];
+                    y[i] += C[k] * x[k];
             }
             *elapsed += delta[e];
         }
-        if (!shape.reads)
-            continue;
-        /* y of four tokens, a part in each lane of the channel */
-        LaneSums sums = lane_sums(y, FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
-        __syncwarp(); /* every lane has read the Delta that is written over here */
+        if (shape.reads) /* y of four tokens, a part in each lane of the channel */
+            sums = lane_sums(y + i0, FUSED_GROUP, shape.whole, 1, shape.lanes / 2);
+    }
+    __syncwarp(); /* every lane has read the Delta that is written over here */
+    UNROLL
+    for (unsigned i0 = 0; i0 < (unsigned)shape.tokens; i0 += FUSED_GROUP) {
         UNROLL
-        for (int g = 0; g < FUSED_GROUP; g++)
-            if (g < sums.count && sums.mine)
-                delta[(i0 + (unsigned)(sums.first + g)) * at->channels] = y[g];
+        for (unsigned g = 0; g < FUSED_GROUP; g++)
+            if (g < (unsigned)sums.count && sums.mine)
+                delta[(i0 + (unsigned)sums.first + g) * at->channels] = y[i0 + g];
     }
 }
 
@@ -710,11 +716,7 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
         __pipeline_commit();
         if (s == 0)
             continue;
-        if (shape.reads && checkpoint != NULL && (done & (job->stretch - 1)) == 0) {
-            states_write(checkpoint, x, d, &at, shape);
-            checkpoint += scan->d_inner * scan->d_state;
-        }
-        fused_forward(x, &elapsed, A2, &tile, &at, shape);
+        fused_forward(x, &elapsed, A2, &tile, checkpoint, done, &at, shape);
         if (shape.reads) {
             __syncthreads(); /* all sums are there */
             fused_store(&tile, job, &at, D, done, shape);
@@ -733,21 +735,21 @@ DEVICE void fused(const ScanJob *job, float *shared, const FusedShape shape)
 }
 
 /* The body with its constants put in: states * lanes >= d_state. The last is for all sizes. */
-#define FUSED_KERNEL(name, states, tokens, lanes, whole, reads)                                    \
+#define FUSED_KERNEL(name, states, tokens, lanes, whole, reads, stretch)                           \
     __global__ void __launch_bounds__(FUSED_THREADS) name(ScanJob job)                             \
     {                                                                                              \
         DYNAMIC_SHARED(float, shared);                                                             \
-        const FusedShape shape = {states, tokens, lanes, whole, reads};                            \
+        const FusedShape shape = {states, tokens, lanes, whole, reads, stretch};                   \
         fused(&job, shared, shape);                                                                \
     }                                                                                              \
     KERNEL(name, ScanJob)
 
-FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true)
-FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true)
-FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true)
-FUSED_KERNEL(fused_16x4, 16, 4, 4, true, true)
-FUSED_KERNEL(fused_16x8, 16, 4, 8, true, true)
-FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
+FUSED_KERNEL(fused_16x1, 16, 8, 1, true, true, STRETCH_FEW)
+FUSED_KERNEL(fused_8x2, 8, 16, 2, true, true, STRETCH_FEW)
+FUSED_KERNEL(fused_4x4, 4, 16, 4, true, true, STRETCH_FEW)
+FUSED_KERNEL(fused_16x4, 16, 8, 4, true, true, STRETCH_MANY)
+FUSED_KERNEL(fused_16x8, 16, 8, 8, true, true, STRETCH_MANY)
+FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true, STRETCH_MANY)
 
 /* ==================================== 6. Time in pieces =================================== */
 /* IDEA    Where channels are few, time is cut into pieces after all, a block each, in three phases.
@@ -756,10 +758,10 @@ FUSED_KERNEL(fused_8xn, 8, 4, job.lanes, false, true)
    GRID    kernel 5's, twice; between them batch * d_inner * d_state threads
    COSTS   Every exponential twice; and u, delta and B are read twice. */
 
-FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false)
-FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false)
-FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false)
-FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false)
+FUSED_KERNEL(piece_end_16x1, 16, 8, 1, true, false, STRETCH_MANY)
+FUSED_KERNEL(piece_end_16x4, 16, 4, 4, true, false, STRETCH_MANY)
+FUSED_KERNEL(piece_end_16x8, 16, 4, 8, true, false, STRETCH_MANY)
+FUSED_KERNEL(piece_end_8xn, 8, 4, job.lanes, false, false, STRETCH_MANY)
 
 enum { CARRY_THREADS = 128, CARRY_AHEAD = 8 };
 
@@ -842,7 +844,7 @@ bool scan_whole(const Scan *scan)
 /* Tokens between two checkpoints: what the backward kernel holds in registers. */
 unsigned scan_stretch(const Scan *scan)
 {
-    return scan_whole(scan) ? 16 : 4;
+    return scan_whole(scan) ? STRETCH_FEW : STRETCH_MANY;
 }
 
 /* Lanes of 16 states each, if 4 divides the sizes and there are 17 to 128 states; else 0. */
@@ -949,9 +951,9 @@ static bool start_fused(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (lanes_of_16(&job->scan) == 4)
-        START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 4), *job, error);
+        START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 8), *job, error);
     if (lanes_of_16(&job->scan) == 8)
-        START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 4), *job, error);
+        START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 8), *job, error);
     if (!scan_whole(&job->scan))
         START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     if (job->lanes == 1)

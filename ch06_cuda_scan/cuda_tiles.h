@@ -94,6 +94,7 @@ typedef struct {
     unsigned lanes; /* to a channel */
     bool whole;     /* `lanes` is a constant, and 4 divides d_inner and d_state */
     bool reads;     /* y, and x_last; else only where a piece ends: piece_x and piece_a */
+    int stretch;    /* tokens from checkpoint to checkpoint */
 } FusedShape;
 
 /* Which tokens and channels a block has, and which of them this thread. It has two jobs: it moves
@@ -249,29 +250,59 @@ DEVICE void states_fetch(float *tile, const float *B, const float *C, const bool
 
 /* ==================================== From and to registers =============================== */
 
+/* Which state of its channel is this thread's number k. The lanes of a channel take turns with
+   quads: so what they read of a row at a time lies side by side, in banks that differ. */
+DEVICE unsigned lane_state(unsigned k, const FusedPlace *at, const FusedShape shape)
+{
+    return (k / 4 * shape.lanes + at->part) * 4 + k % 4;
+}
+
+/* This thread's part of row i of a tile of B or C. */
+DEVICE void lane_read(float *to, const float *tile, unsigned i, const FusedPlace *at,
+                      const FusedShape shape)
+{
+    UNROLL
+    for (unsigned k = 0; k < (unsigned)shape.states; k += 4)
+        quads_load(to + k,
+                   tile + i * shape.lanes * (unsigned)shape.states + lane_state(k, at, shape), 4);
+}
+
 /* This thread's states from or to an array (..., d_inner, d_state); row: of this channel. Those
    past d_state, and channels past d_inner, are 0 and stay it. */
 DEVICE void states_read(float *x, const float *from, size_t row, const FusedPlace *at,
                         const FusedShape shape)
 {
-    unsigned n = at->part * (unsigned)shape.states;
     bool inside = from != NULL && at->channel + at->worker < at->d_inner;
     UNROLL
-    for (unsigned k = 0; k < (unsigned)shape.states; k++)
-        x[k] = inside && n + k < at->d_state ? from[row * at->d_state + n + k] : 0.0f;
+    for (unsigned k = 0; k < (unsigned)shape.states; k++) {
+        unsigned n = lane_state(k, at, shape);
+        x[k] = inside && n < at->d_state ? from[row * at->d_state + n] : 0.0f;
+    }
 }
 
 DEVICE void states_write(float *to, const float *x, size_t row, const FusedPlace *at,
                          const FusedShape shape)
 {
-    unsigned n = at->part * (unsigned)shape.states;
     if (to == NULL || at->channel + at->worker >= at->d_inner)
         return;
-    to += row * at->d_state + n;
     UNROLL
-    for (unsigned k = 0; k < (unsigned)shape.states; k += 4)
-        if (n + k < at->d_state)
-            quad_write(to + k, x + k, (unsigned)least_of(at->d_state - n - k, 4), at->whole);
+    for (unsigned k = 0; k < (unsigned)shape.states; k += 4) {
+        unsigned n = lane_state(k, at, shape);
+        if (n < at->d_state)
+            quad_write(to + row * at->d_state + n, x + k, (unsigned)least_of(at->d_state - n, 4),
+                       at->whole);
+    }
+}
+
+/* x, the states before token t of the piece, which begins a stretch, to the checkpoints of the
+   piece; NULL: nobody wants them. */
+DEVICE void checkpoint_keep(float *checkpoint, const float *x, unsigned t, const FusedPlace *at,
+                            const FusedShape shape)
+{
+    if (checkpoint == NULL || t >= at->tokens)
+        return;
+    checkpoint += (size_t)(t / (unsigned)shape.stretch) * at->d_inner * at->d_state;
+    states_write(checkpoint, x, at->channel + at->worker, at, shape);
 }
 
 #endif /* CH06_CUDA_TILES */

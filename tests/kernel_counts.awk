@@ -5,8 +5,8 @@
 # does not divide. "a state": instructions for a token and a state of a thread, where it is known how
 # many of them a loop works on. In the kernels of Mamba-2 the longest loop is that of a chunk; there the
 # loops inside count as often as they are gone round: for 64 tokens, 64 channels and 128 states, that
-# is twice if there are loops in them, for two tiles of states, and 8 times if not, for the 8 steps of
-# a product.
+# is twice, for two tiles of states. "words": of 4 bytes that a thread takes from shared memory or puts
+# there, over a shuffle too; what goes from global memory to a tile comes by as well.
 
 /^ Function /         { sub(/:$/, "", $2); about = plain($2) }
 /^ +REG:/             { sub(/REG:/, "", $1); registers[about] = $1 }
@@ -53,11 +53,17 @@ function class(text) {
     return "other"
 }
 
+function words(text) {
+    sub(/^@!?U?P[0-9T]+ /, "", text)
+    if (text !~ /^(LDS|STS|SHFL|LDG|STG|LD\.|ST\.|LDGSTS)/) return 0
+    return text ~ /^[A-Z.0-9a-z]*\.128/ ? 4 : text ~ /^[A-Z.0-9a-z]*\.64/ ? 2 : 1
+}
+
 function works_on(kernel) { # tokens times states of a thread, once round the loop
-    if (kernel ~ /16x1$/ || kernel ~ /8x2$/) return 128
-    if (kernel ~ /(4x4|d_16x4|d_16x8)$/)     return 64
-    if (kernel ~ /8xn$/)                     return 32
-    if (kernel ~ /^dual_[so]/)               return 64 * 64 * 128 / 128
+    if (kernel ~ /(16x1|fused_8x2|fused_16x[48])$/) return 128
+    if (kernel ~ /(4x4|end_16x[48]|back_8x2)$/)     return 64
+    if (kernel ~ /(8xn|back_8x8|back_8x16)$/)       return 32
+    if (kernel ~ /^dual_(states|outputs)/)          return 64 * 64 * 128 / 128
     return 0
 }
 
@@ -74,7 +80,7 @@ function find_way(low, high,   i, to) {
     }
 }
 
-function finish(   i, j, to, low, high, last, n, states, inner) {
+function finish(   i, j, to, low, high, last, n, states) {
     if (name == "") return
     high = low = -1
     for (i = 0; i < count; i++) {
@@ -88,24 +94,22 @@ function finish(   i, j, to, low, high, last, n, states, inner) {
     for (i = low + 1; name ~ /^dual_[so]/ && i < high; i++) {
         to = target(said[i])
         if (to < low || to >= i) continue
-        inner = 1
-        for (j = to; j < i; j++)
-            if (target(said[j]) >= to && target(said[j]) < j) inner = 0
         for (j = to; j <= i; j++)
-            times[j] *= inner ? 8 : 2
+            times[j] *= 2
     }
     find_way(low, high)
     split("", n)
     for (i = low; low >= 0 && way[low] > 0; i = next_at[i]) {
         n[class(said[i])] += times[i]
+        n["words"] += times[i] * words(said[i])
         if (i == high) break
     }
     if (heading++ == 0)
-        printf "%-20s %9s %7s %7s %6s %6s %6s %7s %6s %6s %8s\n", "kernel", "registers", "a loop", "special", "float", "shared", "global", "shuffle", "matrix", "other", "a state"
+        printf "%-20s %9s %7s %7s %6s %6s %6s %7s %6s %6s %6s %8s %8s\n", "kernel", "registers", "a loop", "special", "float", "shared", "global", "shuffle", "matrix", "other", "words", "a state", "words"
     if (low >= 0 && way[low] > 0 && name != "race_sum") {
         states = works_on(name)
         if (name == "dual_carry") states = 64 * n["float"]
-        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %6d %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["matrix"], n["other"], (states > 0) ? sprintf("%.1f", way[low] / states) : "-"
+        printf "%-20s %9d %7d %7d %6d %6d %6d %7d %6d %6d %6d %8s %8s\n", name, registers[name], way[low], n["special"], n["float"], n["shared"], n["global"], n["shuffle"], n["matrix"], n["other"], n["words"], (states > 0) ? sprintf("%.1f", way[low] / states) : "-", (states > 0) ? sprintf("%.1f", n["words"] / states) : "-"
     }
     split("", place)
     name = ""

@@ -967,6 +967,9 @@ static void bad_counts_and_records_are_refused(void **state)
     (void)state;
     assert_counts_refused("from,a,b\na,1,2.5\nb,1,1\n",
                           "x.csv:2: row 'a', column 'b': 2.5 is not a count");
+    assert_counts_refused("from,a,b\na,1,2\nb,0.5,0.5\n",
+                          "x.csv:3: row 'b', column 'a': 0.5 is not a count: chances are for "
+                          "--chain");
     assert_counts_refused("from,a,b\na,1,-2\nb,1,1\n",
                           "x.csv:2: row 'a', column 'b': -2 is negative");
     assert_counts_refused("", "x.csv: empty: there is no day in this record");

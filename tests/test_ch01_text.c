@@ -58,6 +58,7 @@ static void UTF_16_is_named(void **state)
     assert_no_text("\xFF\xFEs\0u\0n\0\n\0", sentence);
     assert_no_text("\xFE\xFF\0s\0u\0n\0\n", sentence);
     assert_no_text("s\0u\0n\0\n\0", sentence);
+    assert_no_text("\0s\0u\0n\0\n", sentence);
     assert_no_text("\xFF\xFE\x74\x66\x28\x96", sentence); /* two characters, and no 0 byte */
 }
 

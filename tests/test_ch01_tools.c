@@ -1348,7 +1348,7 @@ static void what_cannot_be_written_is_told_before_the_work(void **state)
 {
     (void)state;
     char said[4096];
-    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--out", "/no/dir/x"), 1);
+    assert_int_equal(run_words(said, sizeof said, "/dev/null", "--loud", "--out=/no/dir/x"), 1);
     assert_string_equal(said, "error: /no/dir/x: cannot be written: No such file or directory\n");
     assert_int_equal(run_words(said, sizeof said, "/dev/null", "--out", "/dev/null"), 0);
     assert_string_equal(said, "");

@@ -1190,6 +1190,45 @@ static void what_is_not_fixed_is_as_in_the_selective_block(void **state)
     model_free(&selective), model_free(&model);
 }
 
+/* x_proj's rows of what is fixed get the constant's gradient, and u none through them; the other
+   rows and columns stay as they were. */
+static void what_is_fixed_sends_nothing_back_to_u(void **state)
+{
+    (void)state;
+    enum { TOKENS = 5 };
+    MambaConfig config = config_default(12);
+    size_t inner = config.intermediate_size, dt_rank = config.time_step_rank = 3;
+    size_t d_state = config.state_size, narrow = dt_rank + 2 * d_state;
+    size_t width[FIXED_PARTS] = {dt_rank, d_state, d_state};
+    Random random = random_from_seed(4);
+    float *constant = random_floats(TOKENS * inner, &random);
+    float *made[FIXED_PARTS] = {random_floats(TOKENS * dt_rank, &random),
+                                random_floats(TOKENS * d_state, &random),
+                                random_floats(TOKENS * d_state, &random)};
+    float *rows = NEW(float, narrow *inner), *columns = NEW(float, TOKENS *narrow);
+    for (config.fixed = 0; config.fixed <= FIXED_ALL; config.fixed++) {
+        for (size_t i = 0; i < narrow * inner; i++)
+            rows[i] = 77.0f;
+        for (size_t i = 0; i < TOKENS * narrow; i++)
+            columns[i] = 77.0f;
+        fixed_backward(rows, columns, made, constant, TOKENS, &config);
+        for (size_t part = 0, row = 0; part < FIXED_PARTS; part++)
+            for (size_t i = 0; i < width[part]; i++, row++) {
+                bool fixed = config.fixed >> part & 1;
+                for (size_t t = 0; t < TOKENS; t++)
+                    assert_near((double)columns[t * narrow + row], fixed ? 0.0 : 77.0, 0.0, 0.0);
+                for (size_t d = 0; d < inner; d++) {
+                    double sum = 0.0;
+                    for (size_t t = 0; t < TOKENS; t++)
+                        sum += (double)made[part][t * width[part] + i] *
+                               (double)constant[t * inner + d];
+                    assert_near((double)rows[row * inner + d], fixed ? sum : 77.0, 2e-6, 1e-6);
+                }
+            }
+    }
+    free(constant), free(made[0]), free(made[1]), free(made[2]), free(rows), free(columns);
+}
+
 static void check_slopes(unsigned fixed)
 {
     enum { LEN = 7 };
@@ -1963,6 +2002,28 @@ static void weights_that_do_not_fit_are_named(void **state)
     model_free(&model);
 }
 
+static void a_folder_for_a_model_is_tried_without_a_trace(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch05_folder_XXXXXX", path[64];
+    Error error;
+    assert_non_null(mkdtemp(dir));
+    assert_true(folder_possible(dir, &error));
+    snprintf(path, sizeof path, "%s/new", dir);
+    assert_true(folder_possible(path, &error));
+    assert_int_equal(access(path, F_OK), -1);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir); /* in the way of the weights */
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_false(folder_possible(dir, &error));
+    assert_contains(error.text, "model.safetensors: cannot be written: Is a directory");
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(dir), 0); /* nothing was left in it */
+    assert_false(folder_possible("/dev/null", &error));
+    assert_string_equal(error.text, "/dev/null: this is not a folder; a model goes into one");
+    assert_false(folder_possible("/dev/null/x", &error));
+    assert_string_equal(error.text, "/dev/null/x: cannot be made: Not a directory");
+}
+
 static void wrong_options_are_named(void **state)
 {
     (void)state;
@@ -2134,6 +2195,7 @@ int main(void)
         cmocka_unit_test(a_run_ends_with_the_average_of_its_weights),
         cmocka_unit_test(what_is_fixed_is_the_same_for_every_token_and_nothing_else_is),
         cmocka_unit_test(what_is_not_fixed_is_as_in_the_selective_block),
+        cmocka_unit_test(what_is_fixed_sends_nothing_back_to_u),
         cmocka_unit_test(gradients_are_slopes_whatever_is_fixed),
         cmocka_unit_test(a_selective_model_s_gradients_are_slopes),
         cmocka_unit_test(the_files_are_what_the_grammar_tells),
@@ -2158,6 +2220,7 @@ int main(void)
         cmocka_unit_test(a_median_of_seeds_leaves_them_in_order),
         cmocka_unit_test(a_text_is_learnt_and_the_losses_are_the_same_for_any_threads),
         cmocka_unit_test(weights_that_do_not_fit_are_named),
+        cmocka_unit_test(a_folder_for_a_model_is_tried_without_a_trace),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(a_cue_is_held_as_far_as_training_asked_for),
         cmocka_unit_test(a_text_may_begin_with_nothing),

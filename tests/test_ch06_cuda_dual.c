@@ -301,23 +301,51 @@ static void what_the_kernels_do_not_take_is_named(void **state)
     }
 }
 
+/* Of a fragment a lane reads one number at a time: 8 rows and 4 columns, or the other way round. */
+static void a_fragment_lies_in_32_banks(void **state)
+{
+    (void)state;
+    unsigned rows[32], columns[32];
+    for (unsigned i = 0; i < 32; i++) {
+        rows[i] = i / 4 * BY_ROWS + i % 4;
+        columns[i] = i % 4 * BY_COLUMNS + i / 4;
+    }
+    assert_int_equal(bank_turns(rows, 32), 1);
+    assert_int_equal(bank_turns(columns, 32), 1);
+}
+
+static void pieces_are_as_many_as_the_device_takes(void **state)
+{
+    (void)state;
+    HeadScan scan;
+    memset(&scan, 0, sizeof scan);
+    scan.batch = 8, scan.len = 2048, scan.n_head = 32;
+    assert_int_equal(dual_piece(&scan, 132),
+                     32); /* 256 blocks, 396 places: a sequence to a block */
+    scan.batch = 1, scan.len = 65536;
+    assert_int_equal(dual_piece(&scan, 132), 86); /* 1,024 chunks in 12 pieces */
+    scan.len = 5;
+    assert_int_equal(dual_piece(&scan, 132), 1);
+}
+
 static void times_are_counted_as_by_hand(void **state)
 {
     (void)state;
     ScanFeed feed[N_FEED];
-    const Rates rates = {4.0, 2.0, 1.0};
+    const Rates rates = {4.0, 2.0, 1.0, 16.0};
     const double products[2] = {8.0, 16.0};
     double seconds[FEED_TIMES];
-    count_feed(feed, 64.0, 4.0, 1024.0);
+    count_feed(feed, 64.0, 1024.0);
     assert_near(feed[0].products, 64.0, 0.0, 1e-12);  /* 16 states: four each */
     assert_near(feed[0].floats, 4.03125, 0.0, 1e-12); /* u, Delta, z, y; B and C */
-    assert_near(feed[2].products, 576.0, 0.0, 1e-12); /* C B, C x, v B, v B: 128 each; M v: 64 */
-    assert_near(feed[2].floats, 5.375, 0.0, 1e-12);   /* u twice, y, 4 * 128 / 256; B twice, C */
-    assert_near(feed_times(seconds, &feed[2], 2.0, &rates, products), 72.0, 0.0, 1e-12);
-    assert_near(seconds[0], 10.75, 0.0, 1e-12);
-    assert_near(seconds[1], 0.0625, 0.0, 1e-12);
+    assert_near(feed[2].products, 328.0, 0.0, 1e-12); /* C x, v B: 128 each; M v: 64; B C: 8 */
+    assert_near(feed[2].floats, 3.375, 0.0, 1e-12);   /* u twice, y; B twice, C */
+    assert_near(feed_times(seconds, &feed[2], 2.0, &rates, products), 41.0, 0.0, 1e-12);
+    assert_near(seconds[0], 6.75, 0.0, 1e-12);
+    assert_near(seconds[1], 0.03125, 0.0, 1e-12);
     assert_near(seconds[2], 2.0 * 128.0 * ISSUED_DUAL / 32.0, 0.0, 1e-12);
-    assert_near(seconds[3], 72.0, 0.0, 1e-12);
+    assert_near(seconds[3], 2.0 * 128.0 * WORDS_DUAL / 16.0, 0.0, 1e-12);
+    assert_near(seconds[4], 41.0, 0.0, 1e-12);
 }
 
 #ifdef CUDA_ON_CPU
@@ -460,6 +488,8 @@ int main(void)
         cmocka_unit_test(a_nan_stays_in_its_head_and_from_its_chunk_on),
         cmocka_unit_test(the_thread_comes_to_three_digits),
         cmocka_unit_test(what_the_kernels_do_not_take_is_named),
+        cmocka_unit_test(a_fragment_lies_in_32_banks),
+        cmocka_unit_test(pieces_are_as_many_as_the_device_takes),
         cmocka_unit_test(times_are_counted_as_by_hand),
 #ifdef CUDA_ON_CPU
         cmocka_unit_test(too_little_memory_is_said_and_nothing_is_kept),

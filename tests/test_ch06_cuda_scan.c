@@ -730,6 +730,25 @@ static void ex6_2_every_round_of_the_sweeps_takes_one_turn(void **state)
                     sweep_turns(width, SWEEP_TOKENS, swept_place));
 }
 
+/* A quarter of a warp gets its quads at a time. */
+static void lanes_read_neighbouring_quads_from_different_banks(void **state)
+{
+    (void)state;
+    const FusedShape shape = {16, 8, 8, true, true, STRETCH_MANY};
+    for (unsigned k = 0; k < 16; k += 4) {
+        unsigned word[32], seen = 0;
+        for (unsigned i = 0; i < 32; i++) {
+            FusedPlace at;
+            memset(&at, 0, sizeof at);
+            at.part = i / 4;
+            word[i] = lane_state(k + i % 4, &at, shape);
+            seen += word[i] / 32 == k / 4;
+        }
+        assert_int_equal(bank_turns(word, 32), 1);
+        assert_int_equal(seen, 32); /* and every state is somebody's */
+    }
+}
+
 static void banks_are_counted_as_by_hand(void **state)
 {
     (void)state; /* 32 lanes: a row, one word, every other word, every 32nd, two words of a bank */
@@ -1400,6 +1419,7 @@ int main(void)
         cmocka_unit_test(ex6_1_a_tile_of_time_is_chapter_4_s_scan),
         cmocka_unit_test(ex6_2_blelloch_agrees_with_golden_pairs),
         cmocka_unit_test(ex6_2_every_round_of_the_sweeps_takes_one_turn),
+        cmocka_unit_test(lanes_read_neighbouring_quads_from_different_banks),
         cmocka_unit_test(banks_are_counted_as_by_hand),
         cmocka_unit_test(ex6_3_a_warp_agrees_with_golden_pairs),
         cmocka_unit_test(ex6_4_sums_over_lanes_are_complete_and_held_once),

@@ -72,6 +72,10 @@ time_tests() { # list
 }
 
 SHARE=${SHARE:-1/1}
+case $SHARE in
+[1-9]*/[1-9]*) ;;
+*) echo "error: SHARE=$SHARE: a share is written 1/3" >&2; exit 2 ;;
+esac
 case ${1:-} in
 --one) one "$2" "$3" "$4" "$5" "$6"; exit 0 ;;
 --time) time_tests "$2"; exit 0 ;;

@@ -738,6 +738,7 @@ static bool run_hippo(const StepOptions *options, const Show *show, Error *error
     enum { TRIED = 16 };
     size_t most = options->hippo, tried = 0;
     double numbers[TRIED], errors[TRIED];
+    assert(most > 0);
     Signal u;
     if (!signal_open(&u, options->input, options->length, 200, 1, 0, options->seed, error))
         return false;

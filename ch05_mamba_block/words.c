@@ -211,17 +211,18 @@ void corpus_file_close(CorpusFile *file)
 }
 
 /* Too short for training: says how long it is, how long it should be, and why. */
-static bool fail_short(const char *text, size_t len, bool bytes, size_t piece, const char *path,
-                       Error *error)
+static void say_short(const char *text, size_t len, bool bytes, size_t piece, const char *path,
+                      Error *error)
 {
     char word[WORD_ROOM] = "";
     size_t count = bytes ? len : 0, at = 0;
     while (!bytes && word_next(word, sizeof word, text, len, &at, false))
         count++;
-    return fail(error,
-                "%s: %zu %s are too few: the last tenth is only looked at, and must hold a piece "
-                "of %zu and one more; so about %zu are wanted, or a shorter --length",
-                path, count, bytes ? "bytes" : "words", piece, 10 * (piece + 1));
+    fail(error,
+         "%s: %zu %s are too few: the last tenth is only looked at, and must hold a piece of %zu "
+         "and "
+         "one more; so about %zu are wanted, or a shorter --length",
+         path, count, bytes ? "bytes" : "words", piece, 10 * (piece + 1));
 }
 
 /* The vocabulary of a text, and what it is cut into, in pieces of `piece` tokens. */
@@ -235,12 +236,14 @@ static bool corpus_file_cut(CorpusFile *file, const char *text, size_t len, size
         return false;
     if (!corpus_from_text(&got.learn, text, cut, &got.words, piece, path, error)) {
         vocabulary_free(&got.words);
-        return fail_short(text, len, bytes, piece, path, error);
+        say_short(text, len, bytes, piece, path, error);
+        return false;
     }
     if (!corpus_from_text(&got.check, text + cut, len - cut, &got.words, piece, path, error)) {
         vocabulary_free(&got.words);
         corpus_free(&got.learn);
-        return fail_short(text, len, bytes, piece, path, error);
+        say_short(text, len, bytes, piece, path, error);
+        return false;
     }
     *file = got;
     return true;

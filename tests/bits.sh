@@ -20,7 +20,7 @@ build() { # name compiler flags
     shift 2
     command -v "$compiler" > /dev/null || { echo "skipped: $name: no $compiler"; return 1; }
     [ "$compiler" != "$CC" ] || ! "$CC" -fopenmp -x c -o /dev/null - < "$work/empty.c" 2> /dev/null || set -- "$@" -fopenmp
-    "$compiler" -O1 -w -ffp-contract=off "$@" $source -o "$work/$name" -lm 2> "$work/$name.said" && return 0
+    "$compiler" -O1 $whole -w -ffp-contract=off "$@" $source -o "$work/$name" -lm 2> "$work/$name.said" && return 0
     echo "skipped: $name: $compiler cannot build it: $(head -n 1 "$work/$name.said")"
     return 1
 }
@@ -59,6 +59,7 @@ train() { # name [program]
 }
 
 echo 'int main(void) { return 0; }' > "$work/empty.c"
+whole=$("$CC" -Werror -fwhole-program -x c -o /dev/null - < "$work/empty.c" 2> /dev/null && echo -fwhole-program)
 case $(uname -m) in
 x86_64)
     ! build avx2 "$CC" -mavx2 -mfma || train avx2

@@ -7,7 +7,8 @@
 # A file that others include is compiled with them. What depends on the file alone is asked of every
 # file: does it compile by itself? What is dear is asked of the files that nothing includes (the tops:
 # tests, benches, the last chapters), which hold all the others: gcc's warnings, which depend on what
-# it optimises, and clang-tidy's rules.
+# it optimises, and clang-tidy's rules. gcc -fanalyzer, which takes minutes for each, was asked once of
+# ssm.c, json.c, safetensors.c and tokenizer.c, with all they include: no finding.
 set -u
 bad=0
 work=$(mktemp -d)

@@ -282,7 +282,7 @@ static size_t numbers_differ(double *share, const float *a, const float *b, size
 
 /* The same words after nothing, and from the states that a story left: which Deltas, Bs and Cs hear
    of it, layer by layer. Only the scans' states are handed on, not the convolutions' last words. */
-static bool show_loop(const Model *model, const Vocabulary *words, Error *error)
+static void show_loop(const Model *model, const Vocabulary *words)
 {
     static const char before[] = "a stranger spoke of runes .",
                       text[] = "the miller walked slowly past the old bridge . what is a rainbow ?";
@@ -292,8 +292,6 @@ static bool show_loop(const Model *model, const Vocabulary *words, Error *error)
     size_t unknown, len = text_to_tokens(ids, &unknown, text, sizeof text - 1, words, false);
     size_t read = text_to_tokens(first, &unknown, before, sizeof before - 1, words, false);
     size_t inner = config->intermediate_size, d_state = config->state_size;
-    if (config->kind != MODEL_MAMBA)
-        return fail(error, "this is for models of chapter 5's block alone");
     float *state = NEW(float, model_state_floats(config, 1));
     ModelWork story = model_work_new(model, 1, read, false);
     ModelWork work[2] = {model_work_new(model, 1, len, true), model_work_new(model, 1, len, true)};
@@ -323,7 +321,6 @@ static bool show_loop(const Model *model, const Vocabulary *words, Error *error)
     }
     model_work_free(&story), model_work_free(&work[0]), model_work_free(&work[1]);
     free(state);
-    return true;
 }
 
 /* ============================== The first that is no number ================================ */
@@ -518,9 +515,12 @@ int lengths_main(int argc, char **argv)
     Vocabulary words;
     if (!model_open_folder(&model, &words, folder, &error))
         return program_end(false, &error);
-    if (all)
+    if (model.config.kind != MODEL_MAMBA)
+        ok = fail(&error, "%s: a %s: what is shown here is for chapter 5's block", folder,
+                  model_type_name[model.config.kind]);
+    if (ok && all)
         putchar('\n');
-    if (mode[BATCHES] || all)
+    if (ok && (mode[BATCHES] || all))
         ok = show_batches(&model, &words, &error);
     if (ok && all)
         putchar('\n');
@@ -529,7 +529,7 @@ int lengths_main(int argc, char **argv)
     if (ok && all)
         putchar('\n');
     if (ok && (mode[LOOP] || all))
-        ok = show_loop(&model, &words, &error);
+        show_loop(&model, &words);
     model_free(&model);
     vocabulary_free(&words);
     return program_end(ok, &error);

@@ -619,8 +619,8 @@ int cuda_bench_main(int argc, char **argv)
          "random numbers of this size through a kernel, forwards and backwards, against chapter 4"},
         {"kernel", SCAN_KERNEL_NAMES, OPTION_CHOICE, 0, 0, &kernel, "scan",
          "which (default: whichever fits the size)"},
-        {"csv", "FILE", OPTION_TEXT, 0, 0, &csv, "-", "write the table as CSV too"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "-", "write the roofline as SVG"},
+        {"csv", "FILE", OPTION_OUT, 0, 0, &csv, "-", "write the table as CSV too"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "-", "write the roofline as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "-", "draw without Unicode"},
     };
     const Program program = {"ch06_bench",

@@ -281,13 +281,30 @@ double roof(double per_byte, const Rates *rates)
 
 enum { ROOF_POINTS = 25 };
 
+/* x (ROOF_POINTS) from 10^low to 10^high, evenly on a logarithmic axis. */
+static void roof_points(double *x, double low, double high)
+{
+    for (int i = 0; i < ROOF_POINTS; i++)
+        x[i] = pow(10.0, low + (high - low) * i / (ROOF_POINTS - 1));
+}
+
+/* The point nearest to a roof's knee becomes it, so that the line has an edge there. */
+static void roof_knee(double *x, double knee)
+{
+    int nearest = 0;
+    for (int i = 0; i < ROOF_POINTS; i++)
+        if (fabs(log(x[i] / knee)) < fabs(log(x[nearest] / knee)))
+            nearest = i;
+    x[nearest] = knee;
+}
+
 /* The roof as a line from 1/100 to 100 exponentials a byte. */
 void roof_line(double *x, double *y, const Rates *rates)
 {
-    for (int i = 0; i < ROOF_POINTS; i++) {
-        x[i] = pow(10.0, -2.0 + 4.0 * i / (ROOF_POINTS - 1));
+    roof_points(x, -2.0, 2.0);
+    roof_knee(x, rates->exponentials / rates->bytes);
+    for (int i = 0; i < ROOF_POINTS; i++)
         y[i] = 1e-9 * roof(x[i], rates);
-    }
 }
 
 /* The floors of a scan of this size on an H100, by count, and the roof over them. */
@@ -407,11 +424,11 @@ bool feed_show(double chunk, const Show *show, Error *error)
                1e6 * seconds[0], 1e6 * seconds[1], 1e6 * seconds[2], 1e6 * seconds[3],
                1e6 * seconds[4], at[i]);
     }
-    for (int i = 0; i < ROOF_POINTS; i++) {
-        x[i] = pow(10.0, 3.0 * i / (ROOF_POINTS - 1));
-        for (int k = 0; k < 2; k++)
-            roof[k][i] = 1e-12 * fmin(products[k], x[i] * gpu_rates.bytes);
-    }
+    roof_points(x, 0.0, 3.0);
+    for (int k = 0; k < 2; k++)
+        roof_knee(x, products[k] / gpu_rates.bytes);
+    for (int i = 0; i < 2 * ROOF_POINTS; i++)
+        roof[i % 2][i / 2] = 1e-12 * fmin(products[i % 2], x[i / 2] * gpu_rates.bytes);
     Chart chart = chart_new("Multiply-adds by count: what an H100's rates allow",
                             "multiply-adds a byte", "10^12 multiply-adds a second");
     chart.log_x = chart.log_y = true;

@@ -737,7 +737,7 @@ int dual_main(int argc, char **argv)
          "one demo; feed has a figure for --svg"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "- demo:agree",
          "of the order in which threads run, on the CPU (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo:feed", "write the figure as SVG"},
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "demo:feed", "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo:feed", "draw without Unicode"},
     };
     const Program program = {"ch06_cuda_dual",

@@ -1272,7 +1272,7 @@ int cuda_main(int argc, char **argv)
          "say on what the kernels run; exit status 1 if there is no GPU"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &show.seed, "- demo:ladder demo:race",
          "of the order in which threads run, on the CPU (default 1)"},
-        {"svg", "FILE", OPTION_TEXT, 0, 0, &show.svg, "demo:work demo:banks demo:floors",
+        {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "demo:work demo:banks demo:floors",
          "write the figure as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "- demo:work demo:banks demo:floors",
          "draw without Unicode"},

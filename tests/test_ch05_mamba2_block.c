@@ -937,7 +937,10 @@ static void a_folder_is_read_as_it_was_written(void **state)
         model_free(&model), model_free(&back);
     }
     vocabulary_free(&words);
-    char command[64];
+    char command[96], text[4096];
+    snprintf(command, sizeof command, "--batches --model %s", folder);
+    assert_int_equal(run_program(text, sizeof text, "ch05_lengths", command), 1);
+    assert_contains(text, "a mamba2: what is shown here is for chapter 5's block");
     snprintf(command, sizeof command, "rm -r %s", folder);
     assert_int_equal(system(command), 0);
 }

@@ -99,6 +99,15 @@ static void the_kernels_are_the_chunks_of_chapter_5c(void **state)
     free(made.memory);
 }
 
+static void more_pieces_are_carried_than_are_asked_for_at_once(void **state)
+{
+    (void)state;
+    need_device();
+    DemoHeads made = demo_heads_new(1, (DUAL_AHEAD + 2) * SIDE + 5, 1, 4, 1, 4);
+    check_pieces(&made.scan, head_scan, 1);
+    free(made.memory);
+}
+
 static void whatever_is_optional_may_be_left_out(void **state)
 {
     (void)state;
@@ -482,6 +491,7 @@ int main(void)
         cmocka_unit_test(the_kernels_agree_with_golden),
         cmocka_unit_test(the_kernels_are_the_recurrence_at_odd_sizes),
         cmocka_unit_test(the_kernels_are_the_chunks_of_chapter_5c),
+        cmocka_unit_test(more_pieces_are_carried_than_are_asked_for_at_once),
         cmocka_unit_test(whatever_is_optional_may_be_left_out),
         cmocka_unit_test(whole_numbers_come_out_exactly),
         cmocka_unit_test(decays_begin_with_the_next_token_and_may_be_fast),

@@ -489,6 +489,10 @@ static void probes_count_and_say_only_their_verdict(void **state)
     assert_silent_about(text, "x is 0.25"); /* the probe's input */
     read_file(text, "results.json");
     assert_says(text, "\"visibility\": \"after_published\"");
+    for (char *word = strstr(text, "execution_time"); word != NULL;
+         word = strstr(word, "seconds\""))
+        for (word = strchr(word, ':'); *word != ',' && *word != '\n'; word++)
+            *word = ' '; /* a time may be 0.25 too */
     assert_silent_about(text, "0.25");
     assert_int_equal(grade_lines(text, "1.2", "#define printf(...) NONSENSE\nsum = 9;", hidden), 0);
     assert_says(text, "NOT C    other numbers  (hidden)\n1.10"); /* the compiler quotes the probe */

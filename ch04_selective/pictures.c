@@ -83,6 +83,7 @@ static StoryLayout story_layout(size_t contexts)
 {
     int n = (int)contexts, room = (int)page_columns() - STORY_BESIDE;
     StoryLayout layout;
+    assert(n > 0);
     layout.both = 2 * n * 6 <= room;
     n = layout.both ? 2 * n : n;
     int column = (room - 7) / n;

@@ -354,7 +354,7 @@ DEVICE void fused_back(const ScanJob *job, float *shared, float *x, float *A_bar
     {                                                                                              \
         DYNAMIC_SHARED(float, shared);                                                             \
         const FusedShape shape = {states, tokens, lanes, whole, true, tokens};                     \
-        float x[(tokens + 1) * states], A_bar[tokens * states];                                    \
+        float x[((tokens) + 1) * (states)], A_bar[(tokens) * (states)];                            \
         fused_back(&job, shared, x, A_bar, shape);                                                 \
     }                                                                                              \
     KERNEL(name, ScanJob)

@@ -41,6 +41,7 @@ enum { GRID_MOST = 2147483647, SHARED_UNASKED = 48 * 1024 };
 
 size_t ceil_div(size_t a, size_t b)
 {
+    assert(b > 0);
     return a / b + (a % b != 0);
 }
 

@@ -2,11 +2,12 @@
 
    QUESTION   A GPU has units that do nothing but multiply matrices, and that several times as fast
               as all the others. The kernels of cuda_scan.cu cannot use them. What can?
-   NEW        Chapter 5c's chunks as three kernels: where each piece of some chunks ends, from piece
-              to piece, and what is read. All long sums are products of matrices, made by wmma in
-              TF32: factors with 10 bits behind the point, sums in float.
+   NEW        Chapter 5c's chunks as four kernels: B C^T once for all heads of a group, where each
+              piece of some chunks ends, from piece to piece, and what is read. All long sums are
+              products of matrices, made by wmma in TF32: factors with 10 bits behind the point,
+              sums in float.
    NOT        A way back; and not the fastest there is. The published kernels take factors of 16
-              bits, and make C B^T once for all heads of a group.
+              bits, and Hopper's own matrix instructions.
    EQUATION   y_i = sum over j <= i of L_ij (C_i . B_j) v_j  +  a_0 ... a_i (x C_i), in each chunk
    LETTERS    as in chapter 5c, and
               tile   SIDE x SIDE numbers in shared memory; what is not there is 0

@@ -245,7 +245,7 @@ static void the_sanitizers_find_what_a_test_does_not(void **state)
     assert_points(text, "1.10", "1 of 1");
 }
 
-/* 1.2 is made of 1.1: whatever 1.1 does, a right 1.2 has its points, and a wrong one loses its own. */
+/* 1.2 is made of 1.1: whatever 1.1 does, a right 1.2 has its points, a wrong one loses its own. */
 static void a_mistake_in_one_exercise_costs_no_other(void **state)
 {
     static const char *const wrong[] = {"return a - b;", "EXERCISE_TODO(\"1.1\");", "abort();",
@@ -384,7 +384,7 @@ static void without_namespaces_the_limits_still_hold(void **state)
     nothing_of_a_submission_is_left(state);
 }
 
-/* ---- what was handed in, under whatever name --------------------------------------------------- */
+/* ---- what was handed in, under whatever name ------------------------------------------------- */
 
 /* Every way that a chapter's file comes back from a student, all worth 6 of 6. */
 static void a_submission_is_found_and_the_report_says_where(void **state)
@@ -452,7 +452,7 @@ static void a_zip_file_is_opened(void **state)
     assert_points(text, "points", "0 of 6");
 }
 
-/* A test that sleeps costs 2 s here, twice that with the others solved; then its exercise is given up.
+/* A test that sleeps costs 2 s here, twice that with the others solved; then it is given up.
    When so much is lost, the
    rest is not run. */
 static void a_submission_that_sleeps_is_not_waited_for(void **state)

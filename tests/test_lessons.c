@@ -17,7 +17,7 @@
    without a marker is an error, and so is a link to nothing. Exercises are checked too: see below.
 
        build/tests/test_lessons              check
-       build/tests/test_lessons ch02         check what begins so: a chapter, a lesson, a line of one
+       build/tests/test_lessons ch02         check what begins so: a chapter, a lesson, a line
        build/tests/test_lessons --figures    draw every figure anew (--timings: all) */
 
 #include "../ch01_markov/text_width.h"

@@ -1,5 +1,5 @@
-/* What is graded: the kit's exercises, the tests found in it and beside it, and all that one grading
-   knows.
+/* What is graded: the kit's exercises, the tests found in it and beside it, and all that one
+   grading knows.
 
    HOLDS  Exercise, Program, Test, Grading; kit_read; tests_find
    FOR    the other files of the grader: grade.c */

@@ -1,7 +1,7 @@
 /* A stand-in for cmocka, the test library, on a machine that has none and lets nobody install it.
 
-   HOLDS   of cmocka what the course's tests use: its asserts, its tables of tests with fixtures, and
-           its lines, by which tests/run_tests.sh and the grader know a test that passed
+   HOLDS   of cmocka what the course's tests use: its asserts, its tables of tests with fixtures,
+           and its lines, by which tests/run_tests.sh and the grader know a test that passed
    FOR     tests/cmocka.sh, which takes it only where cmocka is not to be had, and
            tests/machines.sh, which builds the tests for machines that are not here
 
@@ -74,8 +74,10 @@ void standin_memory(const void *a, const void *b, size_t size, int same, const c
 #define assert_false(c)                     standin_true((c) ? 0 : 1, #c, STANDIN_HERE)
 #define assert_null(p)                      standin_true((p) == NULL, #p, STANDIN_HERE)
 #define assert_non_null(p)                  standin_true((p) != NULL, #p, STANDIN_HERE)
-#define assert_int_equal(a, b)              standin_equal((uintmax_t)(a), (uintmax_t)(b), STANDIN_HERE)
-#define assert_ptr_equal(a, b)              standin_equal((uintptr_t)(a), (uintptr_t)(b), STANDIN_HERE)
+#define assert_int_equal(a, b)                                                                     \
+    standin_equal((uintmax_t)(a), (uintmax_t)(b), STANDIN_HERE)
+#define assert_ptr_equal(a, b)                                                                     \
+    standin_equal((uintptr_t)(a), (uintptr_t)(b), STANDIN_HERE)
 #define assert_string_equal(a, b)           standin_text(a, b, STANDIN_HERE)
 #define assert_memory_equal(a, b, size)     standin_memory(a, b, size, 1, STANDIN_HERE)
 #define assert_memory_not_equal(a, b, size) standin_memory(a, b, size, 0, STANDIN_HERE)

@@ -1,18 +1,28 @@
-/* Breaks whole folders of models and runs the whole program on them: config.json, generation_config.json,
-   the index, tokenizer.json, the weights and a saved state, one or several at a time. Whatever they say, the
-   program ends by itself, in time, with 0 or with 1 and a sentence.
+/* Breaks whole folders of models and runs the whole program on them: config.json,
+   generation_config.json, the index, tokenizer.json, the weights and a saved state, one or several
+   at a time. Whatever they say, the program ends by itself, in time, with 0 or with 1 and a sentence
+   that is not about memory: ASan, or a limit of the shell's, gives none to who asks for too much.
 
-       clang -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all tests/fuzz/mutate_folders.c -o m -lm
-       ./m SECONDS SEED WORK FOLDER...                                                  (or: make fuzz)
+       clang -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all \
+           tests/fuzz/mutate_folders.c -o m -lm
+       ./m SECONDS SEED WORK FOLDER...                                            (or: make fuzz)
 
-   Each run is a child of this process, so a thousand a minute cost no more than what they do. A finding is left
-   in WORK/finding, with the command that shows it. */
+   Each run is a child of this process, so many a second cost no more than what they do. A finding is
+   left in WORK/finding, with the command that shows it. How much of the program was reached is told
+   by the number of different sentences with which folders were refused. */
 
 #include "../../ch05_mamba_block/pretrained.c"
 #include <dirent.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
-enum { FILES_MOST = 12, SEEDS_MOST = 16, SLOW = 20 };
+enum {
+    FILES_MOST = 12,
+    SEEDS_MOST = 16,
+    SLOW = 4,           /* seconds of a processor */
+    WAIT = 60,          /* seconds in all */
+    SENTENCES = 1 << 14 /* a power of 2 */
+};
 
 typedef struct {
     char name[64], *bytes;
@@ -32,7 +42,7 @@ const char *__ubsan_default_options(void);
 
 const char *__asan_default_options(void)
 {
-    return "exitcode=77:allocator_may_return_null=1:detect_leaks=0";
+    return "exitcode=77:allocator_may_return_null=1:max_allocation_size_mb=1024:detect_leaks=0";
 }
 
 const char *__ubsan_default_options(void)
@@ -46,13 +56,22 @@ static void die(const char *what)
     exit(2);
 }
 
+/* Not emptied first: some file systems bring a file to disk that was. */
 static void bytes_write(const char *dir, const char *name, const char *bytes, size_t len)
 {
     char *path = path_in(dir, name);
-    FILE *out = fopen(path, "wb");
-    if (out == NULL || fwrite(bytes, 1, len, out) != len || fclose(out) != 0)
+    int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0 || write(file, bytes, len) != (ssize_t)len || ftruncate(file, (off_t)len) != 0 ||
+        close(file) != 0)
         die(path);
     free(path);
+}
+
+static void limits_set(void)
+{
+    struct itimerval slow = {{0, 0}, {SLOW, 0}};
+    setitimer(ITIMER_PROF, &slow, NULL);
+    alarm(WAIT);
 }
 
 /* What a run has to say goes to a file, and what it writes nowhere. */
@@ -67,7 +86,7 @@ static int run_child(int argc, char **argv, int errors)
         int nothing = open("/dev/null", O_RDWR);
         if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(errors, 2) < 0)
             _exit(3);
-        alarm(SLOW);
+        limits_set();
         exit(pretrained_main(argc, argv));
     }
     if (child < 0 || waitpid(child, &status, 0) != child)
@@ -314,7 +333,28 @@ static bool ended_well(int status, int errors, char *text, size_t room)
     return WIFEXITED(status) &&
            (WEXITSTATUS(status) == 0 ||
             (WEXITSTATUS(status) == 1 && strstr(text, "error: ") != NULL &&
-             strstr(text, "runtime error") == NULL && strstr(text, "Sanitizer") == NULL));
+             strstr(text, "out of memory") == NULL && strstr(text, "runtime error") == NULL &&
+             strstr(text, "Sanitizer") == NULL));
+}
+
+/* Whether nothing like this sentence was said before: without its numbers and what is in quotes. */
+static bool sentence_is_new(const char *text)
+{
+    static uint64_t said[SENTENCES];
+    bool quoted = false;
+    uint64_t hash = HASH_START;
+    const char *at = strstr(text, "error: ");
+    for (; at != NULL && *at != '\0'; at++) {
+        quoted ^= *at == '\'' || *at == '"';
+        if (!quoted && !isdigit((unsigned char)*at))
+            hash = hash_bytes(at, 1, hash);
+    }
+    size_t place = hash % SENTENCES;
+    while (said[place] != 0 && said[place] != hash)
+        place = (place + 1) % SENTENCES;
+    bool is_new = said[place] == 0;
+    said[place] = hash;
+    return is_new;
 }
 
 static void tell_finding(const SeedFolder *seed, const char *work, size_t way, int status,
@@ -338,7 +378,7 @@ int main(int argc, char **argv)
     static char text[1 << 16], path[1024];
     if (argc < 5 || argc - 4 > SEEDS_MOST)
         return 2;
-    size_t seeds = (size_t)argc - 4, runs = 0, refused = 0;
+    size_t seeds = (size_t)argc - 4, runs = 0, refused = 0, sentences = 0, last = 0;
     double until = seconds_now() + atof(argv[1]);
     Random random = random_from_seed((uint64_t)atoll(argv[2]));
     const char *work = argv[3];
@@ -357,10 +397,19 @@ int main(int argc, char **argv)
         int status = run_way(way, seed[i].dir, errors);
         if (!ended_well(status, errors, text, sizeof text))
             tell_finding(&seed[i], work, way, status, text);
-        refused += WEXITSTATUS(status) == 1;
         runs++;
+        if (WEXITSTATUS(status) == 1) {
+            refused++;
+            if (sentences < SENTENCES / 2 && sentence_is_new(text)) {
+                sentences++;
+                last = runs;
+            }
+        }
         seed_mend(&seed[i], &whole[i]);
     }
-    printf("%zu runs of broken folders, %zu of them refused with a sentence\n", runs, refused);
+    printf(
+        "%zu runs of broken folders, %zu of them refused, with %zu different sentences, the last "
+        "new one after %zu\n",
+        runs, refused, sentences, last);
     return 0;
 }

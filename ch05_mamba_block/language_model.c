@@ -84,7 +84,7 @@ void model_init(Model *model, Random *random)
 {
     const MambaConfig *config = &model->config;
     size_t table = config->vocab_size * config->hidden_size;
-    /* both tables: small, and without a preference */
+    /* both tables: small and random */
     for (size_t i = 0; i < table; i++)
         model->params.embeddings[i] = (float)(config->initializer_range * random_normal(random));
     for (size_t i = 0; i < table && !config->tie_word_embeddings; i++)

@@ -190,7 +190,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     size_t first = share_start(d_inner, thread, threads);
     size_t end = share_start(d_inner, thread + 1, threads);
 
-    /* u, z = in_proj(norm(h)).chunk(2): each thread norms for itself, for that is soon done */
+    /* u, z = in_proj(norm(h)).chunk(2): each thread computes the whole norm, which is quick */
     norm_token(normed, run->hidden, p[NORM_WEIGHT], config->layer_norm_epsilon, d_model);
     activation_set(x, &W[W_IN]);
     weight_product(run->in, &W[W_IN], x, first, end);
@@ -206,8 +206,8 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
               p[CONV1D_BIAS], d_inner, config->conv_kernel, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_CONV, thread);
-    /* dt, B, C = split(x_proj(u)): few rows (80 in mamba-130m), each over all of u. Here lies the
-       selection: B, C and Delta come of the token itself */
+    /* dt, B, C = split(x_proj(u)): few rows (80 in mamba-130m), each over all of u. This is the
+       selection: B, C and Delta are made from the token itself */
     x->value = run->u;
     activation_set(x, &W[W_X]);
     weight_product(run->x_dbl, &W[W_X], x, share_start(dt_rank + 2 * d_state, thread, threads),

@@ -73,7 +73,7 @@ typedef struct {
     size_t shape[TENSOR_MAX_RANK]; /* (rank) */
     size_t count;                  /* numbers: the product of the shape; may be 0 */
     size_t bytes;                  /* of data */
-    const unsigned char *data;     /* (bytes) borrowed, row-major; aligned to nothing */
+    const unsigned char *data;     /* (bytes) borrowed, row-major; at any address */
 } Tensor;
 
 static const struct {

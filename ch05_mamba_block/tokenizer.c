@@ -52,7 +52,7 @@ typedef struct {
 } TrieNode;
 
 typedef struct {
-    TrieNode *node; /* (n_node) node 0 is the root */
+    TrieNode *node;         /* (n_node) node 0 is the root */
     size_t n_node, longest; /* in bytes */
     bool first[256];        /* a token begins with this byte */
 } Trie;

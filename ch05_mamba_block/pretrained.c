@@ -676,7 +676,7 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
 {
     Runner *run = talk->run;
     const Pretrained *model = run->model;
-    Stream stream = {{NULL, 0, 0}, settings->stop, settings->n_stop, out};
+    Stream stream = stream_to(out, &model->folder.tokenizer, settings->stop, settings->n_stop);
     size_t i = 0;
     bool more = true, first = talk->memory.count == 0;
     for (; more && i < settings->count && !interrupted; i++) {
@@ -691,8 +691,7 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
             break;
         sampler_see(&talk->sampler, id);
         if (model->folder.has_tokenizer)
-            more = stream_add(&stream, &model->folder.tokenizer, id,
-                              first); /* false: a stop text came */
+            more = stream_add(&stream, id, first); /* false: a stop text came */
         else {
             fprintf(out, "%s%u", i > 0 ? "," : "", id);
             fflush(out);

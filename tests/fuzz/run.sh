@@ -73,8 +73,8 @@ folders() { # build seconds seed
 }
 
 if wanted folders; then
-    clang $fast tests/fuzz/mutate_folders.c -o "$work/folders_fast.out" -lm
-    clang $asan tests/fuzz/mutate_folders.c -o "$work/folders_asan.out" -lm
+    clang $fast -fsanitize-coverage=trace-pc-guard tests/fuzz/mutate_folders.c -o "$work/folders_fast.out" -lm
+    clang $asan -fsanitize-coverage=trace-pc-guard tests/fuzz/mutate_folders.c -o "$work/folders_asan.out" -lm
     folders fast $((seconds * 3 / 4 + 1)) "${SEED:-1}"
     folders asan $((seconds / 4 + 1)) $((${SEED:-1} + 1))
 fi

@@ -999,12 +999,17 @@ static void spaces_become_marks_and_one_goes_before_a_text(void **state)
     marked_ids_are(META("\"prepend_scheme\":\"always\",\"split\":false"), "", SPELLS,
                    "=-|ab=8| ab=8|  ab=3 8|ab<s>ab=8 1 8|<s>ab=1 8| <s> ab=3 1 8|" MARK
                    "ab=8|a  b=7 9 5|   =9 3");
-    marked_ids_are(META("\"prepend_scheme\":\"first\",\"split\":false"), "", SPELLS,
-                   "=-|ab=8| ab=8|<s>ab=1 6|ab<s>ab=8 1 6| <s> ab=3 1 8|a  b=7 9 5|   =9 3");
+    marked_ids_are(
+        META("\"prepend_scheme\":\"first\",\"split\":false"), "", SPELLS,
+        "=-|ab=8| ab=8|<s>ab<s>ab=1 6 1 6|ab<s>ab=8 1 6| <s> ab=3 1 8|a  b=7 9 5|   =9 3");
     marked_ids_are(META("\"prepend_scheme\":\"never\",\"split\":false"), "", SPELLS, never);
     marked_ids_are(META("\"add_prefix_space\":false,\"split\":false"), "", SPELLS, never);
     marked_ids_are(META("\"prepend_scheme\":\"always\",\"split\":true"), "", SPELLS, split);
     marked_ids_are(META("\"add_prefix_space\":true"), "", SPELLS, split);
+    marked_ids_are("\"pre_tokenizer\":" SEQUENCE(
+                       "{\"type\":\"WhitespaceSplit\"},{\"type\":\"Metaspace\","
+                       "\"replacement\":\"" MARK "\",\"prepend_scheme\":\"first\"}") ",",
+                   "", SPELLS, "ab ab=8 6");
 }
 
 /* Of the letters with an accent, C3 A9 has tokens for its bytes and C3 A8 has not. An unknown token
@@ -1014,7 +1019,7 @@ static void characters_without_a_token_are_spelled_in_bytes(void **state)
     (void)state;
     marked_ids_are(OLD, "", SPELLS,
                    "\xC3\xA9=3 10 11|a\xC3\xA9 b=7 10 11 3 5|\n=3 12|a\xC3\xA8\xC3\xA8 b=7 0 3 5|"
-                   "z\xC3\xA9z=3 10 11 0|zaz=3 0 4 0|x=3 13|ab=8");
+                   "z\xC3\xA9z=3 10 11 0|zaz=3 0 4 0|z\nab=3 12 0 6|x=3 13|ab=8");
     marked_ids_are(OLD, "", "\"unk_token\":\"<unk>\",\"byte_fallback\":true,",
                    "a\xC3\xA8\xC3\xA8 b=7 0 0 3 5|z\xC3\xA9z=3 10 11 0 0");
     marked_ids_are(OLD, "", "\"unk_token\":\"<unk>\",\"fuse_unk\":true,", "a\xC3\xA9=7 0|\n=3 0");
@@ -1032,6 +1037,7 @@ static void blanks_beside_an_added_token_may_be_its_own(void **state)
     marked_ids_are(
         OLD, "\"content\":\"xx\",\"single_word\":true,\"normalized\":false", SPELLS,
         "xx.xx=15 3 0 15|axxa=7 13 13 4|xx\xC3\xA9=3 13 13 10 11| xx =9 15 9|xx_=3 13 13 0");
+    marked_ids_are(OLD, "\"content\":\"z\",\"single_word\":true", SPELLS, "zz=3 0|z=15");
     marked_ids_are(OLD, "\"content\":\"<x>\"", SPELLS,
                    "a <x> a=7 15 7|<x>a=15 4"); /* looked for as it is normalized */
 }

@@ -304,7 +304,7 @@ double total_variation(const double *p, const double *q, size_t n)
     //? (0.5, 0.5, 0) and (0.25, 0.25, 0.5): try all eight events. About which do they differ most?
     //? A state of which p holds more than q makes the event's difference larger, another smaller.
     //? The event of all states with p[i] > q[i]; the others together lack just as much.
-    /* all states of which p holds more: what they have too much the others lack */
+    /* the event of all states with p > q; the others lack just as much, so it is half the sum */
     for (size_t i = 0; i < n; i++)
         distance += 0.5 * fabs(p[i] - q[i]);
     //< EX 1.4
@@ -438,7 +438,7 @@ void simulation_free(Simulation *seen)
    deviation (n_state). Days that resemble their neighbours tell less than independent ones:
        deviation_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
    and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1. (Kemeny & Snell, Finite Markov Chains,
-   1960, Theorem 4.6.3.) For a chain with one closed class; false if its parts meet so rarely
+   1960, section 4.6.) For a chain with one closed class; false if its parts meet so rarely
    that the equations cannot be told from singular ones. */
 bool chain_standard_errors(double *deviation, const Chain *chain, const double *stationary)
 {

@@ -48,7 +48,7 @@ bool discretize_euler(double *A_bar, double *B_bar, const double *A, const doubl
         A_bar[i] += delta * A[i];
     for (size_t i = 0; i < d_state * d_in; i++)
         B_bar[i] = delta * B[i];
-    return true; /* as long as the numbers last; the other three may find no answer */
+    return true; /* there is always an answer; the other three may find none */
 }
 
 /* Exercise 3.1. How long may Euler's step be? What fades, an eigenvalue lambda of A with a negative
@@ -73,7 +73,7 @@ bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const do
                          size_t d_state, size_t d_in, double delta)
 {
     double *left = matrix_new(d_state, d_state), *copy = matrix_new(d_state, d_state);
-    for (size_t i = 0; i < d_state * d_in; i++) /* what u brings, `left` takes it across below */
+    for (size_t i = 0; i < d_state * d_in; i++) /* what u brings, before `left` is solved for */
         B_bar[i] = delta * B[i];
     //> EX 3.2 [2 pts] [15 min] the bilinear rule
     //? x_next - x = delta (A (x_next + x) / 2 + B u): bring x_next to the left.
@@ -309,7 +309,7 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
     for (size_t i = 0; ok && i < n_state; i++)
         for (size_t j = 0; ok && j < n_state; j++)
             if (i != j && L[i * n_state + j] < -1e-10)
-                ok = fail(error, /* it goes round too regularly: a traffic light */
+                ok = fail(error, /* as for a traffic light, which goes round too regularly */
                           "no generator found: by the principal logarithm the rate from '%.40s' to "
                           "'%.40s' would be %.4g, and a rate cannot be negative",
                           chain->name[i], chain->name[j], L[i * n_state + j]);

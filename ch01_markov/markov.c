@@ -282,7 +282,7 @@ bool chain_stationary(double *pi, const Chain *chain, Error *error)
     bool ok = n_class == 1
                   ? chain_class_stationary(pi, chain, &structure, 0, error)
                   : fail(error,
-                         "the chain falls into %zu closed classes (one never leads to '%s'), so it "
+                         "the chain has %zu closed classes (one never leads to '%s'), so it "
                          "has more than one stationary distribution: where it settles depends on "
                          "where it starts",
                          n_class, chain->name[second]);
@@ -312,7 +312,7 @@ double total_variation(const double *p, const double *q, size_t n)
 }
 
 /* distance (days + 1): how far the forecasts for days 0 .. days are from the long run, if day 0 is
-   state i for certain. The weather: 1/3, 0.1333, 0.0533 ... from a sunny day. */
+   surely state i. The weather: 1/3, 0.1333, 0.0533 ... from a sunny day. */
 bool chain_distances(double *distance, size_t i, size_t days, const Chain *chain,
                      const Structure *structure, Error *error)
 {
@@ -584,7 +584,7 @@ typedef struct {
     double rate;   /* forgetting rate; NaN if the chain is too large for it */
 } Study;
 
-/* The forecast for a far day by P^days, held against single steps. */
+/* The forecast for a far day by P^days, compared with single steps. */
 static void print_far_day(uint64_t days, const Study *study)
 {
     size_t n = study->chain.n_state;

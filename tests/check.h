@@ -272,6 +272,22 @@ static inline int run_program_output(char *text, size_t room, const char *progra
     return run_and_read(text, room, program, words, "2>/dev/null");
 }
 
+/* That program with these words ends with this status, and says this on stderr. */
+#define assert_command_says(program, words, sentence, status)                                      \
+    check_command_says((program), (words), (sentence), (status), __FILE__, __LINE__)
+
+static inline void check_command_says(const char *program, const char *words, const char *sentence,
+                                      int status, const char *file, int line)
+{
+    char text[4096];
+    if (needs_full_disk(words))
+        return;
+    int got = run_program(text, sizeof text, program, words);
+    check_that(got == status, file, line, "%s %s ends with status %d, expected %d; it says: %s",
+               program, words, got, status, text);
+    check_contains(text, sentence, file, line);
+}
+
 /* Memory that reads as NaN until it is written, with a guard behind it; free when done. */
 static inline float *nan_filled(size_t count)
 {

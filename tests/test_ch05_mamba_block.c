@@ -4,19 +4,6 @@
 #include "../ch05_mamba_block/attention.c"
 #include "golden.h"
 
-static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
-{
-    glob_t found;
-    size_t files = golden_list(&found, pattern);
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        check(&file);
-        safetensors_close(&file);
-    }
-    globfree(&found);
-}
-
 /* Memory that reads as NaN until it is written, and for a vector more. */
 static float *nan_padded(size_t count)
 {
@@ -1073,14 +1060,8 @@ static void the_parameters_are_those_of_mamba_130m_in_every_listing(void **state
     (void)state;
     static const char *const words[] = {"--count", "", "--count --width 768"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        char command[256], text[16384];
-        const char *build = getenv("BUILD");
-        snprintf(command, sizeof command, "%s/ch05_mamba_block %s 2>/dev/null",
-                 build ? build : "build", words[i]);
-        FILE *out = popen(command, "r");
-        assert_non_null(out);
-        text[fread(text, 1, sizeof text - 1, out)] = '\0';
-        pclose(out);
+        char text[16384];
+        assert_int_equal(run_program_output(text, sizeof text, "ch05_mamba_block", words[i]), 0);
         assert_contains(text, "The parameters of a block, d_model 768");
         assert_contains(text, "3771648");
     }
@@ -1110,12 +1091,8 @@ static void wrong_options_are_named(void **state)
         {"ch05_bench", "--block --width 8", "--width needs --compare", 2},
         {"ch05_bench", "--compare --config no/such/config.json", "no/such/config.json", 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        assert_int_equal(run_program(text, sizeof text, cases[i].program, cases[i].words),
-                         cases[i].exit);
-        assert_contains(text, cases[i].sentence);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_command_says(cases[i].program, cases[i].words, cases[i].sentence, cases[i].exit);
 }
 
 /* Good configs with bytes changed: read or refused, never more. */

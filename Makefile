@@ -40,7 +40,7 @@ DEMOS    := $(filter-out $(BENCHES),$(PROGRAMS))
 CHAPTERS := 01 02 03 04 05 06
 
 # The tests that run longest come first, so that no processor waits for them at the end.
-LONG     := lessons classroom cage ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
+LONG     := classroom cage lessons ch05_language_model ch05_pretrained ch05_bits ch06_cuda_scan
 NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 # LEAVE: tests that are left out, for who has little time
 LEAVE    ?=

@@ -843,32 +843,33 @@ static void what_the_guide_says_is_protected_has_its_test(void **state)
 /* ---- what `make classroom-check` must find --------------------------------------------------- */
 
 /* Edits the toy course, runs the check on it, and puts everything back. */
-static int check_edited(char *text, const char *edit)
+static int check_edited(char *text, const char *share, const char *edit)
 {
-    return shell(
-        text,
-        "cd $T/course && mkdir -p build && echo \"$FLAGS\" > build/cmocka.flags && "
-        "cp $GRADE build/grade\n%s\nBUILD=build sh tests/classroom/check.sh 01; status=$?\n"
-        "cp -R $C/toy/. $T/course/; exit $status",
-        edit);
+    return shell(text,
+                 "cd $T/course && mkdir -p build && echo \"$FLAGS\" > build/cmocka.flags && "
+                 "cp $GRADE build/grade\n%s\nSHARE=%s BUILD=build sh tests/classroom/check.sh 01; "
+                 "status=$?\ncp -R $C/toy/. $T/course/; exit $status",
+                 edit, share);
 }
 
 static void an_exercise_that_is_not_fit_is_found(void **state)
 {
     static char text[ROOM];
+    static const char *const none = "99/99"; /* of what the edits below do not touch */
     (void)state;
-    assert_int_equal(check_edited(text, ""), 0);
+    assert_int_equal(check_edited(text, "", ""), 0);
     assert_says(text, "chapter 01: 3 exercises, 6 points, 3 wrong solutions noticed");
     assert_says(text, "note: exercise 1.10 has 0 wrong solutions");
 
-    assert_int_equal(check_edited(text, "sed -i.old '/A loop over/d' ch01_toy/toy.c"), 1);
+    assert_int_equal(check_edited(text, none, "sed -i.old '/A loop over/d' ch01_toy/toy.c"), 1);
     assert_says(text, "exercise 1.2 has fewer than two hints");
 
     assert_int_equal(
         check_edited(
-            text, "sed -i.old 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
-                  "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
-                  "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
+            text, none,
+            "sed -i.old 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
+            "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
+            "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
         1);
     assert_says(text, "exercise 1.2 has no test (ex1_2_...)");
     assert_says(text, "there are tests ex1_4..., but no exercise 1.4");
@@ -877,12 +878,12 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     assert_says(text, "the assignment holds lines of the solution");
 
     assert_int_equal(
-        check_edited(text, "sed -i.old 's/{1, 2, 6}/{6, 2, 1}/' tests/test_ch01_toy.c"), 1);
+        check_edited(text, none, "sed -i.old 's/{1, 2, 6}/{6, 2, 1}/' tests/test_ch01_toy.c"), 1);
     assert_says(text, "chapter 01: with nothing written it scores:");
     assert_says(text, "1 of 6");
 
     assert_int_equal(
-        check_edited(text,
+        check_edited(text, none,
                      "sed -i.old 's/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
                      "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
         1);

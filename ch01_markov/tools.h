@@ -836,6 +836,16 @@ static bool option_refuse(const Program *program, int code, const char *word, Er
                : fail(error, "%s takes no value", shown.text);
 }
 
+/* Which option takes a TEXT, the first of them; n_option if none does. */
+static size_t option_of_text(const Program *program)
+{
+    size_t k = 0;
+    while (k < program->n_option && (program->option[k].kind != OPTION_TEXT ||
+                                     strcmp(program->option[k].value, "TEXT") != 0))
+        k++;
+    return k;
+}
+
 /* The words that are no options, one to each OPTION_ARGUMENT of the table. */
 static bool arguments_take(const Program *program, bool *given, int argc, char **argv, Error *error)
 {
@@ -844,9 +854,14 @@ static bool arguments_take(const Program *program, bool *given, int argc, char *
     for (int word = optind; word < argc; word++, k++) {
         while (k < program->n_option && program->option[k].kind != OPTION_ARGUMENT)
             k++;
-        if (k >= program->n_option)
-            return fail(error, "'%.40s' is %s", argv[word],
-                        any ? "one argument too many" : "not an option");
+        if (k >= program->n_option) {
+            const char *what = any ? "one argument too many" : "not an option";
+            size_t text = option_of_text(program);
+            return any || text >= program->n_option
+                       ? fail(error, "'%.40s' is %s", argv[word], what)
+                       : fail(error, "'%.40s' is %s: is it the TEXT of %s?", argv[word], what,
+                              option_shown(&program->option[text]).text);
+        }
         any = given[k] = true;
         if (!option_take(&program->option[k], argv[word], error))
             return false;

@@ -231,10 +231,9 @@ static void bench_parallel(void)
     static const size_t shape[5][3] = {
         {1, 512, 1536}, {16, 512, 96}, {1, 8192, 96}, {1, 49152, 16}, {1, 786432, 1}};
     int threads = threads_most();
-    printf(
-        "\nThe same work in different shapes, d_state 16: one thread over channels, then %d over\n"
-        "channels and batch, over pieces of time; milliseconds\n\n",
-        threads);
+    printf("\nThe same work in different shapes, d_state 16: one thread over channels, then\n"
+           "%d over channels and batch, then over pieces of time; milliseconds\n\n",
+           threads);
     puts("  batch     len  d_inner   one thread   channels   time");
     for (int k = 0; k < 5; k++) {
         BenchScan bench = bench_scan_new(shape[k][0], shape[k][1], shape[k][2], 16);

@@ -75,12 +75,13 @@ static void svg_block(FILE *out, size_t d_model, size_t d_inner, size_t d_state,
     snprintf(text, sizeof text, "input: (len, %zu)", d_model);
     svg_text(out, 295, 30, "text-anchor=\"middle\"", text);
     svg_text(out, 295, 690, "text-anchor=\"middle\"", "out: the same shape");
-    snprintf(text, sizeof text, "u: (len, %zu)", d_inner);
+    snprintf(text, sizeof text, "u': (len, %zu)", d_inner);
     svg_text(out, 225, 175, "", text);
+    svg_text(out, 267, 350, "", "u");
     snprintf(text, sizeof text, "z: (len, %zu)", d_inner);
     svg_text(out, 458, 300, "", text);
     snprintf(text, sizeof text, "dt: %zu", dt_rank);
-    svg_text(out, 86, 350, "", text);
+    svg_text(out, 90, 350, "", text);
     snprintf(text, sizeof text, "B, C: %zu each", d_state);
     svg_text(out, 156, 350, "", text);
     svg_text(out, 86, 415, "", "Delta");

@@ -84,7 +84,7 @@ void model_init(Model *model, Random *random)
 {
     const MambaConfig *config = &model->config;
     size_t table = config->vocab_size * config->hidden_size;
-    /* both tables: small, and without a preference */
+    /* both tables: small and random */
     for (size_t i = 0; i < table; i++)
         model->params.embeddings[i] = (float)(config->initializer_range * random_normal(random));
     for (size_t i = 0; i < table && !config->tie_word_embeddings; i++)
@@ -220,8 +220,8 @@ void model_forward(ModelWork *work, float *state, const int32_t *ids, const Mode
 
 /* ======================================= The loss ========================================== */
 /* Softmax makes shares of the logits; the loss of a token is minus the logarithm of the share that
-   the word got which really came. A model that knows nothing gives each of 280 words 1/280, and
-   loses log 280 = 5.63 a token; one that is sure and right loses 0. */
+   the word got which really came. A model that knows nothing gives each of 302 words 1/302, and
+   loses log 302 = 5.71 a token; one that is sure and right loses 0. */
 
 /* Taken from every logit it leaves softmax as it is, and no exponential above 1. */
 static double largest_logit(const float *logits, size_t vocab)
@@ -384,7 +384,7 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
             //? m is the running mean of the gradient g: b1 of what it was, 1 - b1 of what came.
             //? v is that of its square, with b2.
             //? `rate` holds the learning rate over 1 - b1^t, `root` is 1 / sqrt(1 - b2^t).
-            //? The parameter keeps its share `keep`, then moves against m, divided by sqrt(v).
+            //? The parameter: its share `keep` of itself, less rate m / (root sqrt(v) + epsilon).
             m[i] = b1 * m[i] + (1.0f - b1) * g[i];
             v[i] = b2 * v[i] + (1.0f - b2) * g[i] * g[i];
             p.values[i] = keep * p.values[i] - rate * m[i] / (root * sqrtf(v[i]) + epsilon);
@@ -544,7 +544,7 @@ void trainer_free(Trainer *trainer)
 
 /* The mean of the weights over the last steps, each step's share 1 - k, and k of what was: an
    average forgets like a state, with A_bar = k. It begins with the first step's weights, and while
-   it is young it reaches back a quarter of the way, for what is older was still worse:
+   it is young it is only a fifth of the way old, for what is older was still worse:
    average = k average + (1 - k) theta,  1 - k = max(1 - settings.average, 4 / (step + 3)). */
 void average_step(ModelParams *average, const Model *model, uint64_t step, double most)
 {

@@ -507,10 +507,10 @@ int lengths_main(int argc, char **argv)
         return status;
     Error error;
     bool all = !mode[BATCHES] && !mode[LONGER] && !mode[LOOP] && !mode[BROKEN], ok = true;
-    if (mode[BROKEN] || all)
+    if (mode[BROKEN]) { /* which wants no model */
         show_broken();
-    if (mode[BROKEN])
         return program_end(true, NULL);
+    }
     Model model;
     Vocabulary words;
     if (!model_open_folder(&model, &words, folder, &error))
@@ -518,8 +518,10 @@ int lengths_main(int argc, char **argv)
     if (model.config.kind != MODEL_MAMBA)
         ok = fail(&error, "%s: a %s: what is shown here is for chapter 5's block", folder,
                   model_type_name[model.config.kind]);
-    if (ok && all)
+    if (ok && all) {
+        show_broken();
         putchar('\n');
+    }
     if (ok && (mode[BATCHES] || all))
         ok = show_batches(&model, &words, &error);
     if (ok && all)

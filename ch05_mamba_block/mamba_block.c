@@ -154,7 +154,7 @@ static void conv1d_token(float *out, const float *const *in, const float *weight
 {
     for (size_t d = 0; d < d_inner; d++) {
         //> EX 5.2 [2 pts] [10 min] one step of the convolution
-        //? out is a sum over the d_conv inputs of this channel, in[j][d].
+        //? out is the bias, if there is one, and a sum over this channel's d_conv inputs, in[j][d].
         //? Channel d's weights are weight[d * d_conv] and the d_conv - 1 after it.
         float sum = bias == NULL ? 0.0f : bias[d];
         for (size_t j = 0; j < d_conv; j++)

@@ -4,12 +4,12 @@
            becomes of a match (CutBehavior), and stages of such cuts, one after another (Stage)
    FOR     tokenizer.c, which sends a text through all stages; tokenizer_json.c fills them in
    SOURCES A. Radford et al., GPT-2 (2019): the first of these patterns; Hugging Face's tokenizers,
-           whose pieces these are: Split, Digits, Punctuation, ByteLevel, Whitespace */
+           whose pieces these are: Split, Digits, Punctuation, ByteLevel, Whitespace, Metaspace */
 
 #ifndef CH05_PRE_TOKENIZER
 #define CH05_PRE_TOKENIZER
 
-#include "unicode.c"
+#include "normalizer.c"
 
 /* ==================================== A text to be cut ===================================== */
 
@@ -19,6 +19,7 @@ typedef struct {
     const unsigned char *bytes; /* (len) */
     size_t len;
     bool stand_ins;
+    bool first; /* it begins where the text begins */
 } Piece;
 
 /* The character that stands for a byte in the vocabulary. GPT-2's table: bytes that can be printed
@@ -172,6 +173,19 @@ static size_t text_length(const Piece *piece, size_t at, const char *text, size_
     return at - start;
 }
 
+/* A text of marks for spaces, cut before them: up to `most` marks and all that follows them up to
+   the next one. */
+static size_t marked_length(const Piece *piece, size_t at, const char *mark, size_t len,
+                            size_t most)
+{
+    size_t start = at, step;
+    for (; most > 0 && at < piece->len && (step = text_length(piece, at, mark, len)) > 0; most--)
+        at += step;
+    for (; at < piece->len && text_length(piece, at, mark, len) == 0; at += step)
+        code_at(&step, piece, at);
+    return at - start;
+}
+
 /* ========================================= Stages ========================================== */
 
 typedef enum {
@@ -184,7 +198,9 @@ typedef enum {
     STAGE_SIGN,         /* a sign of punctuation */
     STAGE_BLANK,        /* a blank */
     STAGE_WORD,         /* \w+|[^\w\s]+ */
-    STAGE_PREFIX,       /* cuts nothing: a space is put before what does not begin with one */
+    STAGE_MARKED,       /* up to `most` marks, which are `text`, and what follows them */
+    STAGE_PREFIX,       /* cuts nothing: spaces become `text`, and one is put, as `prepend` says,
+                           before what does not begin with one */
     STAGE_BYTES         /* cuts nothing: bytes count as characters from here on */
 } StageKind;
 
@@ -198,6 +214,8 @@ typedef enum {
     CUT_BEHAVIORS
 } CutBehavior;
 
+typedef enum { PREPEND_ALWAYS, PREPEND_FIRST, PREPEND_NEVER, PREPEND_SCHEMES } Prepend;
+
 typedef struct {
     StageKind kind;
     CutBehavior behavior;
@@ -205,6 +223,7 @@ typedef struct {
     size_t most;
     const char *text; /* (text_len) */
     size_t text_len;
+    Prepend prepend; /* to each piece, or to that which is the first of a text */
 } Stage;
 
 enum { STAGES_MOST = 16 };
@@ -229,6 +248,7 @@ static size_t stage_match(const Stage *stage, const Piece *piece, size_t at)
     case STAGE_SIGN: return class_ & UNICODE_PUNCTUATION ? step : 0;
     case STAGE_BLANK: return class_ & UNICODE_SPACE ? step : 0;
     case STAGE_WORD: return word_length(piece, at);
+    case STAGE_MARKED: return marked_length(piece, at, stage->text, stage->text_len, stage->most);
     default: return 0;
     }
 }
@@ -275,6 +295,7 @@ bool stage_next(Piece *part, size_t *at, const Stage *stage, const Piece *piece)
         part->bytes = piece->bytes + start;
         part->len = end - start;
         part->stand_ins = piece->stand_ins;
+        part->first = piece->first && start == 0;
         if (stage->behavior != CUT_REMOVED || !match)
             return true;
     }
@@ -294,8 +315,9 @@ bool stages_cut_at_blanks(const Stages *stages, bool lines)
             (lines && (kind == STAGE_LLAMA3 || kind == STAGE_PREFIX)))
             return false;
         cuts = cuts || kind == STAGE_BLANK || kind == STAGE_WORD ||
+               (kind == STAGE_MARKED && !lines) ||
                ((kind == STAGE_GPT2 || kind == STAGE_LLAMA3) && stage->behavior == CUT_ISOLATED);
-        if (kind == STAGE_BYTES)
+        if (kind == STAGE_BYTES || kind == STAGE_MARKED)
             break; /* no blanks any more */
     }
     return cuts;

@@ -190,7 +190,7 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
     size_t first = share_start(d_inner, thread, threads);
     size_t end = share_start(d_inner, thread + 1, threads);
 
-    /* u, z = in_proj(norm(h)).chunk(2): each thread norms for itself, for that is soon done */
+    /* u, z = in_proj(norm(h)).chunk(2): each thread computes the whole norm, which is quick */
     norm_token(normed, run->hidden, p[NORM_WEIGHT], config->layer_norm_epsilon, d_model);
     activation_set(x, &W[W_IN]);
     weight_product(run->in, &W[W_IN], x, first, end);
@@ -206,8 +206,8 @@ static void step_layer(Runner *run, Memory *memory, size_t which, Activation *x,
               p[CONV1D_BIAS], d_inner, config->conv_kernel, first, end);
     threads_meet(&run->meeting, threads);
     step_time(run, T_CONV, thread);
-    /* dt, B, C = split(x_proj(u)): few rows (80 in mamba-130m), each over all of u. Here lies the
-       selection: B, C and Delta come of the token itself */
+    /* dt, B, C = split(x_proj(u)): few rows (80 in mamba-130m), each over all of u. This is the
+       selection: B, C and Delta are made from the token itself */
     x->value = run->u;
     activation_set(x, &W[W_X]);
     weight_product(run->x_dbl, &W[W_X], x, share_start(dt_rank + 2 * d_state, thread, threads),
@@ -676,7 +676,7 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
 {
     Runner *run = talk->run;
     const Pretrained *model = run->model;
-    Stream stream = {{NULL, 0, 0}, settings->stop, settings->n_stop, out};
+    Stream stream = stream_to(out, &model->folder.tokenizer, settings->stop, settings->n_stop);
     size_t i = 0;
     bool more = true, first = talk->memory.count == 0;
     for (; more && i < settings->count && !interrupted; i++) {
@@ -691,8 +691,7 @@ size_t answer(Conversation *talk, const AnswerSettings *settings, FILE *out)
             break;
         sampler_see(&talk->sampler, id);
         if (model->folder.has_tokenizer)
-            more = stream_add(&stream, &model->folder.tokenizer, id,
-                              first); /* false: a stop text came */
+            more = stream_add(&stream, id, first); /* false: a stop text came */
         else {
             fprintf(out, "%s%u", i > 0 ? "," : "", id);
             fflush(out);
@@ -1017,17 +1016,16 @@ int pretrained_main(int argc, char **argv)
          "- tokenize interactive perplexity focus",
          "the tokenizer.json of another folder, for one that has none"},
         {"temperature", "T", OPTION_NUMBER, 0, 1e6, &options.temperature, "- interactive",
-         "0: always the likeliest token (default); 1: as the model says (default with a cut); "
-         "these "
-         "four: else as the folder's generation_config.json has them"},
+         "0: always the likeliest token (default); 1: as the model says (default with --top-k or "
+         "--top-p); a generation_config.json may set other defaults for these four"},
         {"top-k", "K", OPTION_WHOLE, 0, CONFIG_MAX_VOCAB, &options.top_k, "- interactive",
-         "draw from the K likeliest only"},
+         "draw from the K likeliest tokens only"},
         {"top-p", "P", OPTION_NUMBER, 0, 1, &options.top_p, "- interactive",
-         "draw from those only that make up P"},
+         "draw only from the likeliest tokens that together have the chance P"},
         {"repetition-penalty", "R", OPTION_NUMBER, 0.01, 100, &options.penalty, "- interactive",
          "above 1: what was said before gets less likely"},
         {"seed", "S", OPTION_WHOLE, 0, WHOLE_MOST, &options.seed, "- interactive",
-         "of the draws (default 1)"},
+         "seed of the draws (default 1)"},
         {"stop", "TEXT", OPTION_TEXTS, 0, 0, &options.stop, "- interactive",
          "end the answer before TEXT; up to 8 times"},
         {"past-end", NULL, OPTION_SWITCH, 0, 0, &options.past_end, "- interactive",
@@ -1051,11 +1049,12 @@ int pretrained_main(int argc, char **argv)
         {"perplexity", "FILE", OPTION_TEXT, 0, 0, &options.perplexity, "mode",
          "how well the model guesses a text"},
         {"compare", NULL, OPTION_SWITCH, 0, 0, &options.compare, "perplexity !int8 !int4",
-         "as the file has it, in 8 bits and in 4, side by side"},
+         "that of the weights as they are, in 8 bits and in 4, side by side"},
         {"focus", NULL, OPTION_SWITCH, 0, 0, &options.focus, "mode",
          "how far each token of the prompt opens the gate (Delta); --svg: by layer"},
         {"profile", NULL, OPTION_SWITCH, 0, 0, &options.profile, "-", "where the time goes"},
-        {"sizes", NULL, OPTION_SWITCH, 0, 0, &options.sizes, "mode", "what fits where"},
+        {"sizes", NULL, OPTION_SWITCH, 0, 0, &options.sizes, "mode",
+         "what models of the published sizes cost, and how fast they can be"},
         {"bandwidth", "GB/s", OPTION_NUMBER, 0.1, 1e5, &options.bandwidth, "sizes",
          "that memory delivers (default 40)"},
         {"svg", "FILE", OPTION_OUT, 0, 0, &options.svg, "profile focus", "the same as a picture"},

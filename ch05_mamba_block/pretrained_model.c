@@ -72,7 +72,7 @@ static void layer_read(PretrainedLayer *layer, const Tensor *const *part, size_t
     layer->memory = NEW(float, room);
     for (int k = 0; k < BLOCK_TENSORS; k++) {
         float **to = &layer->block.params.tensor[k];
-        if (part[k] == NULL) /* a bias that this model has not */
+        if (part[k] == NULL) /* a bias that this model does not have */
             continue;
         if (weight_of(k, part[k]) < W_COUNT) {
             Weight *weight = &layer->weight[weight_of(k, part[k])];

@@ -126,10 +126,10 @@ static bool prompt_answer(Runner *run, const PromptBatch *batch, size_t i, size_
     AnswerSettings settings = {most, model->folder.generation.usual, NULL, 0, false};
     Conversation talk = {run, batch->memory[i], sampler_new(model->config.vocab_size),
                          random_from_seed(1)};
-    Stream prompt = {{NULL, 0, 0}, NULL, 0, stdout};
+    Stream prompt = stream_to(stdout, &model->folder.tokenizer, NULL, 0);
     for (size_t t = batch->at.start[i]; t < batch->at.start[i + 1]; t++) {
         sampler_see(&talk.sampler, batch->ids[t]);
-        stream_add(&prompt, &model->folder.tokenizer, batch->ids[t], t == batch->at.start[i]);
+        stream_add(&prompt, batch->ids[t], t == batch->at.start[i]);
     }
     stream_end(&prompt);
     runner_logits(run, &talk.memory);

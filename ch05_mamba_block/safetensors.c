@@ -73,7 +73,7 @@ typedef struct {
     size_t shape[TENSOR_MAX_RANK]; /* (rank) */
     size_t count;                  /* numbers: the product of the shape; may be 0 */
     size_t bytes;                  /* of data */
-    const unsigned char *data;     /* (bytes) borrowed, row-major; aligned to nothing */
+    const unsigned char *data;     /* (bytes) borrowed, row-major; at any address */
 } Tensor;
 
 static const struct {
@@ -584,7 +584,7 @@ static const struct {
     {"\x89HDF", "an HDF5 file, as Keras writes: the model's model.safetensors is wanted"},
     {"\x1f\x8b", "packed by gzip: unpack it first"}};
 
-/* Says what a file is that is no safetensors; false, if it is known. */
+/* Says what a file is that is not a safetensors file; false, if it is known. */
 static bool header_stranger(const unsigned char *bytes, size_t len, const char *path, Error *error)
 {
     char text[25] = "";
@@ -596,7 +596,8 @@ static bool header_stranger(const unsigned char *bytes, size_t len, const char *
     size_t shown = len < sizeof text - 1 ? len : sizeof text - 1, i = 0;
     for (; i < shown && (isprint(bytes[i]) || isspace(bytes[i])); i++)
         text[i] = isprint(bytes[i]) ? (char)bytes[i] : ' ';
-    return i < shown || fail(error, "%s: this is a text, '%s...', and no safetensors", path, text);
+    return i < shown ||
+           fail(error, "%s: this is a text, '%s...', not a safetensors file", path, text);
 }
 
 /* The first eight bytes, held against the file before anything is done with them. */

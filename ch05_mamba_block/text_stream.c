@@ -70,7 +70,8 @@ bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, bool 
     size_t before = ids->count, left_out = ids->left_out;
     if (begins)
         ids_frame(ids, &tokenizer->begin);
-    if (text->len > 0 && !tokenizer_encode(ids, tokenizer, text->bytes, text->len, &why)) {
+    if (text->len > 0 &&
+        !tokenizer_encode_part(ids, tokenizer, text->bytes, text->len, !begins, &why)) {
         ids->count = before;
         return fail(error, "the prompt: %s", why.text);
     }
@@ -193,7 +194,8 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
     size_t cut = 0;
     bool end = source->ended;
     ids->count = 0;
-    if (!source->begun)
+    bool goes_on = source->begun;
+    if (!goes_on)
         ids_frame(ids, &tokenizer->begin);
     source->begun = true;
     while (cut == 0 && !end) {
@@ -204,7 +206,7 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
     }
     Error why;
     const char *bytes = source->text.bytes == NULL ? nothing : source->text.bytes;
-    if (!tokenizer_encode(ids, tokenizer, bytes, cut, &why))
+    if (!tokenizer_encode_part(ids, tokenizer, bytes, cut, goes_on, &why))
         return fail(error, "%s: %s", shown_path(source->path), why.text);
     if (end && !source->ended)
         ids_frame(ids, &tokenizer->end);
@@ -221,11 +223,19 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
 
 /* What was written but not yet shown: the beginning of a character, or of a stop text. */
 typedef struct {
+    Decoding decoding;
     Text held;
     const char *const *stop; /* (n_stop) texts that end the answer and are not shown */
     size_t n_stop;
     FILE *out;
 } Stream;
+
+/* An answer by this tokenizer; the texts that end it are borrowed. */
+Stream stream_to(FILE *out, const Tokenizer *tokenizer, const char *const *stop, size_t n_stop)
+{
+    const Stream stream = {{tokenizer, {NULL, 0, 0}, false, 0}, {NULL, 0, 0}, stop, n_stop, out};
+    return stream;
+}
 
 /* How many bytes at the end of the text may still become a stop text. */
 static size_t stream_may_stop(const Stream *stream)
@@ -276,15 +286,19 @@ static size_t stream_show(Stream *stream, size_t len, bool end)
 }
 
 /* Takes a token's text; false: a stop text has come, and all before it is shown. */
-bool stream_add(Stream *stream, const Tokenizer *tokenizer, uint32_t id, bool first)
+bool stream_add(Stream *stream, uint32_t id, bool first)
 {
-    tokenizer_decode(&stream->held, tokenizer, id, first);
+    tokenizer_decode(&stream->held, &stream->decoding, id, first);
+    size_t settled = stream->held.len;
+    Decoding ahead = stream->decoding; /* a stop text is one also if its last bytes still wait */
+    decoding_settle(&stream->held, &ahead);
     size_t stop = stream->held.len == 0 ? 0 : stream_stop_at(stream);
     if (stop < stream->held.len) {
         stream_show(stream, stop, true);
-        stream->held.len = 0;
+        stream->held.len = stream->decoding.run.len = 0;
         return false;
     }
+    stream->held.len = settled;
     size_t shown = stream->held.len == 0
                        ? 0
                        : stream_show(stream, stream->held.len - stream_may_stop(stream), false);
@@ -296,9 +310,10 @@ bool stream_add(Stream *stream, const Tokenizer *tokenizer, uint32_t id, bool fi
 
 void stream_end(Stream *stream)
 {
+    decoding_settle(&stream->held, &stream->decoding);
     if (stream->held.len > 0)
         stream_show(stream, stream->held.len, true);
-    text_free(&stream->held);
+    text_free(&stream->held), text_free(&stream->decoding.run);
 }
 
 /* ====================================== In a list ========================================== */

@@ -1,12 +1,13 @@
 /* A tokenizer at work: a text becomes ids, and ids become a text.
 
-   HOLDS   the tables of tokens, merges and added tokens; the merges of byte-level BPE, as they are
-           defined (exercise 5.10) and by a heap; a text's way through normalization and the stages
-           that cut it (pre_tokenizer.c); ids and texts that grow
+   HOLDS   the tables of tokens, merges and added tokens; the merges of BPE, as they are defined
+           (exercise 5.10) and by a heap; a text's way through normalization and the stages that
+           cut it (pre_tokenizer.c); the way back (Decoder); ids and texts that grow
    FOR     pretrained.c and its lesson, PRETRAINED.md; tokenizer_json.c fills the tables
    SOURCES R. Sennrich, B. Haddow, A. Birch, Neural machine translation of rare words with subword
-           units, arXiv 1508.07909 (BPE); A. Radford et al., GPT-2 (2019): bytes; Hugging Face's
-           tokenizers, whose ids these are */
+           units, arXiv 1508.07909 (BPE); A. Radford et al., GPT-2 (2019): bytes; T. Kudo,
+           J. Richardson, SentencePiece, arXiv 1808.06226: characters, and bytes where they have no
+           token; Hugging Face's tokenizers, whose ids these are */
 
 #ifndef CH05_TOKENIZER
 #define CH05_TOKENIZER
@@ -30,8 +31,13 @@ typedef struct {
     const char *text; /* (len) as it stands there: for byte-level BPE one character for each byte */
     size_t len;
     unsigned char *bytes; /* (n_bytes) what it stands for */
-    size_t n_bytes;
+    unsigned char *begin; /* (n_begin) and as the first of a text; NULL: the same */
+    size_t n_bytes, n_begin;
+    bool of_model; /* the model has it; else it is only an added one */
+    bool spelled;  /* it is a byte, such as <0x0A>, and may be a part of a character */
     bool added, special;
+    bool left_blanks, right_blanks; /* where it is added: blanks before it, after it are its own */
+    bool whole_word;                /* and it is none where letters touch it */
 } Token;
 
 /* left and right become id; the lower its rank, the sooner. */
@@ -46,9 +52,9 @@ typedef struct {
 } TrieNode;
 
 typedef struct {
-    TrieNode *node; /* (n_node) node 0 is the root */
-    size_t n_node;
-    bool first[256]; /* a token begins with this byte */
+    TrieNode *node;         /* (n_node) node 0 is the root */
+    size_t n_node, longest; /* in bytes */
+    bool first[256];        /* a token begins with this byte */
 } Trie;
 
 /* Tokens that go before or after each text. */
@@ -59,22 +65,31 @@ typedef struct {
     size_t count;
 } Frame;
 
+/* How the texts of tokens become one. */
 typedef struct {
-    bool words; /* WordLevel: a word is a token; else byte-level BPE */
-    bool nfc, lowercase;
+    bool blanks;       /* between them */
+    const char *strip; /* (strip_len) up to strip_most of it go from a text's beginning */
+    size_t strip_len, strip_most;
+} Decoder;
+
+typedef struct {
+    bool words; /* WordLevel: a word is a token; else BPE, over bytes or over characters */
+    Normalizer normalizer;
     Stages stages; /* how a text is cut into pieces, or into words */
+    Decoder decoder;
     size_t n_token;
     Token *token;    /* (n_token) by id; text NULL where there is none */
     uint32_t *place; /* (n_place) ids by the hash of their text */
     Merge *merge;    /* (n_merge) by the hash of left and right */
     size_t n_place, n_merge;
-    uint32_t of_byte[256]; /* the token of each byte, or NO_TOKEN */
-    uint32_t unknown;      /* for words, or in BPE for bytes, that have no token; or NO_TOKEN */
+    uint32_t of_byte[256]; /* the token of each byte's stand-in, or NO_TOKEN */
+    uint32_t spelled[256]; /* the tokens <0x00> to <0xFF>, for characters without one */
+    uint32_t unknown;      /* for what has no token; or NO_TOKEN */
     bool fuse_unknown;     /* BPE: one for all neighbours of a piece that have none */
     bool whole_first;      /* BPE: a piece that is a token is not merged but taken whole */
     Frame begin, end;      /* what a text has before and after it */
     Trie added[2];         /* looked for in the text as it is, and in the normalized one */
-    bool blank_inside;     /* an added token has a blank after what is none */
+    bool blank_inside;     /* an added token, or what is replaced, may reach over a blank */
     char *strings;
 } Tokenizer;
 
@@ -98,6 +113,13 @@ uint32_t token_find(const Tokenizer *tokenizer, const char *text, size_t len)
         if (token->len == len && memcmp(token->text, text, len) == 0)
             return id;
     }
+}
+
+/* Only among those of the model. */
+static uint32_t model_token(const Tokenizer *tokenizer, const unsigned char *text, size_t len)
+{
+    uint32_t id = token_find(tokenizer, (const char *)text, len);
+    return id == NO_TOKEN || tokenizer->token[id].of_model ? id : NO_TOKEN;
 }
 
 /* The place of a pair: that of its merge, or an empty one. */
@@ -136,6 +158,7 @@ void trie_add(Trie *trie, const unsigned char *bytes, size_t len, uint32_t token
         at = next;
     }
     trie->node[at].token = token;
+    trie->longest = len > trie->longest ? len : trie->longest;
     trie->first[bytes[0]] = true;
 }
 
@@ -161,8 +184,8 @@ static uint32_t trie_match(size_t *len, const Trie *trie, const unsigned char *t
 }
 
 /* ========================================= BPE ============================================= */
-/* A piece begins as one token for each byte. Then neighbours are merged: always the pair that */
-/* is first in the list of merges, which is the order in which training found them.            */
+/* A piece begins as one token for each byte, or for each character. Then neighbours are merged: */
+/* always the pair that is first in the list of merges, in which order training found them.      */
 
 /* The pair at `at` of ids (count) becomes one token; how many are left. */
 static size_t bpe_join(uint32_t *ids, size_t count, size_t at, uint32_t id)
@@ -323,50 +346,81 @@ void ids_free(Ids *ids)
 typedef struct {
     const Tokenizer *tokenizer;
     Ids *ids;
+    bool goes_on; /* the text is the rest of one: nothing goes before it */
     Error *error;
 } Encoding;
 
 /* The token that is all of a piece, if there is one; or NO_TOKEN. */
-static uint32_t piece_token(const Tokenizer *tokenizer, const unsigned char *text, size_t len)
+static uint32_t piece_token(const Tokenizer *tokenizer, const Piece *piece)
 {
-    unsigned char *name = NEW(unsigned char, 2 * len + 1);
+    if (!piece->stand_ins)
+        return model_token(tokenizer, piece->bytes, piece->len);
+    unsigned char *name = NEW(unsigned char, 2 * piece->len + 1);
     size_t used = 0;
-    for (size_t i = 0; i < len; i++)
-        used += utf8_encode(name + used, stand_in_of_byte(text[i]));
-    uint32_t id = token_find(tokenizer, (const char *)name, used);
+    for (size_t i = 0; i < piece->len; i++)
+        used += utf8_encode(name + used, stand_in_of_byte(piece->bytes[i]));
+    uint32_t id = model_token(tokenizer, name, used);
     free(name);
     return id;
 }
 
-/* One piece of byte-level BPE. A byte that has no token becomes the unknown one or, without it, is
-   left out, and what was on both sides of it may merge: Hugging Face's alphabets may have gaps. */
-static bool encode_piece(const Encoding *to, const unsigned char *text, size_t len)
+/* Appends the tokens of a character's bytes, if all have one. */
+static bool spell_out(uint32_t *ids, size_t *count, const Tokenizer *tokenizer, uint32_t code)
+{
+    unsigned char bytes[4];
+    size_t len = utf8_encode(bytes, code);
+    for (size_t i = 0; i < len; i++)
+        if (tokenizer->spelled[bytes[i]] == NO_TOKEN)
+            return false;
+    for (size_t i = 0; i < len; i++)
+        ids[(*count)++] = tokenizer->spelled[bytes[i]];
+    return true;
+}
+
+static bool is_no_utf8(unsigned char byte)
+{
+    return byte == 0xC0 || byte == 0xC1 || byte > 0xF4;
+}
+
+/* One piece of BPE. A character (from ByteLevel on, a byte's stand-in) that has no token is spelled
+   out in bytes or becomes the unknown token; without either it is left out, and what was on both
+   sides of it may merge. An unknown token waits, as in Hugging Face's tokenizers, until one comes
+   that is known: what is spelled out meanwhile goes before it. */
+static bool encode_piece(const Encoding *to, const Piece *piece)
 {
     const Tokenizer *tokenizer = to->tokenizer;
     Ids *ids = to->ids;
-    uint32_t whole = tokenizer->whole_first ? piece_token(tokenizer, text, len) : NO_TOKEN;
+    uint32_t whole = tokenizer->whole_first ? piece_token(tokenizer, piece) : NO_TOKEN;
     if (whole != NO_TOKEN) {
         ids_push(ids, whole);
         return true;
     }
-    ids_reserve(ids, len);
-    uint32_t *at = ids->id + ids->count;
-    size_t count = 0;
-    bool before = false; /* the byte before this one was unknown */
-    for (size_t i = 0; i < len; i++) {
-        uint32_t id = tokenizer->of_byte[text[i]];
-        bool unknown = id == NO_TOKEN, never = text[i] == 0xC0 || text[i] == 0xC1 || text[i] > 0xF4;
-        if (unknown && never)
+    ids_reserve(ids, 2 * piece->len);
+    uint32_t *at = ids->id + ids->count, unknown = tokenizer->unknown;
+    size_t count = 0, step = 1;
+    bool waits = false;
+    for (size_t i = 0; i < piece->len; i += step) {
+        const unsigned char *text = piece->bytes + i;
+        uint32_t code = piece->stand_ins ? text[0] : utf8_decode(&step, text, piece->len - i);
+        uint32_t id =
+            piece->stand_ins ? tokenizer->of_byte[text[0]] : model_token(tokenizer, text, step);
+        bool known = id != NO_TOKEN;
+        if (!known &&
+            spell_out(at, &count, tokenizer, piece->stand_ins ? stand_in_of_byte(code) : code))
+            continue;
+        if (!known && (code >= UTF8_BAD || (piece->stand_ins && is_no_utf8(text[0]))))
             return fail(to->error,
-                        "the byte 0x%02X has no token: valid UTF-8 never has it, is the text "
-                        "something else?",
-                        text[i]);
-        id = unknown ? tokenizer->unknown : id;
-        ids->left_out += id == NO_TOKEN;
-        if (id != NO_TOKEN && !(unknown && before && tokenizer->fuse_unknown))
+                        "the byte 0x%02X has no token: it is no UTF-8, is the text something else?",
+                        text[0]);
+        if (waits && (known || !tokenizer->fuse_unknown))
+            at[count++] = unknown;
+        if (known)
             at[count++] = id;
-        before = unknown;
+        waits = !known && unknown != NO_TOKEN;
+        ids->left_out += !known && !waits ? step : 0;
     }
+    if (waits)
+        at[count++] = unknown;
     ids->count += bpe_merge(at, count, tokenizer);
     return true;
 }
@@ -374,7 +428,7 @@ static bool encode_piece(const Encoding *to, const unsigned char *text, size_t l
 /* One word of a WordLevel tokenizer. */
 static bool encode_word(const Encoding *to, const unsigned char *text, size_t len)
 {
-    uint32_t id = token_find(to->tokenizer, (const char *)text, len);
+    uint32_t id = model_token(to->tokenizer, text, len);
     char shown[NAME_SHOWN + 4];
     if (id == NO_TOKEN)
         id = to->tokenizer->unknown;
@@ -389,17 +443,22 @@ static bool encode_word(const Encoding *to, const unsigned char *text, size_t le
 
 static bool encode_stage(const Encoding *to, const Piece *piece, size_t which);
 
-/* A space goes before what does not begin with one. */
-static bool encode_prefixed(const Encoding *to, const Piece *piece, size_t which)
+/* Spaces become the stage's mark, and one goes before what does not begin with one. */
+static bool encode_marked(const Encoding *to, const Piece *piece, const Stage *stage, size_t which)
 {
-    if (piece->bytes[0] == ' ')
-        return encode_stage(to, piece, which);
-    unsigned char *copy = NEW(unsigned char, piece->len + 1);
-    const Piece longer = {copy, piece->len + 1, piece->stand_ins};
-    copy[0] = ' ';
-    memcpy(copy + 1, piece->bytes, piece->len);
-    bool ok = encode_stage(to, &longer, which);
-    free(copy);
+    const Replacement spaces = {" ", 1, stage->text, stage->text_len};
+    size_t len, mark = stage->text_len;
+    unsigned char *text = replaced_text(&len, piece->bytes, piece->len, &spaces);
+    bool has_one = len >= mark && memcmp(text, stage->text, mark) == 0;
+    if (stage->prepend <= (piece->first ? PREPEND_FIRST : PREPEND_ALWAYS) && !has_one &&
+        !(piece->first && to->goes_on)) {
+        unsigned char *longer = prepended_text(&len, text, len, &spaces);
+        free(text);
+        text = longer;
+    }
+    const Piece marked = {text, len, piece->stand_ins, piece->first};
+    bool ok = encode_stage(to, &marked, which);
+    free(text);
     return ok;
 }
 
@@ -409,12 +468,12 @@ static bool encode_stage(const Encoding *to, const Piece *piece, size_t which)
     const Stages *stages = &to->tokenizer->stages;
     if (which == stages->count)
         return to->tokenizer->words ? encode_word(to, piece->bytes, piece->len)
-                                    : encode_piece(to, piece->bytes, piece->len);
+                                    : encode_piece(to, piece);
     const Stage *stage = &stages->stage[which];
     Piece part = *piece;
     bool ok = true;
     if (stage->kind == STAGE_PREFIX)
-        return encode_prefixed(to, piece, which + 1);
+        return encode_marked(to, piece, stage, which + 1);
     if (stage->kind == STAGE_BYTES) {
         part.stand_ins = true;
         return encode_stage(to, &part, which + 1);
@@ -424,80 +483,107 @@ static bool encode_stage(const Encoding *to, const Piece *piece, size_t which)
     return ok;
 }
 
-/* A text without added tokens; len > 0. */
-static bool encode_plain(const Encoding *to, const unsigned char *text, size_t len)
-{
-    const Piece all = {text, len, false};
-    return encode_stage(to, &all, 0);
-}
+static bool encode_added(const Encoding *to, const unsigned char *text, size_t len, bool first,
+                         bool normal);
 
-static bool encode_normalized(const Encoding *to, const unsigned char *text, size_t len);
-
-/* Cuts a text at its added tokens, the leftmost first and of several the longest; what is between
-   them goes to the next stage. */
-static bool encode_added(const Encoding *to, const unsigned char *text, size_t len, int stage)
+/* A text without those added tokens that are looked for in it; len > 0. It is normalized and looked
+   through again, or, if it is `normal`, cut and encoded. */
+static bool encode_plain(const Encoding *to, const unsigned char *text, size_t len, bool first,
+                         bool normal)
 {
-    const Trie *trie = &to->tokenizer->added[stage];
-    size_t start = 0, found_len = 0;
-    bool ok = true;
-    for (size_t at = 0; ok && at <= len; at++) {
-        uint32_t found = trie_match(&found_len, trie, text + at, len - at);
-        if (found == NO_TOKEN && at < len)
-            continue;
-        if (at > start)
-            ok = stage == 0 ? encode_normalized(to, text + start, at - start)
-                            : encode_plain(to, text + start, at - start);
-        if (found == NO_TOKEN || !ok)
-            break;
-        ids_push(to->ids, found);
-        start = at + found_len;
-        at = start - 1;
-    }
-    return ok;
-}
-
-/* The text as the tokenizer normalizes it, or, for NULL, a copy; to be freed. */
-unsigned char *normal_text(size_t *len, const unsigned char *text, size_t count,
-                           const Tokenizer *tokenizer)
-{
-    if (tokenizer != NULL && tokenizer->nfc && tokenizer->lowercase) {
-        unsigned char *composed = nfc_text(len, text, count), *lower;
-        lower = lowercase_text(len, composed, *len);
-        free(composed);
-        return lower;
-    }
-    if (tokenizer != NULL && tokenizer->nfc)
-        return nfc_text(len, text, count);
-    if (tokenizer != NULL && tokenizer->lowercase)
-        return lowercase_text(len, text, count);
-    unsigned char *copy = NEW(unsigned char, count + 1);
-    memcpy(copy, text, count);
-    *len = count;
-    return copy;
-}
-
-static bool encode_normalized(const Encoding *to, const unsigned char *text, size_t len)
-{
+    const Piece all = {text, len, false, first};
+    if (normal)
+        return encode_stage(to, &all, 0);
     size_t normal_len;
-    unsigned char *normal = normal_text(&normal_len, text, len, to->tokenizer);
-    bool ok = encode_added(to, normal, normal_len, 1);
-    free(normal);
+    unsigned char *made =
+        normal_text(&normal_len, text, len, &to->tokenizer->normalizer, first && to->goes_on);
+    bool ok = encode_added(to, made, normal_len, first, true);
+    free(made);
     return ok;
+}
+
+static size_t character_end(const unsigned char *text, size_t len, size_t at)
+{
+    size_t step;
+    utf8_decode(&step, text + at, len - at);
+    return at + step;
+}
+
+/* Where the character begins that ends at `at` > 0. */
+static size_t character_before(const unsigned char *text, size_t at)
+{
+    size_t start = at - 1;
+    while (start > 0 && at - start < 4 && (text[start] & 0xC0) == 0x80)
+        start--;
+    return character_end(text, at, start) == at ? start : at - 1;
+}
+
+static uint32_t class_in(const unsigned char *text, size_t len, size_t at)
+{
+    size_t step;
+    return at < len ? unicode_class_of(utf8_decode(&step, text + at, len - at)) : 0;
+}
+
+/* Whether an added token may stand from *at to *end of a text, and, if blanks on one side of it are
+   its own, where it begins and ends with them; what is before `start` is other tokens'. */
+static bool added_stands(size_t *at, size_t *end, const Token *token, const unsigned char *text,
+                         size_t len, size_t start)
+{
+    uint32_t before = *at > 0 ? class_in(text, len, character_before(text, *at)) : 0;
+    if (token->whole_word && ((before | class_in(text, len, *end)) & UNICODE_WORD))
+        return false;
+    while (token->left_blanks && *at > start &&
+           class_in(text, len, character_before(text, *at)) & UNICODE_SPACE)
+        *at = character_before(text, *at);
+    while (token->right_blanks && class_in(text, len, *end) & UNICODE_SPACE)
+        *end = character_end(text, len, *end);
+    return true;
+}
+
+/* Cuts a text at its added tokens, the leftmost first and of several the longest. */
+static bool encode_added(const Encoding *to, const unsigned char *text, size_t len, bool first,
+                         bool normal)
+{
+    const Trie *trie = &to->tokenizer->added[normal];
+    size_t start = 0, found_len = 1;
+    bool ok = true;
+    for (size_t at = 0; ok && at < len; at += found_len) {
+        uint32_t found = trie_match(&found_len, trie, text + at, len - at);
+        size_t from = at, end = at + found_len;
+        if (found == NO_TOKEN)
+            found_len = 1;
+        else if (added_stands(&from, &end, &to->tokenizer->token[found], text, len, start)) {
+            if (from > start)
+                ok = encode_plain(to, text + start, from - start, first && start == 0, normal);
+            if (ok)
+                ids_push(to->ids, found);
+            start = end;
+        }
+    }
+    return ok && start < len
+               ? encode_plain(to, text + start, len - start, first && start == 0, normal)
+               : ok;
 }
 
 /* Appends the ids of a text (len bytes) to `ids`, without what goes before and after a text; on
-   failure those it had stay. Time n log n. */
-bool tokenizer_encode(Ids *ids, const Tokenizer *tokenizer, const char *text, size_t len,
-                      Error *error)
+   failure those it had stay. Time n log n. With `goes_on` it is the rest of a text. */
+bool tokenizer_encode_part(Ids *ids, const Tokenizer *tokenizer, const char *text, size_t len,
+                           bool goes_on, Error *error)
 {
     size_t before = ids->count, left_out = ids->left_out;
-    Encoding to = {tokenizer, ids, error};
-    bool ok = encode_added(&to, (const unsigned char *)text, len, 0);
+    Encoding to = {tokenizer, ids, goes_on, error};
+    bool ok = encode_added(&to, (const unsigned char *)text, len, true, false);
     if (!ok) {
         ids->count = before;
         ids->left_out = left_out;
     }
     return ok;
+}
+
+bool tokenizer_encode(Ids *ids, const Tokenizer *tokenizer, const char *text, size_t len,
+                      Error *error)
+{
+    return tokenizer_encode_part(ids, tokenizer, text, len, false, error);
 }
 
 /* Appends what the tokenizer has before each text, or after it. */
@@ -507,8 +593,23 @@ void ids_frame(Ids *ids, const Frame *frame)
         ids_push(ids, frame->id[i]);
 }
 
-/* Where a text may be cut such that both parts have the ids of the whole: the last place before a
-   blank that follows none; 0 if there is no such place. */
+/* Whether something is put before what follows these len bytes, because they end in an added
+   token. */
+static bool text_begins_anew(const Tokenizer *tokenizer, const unsigned char *text, size_t len)
+{
+    const Trie *trie = &tokenizer->added[0];
+    size_t found = 0;
+    bool prepends = false;
+    for (size_t i = 0; i < tokenizer->normalizer.count; i++)
+        prepends = prepends || tokenizer->normalizer.step[i].kind == NORMAL_PREPEND;
+    for (size_t some = 1; prepends && some <= len && some <= trie->longest; some++)
+        if (trie_match(&found, trie, text + len - some, some) != NO_TOKEN && found == some)
+            return true;
+    return false;
+}
+
+/* Where a text may be cut such that both parts have the ids of the whole, the second as one that
+   goes on: the last place before a blank that follows none; 0 if there is no such place. */
 size_t tokenizer_safe_cut(const Tokenizer *tokenizer, const char *text, size_t len)
 {
     const unsigned char *bytes = (const unsigned char *)text;
@@ -516,11 +617,10 @@ size_t tokenizer_safe_cut(const Tokenizer *tokenizer, const char *text, size_t l
     bool spaces = lines || stages_cut_at_blanks(&tokenizer->stages, false);
     for (size_t at = len; spaces && !tokenizer->blank_inside && at-- > 1;) {
         bool blank = bytes[at] == ' ' || (lines && bytes[at] == '\n');
-        size_t start = at - 1, step;
-        while (blank && start > 0 && at - start < 4 && (bytes[start] & 0xC0) == 0x80)
-            start--;
-        const Piece before = {bytes, at, false};
-        if (blank && class_at(&step, &before, start) != UNICODE_SPACE && start + step == at)
+        size_t before = blank ? character_before(bytes, at) : 0, step;
+        if (blank && !(class_in(bytes, at, before) & UNICODE_SPACE) &&
+            utf8_decode(&step, bytes + before, at - before) != SPACE_MARK &&
+            !text_begins_anew(tokenizer, bytes, at))
             return at;
     }
     return 0;
@@ -556,15 +656,68 @@ void text_free(Text *text)
     memset(text, 0, sizeof *text);
 }
 
-/* Appends what a token stands for. Ids without a token (a padded vocabulary has some) are nothing.
-   Words get a blank between them: `first` says that none was before. */
-void tokenizer_decode(Text *text, const Tokenizer *tokenizer, uint32_t id, bool first)
+/* Ids on their way back to a text. */
+typedef struct {
+    const Tokenizer *tokenizer;
+    Text run;     /* bytes one by one, which may be characters: when the next token is none, or at
+                     the end, they are a text, or, if they are no UTF-8, each is U+FFFD */
+    bool begins;  /* no token of the text has come yet */
+    size_t strip; /* what may yet go from its beginning */
+} Decoding;
+
+/* Appends a part of the text, or of its beginning what the decoder leaves of it. */
+static void decoding_append(Text *text, Decoding *decoding, const unsigned char *bytes, size_t len)
 {
+    const Decoder *decoder = &decoding->tokenizer->decoder;
+    size_t strip = decoder->strip_len;
+    for (; decoding->strip > 0 && len >= strip && memcmp(bytes, decoder->strip, strip) == 0;
+         decoding->strip--) {
+        bytes += strip;
+        len -= strip;
+    }
+    decoding->strip = len > 0 ? 0 : decoding->strip;
+    text_append(text, bytes, len);
+}
+
+/* Appends the bytes that have waited for others. */
+void decoding_settle(Text *text, Decoding *decoding)
+{
+    const unsigned char *bytes = (const unsigned char *)decoding->run.bytes;
+    size_t len = decoding->run.len, step = 0;
+    bool good = true;
+    for (size_t at = 0; good && at < len; at += step)
+        good = utf8_decode(&step, bytes + at, len - at) < UTF8_BAD;
+    for (size_t i = 0; !good && i < len; i++)
+        decoding_append(text, decoding, (const unsigned char *)"\xEF\xBF\xBD", 3);
+    if (good && len > 0)
+        decoding_append(text, decoding, bytes, len);
+    decoding->run.len = 0;
+}
+
+/* Appends what a token stands for; `first`: it is the first of a text. Ids without a token (a
+   padded vocabulary has some) are nothing. */
+void tokenizer_decode(Text *text, Decoding *decoding, uint32_t id, bool first)
+{
+    const Tokenizer *tokenizer = decoding->tokenizer;
+    const Decoder *decoder = &tokenizer->decoder;
+    decoding->begins = decoding->begins || first;
     if (id >= tokenizer->n_token || tokenizer->token[id].text == NULL)
         return;
-    if (tokenizer->words && !first)
+    const Token *token = &tokenizer->token[id];
+    bool begins = decoding->begins;
+    decoding->begins = false;
+    decoding->strip = begins ? decoder->strip_most : decoding->strip;
+    if (token->spelled) {
+        text_append(&decoding->run, token->bytes, token->n_bytes);
+        return;
+    }
+    decoding_settle(text, decoding);
+    if (decoder->blanks && !begins)
         text_append(text, " ", 1);
-    text_append(text, tokenizer->token[id].bytes, tokenizer->token[id].n_bytes);
+    if (begins && token->begin != NULL)
+        text_append(text, token->begin, token->n_begin);
+    else
+        decoding_append(text, decoding, token->bytes, token->n_bytes);
 }
 
 #endif /* CH05_TOKENIZER */

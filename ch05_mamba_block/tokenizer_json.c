@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     JsonText content;
     uint64_t id;
-    bool special, normalized;
+    bool special, normalized, whole_word, left_blanks, right_blanks;
 } AddedEntry;
 
 /* What a post_processor puts round a text: names of special tokens, and in one place the text. */
@@ -36,6 +36,18 @@ typedef struct {
     size_t n_piece, n_name;
 } Template;
 
+/* The steps of a decoder: the first four one after another, or one of the others alone. */
+typedef enum {
+    DECODE_NOTHING,
+    DECODE_REPLACE,
+    DECODE_SPELLED,
+    DECODE_FUSE,
+    DECODE_STRIP,
+    DECODE_BYTES,
+    DECODE_MARKS,
+    DECODE_KINDS
+} DecodeKind;
+
 /* What the file says, before it is put together: its parts may come in any order. */
 typedef struct {
     Json json;
@@ -45,8 +57,13 @@ typedef struct {
     size_t n_vocab, n_merge, n_added;
     JsonText model, unknown; /* the type, and the unknown token; bytes NULL: none */
     Stages stages;
-    Frame begin, end; /* what the post_processor puts before and after a text */
-    bool nfc, lowercase, fuse_unknown, whole_first;
+    Frame begin, end;                   /* what the post_processor puts before and after a text */
+    Normalizer normalizer, token_steps; /* of a text; of each token, as the decoder has it */
+    Decoder decoder;
+    DecodeKind decoded; /* its last step so far */
+    bool has_decoder, decodes_spelled;
+    JsonText begin_mark; /* what is nothing in the first token of a text */
+    bool fuse_unknown, whole_first, spells_out;
     bool untyped_merges; /* the model has merges: BPE, if no type says otherwise */
 } TokenizerParts;
 
@@ -82,10 +99,8 @@ static bool json_is_one_of(JsonText key, const char *const *names, const char **
 
 static void added_entry(TokenizerParts *parts)
 {
-    static const char *const unset[] = {"single_word", "lstrip", "rstrip", NULL};
     Json *json = &parts->json;
-    AddedEntry entry = {{NULL, 0}, NO_TOKEN, false, true};
-    const char *name = NULL;
+    AddedEntry entry = {{NULL, 0}, NO_TOKEN, false, true, false, false, false};
     json_enter_object(json);
     size_t mark = json->mark;
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
@@ -97,8 +112,12 @@ static void added_entry(TokenizerParts *parts)
             json_boolean(json, &entry.special);
         else if (json_is(key, "normalized"))
             json_boolean(json, &entry.normalized);
-        else if (json_is_one_of(key, unset, &name))
-            parts_unset(json, name);
+        else if (json_is(key, "single_word"))
+            json_boolean(json, &entry.whole_word);
+        else if (json_is(key, "lstrip"))
+            json_boolean(json, &entry.left_blanks);
+        else if (json_is(key, "rstrip"))
+            json_boolean(json, &entry.right_blanks);
         else
             json_skip(json);
     }
@@ -112,49 +131,176 @@ static void added_entry(TokenizerParts *parts)
     parts->added[parts->n_added++] = entry;
 }
 
-/* "normalizer": null, NFC, Lowercase, or a Sequence of these, in this order. */
-static void parts_normalizer(TokenizerParts *parts, bool inside)
+/* Metaspace: what spaces become, and where one is put. */
+typedef struct {
+    JsonText mark, scheme;
+    bool no_prefix; /* "add_prefix_space", as older files say it, is false */
+} MarkEntry;
+
+static bool mark_field(MarkEntry *entry, Json *json, JsonText key)
 {
+    bool prefix = true;
+    if (json_is(key, "replacement"))
+        json_string(json, &entry->mark);
+    else if (json_is(key, "prepend_scheme"))
+        json_string(json, &entry->scheme);
+    else if (json_is(key, "add_prefix_space") && json_boolean(json, &prefix))
+        entry->no_prefix = !prefix;
+    else
+        return false;
+    return true;
+}
+
+/* Whether a text is one character. */
+static bool is_character(JsonText text)
+{
+    return text.len > 0 &&
+           character_end((const unsigned char *)text.bytes, text.len, 0) == text.len;
+}
+
+static Prepend mark_prepend(const MarkEntry *entry, Json *json)
+{
+    static const char *const schemes[PREPEND_SCHEMES] = {"always", "first", "never"};
+    int i = 0;
+    if (!is_character(entry->mark))
+        json_fail(json, "Metaspace: a replacement of one character is wanted");
+    if (entry->scheme.bytes == NULL)
+        return entry->no_prefix ? PREPEND_NEVER : PREPEND_ALWAYS;
+    while (i < PREPEND_SCHEMES && !json_is(entry->scheme, schemes[i]))
+        i++;
+    if (i == PREPEND_SCHEMES || (entry->no_prefix && i != PREPEND_NEVER))
+        json_fail(json, "Metaspace: the prepend_scheme '%s' is not known here%s",
+                  shown_name(entry->scheme.bytes).text,
+                  i == PREPEND_SCHEMES ? "" : " without add_prefix_space");
+    return (Prepend)i;
+}
+
+/* ---- "normalizer" and "decoder": a step, or a Sequence of steps ---- */
+
+/* One step, whose fields may come in any order. */
+typedef struct {
+    JsonText type, from, to; /* "pattern" or, for Prepend, nothing; "content" or "prepend" */
+    uint64_t start, stop;    /* of Strip */
+    MarkEntry mark;          /* of Metaspace */
+} StepEntry;
+
+static void step_pattern(StepEntry *step, Json *json)
+{
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);)
+        if (!json_is(key, "String"))
+            json_fail(json, "to replace what is not a String is not known here");
+        else
+            json_string(json, &step->from);
+}
+
+static void steps_add(Normalizer *steps, Json *json, const StepEntry *step, NormalKind kind)
+{
+    const Replacement replace = {step->from.bytes, step->from.len, step->to.bytes, step->to.len};
+    if ((kind == NORMAL_REPLACE && replace.from_len - 1 >= REPLACED_MOST) ||
+        (kind >= NORMAL_PREPEND && replace.to_len - 1 >= REPLACED_MOST))
+        json_fail(json, "%s: texts of 1 to %d bytes are wanted", step->type.bytes, REPLACED_MOST);
+    else if (steps->count == NORMAL_MOST)
+        json_fail(json, "more than %d steps", NORMAL_MOST);
+    else {
+        steps->step[steps->count].kind = kind;
+        steps->step[steps->count++].replace = replace;
+    }
+}
+
+static void parts_normalizer(TokenizerParts *parts, const StepEntry *step)
+{
+    static const char *const names[] = {"NFC", "Lowercase", "Prepend", "Replace"};
+    size_t kind = 0;
+    while (kind < TABLE_SIZE(names) && !json_is(step->type, names[kind]))
+        kind++;
+    if (kind < TABLE_SIZE(names))
+        steps_add(&parts->normalizer, &parts->json, step, (NormalKind)kind);
+    else
+        json_fail(&parts->json, "normalizer '%s' is not known here",
+                  shown_name(step->type.bytes).text);
+}
+
+/* Steps are known in the order in which SentencePiece's are written, or ByteLevel or Metaspace
+   alone; others would write the same ids as another text. */
+static void parts_decoder(TokenizerParts *parts, const StepEntry *step)
+{
+    static const char *const names[DECODE_KINDS] = {"",      "Replace",   "ByteFallback", "Fuse",
+                                                    "Strip", "ByteLevel", "Metaspace"};
     Json *json = &parts->json;
-    JsonText type = {"", 0};
+    Decoder *decoder = &parts->decoder;
+    DecodeKind last = parts->decoded, kind = DECODE_REPLACE;
+    while (kind < DECODE_KINDS && !json_is(step->type, names[kind]))
+        kind = (DecodeKind)(kind + 1);
+    bool fits = kind == DECODE_STRIP    ? last == DECODE_FUSE
+                : kind > DECODE_STRIP   ? last == DECODE_NOTHING
+                : kind > DECODE_REPLACE ? last < kind
+                                        : last <= kind;
+    if (kind == DECODE_KINDS || !fits) {
+        json_fail(json, "decoder '%s' is not known here%s", shown_name(step->type.bytes).text,
+                  fits ? "" : " at this place");
+        return;
+    }
+    parts->decoded = kind;
+    parts->decodes_spelled = parts->decodes_spelled || kind == DECODE_SPELLED;
+    if (kind == DECODE_REPLACE)
+        steps_add(&parts->token_steps, json, step, NORMAL_REPLACE);
+    if (kind == DECODE_STRIP && (step->stop > 0 || !is_character(step->to)))
+        json_fail(json, "decoder Strip: one character, at the start, is known here");
+    if (kind == DECODE_STRIP) {
+        decoder->strip = step->to.bytes;
+        decoder->strip_len = step->to.len;
+        decoder->strip_most = (size_t)step->start;
+    }
+    if (kind == DECODE_MARKS) {
+        StepEntry spaces = *step;
+        spaces.from = step->mark.mark;
+        spaces.to.bytes = " ";
+        spaces.to.len = 1;
+        if (mark_prepend(&step->mark, json) != PREPEND_NEVER)
+            parts->begin_mark = step->mark.mark;
+        steps_add(&parts->token_steps, json, &spaces, NORMAL_REPLACE);
+    }
+}
+
+/* What "normalizer" or, with `back`, "decoder" says. */
+static void parts_steps(TokenizerParts *parts, bool back, size_t depth)
+{
+    enum { DEPTH_MOST = 4 };
+    Json *json = &parts->json;
+    StepEntry step;
+    memset(&step, 0, sizeof step);
+    step.type.bytes = "";
     if (json_peek(json) == JSON_NULL) {
         json_skip(json);
         return;
     }
     json_enter_object(json);
+    parts->has_decoder = parts->has_decoder || back;
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (json_is(key, "normalizers") && !inside) {
+        if (json_is(key, "type"))
+            json_string(json, &step.type);
+        else if (json_is(key, back ? "decoders" : "normalizers") && depth < DEPTH_MOST) {
             json_enter_array(json);
             while (json_next_item(json))
-                parts_normalizer(parts, true);
-        } else if (!json_is(key, "type"))
+                parts_steps(parts, back, depth + 1);
+        } else if (json_is(key, "pattern"))
+            step_pattern(&step, json);
+        else if (json_is(key, "content") || json_is(key, "prepend"))
+            json_string(json, &step.to);
+        else if (json_is(key, "start"))
+            json_integer(json, &step.start, TOKEN_MOST_BYTES);
+        else if (json_is(key, "stop"))
+            json_integer(json, &step.stop, TOKEN_MOST_BYTES);
+        else if (!mark_field(&step.mark, json, key))
             json_skip(json);
-        else if (json_string(json, &type) && !json_is(type, "NFC") && !json_is(type, "Lowercase") &&
-                 (inside || !json_is(type, "Sequence")))
-            json_fail(json, "normalizer '%s': only NFC and Lowercase are known here",
-                      shown_name(type.bytes).text);
     }
-    if (json_is(type, "NFC") && parts->lowercase)
-        json_fail(json, "normalizer: NFC after Lowercase, which is not known here");
-    parts->nfc = parts->nfc || json_is(type, "NFC");
-    parts->lowercase = parts->lowercase || json_is(type, "Lowercase");
-}
-
-/* "decoder": null or ByteLevel; another would write the same ids as another text. */
-static void parts_decoder(Json *json)
-{
-    JsonText type = {"", 0};
-    if (json_peek(json) != JSON_OBJECT) {
-        json_skip(json);
+    if (json->failed || (json_is(step.type, "Sequence") && depth < DEPTH_MOST))
         return;
-    }
-    json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (!json_is(key, "type"))
-            json_skip(json);
-        else if (json_string(json, &type) && !json_is(type, "ByteLevel"))
-            json_fail(json, "decoder '%s' is not known here", shown_name(type.bytes).text);
-    }
+    if (back)
+        parts_decoder(parts, &step);
+    else
+        parts_normalizer(parts, &step);
 }
 
 /* ---- "pre_tokenizer": what cuts a text, stage by stage ---- */
@@ -186,8 +332,9 @@ static const struct {
 typedef struct {
     JsonText type;
     Stage stage;                /* of Split, Digits, Punctuation */
+    MarkEntry mark;             /* of Metaspace */
     bool pattern, digits_apart; /* there is a pattern; "individual_digits" */
-    bool prefix, regex;         /* of ByteLevel: "add_prefix_space", "use_regex" */
+    bool prefix, regex, split;  /* "add_prefix_space" and "use_regex" of ByteLevel; "split" */
 } StageEntry;
 
 static void stages_add(Json *json, Stages *stages, Stage stage)
@@ -205,6 +352,25 @@ static Stage stage_of(StageKind kind, CutBehavior behavior, bool invert)
     stage.kind = kind;
     stage.behavior = behavior;
     stage.invert = invert;
+    return stage;
+}
+
+/* Spaces become marks, and a mark goes before a piece. */
+static Stage stage_marking(const char *mark, size_t len, Prepend prepend)
+{
+    Stage stage = stage_of(STAGE_PREFIX, CUT_ISOLATED, false);
+    stage.text = mark;
+    stage.text_len = len;
+    stage.prepend = prepend;
+    return stage;
+}
+
+/* A cut before each mark, or before each run of them. */
+static Stage stage_marked(const char *mark, size_t len, size_t most)
+{
+    Stage stage = stage_marking(mark, len, PREPEND_NEVER);
+    stage.kind = STAGE_MARKED;
+    stage.most = most;
     return stage;
 }
 
@@ -255,15 +421,23 @@ static void entry_stages(const StageEntry *entry, Json *json, Stages *stages)
 {
     JsonText type = entry->type;
     Stage stage = entry->stage;
-    if (json_is(type, "ByteLevel")) {
-        for (size_t i = 0; i < stages->count; i++)
-            if (stages->stage[i].kind == STAGE_BYTES)
-                json_fail(json, "pre_tokenizer: a second ByteLevel, which is not known here");
+    bool bytes = json_is(type, "ByteLevel"), marks = json_is(type, "Metaspace");
+    for (size_t i = 0; i < stages->count && (bytes || marks); i++)
+        if (stages->stage[i].kind == STAGE_BYTES)
+            json_fail(json, "pre_tokenizer: %s after ByteLevel, which is not known here",
+                      bytes ? "a second one" : "Metaspace");
+    if (bytes) {
         if (entry->prefix)
-            stages_add(json, stages, stage_of(STAGE_PREFIX, CUT_ISOLATED, false));
+            stages_add(json, stages, stage_marking(" ", 1, PREPEND_ALWAYS));
         if (entry->regex)
             stages_add(json, stages, stage_of(STAGE_GPT2, CUT_ISOLATED, false));
         stages_add(json, stages, stage_of(STAGE_BYTES, CUT_ISOLATED, false));
+    } else if (marks) {
+        JsonText mark = entry->mark.mark;
+        stages_add(json, stages,
+                   stage_marking(mark.bytes, mark.len, mark_prepend(&entry->mark, json)));
+        if (entry->split)
+            stages_add(json, stages, stage_marked(mark.bytes, mark.len, 1));
     } else if (json_is(type, "Split") && !entry->pattern)
         json_fail(json, "pre_tokenizer: a Split without a pattern");
     else if (json_is(type, "Split"))
@@ -286,8 +460,11 @@ static void entry_stages(const StageEntry *entry, Json *json, Stages *stages)
 static void parts_pre_tokenizer(Json *json, Stages *stages, size_t depth)
 {
     enum { DEPTH_MOST = 4 };
-    StageEntry entry = {{"", 0}, stage_of(STAGE_TEXT, CUT_ISOLATED, false), false, false, false,
-                        true};
+    StageEntry entry;
+    memset(&entry, 0, sizeof entry);
+    entry.type.bytes = "";
+    entry.stage = stage_of(STAGE_TEXT, CUT_ISOLATED, false);
+    entry.regex = entry.split = true;
     json_enter_object(json);
     if (depth == DEPTH_MOST)
         json_fail(json, "pre_tokenizer: a Sequence inside a Sequence, %d deep", DEPTH_MOST);
@@ -306,10 +483,13 @@ static void parts_pre_tokenizer(Json *json, Stages *stages, size_t depth)
             json_boolean(json, &entry.stage.invert);
         else if (json_is(key, "individual_digits"))
             json_boolean(json, &entry.digits_apart);
-        else if (json_is(key, "add_prefix_space"))
-            json_boolean(json, &entry.prefix);
         else if (json_is(key, "use_regex"))
             json_boolean(json, &entry.regex);
+        else if (json_is(key, "split"))
+            json_boolean(json, &entry.split);
+        else if (mark_field(&entry.mark, json, key))
+            entry.prefix =
+                entry.prefix || (json_is(key, "add_prefix_space") && !entry.mark.no_prefix);
         else
             json_skip(json);
     }
@@ -520,7 +700,7 @@ static void parts_merge(TokenizerParts *parts)
 static void parts_model(TokenizerParts *parts)
 {
     static const char *const unset[] = {"dropout", "continuing_subword_prefix",
-                                        "end_of_word_suffix", "byte_fallback", NULL};
+                                        "end_of_word_suffix", NULL};
     Json *json = &parts->json;
     const char *name = NULL;
     json_enter_object(json);
@@ -541,6 +721,8 @@ static void parts_model(TokenizerParts *parts)
             json_string(json, &parts->unknown);
         else if (json_is(key, "fuse_unk") && json_peek(json) == JSON_BOOLEAN)
             json_boolean(json, &parts->fuse_unknown);
+        else if (json_is(key, "byte_fallback") && json_peek(json) == JSON_BOOLEAN)
+            json_boolean(json, &parts->spells_out);
         else if (json_is(key, "ignore_merges") && json_peek(json) == JSON_BOOLEAN)
             json_boolean(json, &parts->whole_first);
         else if (json_is_one_of(key, unset, &name))
@@ -560,9 +742,9 @@ static void parts_read(TokenizerParts *parts)
             while (json_next_item(json))
                 added_entry(parts);
         } else if (json_is(key, "normalizer"))
-            parts_normalizer(parts, false);
+            parts_steps(parts, false, 0);
         else if (json_is(key, "decoder"))
-            parts_decoder(json);
+            parts_steps(parts, true, 0);
         else if (json_is(key, "pre_tokenizer") && json_peek(json) != JSON_NULL)
             parts_pre_tokenizer(json, &parts->stages, 0);
         else if (json_is(key, "post_processor"))
@@ -587,21 +769,52 @@ static int byte_of_stand_in(uint32_t code)
     return -1;
 }
 
-/* The bytes that a token stands for: those of its characters, if all are stand-ins of bytes
-   (Hugging Face's ByteLevel decoder goes by the same rule), else its text. */
-static void token_set_bytes(Token *token, bool words)
+/* The byte that <0x0A> is, or -1. */
+static int byte_spelled(const unsigned char *text, size_t len)
 {
-    const unsigned char *text = (const unsigned char *)token->text;
-    token->bytes = NEW(unsigned char, token->len + 1);
+    if (len != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>' || !isxdigit(text[3]) ||
+        !isxdigit(text[4]))
+        return -1;
+    const char digits[] = {(char)text[3], (char)text[4], '\0'};
+    return (int)strtol(digits, NULL, 16);
+}
+
+/* The bytes of a token's characters, if all are stand-ins of bytes. */
+static bool token_set_stand_ins(Token *token, const unsigned char *text, size_t len)
+{
+    token->bytes = NEW(unsigned char, len + 1);
     token->n_bytes = 0;
-    for (size_t at = 0, step; at < token->len && !words; at += step) {
-        int byte = byte_of_stand_in(utf8_decode(&step, text + at, token->len - at));
-        words = byte < 0;
+    for (size_t at = 0, step; at < len; at += step) {
+        int byte = byte_of_stand_in(utf8_decode(&step, text + at, len - at));
+        if (byte < 0)
+            return false;
         token->bytes[token->n_bytes++] = (unsigned char)byte;
     }
-    if (words) {
-        memcpy(token->bytes, text, token->len);
-        token->n_bytes = token->len;
+    return true;
+}
+
+/* The bytes that a token of this text stands for: those that its characters stand for, if
+   `stand_ins` and all do (Hugging Face's ByteLevel decoder goes by the same rule); else the text as
+   the decoder has it, or the byte that it spells. */
+static void token_set_bytes(Token *token, const unsigned char *text, size_t len,
+                            const TokenizerParts *parts, bool stand_ins)
+{
+    free(token->bytes), free(token->begin);
+    token->begin = NULL;
+    if (stand_ins && token_set_stand_ins(token, text, len))
+        return;
+    if (stand_ins)
+        free(token->bytes);
+    token->bytes = normal_text(&token->n_bytes, text, len, &parts->token_steps, false);
+    int byte = parts->decodes_spelled ? byte_spelled(token->bytes, token->n_bytes) : -1;
+    token->spelled = byte >= 0;
+    if (token->spelled) {
+        token->bytes[0] = (unsigned char)byte;
+        token->n_bytes = 1;
+    }
+    if (parts->begin_mark.len > 0) {
+        const Replacement nothing = {parts->begin_mark.bytes, parts->begin_mark.len, "", 0};
+        token->begin = replaced_text(&token->n_begin, text, len, &nothing);
     }
 }
 
@@ -618,7 +831,6 @@ static bool tokenizer_place_token(Tokenizer *tokenizer, JsonText text, uint64_t 
                     same != NO_TOKEN ? "and another one too" : "which another token has too");
     token->text = text.bytes;
     token->len = text.len;
-    token_set_bytes(token, tokenizer->words);
     size_t mask = tokenizer->n_place - 1;
     size_t at = hash_mix(hash_bytes(text.bytes, text.len, 0)) & mask;
     while (tokenizer->place[at] != NO_TOKEN)
@@ -628,7 +840,7 @@ static bool tokenizer_place_token(Tokenizer *tokenizer, JsonText text, uint64_t 
 }
 
 static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerParts *parts,
-                                   const char *path, Error *error)
+                                   bool stand_ins, const char *path, Error *error)
 {
     bool ok = true;
     for (size_t i = 0; i < parts->n_vocab; i++)
@@ -644,30 +856,61 @@ static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerParts *p
     tokenizer->n_place = table_room(parts->n_vocab + parts->n_added);
     tokenizer->place = NEW(uint32_t, tokenizer->n_place);
     memset(tokenizer->place, 0xFF, tokenizer->n_place * sizeof *tokenizer->place);
-    for (size_t i = 0; ok && i < parts->n_vocab; i++)
+    for (size_t i = 0; ok && i < parts->n_vocab; i++) {
         ok =
             tokenizer_place_token(tokenizer, parts->vocab[i].text, parts->vocab[i].id, path, error);
+        tokenizer->token[parts->vocab[i].id].of_model = true;
+    }
     for (size_t i = 0; ok && i < parts->n_added; i++) {
         const AddedEntry *entry = &parts->added[i];
+        Token *token = &tokenizer->token[entry->id];
         ok = tokenizer_place_token(tokenizer, entry->content, entry->id, path, error);
-        tokenizer->token[entry->id].added = true;
-        tokenizer->token[entry->id].special = entry->special;
+        token->added = true;
+        token->special = entry->special;
+        token->whole_word = entry->whole_word;
+        token->left_blanks = entry->left_blanks;
+        token->right_blanks = entry->right_blanks;
+    }
+    for (size_t i = 0; ok && i < tokenizer->n_token; i++) {
+        Token *token = &tokenizer->token[i];
+        if (token->text != NULL)
+            token_set_bytes(token, (const unsigned char *)token->text, token->len, parts,
+                            stand_ins);
     }
     return ok;
 }
 
-/* Added tokens are looked for in the text as it is, or, if `normalized`, as both are in NFC. */
-static void tokenizer_place_added(Tokenizer *tokenizer, const TokenizerParts *parts)
+/* Whether in a text a mark for a blank, or with `blanks` one itself, comes after another
+   character. */
+static bool has_blank_inside(const unsigned char *text, size_t len, bool blanks)
 {
+    uint32_t before = ' ', code;
+    for (size_t at = 0, step; at < len; at += step, before = code) {
+        code = utf8_decode(&step, text + at, len - at);
+        if ((code == SPACE_MARK || (blanks && (code == ' ' || code == '\n'))) && before != code &&
+            at > 0)
+            return true;
+    }
+    return false;
+}
+
+/* Added tokens are looked for in the text as it is, or, if `normalized`, as both are normalized;
+   the latter also come back normalized, as from Hugging Face's tokenizers since 0.23. */
+static void tokenizer_place_added(Tokenizer *tokenizer, const TokenizerParts *parts, bool stand_ins)
+{
+    Normalizer as_it_is;
+    as_it_is.count = 0;
     for (size_t i = 0; i < parts->n_added; i++) {
         const AddedEntry *entry = &parts->added[i];
         const unsigned char *text = (const unsigned char *)entry->content.bytes;
         size_t len = entry->content.len;
-        unsigned char *normal = normal_text(&len, text, len, entry->normalized ? tokenizer : NULL);
+        unsigned char *normal = normal_text(
+            &len, text, len, entry->normalized ? &tokenizer->normalizer : &as_it_is, false);
         trie_add(&tokenizer->added[entry->normalized], normal, len, (uint32_t)entry->id);
-        for (size_t at = 1; at < entry->content.len; at++)
-            if ((text[at] == ' ' || text[at] == '\n') && text[at - 1] != text[at])
-                tokenizer->blank_inside = true;
+        token_set_bytes(&tokenizer->token[entry->id], normal, len, parts, stand_ins);
+        tokenizer->blank_inside = tokenizer->blank_inside || entry->whole_word ||
+                                  entry->right_blanks || has_blank_inside(normal, len, true) ||
+                                  has_blank_inside(text, entry->content.len, true);
         free(normal);
     }
 }
@@ -705,15 +948,47 @@ static bool tokenizer_place_merges(Tokenizer *tokenizer, const TokenizerParts *p
     memset(tokenizer->merge, 0xFF, tokenizer->n_merge * sizeof *tokenizer->merge);
     for (size_t i = 0; ok && i < parts->n_merge; i++)
         ok = tokenizer_place_merge(tokenizer, &parts->merge[i], i, path, error);
-    memset(tokenizer->of_byte, 0xFF, sizeof tokenizer->of_byte);
-    for (uint32_t code = 0; code < 0x200; code++) {
-        unsigned char text[4];
-        int byte = byte_of_stand_in(code);
-        if (byte >= 0)
-            tokenizer->of_byte[byte] =
-                token_find(tokenizer, (const char *)text, utf8_encode(text, code));
+    memset(tokenizer->spelled, 0xFF, sizeof tokenizer->spelled);
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        unsigned char text[8];
+        tokenizer->of_byte[byte] =
+            model_token(tokenizer, text, utf8_encode(text, stand_in_of_byte(byte)));
+        snprintf((char *)text, sizeof text, "<0x%02X>", (unsigned)byte);
+        if (parts->spells_out)
+            tokenizer->spelled[byte] = model_token(tokenizer, text, strlen((char *)text));
     }
     return ok;
+}
+
+/* Where spaces become U+2581 and no token has one after another character, no merge crosses from
+   such a character to a mark: cut there, pieces are short, and a text may be read in parts. Any
+   other way to replace texts may reach over a blank. */
+static void tokenizer_cut_at_marks(Tokenizer *tokenizer)
+{
+    static const char mark[] = "\xE2\x96\x81";
+    Stages *stages = &tokenizer->stages;
+    const Normalizer *normalizer = &tokenizer->normalizer;
+    size_t replaced = 0, marks = 0;
+    for (size_t i = 0; i < normalizer->count; i++) {
+        const Replacement *replace = &normalizer->step[i].replace;
+        bool here = normalizer->step[i].kind == NORMAL_REPLACE;
+        replaced += here;
+        marks += here && replace->from_len == 1 && replace->from[0] == ' ' &&
+                 replace->to_len == 3 && memcmp(replace->to, mark, 3) == 0;
+    }
+    bool by_stage = stages->count == 1 && stages->stage[0].kind == STAGE_PREFIX &&
+                    stages->stage[0].text_len == 3 && memcmp(stages->stage[0].text, mark, 3) == 0;
+    bool cut = replaced == marks && (by_stage || (marks > 0 && stages->count == 0)) &&
+               !tokenizer->words && !tokenizer->whole_first &&
+               model_token(tokenizer, (const unsigned char *)mark, 3) != NO_TOKEN;
+    for (size_t i = 0; cut && i < tokenizer->n_token; i++) {
+        const Token *token = &tokenizer->token[i];
+        cut = !token->of_model ||
+              !has_blank_inside((const unsigned char *)token->text, token->len, false);
+    }
+    if (cut)
+        stages->stage[stages->count++] = stage_marked(mark, 3, SIZE_MAX);
+    tokenizer->blank_inside = tokenizer->blank_inside || (replaced > 0 && !cut);
 }
 
 /* Whether every id that goes round a text is a token. */
@@ -736,8 +1011,8 @@ static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, c
     if (model.bytes == NULL || parts->n_vocab == 0)
         return fail(error, "%s: there is no model with a type and a vocabulary in it", path);
     tokenizer->words = json_is(model, "WordLevel");
-    tokenizer->nfc = parts->nfc;
-    tokenizer->lowercase = parts->lowercase;
+    tokenizer->normalizer = parts->normalizer;
+    tokenizer->decoder = parts->decoder;
     tokenizer->fuse_unknown = parts->fuse_unknown;
     tokenizer->whole_first = parts->whole_first;
     tokenizer->begin = parts->begin;
@@ -747,13 +1022,16 @@ static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, c
     bool byte_level = false;
     for (size_t i = 0; i < parts->stages.count; i++)
         byte_level = byte_level || parts->stages.stage[i].kind == STAGE_BYTES;
-    if (parts->stages.count == 0 || byte_level == tokenizer->words)
-        return fail(error, "%s: a %s model goes with the pre_tokenizer %s", path,
-                    tokenizer->words ? "WordLevel" : "BPE",
-                    tokenizer->words ? "Whitespace or WhitespaceSplit" : "ByteLevel");
-    if (!tokenizer_place_tokens(tokenizer, parts, path, error))
+    if (tokenizer->words && (parts->stages.count == 0 || byte_level))
+        return fail(error,
+                    "%s: a WordLevel model goes with the pre_tokenizer Whitespace or "
+                    "WhitespaceSplit",
+                    path);
+    tokenizer->decoder.blanks = !parts->has_decoder && !byte_level;
+    bool stand_ins = parts->has_decoder ? parts->decoded == DECODE_BYTES : byte_level;
+    if (!tokenizer_place_tokens(tokenizer, parts, stand_ins, path, error))
         return false;
-    tokenizer_place_added(tokenizer, parts);
+    tokenizer_place_added(tokenizer, parts, stand_ins);
     if (parts->unknown.bytes != NULL)
         tokenizer->unknown = token_find(tokenizer, parts->unknown.bytes, parts->unknown.len);
     if (!tokenizer->words && parts->unknown.bytes != NULL && tokenizer->unknown == NO_TOKEN)
@@ -762,13 +1040,16 @@ static bool tokenizer_build(Tokenizer *tokenizer, const TokenizerParts *parts, c
     if (!frame_fits(&tokenizer->begin, tokenizer, path, error) ||
         !frame_fits(&tokenizer->end, tokenizer, path, error))
         return false;
-    return tokenizer->words || tokenizer_place_merges(tokenizer, parts, path, error);
+    if (!tokenizer->words && !tokenizer_place_merges(tokenizer, parts, path, error))
+        return false;
+    tokenizer_cut_at_marks(tokenizer);
+    return true;
 }
 
 void tokenizer_free(Tokenizer *tokenizer)
 {
     for (size_t i = 0; i < tokenizer->n_token && tokenizer->token != NULL; i++)
-        free(tokenizer->token[i].bytes);
+        free(tokenizer->token[i].bytes), free(tokenizer->token[i].begin);
     free(tokenizer->token), free(tokenizer->place), free(tokenizer->merge);
     free(tokenizer->added[0].node), free(tokenizer->added[1].node);
     free(tokenizer->strings);

@@ -241,7 +241,7 @@ enum { N_TRAFFIC = 6 };
 #define WORDS_4X4   3.9
 #define WORDS_END   1.6
 #define WORDS_BACK  7.7
-#define ISSUED_BACK 30.5
+#define ISSUED_BACK 30.6
 
 /* By count, from the chapter's kernels, for a scan with everything but a start; `channels` share a
    tile of B and C, and a checkpoint is kept every `stretch` tokens. Of special functions softplus

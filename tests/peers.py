@@ -8,7 +8,7 @@ none, in one file or in several, in F32, F16, BF16 or F64, with or without the p
 config.json may leave out left out. The ids that build/ch05_pretrained writes must be Transformers', and the logits
 near. Each tokenizer is a tokenizer.json; texts must have the same ids, or the file be refused with a sentence. Without
 torch and transformers nothing is tried, and a line says so."""
-import json, os, random, subprocess, sys, tempfile, warnings
+import json, os, random, re, subprocess, sys, tempfile, warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -208,9 +208,10 @@ def try_models(rng, count):
 
 # ---- tokenizers ------------------------------------------------------------------------------------------------------
 
+MARK = "\u2581"  # SentencePiece's for a space
 PARTS = ["the rain", " the", " Rain", "ing", " and", "  ", "\n", "\r\n", "\t", " 2024", "1234567", "3.14", "é", "e\u0301", "Å", " naïve", "ﬁ",
          "ß", "İ", "ǅ", " привет", "мир", "日本", "語", " 한국", "\u1112\u1161\u11ab", " שלום", "نص", "٣٤", "½", "🙂", "👩\u200d👩", "\u00a0", "\u3000",
-         "'s", "'LL", "'ſ", " don't", "!?", "...", " (x)", "--", "_a_", "$5", "<s>", "</s>", "<x>", "ABC", "a\u0323\u0307b", "\u200b", "\u0000".replace("\0", "\x01")]
+         "'s", "'LL", "'ſ", " don't", "!?", "...", " (x)", "--", "_a_", "$5", MARK, " " + MARK, "<0x41>", "<s>", "</s>", "<x>", "ABC", "a\u0323\u0307b", "\u200b", "\u0000".replace("\0", "\x01")]
 PATTERNS = [r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -248,8 +249,71 @@ def random_post_processor(rng, ids):
     return rng.choice([None, level, one, one, {"type": "Sequence", "processors": [level, one]}, {"type": "Sequence", "processors": [one, one]}])
 
 
+def random_steps(rng):
+    """The normalizer, pre_tokenizer and decoder of a tokenizer of SentencePiece's kind, as JSON."""
+    mark = MARK if rng.random() < 0.9 else "_"
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": mark}
+    before, nfc, lower = {"type": "Prepend", "prepend": mark}, {"type": "NFC"}, {"type": "Lowercase"}
+    steps = rng.choice([[before, spaces], [before, spaces], [spaces], [spaces, before], [nfc, before, spaces], [before, spaces, lower],
+                        [lower, nfc, spaces], [spaces, {"type": "Replace", "pattern": {"String": "ing"}, "content": "in'"}, before]])
+    meta = {"type": "Metaspace", "replacement": mark}
+    scheme = rng.choice(["always", "first", "never"])
+    meta |= rng.choice([{"prepend_scheme": scheme, "split": rng.random() < 0.5}, {"prepend_scheme": scheme, "split": False},
+                        {"prepend_scheme": scheme}, {"add_prefix_space": True}, {"add_prefix_space": True, "prepend_scheme": "first"}])
+    cut = rng.choice([{"type": "Punctuation", "behavior": rng.choice(["Isolated", "MergedWithPrevious", "MergedWithNext"])},
+                      {"type": "Digits", "individual_digits": rng.random() < 0.5}, {"type": "WhitespaceSplit"}])
+    sequence = {"type": "Sequence", "pretokenizers": rng.choice([[cut, meta], [meta, cut]])}
+    normalizer, pre = rng.choice([({"type": "Sequence", "normalizers": steps}, None)] * 3 + [(None, meta)] * 3 +
+                                 [({"type": "Sequence", "normalizers": steps}, meta), (None, sequence), (nfc, meta), (None, None)])
+    strip = {"type": "Strip", "content": " ", "start": rng.choice([1, 1, 1, 2, 0]), "stop": 0}
+    chain = [{"type": "Replace", "pattern": {"String": mark}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    decoder = rng.choice([chain + [strip]] * 3 + [chain, chain[:2], chain[1:], [chain[0], chain[2], strip]])
+    return normalizer, pre, rng.choice([{"type": "Sequence", "decoders": decoder}] * 4 + [meta, meta, None, chain[0],
+                                       {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}])
+
+
+def random_pieces(rng, path):
+    """A tokenizer.json of SentencePiece's kind: characters, marks for spaces, and bytes where there is no token."""
+    normalizer, pre, decoder = random_steps(rng)
+    unknown = "<unk>" if rng.random() < 0.8 else None
+    tokenizer = Tokenizer(tokenizers.models.BPE(unk_token=unknown))
+    text = json.loads(tokenizer.to_str()) | {"normalizer": normalizer, "pre_tokenizer": pre, "decoder": decoder}
+    if rng.random() < 0.6:  # as SentencePiece learns: no token has a space inside
+        text["pre_tokenizer"] = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "never", "split": True}
+    tokenizer = Tokenizer.from_str(json.dumps(text))
+    special = [tokenizers.AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")]
+    tokenizer.train_from_iterator([random_text(rng) for _ in range(150)], tokenizers.trainers.BpeTrainer(
+        vocab_size=rng.choice([100, 200, 400]), special_tokens=special, limit_alphabet=rng.choice([20, 40, 1000]), show_progress=False,
+        max_token_length=rng.choice([None, None, 6])))
+    text = json.loads(tokenizer.to_str())
+    some = rng.choice([256, 256, 256, 0, 200])  # not all of them: characters may still be unknown
+    for byte in sorted(rng.sample(range(256), some)):
+        text["model"]["vocab"].setdefault(f"<0x{byte:02X}>", len(text["model"]["vocab"]))
+    tokenizer = Tokenizer.from_str(json.dumps(text))
+    for _ in range(rng.choice([0, 0, 1, 3])):
+        tokenizer.add_tokens([tokenizers.AddedToken(rng.choice(["<x>", "ABC", "é", " 2024", "rain", MARK, "$", "  ", "the ", "İ"]), normalized=rng.random() < 0.5,
+                                                    special=rng.random() < 0.3, lstrip=rng.random() < 0.3, rstrip=rng.random() < 0.3, single_word=rng.random() < 0.3)])
+    text = json.loads(tokenizer.to_str())
+    model = text["model"]
+    text["pre_tokenizer"] = pre
+    model |= {"byte_fallback": rng.random() < 0.8, "fuse_unk": rng.random() < 0.7, "ignore_merges": rng.random() < 0.15}
+    ids = {t["content"]: t["id"] for t in text["added_tokens"]}
+    text["post_processor"] = random_post_processor(rng, {t: ids[t] for t in ("<s>", "</s>")})
+    if rng.random() < 0.4:
+        model["merges"] = [" ".join(m) for m in model["merges"]]
+    json.dump(text, open(path, "w"), ensure_ascii=rng.random() < 0.5)
+    return in_short(text)
+
+
+def in_short(text):
+    text = text | {"model": {k: v for k, v in text["model"].items() if k not in ("vocab", "merges")}}
+    return json.dumps(text | {"added_tokens": [t for t in text["added_tokens"] if t["content"] not in ("<unk>", "<s>", "</s>")]})
+
+
 def random_tokenizer(rng, path):
     """A tokenizer.json as some version may have written it; what it is, in a few words."""
+    if rng.random() < 0.5:
+        return random_pieces(rng, path)
     words = rng.random() < 0.15
     corpus = [random_text(rng) for _ in range(150)]
     special = [tokenizers.AddedToken(t, special=True, normalized=False) for t in ("<s>", "</s>")]
@@ -287,11 +351,37 @@ def random_tokenizer(rng, path):
     if not words and rng.random() < 0.2:
         del model["type"]
     json.dump(text, open(path, "w"), ensure_ascii=rng.random() < 0.5)
-    return json.dumps({k: v for k, v in text.items() if k not in ("model", "added_tokens")} | {"model": {k: v for k, v in model.items() if k not in ("vocab", "merges")}})
+    return in_short(text)
+
+
+def write_babbler(folder):
+    """A model that says anything, so that all kinds of tokens come one after another."""
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=700, hidden_size=8, state_size=2, num_hidden_layers=1, eos_token_id=None))
+    model.save_pretrained(folder)
+
+
+def same_answer(rng, model, folder, peer):
+    """What differs between an answer and what tokenizers decodes of its ids, in a sentence; None: nothing."""
+    prompt = rng.randrange(3, 60)
+    words = [model, "--ids", prompt, "-n", 60, "--temperature", 50, "--top-k", 0, "--seed", rng.randrange(1000)]
+    ids = [int(w) for w in run(*words)[1].strip().split(",")]
+    status, out, err = run(*words, "--tokenizer", folder)
+    begin = peer.decode([prompt], skip_special_tokens=False)
+    wanted = peer.decode([prompt, *ids], skip_special_tokens=False)
+    if not begin or "\ufffd" in begin:  # nothing to begin with
+        return None
+    got, rest = out.removesuffix("\n"), wanted.removeprefix(begin)
+    if "ByteLevel" in str(peer.decoder):  # a broken character is one U+FFFD there, here one a byte
+        got, rest = (re.sub("\ufffd+", "\ufffd", t) for t in (got, rest))
+    if status != 0 or got != rest:
+        return f"answer {out!r}{err}, tokenizers {wanted!r} of {prompt}, {ids}"
+    return None
 
 
 def try_tokenizers(rng, count):
     differ, refused, same, none = 0, {}, 0, 0
+    babbler = tempfile.TemporaryDirectory()
+    write_babbler(babbler.name)
     for i in range(count):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "tokenizer.json")
@@ -320,7 +410,11 @@ def try_tokenizers(rng, count):
                         subprocess.run(["cp", path, os.path.join(os.environ["KEEP"], f"tokenizer{i}.json")], check=True)
                     break
             else:
-                same += 1
+                difference = same_answer(rng, babbler.name, folder, peer)
+                same += difference is None
+                differ += difference is not None
+                if difference:
+                    print(f"DIFFERS tokenizer {i}: {difference}\n    {what}")
     print(f"tokenizers: {count}, {same} with the same ids, {sum(refused.values())} refused, {none} that tokenizers does not read, {differ} differ")
     for reason, times in sorted(refused.items(), key=lambda item: -item[1]):
         print(f"    refused {times} times: {reason}")

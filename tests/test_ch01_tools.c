@@ -744,6 +744,25 @@ static void unknown_options_are_refused(void **state)
     refuse_words("---", "'---' is not an option");
 }
 
+static void a_word_by_itself_is_told_which_option_takes_a_text(void **state)
+{
+    (void)state;
+    const char *model = NULL, *prompt = NULL;
+    const Option table[] = {
+        {"model", "DIR", OPTION_TEXT, 0, 0, &model, "", "the model"},
+        {"prompt", "TEXT", OPTION_TEXT, 0, 0, &prompt, "", "where to begin"},
+    };
+    Program program = {"toy", "", table, 2};
+    char *words[] = {(char *)"toy", (char *)"rain", NULL};
+    bool help;
+    Error error;
+    assert_false(options_read(&help, &program, 2, words, &error));
+    assert_string_equal(error.text, "'rain' is not an option: is it the TEXT of --prompt?");
+    program.n_option = 1; /* and now none does */
+    assert_false(options_read(&help, &program, 2, words, &error));
+    assert_string_equal(error.text, "'rain' is not an option");
+}
+
 static void names_may_be_cut_short_while_they_are_clear(void **state)
 {
     (void)state;
@@ -1460,6 +1479,7 @@ int main(void)
         cmocka_unit_test(what_is_not_given_stays_as_it_was),
         cmocka_unit_test(the_last_of_two_counts),
         cmocka_unit_test(unknown_options_are_refused),
+        cmocka_unit_test(a_word_by_itself_is_told_which_option_takes_a_text),
         cmocka_unit_test(names_may_be_cut_short_while_they_are_clear),
         cmocka_unit_test(a_value_missing_or_too_much_is_told),
         cmocka_unit_test(whole_numbers_stay_in_their_range),

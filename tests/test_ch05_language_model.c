@@ -2034,7 +2034,7 @@ static void wrong_options_are_named(void **state)
         int exit;
     } cases[] = {
         {"language_model", "--train --steps 0", "--steps: 0 is out of range: 1 to 100000000", 2},
-        {"language_model", "text", "'text' is not an option", 2},
+        {"language_model", "text", "'text' is not an option: is it the TEXT of --prompt?", 2},
         {"language_model", "--temperature x", "--temperature: 'x' is not a number", 2},
         {"language_model", "--temperature -1", "--temperature: -1 is not from 0 to 100", 2},
         {"language_model", "--top-p 1.5", "--top-p: 1.5 is not from 0 to 1", 2},

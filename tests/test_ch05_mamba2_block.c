@@ -941,6 +941,9 @@ static void a_folder_is_read_as_it_was_written(void **state)
     snprintf(command, sizeof command, "--batches --model %s", folder);
     assert_int_equal(run_program(text, sizeof text, "ch05_lengths", command), 1);
     assert_contains(text, "a mamba2: what is shown here is for chapter 5's block");
+    snprintf(command, sizeof command, "--model %s", folder); /* it is told before any table */
+    assert_int_equal(run_program_output(text, sizeof text, "ch05_lengths", command), 1);
+    assert_string_equal(text, "");
     snprintf(command, sizeof command, "rm -r %s", folder);
     assert_int_equal(system(command), 0);
 }

@@ -47,6 +47,8 @@ static const Sample samples[] = {
     {"a missing semicolon", "sum += 1", "NOT C"},
     {"a brace too many", "}", "NOT C"},
     {"an unknown function", "sum = toy_men(x, n);", "NOT C"},
+    {"a function that is nowhere", "double toy_men(void); sum = toy_men();", "NOT C"},
+    {"an instruction that is none", "__asm__(\"as I like\");", "NOT C"},
     {"the secrets of the machine", "#include \"/etc/passwd\"", "NOT C"},
     {"an endless file included", "#include \"/dev/zero\"", "NOT C"},
     {"the solution included", "#include \"../../../../../../../../../../..\" HERE", "NOT C"},
@@ -367,6 +369,36 @@ static void lost_markers_and_broken_helpers_cost_what_they_touch(void **state)
                      0);
     assert_says(text, "does not compile, and not because of an exercise");
     assert_points(text, "points", "6 of 6");
+}
+
+/* over.c includes toy.c and has the first exercise; what is wrong is in toy.c. */
+static void a_slip_in_one_file_costs_nothing_in_those_that_include_it(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    write_file("over.c", "#include \"toy.c\"\n"
+                         "double toy_twice(double x);\n"
+                         "double toy_twice(double x)\n{\n"
+                         "    //> EX 1.0 [2 pts] [5 min] twice as much\n"
+                         "    //? What is twice 2?\n    //? And twice x?\n"
+                         "    return 2 * x;\n"
+                         "    //< EX 1.0\n}\n"
+                         "#if __INCLUDE_LEVEL__ == 0\nint main(void)\n{\n"
+                         "    return 0;\n}\n#endif\n");
+    shell(text, "rm -rf $T/two; cp -R $T/course $T/two; cp $T/over.c $T/two/ch01_toy; cd $T/two\n"
+                "sed -e 's/toy.c/over.c/' -e 's/^static void ex1_1_two/static void "
+                "ex1_0_twice(void **state)\\n{\\n    (void)state;\\n    "
+                "assert_near(toy_twice(2), 4, 0, 0);\\n}\\n\\n&/' -e "
+                "'s/cmocka_unit_test(not_of/cmocka_unit_test(ex1_0_twice), &/' "
+                "$C/toy/tests/test_ch01_toy.c > tests/test_ch01_toy.c\n"
+                "sh $C/assignment.sh 01 $T/two_kit\n"
+                "rm -rf $T/sub; mkdir $T/sub; cp $T/over.c $T/sub\n"
+                "sed 's/return a + b/return a +/' $C/toy/ch01_toy/toy.c > $T/sub/toy.c\n"
+                "$GRADE --kit $T/two_kit --submission $T/sub --flags \"$FLAGS\"");
+    assert_points(text, "1.0", "2 of 2");
+    assert_points(text, "1.1", "0 of 2");
+    assert_points(text, "1.2", "3 of 3");
+    assert_points(text, "points", "6 of 8");
 }
 
 static void without_namespaces_the_limits_still_hold(void **state)
@@ -920,6 +952,7 @@ int main(void)
         cmocka_unit_test(a_submission_is_found_and_the_report_says_where),
         cmocka_unit_test(a_zip_file_is_opened),
         cmocka_unit_test(lost_markers_and_broken_helpers_cost_what_they_touch),
+        cmocka_unit_test(a_slip_in_one_file_costs_nothing_in_those_that_include_it),
         cmocka_unit_test(without_namespaces_the_limits_still_hold),
         cmocka_unit_test(a_submission_that_sleeps_is_not_waited_for),
         cmocka_unit_test(probes_count_and_say_only_their_verdict),

@@ -14,13 +14,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!tokenizer_from_json(&tokenizer, (const char *)data, json, "fuzz", &error))
         return error.text[0] == '\0'; /* a failure has a sentence */
     const char *rest = (const char *)data + start;
+    Decoding decoding = {&tokenizer, {NULL, 0, 0}, false, 0};
     if (tokenizer_encode(&ids, &tokenizer, rest, size - start, &error))
         for (size_t i = 0; i < ids.count; i++)
-            tokenizer_decode(&text, &tokenizer, ids.id[i], i == 0);
+            tokenizer_decode(&text, &decoding, ids.id[i], i == 0);
+    decoding_settle(&text, &decoding);
     if (tokenizer_safe_cut(&tokenizer, rest, size - start) > size - start)
         __builtin_trap();
     ids_free(&ids);
     text_free(&text);
+    text_free(&decoding.run);
     tokenizer_free(&tokenizer);
     return 0;
 }

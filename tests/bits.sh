@@ -21,7 +21,7 @@ build() { # name compiler flags
     shift 2
     command -v "$compiler" > /dev/null || { echo "skipped: $name: no $compiler"; return 1; }
     [ "$compiler" != "$CC" ] || ! "$CC" -fopenmp -x c -o /dev/null - < "$work/empty.c" 2> /dev/null || set -- "$@" -fopenmp
-    "$compiler" -O1 $whole -w -ffp-contract=off "$@" $source -o "$work/$name" -lm 2> "$work/$name.said" && return 0
+    "$compiler" -O1 $quick -w -ffp-contract=off "$@" $source -o "$work/$name" -lm 2> "$work/$name.said" && return 0
     echo "skipped: $name: $compiler cannot build it: $(head -n 1 "$work/$name.said")"
     return 1
 }
@@ -60,7 +60,10 @@ train() { # name [program]
 }
 
 echo 'int main(void) { return 0; }' > "$work/empty.c"
-whole=$("$CC" -Werror -fwhole-program -x c -o /dev/null - < "$work/empty.c" 2> /dev/null && echo -fwhole-program)
+quick= # to compile, and to run (Makefile)
+for flag in -fwhole-program -fexpensive-optimizations; do
+    ! "$CC" -Werror $flag -x c -o /dev/null - < "$work/empty.c" 2> /dev/null || quick="$quick $flag"
+done
 # the program as make has built it, and what its compiler was told of the processor
 made=${BUILD:-build}/ch05_language_model
 [ ! -x "$made" ] || [ ! -f "${BUILD:-build}/flags" ] ||

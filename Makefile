@@ -23,10 +23,12 @@ ifneq ($(GOLDEN),tests/golden)
   $(if $(shell test -d '$(GOLDEN)' && echo there),,$(error GOLDEN=$(GOLDEN): there is no such folder))
 endif
 CH       ?=
-$(foreach switch,OPENMP NATIVE SANITIZE,$(if $(filter 0 1,$($(switch))),,$(error $(switch)=$($(switch)): it is 0 or 1)))
-# To begin a recipe whose settings of these names must be whole numbers.
-whole     = @for setting in $(foreach name,$(1),'$(name)=$($(name))'); do case $${setting\#*=} in \
-    '' | *[!0-9]*) echo "error: $$setting: a whole number is wanted" >&2; exit 2 ;; esac; done
+# Of settings given on the command line, before anything is built.
+must      = $(if $(filter command,$(firstword $(origin $(1)))),\
+            $(if $(shell printf '%s' '$($(1))' | grep -xE '$(2)'),,$(error $(1)=$($(1)): $(3))))
+$(foreach name,OPENMP NATIVE SANITIZE,$(call must,$(name),0|1,it is 0 or 1))
+$(foreach name,COUNT SEED SECONDS,$(call must,$(name),[0-9]+,a whole number is wanted))
+$(call must,SHARE,[1-9][0-9]*/[1-9][0-9]*,a share is written 1/3)
 
 BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
 
@@ -282,7 +284,6 @@ PYTHON ?= python3
 COUNT  ?= 100
 SEED   ?= 1
 peers: $(BUILD)/ch05_pretrained ## random models and tokenizers against Transformers (Python); COUNT=100 SEED=1
-	$(call whole,COUNT SEED)
 	@BUILD='$(BUILD)' $(PYTHON) tests/peers.py $(COUNT) $(SEED)
 
 figures: $(DEMOS) $(BUILD)/tests/test_lessons ## redraw every figure of the lessons
@@ -293,7 +294,6 @@ check: ## formatting, cppcheck, clang-tidy, and all sources as C11 and C++17 wit
 
 SECONDS ?= 300
 fuzz: ## fuzz every reader of files with libFuzzer (needs clang), SECONDS=300 each; TARGETS='words folders'
-	$(call whole,SECONDS)
 	@SECONDS_EACH='$(SECONDS)' BUILD='$(BUILD)' sh tests/fuzz/run.sh
 
 # ---- to hand out and grade (tests/README.md) -----------------------------------------------------

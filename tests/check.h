@@ -189,7 +189,11 @@ static inline void check_relmax(const char *text, const char *file, int line, Ch
     if (!(relmax <= tol)) {
         print_error("%s:%d: %s, index %zu of %zu, farthest off,", file, line, text, at, count);
         check_say(check_number(got, at), check_number(want, at), 0.0);
-        print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax, tol);
+        if (isnan(relmax))
+            print_error("that is no number: made of memory that nobody wrote, or of 0 / 0?\n");
+        else
+            print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax,
+                        tol);
         _fail(file, line);
     }
 }

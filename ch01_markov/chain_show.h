@@ -150,7 +150,7 @@ void print_agreement(uint64_t days, double apart)
 /* distance (shown states, count): a column for each state that day 0 is, a line for each day. */
 void print_distances(char *const *name, const double *distance, size_t n_state, size_t count)
 {
-    puts("Distance from the long run (total variation), if day 0 is for certain:");
+    puts("Distance from the long run (total variation), if day 0 is surely:");
     print_names("      day  ", name, n_state);
     for (size_t t = 0; t < count && t <= SHOWN_DAYS; t++) {
         printf("  %7zu  ", t);
@@ -205,7 +205,7 @@ void print_stationary(char *const *name, const double *pi, size_t n_state)
 
 void print_periodic(size_t period)
 {
-    prose("The chain is periodic: it comes back only after multiples of %zu days. The forecast "
+    prose("The chain is periodic: it can come back only after a multiple of %zu days. The forecast "
           "goes round and need not settle; the stationary distribution is the share of days in "
           "the long run.",
           period);
@@ -257,8 +257,8 @@ void print_errors_explained(size_t n_class, bool known)
         prose("Parts of this chain meet so rarely that no record shows its shares, and no "
               "standard error is given.");
     else
-        prose("Standard errors count that a day resembles the day before. z is how many of them "
-              "the share is off: beyond 2 or -2 in about one of twenty.");
+        prose("Standard errors allow for days that resemble the day before. z says how many of "
+              "them the share is off: more than 2 either way in about one record of twenty.");
 }
 
 enum { LOOKS = 120 };
@@ -358,7 +358,8 @@ void print_informative(double G2, double freedom, double p_value)
     else if (p_value < 1e-300)
         puts("p < 1e-300. It is.\n");
     else
-        printf("if it were not, chance would do this with p = %.1e. It is.\n\n", p_value);
+        printf("if it were not, chance alone would give such a G2 with p = %.1e. It is.\n\n",
+               p_value);
 }
 
 /* ---- the picture: states as circles, chances as arrows ----------------------------------- */

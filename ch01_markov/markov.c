@@ -282,7 +282,7 @@ bool chain_stationary(double *pi, const Chain *chain, Error *error)
     bool ok = n_class == 1
                   ? chain_class_stationary(pi, chain, &structure, 0, error)
                   : fail(error,
-                         "the chain falls into %zu closed classes (one never leads to '%s'), so it "
+                         "the chain has %zu closed classes (one never leads to '%s'), so it "
                          "has more than one stationary distribution: where it settles depends on "
                          "where it starts",
                          n_class, chain->name[second]);
@@ -304,7 +304,7 @@ double total_variation(const double *p, const double *q, size_t n)
     //? (0.5, 0.5, 0) and (0.25, 0.25, 0.5): try all eight events. About which do they differ most?
     //? A state of which p holds more than q makes the event's difference larger, another smaller.
     //? The event of all states with p[i] > q[i]; the others together lack just as much.
-    /* all states of which p holds more: what they have too much the others lack */
+    /* the event of all states with p > q; the others lack just as much, so it is half the sum */
     for (size_t i = 0; i < n; i++)
         distance += 0.5 * fabs(p[i] - q[i]);
     //< EX 1.4
@@ -312,7 +312,7 @@ double total_variation(const double *p, const double *q, size_t n)
 }
 
 /* distance (days + 1): how far the forecasts for days 0 .. days are from the long run, if day 0 is
-   state i for certain. The weather: 1/3, 0.1333, 0.0533 ... from a sunny day. */
+   surely state i. The weather: 1/3, 0.1333, 0.0533 ... from a sunny day. */
 bool chain_distances(double *distance, size_t i, size_t days, const Chain *chain,
                      const Structure *structure, Error *error)
 {
@@ -438,7 +438,7 @@ void simulation_free(Simulation *seen)
    deviation (n_state). Days that resemble their neighbours tell less than independent ones:
        deviation_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
    and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1. (Kemeny & Snell, Finite Markov Chains,
-   1960, Theorem 4.6.3.) For a chain with one closed class; false if its parts meet so rarely
+   1960, section 4.6.) For a chain with one closed class; false if its parts meet so rarely
    that the equations cannot be told from singular ones. */
 bool chain_standard_errors(double *deviation, const Chain *chain, const double *stationary)
 {
@@ -584,7 +584,7 @@ typedef struct {
     double rate;   /* forgetting rate; NaN if the chain is too large for it */
 } Study;
 
-/* The forecast for a far day by P^days, held against single steps. */
+/* The forecast for a far day by P^days, compared with single steps. */
 static void print_far_day(uint64_t days, const Study *study)
 {
     size_t n = study->chain.n_state;

@@ -125,7 +125,7 @@ void ssm_output(double *y, const double *x, const double *u, const Ssm *system)
    the state by one step. */
 typedef enum { READ_AFTER, READ_BEFORE } Reading;
 
-/* An unstable system grows until the numbers end: after that there is nothing to compute. */
+/* An unstable system grows until the numbers overflow: then there is nothing left to compute. */
 static bool all_finite(const double *v, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -225,7 +225,7 @@ Ssm ssm_as_control(const Ssm *system)
 /* ================================== The convolution ======================================= */
 /* Put each step into the next: y_t = C A^{t+1} x0 + sum_k C A^k B u_{t-k} + D u_t. The output is */
 /* the past, weighted by a kernel that depends only on how long ago something came in. It can be  */
-/* computed once, and then all y_t at the same time: a recurrence has to wait, a sum has not.     */
+/* computed once, and then all y_t at the same time: a recurrence has to wait, a sum need not.    */
 
 /* Exercise 2.4. The kernel K (len, d_out, d_in), K[k] = C A^k B, for outputs read after the
    update (S4, equation 5); read before it, everything comes one step later. D is not in it.
@@ -418,9 +418,9 @@ void ssm_convolve_fft(double *y, const double *K, const double *u, const Ssm *sy
 
 /* ================================== Three ways, one answer ================================ */
 /* The recurrence takes d_state^2 + (d_in + d_out) d_state products a step, the sum len / 2, the  */
-/* FFT about 12 log2(2 len): which is cheapest depends on the state (measured: bench.c). All of   */
+/* FFT 12 log2(2 len) + 8: which is cheapest depends on the state (measured: bench.c). All of     */
 /* it works because the matrices never change. When B, C and the step depend on the input, as in  */
-/* Mamba, K is another for every t and the convolution is gone; chapter 4 finds another road.     */
+/* Mamba, each t has a kernel of its own and the convolution is gone; chapter 4 finds a way.      */
 
 typedef enum { BY_RECURRENCE, BY_CONVOLUTION, BY_FFT } Way;
 
@@ -580,7 +580,7 @@ static bool demo_tank(const Show *show, Error *error)
     return show_system(show, error);
 }
 
-/* The sum over the past as a picture: the kernel turned round, its K[0] under the input of now. */
+/* The sum over the past as a picture: the kernel back to front, its K[0] under the newest input. */
 static bool demo_slide(const Show *show, Error *error)
 {
     enum { LEN = 6 };
@@ -631,7 +631,7 @@ static bool demo_weather(const Show *show, Error *error)
     return ok;
 }
 
-/* B: a front arrives on day 3 and moves a fifth of all chances from sunny to rainy. D: a barometer,
+/* B: a front arrives on day 3 and moves a chance of 0.2 from sunny to rainy. D: a barometer,
    the third output, that shows the front itself. */
 static bool demo_front(const Show *show, Error *error)
 {

@@ -32,7 +32,7 @@
 
 /* ================================== Four rules for a step ================================= */
 /* All give x_t = A_bar x_{t-1} + B_bar u_t for a step of length delta, and the recurrence of     */
-/* chapter 2 does the rest. They differ in what they suppose between the steps. By hand, for      */
+/* chapter 2 does the rest. They differ in what they assume between the steps. By hand, for       */
 /* x' = -x + u and delta = 1: exp(-1) = 0.368 of x is left after the step; Euler's rule says 0,   */
 /* the bilinear (1 - 1/2) / (1 + 1/2) = 0.333. And u = 1, held still, leaves 1 - exp(-1) = 0.632, */
 /* since what came in early has faded already; Euler's rule says 1, all that came in.             */
@@ -48,7 +48,7 @@ bool discretize_euler(double *A_bar, double *B_bar, const double *A, const doubl
         A_bar[i] += delta * A[i];
     for (size_t i = 0; i < d_state * d_in; i++)
         B_bar[i] = delta * B[i];
-    return true; /* as long as the numbers last; the other three may find no answer */
+    return true; /* there is always an answer; the other three may find none */
 }
 
 /* Exercise 3.1. How long may Euler's step be? What fades, an eigenvalue lambda of A with a negative
@@ -73,7 +73,7 @@ bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const do
                          size_t d_state, size_t d_in, double delta)
 {
     double *left = matrix_new(d_state, d_state), *copy = matrix_new(d_state, d_state);
-    for (size_t i = 0; i < d_state * d_in; i++) /* what u brings, `left` takes it across below */
+    for (size_t i = 0; i < d_state * d_in; i++) /* what u brings, before `left` is solved for */
         B_bar[i] = delta * B[i];
     //> EX 3.2 [2 pts] [15 min] the bilinear rule
     //? x_next - x = delta (A (x_next + x) / 2 + B u): bring x_next to the left.
@@ -190,10 +190,9 @@ const char *rule_name(Rule rule)
 
 /* The discrete system of a continuous one, by any rule. Only A and B change: what is seen of the
    state at a moment (C, D), and where it starts (x0), do not depend on the step. delta is how
-   long a sample lasts for the state: sample the same world twice as finely, halve delta, and by the
-   hold nothing else has to change (by Mamba's rule it nearly does not, as long as |delta lambda| is
-   small). A larger delta makes a sample count for more time; in chapter 4 each word has a delta of
-   its own. */
+   long a sample lasts for the state: give each sample twice, halve delta, and by the hold nothing
+   else has to change (by Mamba's rule little does, as long as |delta lambda| is small). A larger
+   delta makes a sample count for more time; in chapter 4 each word has a delta of its own. */
 bool discretize(Ssm *out, const Ssm *system, double delta, Rule rule, Error *error)
 {
     size_t d_state = system->d_state, d_in = system->d_in;
@@ -252,9 +251,9 @@ double rule_error(Rule rule, size_t per_unit)
 
 /* The largest |eigenvalue| of the spring's A_bar: below 1 it fades, above 1 it explodes. Each
    eigenvalue lambda of A becomes one of A_bar: exp(z) by the hold, 1 + z by Euler's rule, with z =
-   delta lambda. If Re lambda < 0, |exp(z)| < 1 whatever delta is; |1 + z| < 1 is a disc around -1,
-   and a long step leaves it. Mamba chooses delta from its input, so any may come: this is why its A
-   is negative and its A_bar an exponential. */
+   delta lambda. If Re lambda < 0, |exp(z)| < 1 for every delta > 0; |1 + z| < 1 is a disc around
+   -1, and a long step leaves it. Mamba computes delta from its input, so any positive one may come:
+   this is why its A is negative and its A_bar an exponential. */
 double spring_radius(double delta, Rule rule)
 {
     double A_bar[4], B_bar[2];
@@ -265,7 +264,7 @@ double spring_radius(double delta, Rule rule)
 /* ================================== The weather in continuous time ======================== */
 /* If P is a day, what is an hour? In continuous time a forecast obeys pi' = pi Q: that is x' =   */
 /* A x with A the transpose of Q, and B = 0. Q_ij is the rate of leaving i for j: in a short time */
-/* dt the chance is Q_ij dt. So P = exp(Q), and any time t can be put in for the day: P_t =       */
+/* dt the chance is Q_ij dt. So P = exp(Q), and any time t can take the place of the day: P_t =   */
 /* exp(Q t). Q, the generator, is the logarithm of P, if P has one that is made of rates.         */
 
 /* P_t (n_state, n_state) = exp(Q t): the chain for a time of t days instead of one. For half a day
@@ -309,7 +308,7 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
     for (size_t i = 0; ok && i < n_state; i++)
         for (size_t j = 0; ok && j < n_state; j++)
             if (i != j && L[i * n_state + j] < -1e-10)
-                ok = fail(error, /* it goes round too regularly: a traffic light */
+                ok = fail(error, /* as for a traffic light, which goes round too regularly */
                           "no generator found: by the principal logarithm the rate from '%.40s' to "
                           "'%.40s' would be %.4g, and a rate cannot be negative",
                           chain->name[i], chain->name[j], L[i * n_state + j]);
@@ -320,11 +319,11 @@ bool chain_generator(double *Q, const Chain *chain, Error *error)
 }
 
 /* ================================== HiPPO: a memory of all the past ======================= */
-/* A could simply fade, as above. HiPPO asks for more: at every moment the state shall be the     */
-/* best fit of a polynomial to the whole of the past, all of it weighed alike. In the coordinates */
-/* of Legendre's polynomials one law does it, x' = (A x + B u) / t, and the past can be drawn     */
-/* again from its state. The 1 / t is half of the law: S4 took this A without it, and then the    */
-/* past fades, like everything in this chapter.                                                   */
+/* A could simply fade, as above. HiPPO asks for more: at every moment the state should be the    */
+/* best polynomial fit of the whole past, all of it weighted equally. In the coordinates of       */
+/* Legendre's polynomials one law does it, x' = (A x + B u) / t, and the past can be drawn again  */
+/* from its state. The 1 / t is half of the law: S4 took this A without it, and then the past     */
+/* fades, like everything in this chapter.                                                        */
 
 /* HiPPO-LegS (HiPPO, theorem 2; S4, equation 2), for x' = (A x + B u) / t:
    A[i][j] = -sqrt(2i+1) sqrt(2j+1) for i > j, -(i+1) for i = j, 0 for i < j; B[i] = sqrt(2i+1).
@@ -345,7 +344,7 @@ void legs_matrices(double *A, double *B, size_t d_state)
 /* The hold is exact for x' = A x + B u, but this law has a 1 / t in it, which changes on the way
    from t to t + 1. There is a clock on which it has none, dx/dr = A x + B u.
 
-   Exercise 3.5. How long the way from t to t + 1 is on that clock, for t > 0. */
+   Exercise 3.5. How long the step from t to t + 1 is on that clock, for t > 0. */
 double legs_step(double t)
 {
     //> EX 3.5 [2 pts] [15 min] the clock of HiPPO's law
@@ -439,7 +438,7 @@ Complex s4d_lin(size_t n)
 }
 
 /* S4D-Real: a_n = -(n + 1), plain forgetting, and the diagonal of HiPPO's matrix. Mamba's A starts
-   so, -1 .. -16 in every channel (S4D, 4.2; Mamba, 3.6). */
+   like this, -1 .. -16 in every channel (S4D, 4.2; Mamba, 3.6). */
 Complex s4d_real(size_t n)
 {
     Complex a = {-((double)n + 1.0), 0.0};

@@ -119,8 +119,8 @@ bool show_errors(const double *errors, size_t n, const Show *show, Error *error)
     for (size_t rule = 1; rule < 4; rule++)
         printf("%13.2f", log2(errors[rule * n + n - 2] / errors[rule * n + n - 1]));
     putchar('\n');
-    prose("Halving the step halves the error of Euler's and Mamba's rule, and quarters the "
-          "bilinear one.");
+    prose("Halving the step halves the error of Euler's and Mamba's rules, and quarters that of "
+          "the bilinear one.");
     Chart chart = chart_new("The error of a step rule against the step", "delta", "largest error");
     chart.log_x = chart.log_y = true;
     for (int k = 0; k < 3; k++) {
@@ -194,8 +194,8 @@ bool show_resolutions(const double *coarse, const double *fine, const double *wr
     puts("  time  delta = 0.5   delta = 0.25, each sample twice   half the time a sample");
     for (size_t t = 0; t < 6; t++)
         printf("%6.2f%13.6f%34.6f%25.6f\n", moment[t], coarse[t], common[t], wrong[t]);
-    prose("The first two agree to 1e-12: %s. The third has delta = 0.25 and each sample once: it "
-          "is at half of the time in front.",
+    prose("The first two agree to 1e-12: %s. The third has delta = 0.25 and each sample once: "
+          "after the same samples only half the time has passed.",
           max_difference(coarse, common, len) <= 1e-12 ? "yes" : "no");
     prose("x' = -x + u from 0 with u = 1, one step of 0.5 and two of 0.25: %.3f and %.3f by the "
           "hold, %.3f and %.3f by Mamba's rule, to which two half steps are not one.",
@@ -211,11 +211,11 @@ bool show_resolutions(const double *coarse, const double *fine, const double *wr
     return ok;
 }
 
-/* Forecasts pi (n_time, n_state) for some times, from all states alike. */
+/* Forecasts pi (n_time, n_state) for some times, from equal chances. */
 void print_forecasts(const double *pi, const double *times, size_t n_time, char *const *name,
                      size_t n_state)
 {
-    puts("\nForecasts from all states alike:");
+    puts("\nForecasts from equal chances on day 0:");
     print_names("  days after  ", name, n_state);
     for (size_t k = 0; k < n_time; k++) {
         printf("  %10.4f  ", times[k]);
@@ -262,9 +262,9 @@ bool show_past(const double *ago, const double *law, const double *plain, size_t
     puts("  time ago   x' = (A x + B u) / t   x' = A x + B u");
     for (size_t k = 0; k < n; k = k == 0 ? 4 : 2 * k < n ? 2 * k : k < n - 4 ? n - 4 : n)
         printf("  %8.0f%23.2f%17.7f\n", ago[k], law[k], plain[k]);
-    prose("At t = 16; the first column is times t. By the law nothing fades: both ends of the "
-          "past have left 4, its middle 1.50, and so it will be at any time. Without the 1 / t "
-          "the past is lost.");
+    prose("At t = 16; the column with 1 / t is shown times t. By the law nothing fades: both ends "
+          "of the past have left 4, its middle 1.50, and so it will be at any time. Without the "
+          "1 / t the past is lost.");
     Chart chart = chart_new("What a sample has left in the state, at t = 16", "time ago",
                             "size, logarithmic");
     chart.log_y = true;

@@ -199,13 +199,13 @@ static void head_matrix(float *M, float *L, const Head *head)
 /* ===================================== 3. In chunks ======================================= */
 /* Masked attention costs len^2, and the recurrence has no matrix product in it. Cut the text  */
 /* into chunks: inside a chunk the squares are small; from chunk to chunk only a state goes on.*/
-/*     y_i = sum over j <= i in the chunk of M_ij v_j  +  a_1 ... a_i (x C_i)                  */
-/* with x the state before the chunk, and a_1 its first decay. All sums are matrix products.   */
+/*     y_i = sum over j <= i in the chunk of M_ij v_j  +  a_0 ... a_i (x C_i)                  */
+/* with x the state before the chunk, and a_0 its first decay. All sums are matrix products.   */
 
 /* y (len, d_head) += what is read at each token of the state x (d_head, d_state) before them. */
 static void add_read_before(float *y, const float *x, const Head *head)
 {
-    float left = 1.0f; /* of x, at token i: a_1 ... a_i */
+    float left = 1.0f; /* of x, at token i: a_0 ... a_i */
     for (size_t i = 0; i < head->len; i++) {
         const float *C = head->C + i * head->bc_row;
         left *= head->a[i];
@@ -667,10 +667,10 @@ static bool demo_matrix(const Show *show, Error *error)
     Head head = head_gather(a, a + len, &scan, 0, 0);
     head_matrix(M, M + len * len, &head);
     Blocks blocks = {M, len, scan.chunk};
-    prose(
-        "The matrix by which a head of %zu states multiplies %zu tokens, in chunks of %zu: row i "
-        "says what is read at token i of each token before it. Token %zu has Delta = 4: it turns\n",
-        states, len, scan.chunk, turn + 1);
+    prose("The matrix by which a head of %zu states multiplies %zu tokens, in chunks of %zu: row i "
+          "says what is read at token i of each token before it. Token %zu has Delta = 4: it "
+          "forgets\n",
+          states, len, scan.chunk, turn + 1);
     blocks_print(&blocks, &show->look);
     head_scan(y, NULL, &scan);
     head_scan_masked(masked, NULL, &scan);

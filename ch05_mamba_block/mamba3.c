@@ -10,7 +10,7 @@
    EQUATION   x_t = alpha_t R_t x_{t-1} + beta_t R_t u_{t-1} B_{t-1} + gamma_t u_t B_t
               y_t = (x_t C_t + D u_t) silu(z_t)
               alpha = exp(Delta A)   beta = (1 - lambda) Delta alpha   gamma = lambda Delta
-              R_t turns pair k by Delta_t theta_t[k]
+              R_t turns pair k by Delta_t theta_t[k], clockwise
    LETTERS    maths    C            shape                              in the paper
               u_t      u            (batch, len, n_head, d_head)       x_t
               x_t      state.x      (batch, n_head, d_head, d_state)   h_t
@@ -140,8 +140,8 @@ static void turn_scan_assert(const TurnScan *scan)
 /* ==================================== One head, prepared =================================== */
 /* Turning a state is turning every channel's row of it. It is cheaper to let the state stand   */
 /* still, and to turn the axes: y = x C, and x and C can be turned together without y changing. */
-/* So token t's B and C are turned by phi_t, all that the state would have turned by then, the  */
-/* other way round; and what is left is Mamba-2's recurrence, with one term more.               */
+/* So B and C of token t are turned the other way, by phi_t: as far as the state would have     */
+/* turned by then. What is left is Mamba-2's recurrence, with one term more.                    */
 
 /* One head of one sequence. Row 0 of u and B is the token before the first one, row t + 1 is token
    t; the other arrays have a row for each token. */

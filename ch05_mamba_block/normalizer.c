@@ -87,20 +87,16 @@ static unsigned char *normal_step(size_t *len, const unsigned char *text, size_t
 unsigned char *normal_text(size_t *len, const unsigned char *text, size_t count,
                            const Normalizer *normalizer, bool goes_on)
 {
-    unsigned char *out = NULL;
+    unsigned char *out = NEW(unsigned char, count + 1);
+    memcpy(out, text, count);
+    *len = count;
     for (size_t i = 0; i < normalizer->count; i++) {
         const NormalStep *step = &normalizer->step[i];
         if (step->kind == NORMAL_PREPEND && goes_on)
             continue;
-        unsigned char *next = normal_step(len, text, count, step);
+        unsigned char *next = normal_step(len, out, *len, step);
         free(out);
-        text = out = next;
-        count = *len;
-    }
-    if (out == NULL) {
-        out = NEW(unsigned char, count + 1);
-        memcpy(out, text, count);
-        *len = count;
+        out = next;
     }
     return out;
 }

@@ -1109,7 +1109,7 @@ static void tables_say_what_their_numbers_are(void **state)
     (void)state; /* the columns are states of day 0, and not a forecast */
     char text[8192];
     assert_int_equal(run_program_output(text, sizeof text, "ch01_markov", "--forgetting"), 0);
-    assert_contains(text, "Distance from the long run (total variation), if day 0 is for certain:\n"
+    assert_contains(text, "Distance from the long run (total variation), if day 0 is surely:\n"
                           "      day       sunny     rainy\n"
                           "        0    0.333333  0.666667\n");
 }

@@ -400,13 +400,6 @@ static void every_kernel_agrees_with_golden(void **state)
     for_each_golden("ch04_*.safetensors", check_golden_forward);
 }
 
-static const char *gradient_name(int which)
-{
-    static char name[32];
-    snprintf(name, sizeof name, "dL/d%s", array_name[which]);
-    return name;
-}
-
 static void check_golden_backward(const Safetensors *file, int number)
 {
     Scan scan;
@@ -421,9 +414,8 @@ static void check_golden_backward(const Safetensors *file, int number)
     for (int i = 0; i < N_ARRAYS; i++) {
         float *want = golden_array(file, "grad.", array_name[i]);
         if (*scan_array(&scan, i) != NULL && want != NULL)
-            check_relmax(gradient_name(i), __FILE__, __LINE__, CHECK_ARRAY(*grad_array(&grad, i)),
-                         CHECK_ARRAY(want), array_count(&scan, i),
-                         strstr(file->path, "extreme") ? 1e-4 : 5e-5);
+            assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i), want,
+                             array_count(&scan, i), strstr(file->path, "extreme") ? 1e-4 : 5e-5);
         assert_guarded(*grad_array(&grad, i), array_count(&scan, i));
         free(want);
         free(*grad_array(&grad, i));
@@ -461,9 +453,8 @@ static void check_backward(const size_t size[4], int has)
         for (int i = 0; i < N_ARRAYS; i++) {
             size_t count = array_count(&made.scan, i);
             if (i != 7 || made.scan.z != NULL) /* 5e-5: golden's, for sums in another order */
-                check_relmax(gradient_name(i), __FILE__, __LINE__,
-                             CHECK_ARRAY(*grad_array(&grad, i)), CHECK_ARRAY(*grad_array(&want, i)),
-                             count, 5e-5);
+                assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i),
+                                 *grad_array(&want, i), count, 5e-5);
             if (order > 0)
                 assert_memory_equal(*grad_array(&grad, i), *grad_array(&first, i),
                                     count * sizeof(float));

@@ -147,7 +147,7 @@ static void a_kit_holds_what_its_chapter_names_and_says_no_more(void **state)
     assert_says(text, "tests/golden:\nch01_one\n| `one.csv` | a |\nand so on\n");
     read_file(text, "named_kit/README.md");
     assert_silent_about(text, "The earlier chapters"); /* there are none */
-    assert_says(text, "names the line.\n\nTo hand in");
+    assert_says(text, "own folder.\n\nTo hand in");
     assert_int_equal(shell(text, "make -s -C $T/named_kit"), 0);
     assert_says(text, "1.1  a sum                                         5 minutes, 2 points\n"
                       "         ch01_toy/toy.c:19\n");

@@ -220,7 +220,8 @@ bool cues_parse(Cues *cues, char *text, size_t len, const char *path, Error *err
     bool ok = strlen(text) == len || fail(error, "%s: not a text: there is a 0 byte in it", path);
     memset(&got, 0, sizeof got);
     got.text = text;
-    got.cue = NEW(Cue, CUES_MOST);
+    size_t most = len / 2 + 1; /* a phrase takes two bytes */
+    got.cue = NEW(Cue, most < CUES_MOST ? most : (size_t)CUES_MOST);
     for (char *line = text; ok && line != NULL;) {
         char *end = strchr(line, '\n');
         if (end != NULL)

@@ -192,10 +192,9 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
 {
     static const char nothing[1] = "";
     size_t cut = 0;
-    bool end = source->ended;
+    bool end = source->ended, goes_on = source->begun;
     ids->count = 0;
-    bool goes_on = source->begun;
-    if (!goes_on)
+    if (!source->begun)
         ids_frame(ids, &tokenizer->begin);
     source->begun = true;
     while (cut == 0 && !end) {

@@ -433,9 +433,10 @@ bool tokenizer_parse(Vocabulary *words, const char *text, size_t len, const char
 {
     Json json;
     TokenizerFile file;
+    size_t most = (len < WORDS_MOST ? len : (size_t)WORDS_MOST) + 1; /* a word takes a byte */
     memset(&file, 0, sizeof file);
-    file.words = vocabulary_new(WORDS_MOST + 1, len + 1);
-    file.id = NEW(size_t, WORDS_MOST + 1);
+    file.words = vocabulary_new(most, len + 1);
+    file.id = NEW(size_t, most);
     json_open(&json, text, len, path, error);
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {

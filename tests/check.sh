@@ -59,6 +59,9 @@ ok() { # name status
         some=$(share_of "$sources")
         each "$some" "clang-tidy --quiet --checks='-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,-clang-analyzer-security.insecureAPI.strcpy' '{}' -- -x c -std=c11 2> /dev/null"
         ok "clang-tidy, the analyser" $?
+        clang-tidy --quiet --header-filter='grade_' --checks='-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,-clang-analyzer-security.insecureAPI.strcpy' \
+            tests/classroom/grade.c -- -x c -std=c11 -Xclang -analyzer-opt-analyze-headers 2> /dev/null
+        ok "clang-tidy, the analyser on the grader and its parts" $?
         each "$tops" "clang-tidy --quiet --checks='-clang-analyzer-*' '{}' -- -x c -std=c11 2> /dev/null"
         ok "clang-tidy, the rules" $?
     fi

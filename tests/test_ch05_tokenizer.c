@@ -827,28 +827,34 @@ static void bytes_without_a_token_are_named(void **state)
     tokenizer_free(&tokenizer);
 }
 
-/* 300 KB of each of the shapes that make slow tokenizers slow: seconds would be too long. */
-static void no_text_makes_encoding_quadratic(void **state)
+/* 300 KB, `part` again and again behind `start`, there and back: seconds would be too long. */
+static void takes_no_time(const Tokenizer *tokenizer, const char *start, const char *part)
 {
     enum { LEN = 300000 };
-    static const char *const parts[] = {"a", " ", "ing", "<|endoftext|", "q\xCC\x87\xCC\xA3", "'"};
-    Tokenizer tokenizer;
     Error error;
+    Text text = {NULL, 0, 0}, back = {NULL, 0, 0};
+    Ids ids = {NULL, 0, 0, 0};
+    text_add(&text, start);
+    while (text.len < LEN)
+        text_add(&text, part);
+    double began = seconds_now();
+    assert_true(tokenizer_encode(&ids, tokenizer, text.bytes, text.len, &error));
+    decode_all(&back, tokenizer, &ids);
+    assert_true(seconds_now() - began < 20.0); /* under 1 s; n^2 would be hours */
+    assert_true(ids.count > 0 && back.len > 0);
+    text_free(&text), text_free(&back), ids_free(&ids);
+}
+
+/* The shapes that make slow tokenizers slow. */
+static void no_text_makes_encoding_quadratic(void **state)
+{
+    static const char *const parts[] = {"a", " ", "ing", "<|endoftext|", "'"};
+    Tokenizer tokenizer;
     (void)state;
     golden_tokenizer(&tokenizer);
-    for (size_t i = 0; i < TABLE_SIZE(parts); i++) {
-        Text text = {NULL, 0, 0};
-        Ids ids = {NULL, 0, 0, 0};
-        if (i == 4) /* one base and all of its marks: what is sorted is 150,000 long */
-            text_append(&text, "q", 1);
-        while (text.len < LEN)
-            text_append(&text, parts[i] + (i == 4), strlen(parts[i]) - (i == 4));
-        double start = seconds_now();
-        assert_true(tokenizer_encode(&ids, &tokenizer, text.bytes, text.len, &error));
-        assert_true(seconds_now() - start < 20.0); /* under 1 s; n^2 would be hours */
-        assert_true(ids.count > 0);
-        text_free(&text), ids_free(&ids);
-    }
+    for (size_t i = 0; i < TABLE_SIZE(parts); i++)
+        takes_no_time(&tokenizer, "", parts[i]);
+    takes_no_time(&tokenizer, "q", "\xCC\x87\xCC\xA3"); /* one base and all of its marks */
     tokenizer_free(&tokenizer);
 }
 
@@ -1052,25 +1058,44 @@ static void blanks_beside_an_added_token_may_be_its_own(void **state)
 /* A piece may be a whole text, and a run of bytes a whole answer. */
 static void no_marked_text_makes_encoding_quadratic(void **state)
 {
-    enum { LEN = 300000 };
     static const char *const parts[] = {"ab", " ", "ab ", "\xC3\xA9", "<x> "};
     Tokenizer tokenizer;
-    Error error;
     (void)state;
     marked_tokenizer(&tokenizer, OLD CHAIN(BYTES),
                      "\"content\":\"<x>\",\"lstrip\":true,\"normalized\":false", SPELLS);
-    for (size_t i = 0; i < TABLE_SIZE(parts); i++) {
-        Text text = {NULL, 0, 0}, back = {NULL, 0, 0};
-        Ids ids = {NULL, 0, 0, 0};
-        while (text.len < LEN)
-            text_append(&text, parts[i], strlen(parts[i]));
-        double start = seconds_now();
-        assert_true(tokenizer_encode(&ids, &tokenizer, text.bytes, text.len, &error));
-        decode_all(&back, &tokenizer, &ids);
-        assert_true(seconds_now() - start < 20.0); /* under 1 s */
-        assert_true(ids.count > 0 && back.len > 0);
-        text_free(&text), text_free(&back), ids_free(&ids);
-    }
+    for (size_t i = 0; i < TABLE_SIZE(parts); i++)
+        takes_no_time(&tokenizer, "", parts[i]);
+    tokenizer_free(&tokenizer);
+}
+
+/* A file longer than the pieces it is read in has the ids of the whole, with what goes round it. */
+static void a_file_has_the_ids_of_its_text(void **state)
+{
+    const char *path = "build/tests/tokenizer.txt";
+    Tokenizer tokenizer;
+    TextSource source;
+    Error error;
+    Text text = {NULL, 0, 0};
+    Ids whole = {NULL, 0, 0, 0}, ids = {NULL, 0, 0, 0}, read = {NULL, 0, 0, 0};
+    FILE *file = fopen(path, "wb");
+    (void)state;
+    assert_non_null(file);
+    marked_tokenizer(&tokenizer, OLD, "\"content\":\"<x>\",\"normalized\":false", SPELLS);
+    while (text.len < 200000)
+        text_add(&text, "ab ab\nx <x> ab  x ");
+    assert_int_equal(fwrite(text.bytes, 1, text.len, file), text.len);
+    fclose(file);
+    assert_true(tokenizer_encode(&whole, &tokenizer, text.bytes, text.len, &error));
+    assert_true(source_open(&source, path, &error));
+    size_t pieces = 0;
+    for (; source_next(&ids, &source, &tokenizer, &error) && ids.count > 0; pieces++)
+        for (size_t i = 0; i < ids.count; i++)
+            ids_push(&read, ids.id[i]);
+    assert_true(pieces > 2 && read.count == whole.count);
+    assert_memory_equal(read.id, whole.id, whole.count * sizeof *whole.id);
+    source_close(&source);
+    remove(path);
+    ids_free(&whole), ids_free(&ids), ids_free(&read), text_free(&text);
     tokenizer_free(&tokenizer);
 }
 
@@ -1192,6 +1217,7 @@ int main(void)
         cmocka_unit_test(characters_without_a_token_are_spelled_in_bytes),
         cmocka_unit_test(blanks_beside_an_added_token_may_be_its_own),
         cmocka_unit_test(no_marked_text_makes_encoding_quadratic),
+        cmocka_unit_test(a_file_has_the_ids_of_its_text),
         cmocka_unit_test(nothing_goes_before_a_text_that_goes_on),
         cmocka_unit_test(tokens_become_a_text_as_the_decoder_says),
         cmocka_unit_test(a_stop_text_is_seen_in_bytes_that_wait),

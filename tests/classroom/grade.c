@@ -111,7 +111,7 @@ static void test_run(Grading *grading, Test *test, const Program *program)
     Job job;
     Outcome outcome;
     memset(&job, 0, sizeof job);
-    job.argv[0] = strdup(program->built);
+    job.argv[0] = copy_text(program->built);
     snprintf(job.one_test, sizeof job.one_test, "ONE_TEST=%s", test->name);
     job_limits(&job, grading);
     cage_run(&outcome, grading, &job);
@@ -140,10 +140,10 @@ static bool probe_run(Outcome *outcome, const Grading *grading, const Test *test
     Job job;
     char seed[32];
     memset(&job, 0, sizeof job);
-    job.argv[0] = strdup(program->built);
+    job.argv[0] = copy_text(program->built);
     snprintf(seed, sizeof seed, "%llu", grading->seed);
-    job.argv[1] = strdup(test->name);
-    job.argv[2] = strdup(seed);
+    job.argv[1] = copy_text(test->name);
+    job.argv[2] = copy_text(seed);
     job_limits(&job, grading);
     job.keep = PROBE_BYTES;
     job.keep_stdout_only = true;
@@ -229,7 +229,7 @@ static void probe_test(Grading *grading, Test *test, const Program *program)
 {
     Outcome outcome;
     bool ran = probe_run(&outcome, grading, test, program);
-    char *want = strdup(text_of(&test->want));
+    char *want = copy_text(text_of(&test->want));
     outcome.ticket = ran && numbers_agree(outcome.output.data, want, program->tolerance);
     test->seconds = outcome.seconds;
     test->verdict = ran && !outcome.ticket ? FAIL : verdict_of(&outcome, grading->seconds);

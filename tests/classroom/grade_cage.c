@@ -56,10 +56,10 @@ static void job_words(Job *job, const char *words)
     int count = 0;
     while (job->argv[count] != NULL)
         count++;
-    char *copy = strdup(words), *rest = copy;
+    char *copy = copy_text(words), *rest = copy;
     for (char *word; (word = strsep(&rest, " \n")) != NULL;)
         if (*word != '\0' && count + 1 < MAX_ARGUMENTS)
-            job->argv[count++] = strdup(word);
+            job->argv[count++] = copy_text(word);
     free(copy);
 }
 
@@ -217,15 +217,18 @@ static bool show(const char *path)
 static bool show_flags(const char *words)
 {
     bool ok = true;
-    char *copy = strdup(words), *rest = copy;
+    char *copy = copy_text(words), *rest = copy;
     for (char *word; ok && (word = strsep(&rest, " \n")) != NULL;) {
         char *path = strchr(word, '/');
+        if (path == NULL)
+            continue;
         bool folder =
             path == word + 2 && (strncmp(word, "-I", 2) == 0 || strncmp(word, "-L", 2) == 0);
-        if (path != NULL && path > word && (path[-1] == ',' || path[-1] == '='))
+        if (path > word && (path[-1] == ',' || path[-1] == '='))
             folder = true;
-        if (path == word && access(path, X_OK) == 0 && strstr(path, "/bin/") != NULL)
-            *strstr(path, "/bin/") = '\0';
+        char *bin = path == word && access(path, X_OK) == 0 ? strstr(path, "/bin/") : NULL;
+        if (bin != NULL)
+            *bin = '\0';
         if (path == word || folder)
             ok = *path == '\0' || strcmp(path, "/") == 0 || show(path);
     }

@@ -298,13 +298,15 @@ static uint64_t setting_of(const Grading *grading)
 
 /* ==================================== Who is in it ========================================= */
 
+/* The texts are the class's from now on. */
 static void entry_add(Class *class, char *name, char *path, char *prefix)
 {
     for (int i = 0; i < class->count; i++)
         if (strcmp(class->entry[i].name, name) == 0) {
             if (prefix == NULL)
                 die("%s: there is a folder and a zip file of this name", path);
-            return; /* one more file of theirs */
+            free(name), free(path), free(prefix); /* one more file of theirs */
+            return;
         }
     class->entry = (Entry *)realloc(class->entry, ((size_t) class->count + 1) * sizeof(Entry));
     if (class->entry == NULL)
@@ -332,12 +334,13 @@ static void class_read(Class *class)
             fstatat(dirfd(dir), name, &info, AT_SYMLINK_NOFOLLOW) != 0)
             continue;
         if (S_ISDIR(info.st_mode)) {
-            entry_add(class, strdup(name), join(class->dir, name), NULL);
+            entry_add(class, copy_text(name), join(class->dir, name), NULL);
         } else if (S_ISREG(info.st_mode) && file != name) { /* name_1234_5678_file */
             size_t number = (size_t)(file - name) - 1;
             while (name[number - 1] != '_')
                 number--;
-            entry_add(class, strndup(name, number - 1), strdup(class->dir), strndup(name, number));
+            entry_add(class, strndup(name, number - 1), copy_text(class->dir),
+                      strndup(name, number));
         } else if (S_ISREG(info.st_mode) && len > 4 && same_letters(name + len - 4, ".zip", 4)) {
             entry_add(class, strndup(name, len - 4), join(class->dir, name), NULL);
         }

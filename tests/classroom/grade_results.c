@@ -230,7 +230,7 @@ static const char *printable(const char *name)
 
 static void print_indented(const char *text)
 {
-    char *copy = strdup(text), *rest = copy;
+    char *copy = copy_text(text), *rest = copy;
     tame(copy, true);
     for (char *line; (line = strsep(&rest, "\n")) != NULL;)
         if (*line != '\0')

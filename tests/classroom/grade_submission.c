@@ -85,11 +85,11 @@ static const char *without_prefix(const char *name)
 static int name_distance(const char *name, const char *want)
 {
     static const char *const copies[] = {"copy", "kopie", "copie", "copia", "of", "final"};
-    size_t stem = strcspn(want, "."), len = strlen(name), tail = strlen(want) - stem;
+    size_t stem = strcspn(want, "."), tail = strlen(want) - stem;
     if (strcmp(name, want) == 0)
         return 0;
     name = without_prefix(name);
-    len = strlen(name);
+    size_t len = strlen(name);
     if (len < stem + tail || !same_letters(name, want, stem) ||
         !same_letters(name + len - tail, want + stem, tail))
         return NO_MATCH;
@@ -146,7 +146,7 @@ static void walk(Heap *heap, int folder, const char *path, int depth)
     }
     for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         struct stat info;
-        char *below = *path ? join(path, entry->d_name) : strdup(entry->d_name);
+        char *below = *path ? join(path, entry->d_name) : copy_text(entry->d_name);
         if (entry->d_name[0] == '.' || strcmp(entry->d_name, "__MACOSX") == 0 ||
             fstatat(folder, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0)
             free(below);
@@ -194,7 +194,7 @@ static char *unzip_literal(const char *path)
     Text text = {NULL, 0, 0};
     for (; *path != '\0'; path++)
         text_say(&text, strchr("[]*?\\", *path) ? "\\%c" : "%c", *path);
-    return text.data != NULL ? text.data : strdup("");
+    return text.data != NULL ? text.data : copy_text("");
 }
 
 /* unzip -p (a file's bytes) or -Z1 (the list of names); to `text`, of at most `most` bytes. */
@@ -241,11 +241,11 @@ static void heap_open_zip(Heap *heap, Grading *grading, const char *dir, const c
                  name, ZIP_BYTES);
     } else {
         heap_free(heap);
-        heap->zip = strdup(name);
+        heap->zip = copy_text(name);
         char *rest = list.data;
         for (char *line; (line = strsep(&rest, "\n")) != NULL;)
             if (*line != '\0' && line[strlen(line) - 1] != '/' && strstr(line, "__MACOSX") == NULL)
-                heap_add(heap, strdup(line), time);
+                heap_add(heap, copy_text(line), time);
     }
     text_free(&bytes);
     text_free(&list);
@@ -276,7 +276,7 @@ static void heap_fill(Heap *heap, Grading *grading)
 {
     struct stat info;
     if (stat(grading->submission, &info) == 0 && S_ISREG(info.st_mode)) {
-        char *copy = strdup(grading->submission), *slash = strrchr(copy, '/');
+        char *copy = copy_text(grading->submission), *slash = strrchr(copy, '/');
         if (slash != NULL)
             *slash = '\0';
         heap_open_zip(heap, grading, slash ? copy : ".", base_name(grading->submission));
@@ -294,7 +294,7 @@ static void heap_fill(Heap *heap, Grading *grading)
             zip = &heap->file[i];
     }
     if (zip != NULL) {
-        char *name = strdup(zip->path);
+        char *name = copy_text(zip->path);
         heap_open_zip(heap, grading, grading->submission, name);
         free(name);
     }
@@ -391,7 +391,7 @@ static void give_build(const Grading *grading, uid_t user)
 /* A copy of a kit or of the course, which no other submission's user can read. */
 static char *work_new(const char *from)
 {
-    const char *dir = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
+    const char *given = getenv("TMPDIR"), *dir = given != NULL && *given ? given : "/tmp";
     char *path = join(dir, "grade.XXXXXX");
     if (mkdtemp(path) == NULL || chmod(path, 0755) != 0)
         die("%s: no folder can be made there: %s", dir, strerror(errno));
@@ -696,8 +696,9 @@ static void solve_others(Text *out, const Grading *grading, const char *file, co
 static void compile_alone(Program *alone, Grading *grading, int k)
 {
     Text submitted[MAX_EXERCISES];
+    const int count = grading->n_exercise;
     memset(submitted, 0, sizeof submitted);
-    for (int i = 0; i < grading->n_exercise; i++) {
+    for (int i = 0; i < count; i++) {
         Text solved = {NULL, 0, 0};
         char *path = join(grading->work, grading->exercises[i].file);
         if (first_of_file(grading, i) && read_path(&submitted[i], path)) {
@@ -714,7 +715,7 @@ static void compile_alone(Program *alone, Grading *grading, int k)
     snprintf(alone->only, sizeof alone->only, "ex%d_%d_", chapter, number);
     alone->compiled = program_compile(&message, grading, alone);
     text_free(&message);
-    for (int i = 0; i < grading->n_exercise; i++) {
+    for (int i = 0; i < count; i++) {
         char *path = join(grading->work, grading->exercises[i].file);
         if (submitted[i].data != NULL)
             write_work(path, &submitted[i]);

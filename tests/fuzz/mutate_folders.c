@@ -1,18 +1,33 @@
-/* Breaks whole folders of models and runs the whole program on them: config.json, generation_config.json,
-   the index, tokenizer.json, the weights and a saved state, one or several at a time. Whatever they say, the
-   program ends by itself, in time, with 0 or with 1 and a sentence.
+/* Breaks whole folders of models and runs the whole program on them:
+   config.json, generation_config.json, the index, tokenizer.json, the weights
+   and a saved state, one or several at a time. Whatever they say, the program
+   ends by itself, in time, with 0 or with 1 and a sentence that is not about
+   memory: ASan, or a limit of the shell's, gives none to who asks for too much.
 
-       clang -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all tests/fuzz/mutate_folders.c -o m -lm
-       ./m SECONDS SEED WORK FOLDER...                                                  (or: make fuzz)
+       clang -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all \
+           -fsanitize-coverage=trace-pc-guard tests/fuzz/mutate_folders.c -o m
+   -lm
+       ./m SECONDS SEED WORK FOLDER... (or: make fuzz)
 
-   Each run is a child of this process, so a thousand a minute cost no more than what they do. A finding is left
-   in WORK/finding, with the command that shows it. */
+   Each run is a child of this process, so many a second cost no more than what
+   they do. A broken folder that reached what none had reached is kept, to be
+   broken further. A finding is left in WORK/finding, with the command that
+   shows it. */
 
 #include "../../ch05_mamba_block/pretrained.c"
 #include <dirent.h>
+#include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
-enum { FILES_MOST = 12, SEEDS_MOST = 16, SLOW = 20 };
+enum {
+    FILES_MOST = 12,
+    SEEDS_MOST = 16,
+    KEPT_MOST = 64, /* broken folders that reached something new */
+    SLOW = 4,       /* seconds of a processor */
+    WAIT = 60,      /* seconds in all */
+    EDGES_MOST = 1 << 17
+};
 
 typedef struct {
     char name[64], *bytes;
@@ -27,12 +42,44 @@ typedef struct {
     size_t n_file;
 } SeedFolder;
 
+/* ---- what was reached ---- */
+
+/* clang calls these two: at the start, with a number for each edge of the
+   program to be filled in, and whenever one is taken. Children write into the
+   memory of their parent. */
+typedef struct {
+    uint32_t count; /* edges that any run has taken */
+    bool edge[EDGES_MOST];
+} Reached;
+
+static Reached *reached;
+
+void __sanitizer_cov_trace_pc_guard_init(uint32_t *start, uint32_t *stop);
+void __sanitizer_cov_trace_pc_guard(const uint32_t *guard);
+
+void __sanitizer_cov_trace_pc_guard_init(uint32_t *start, uint32_t *stop)
+{
+    for (uint32_t number = 0; start < stop && *start == 0; start++)
+        *start = ++number;
+}
+
+void __sanitizer_cov_trace_pc_guard(const uint32_t *guard)
+{
+    if (reached == NULL || *guard >= EDGES_MOST || reached->edge[*guard])
+        return;
+    reached->edge[*guard] = true;
+    reached->count++;
+}
+
+/* ---- a run ---- */
+
 const char *__asan_default_options(void);
 const char *__ubsan_default_options(void);
 
 const char *__asan_default_options(void)
 {
-    return "exitcode=77:allocator_may_return_null=1:detect_leaks=0";
+    return "exitcode=77:allocator_may_return_null=1:max_allocation_size_mb=1024:"
+           "detect_leaks=0";
 }
 
 const char *__ubsan_default_options(void)
@@ -46,13 +93,22 @@ static void die(const char *what)
     exit(2);
 }
 
+/* Not emptied first: some file systems bring a file to disk that was. */
 static void bytes_write(const char *dir, const char *name, const char *bytes, size_t len)
 {
     char *path = path_in(dir, name);
-    FILE *out = fopen(path, "wb");
-    if (out == NULL || fwrite(bytes, 1, len, out) != len || fclose(out) != 0)
+    int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0 || write(file, bytes, len) != (ssize_t)len || ftruncate(file, (off_t)len) != 0 ||
+        close(file) != 0)
         die(path);
     free(path);
+}
+
+static void limits_set(void)
+{
+    struct itimerval slow = {{0, 0}, {SLOW, 0}};
+    setitimer(ITIMER_PROF, &slow, NULL);
+    alarm(WAIT);
 }
 
 /* What a run has to say goes to a file, and what it writes nowhere. */
@@ -67,7 +123,7 @@ static int run_child(int argc, char **argv, int errors)
         int nothing = open("/dev/null", O_RDWR);
         if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(errors, 2) < 0)
             _exit(3);
-        alarm(SLOW);
+        limits_set();
         exit(pretrained_main(argc, argv));
     }
     if (child < 0 || waitpid(child, &status, 0) != child)
@@ -128,7 +184,8 @@ static void seed_read(SeedFolder *seed, const char *from, const char *work, size
     closedir(dir);
 }
 
-/* A tokenizer for a folder that has none, and a state that it has saved itself. */
+/* A tokenizer for a folder that has none, and a state that it has saved itself.
+ */
 static void seed_complete(SeedFolder *seed, int errors)
 {
     char state[600], text[] = "the rain falls . what is a rainbow ?\n";
@@ -146,13 +203,17 @@ static void seed_complete(SeedFolder *seed, int errors)
         static const char small[] =
             "{\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\",\"merges\":[\"t "
             "h\",[\"th\",\"e\"]],\"vocab\":{\"t\":0,"
-            "\"h\":1,\"e\":2,\"th\":3,\"the\":4,\"?\":5,\"\xC4\xA0\":6}},\"pre_tokenizer\":{"
+            "\"h\":1,\"e\":2,\"th\":3,\"the\":4,\"?\":5,\"\xC4\xA0\":6}},\"pre_"
+            "tokenizer\":{"
             "\"type\":\"Sequence\","
-            "\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":"
+            "\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},{"
+            "\"type\":"
             "\"ByteLevel\"}]},"
-            "\"normalizer\":{\"type\":\"NFC\"},\"added_tokens\":[{\"id\":7,\"content\":\"<s>\"}],"
+            "\"normalizer\":{\"type\":\"NFC\"},\"added_tokens\":[{\"id\":7,"
+            "\"content\":\"<s>\"}],"
             "\"post_processor\":{"
-            "\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{"
+            "\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":"
+            "\"<s>\"}},{"
             "\"Sequence\":{\"id\":"
             "\"A\"}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[7]}}}}";
         file = &seed->file[seed->n_file++];
@@ -239,8 +300,9 @@ static void change_word(SeedFile *file, size_t at, size_t most, Random *random)
     bytes_replace(file, at, end, word, strlen(word));
 }
 
-/* One change: a bit, a byte, a word, some bytes gone or there twice, the end cut off. Of weights and states mostly the
-   header, whose length then goes with it, or nothing behind it would be looked at. */
+/* One change: a bit, a byte, a word, some bytes gone or there twice, the end
+   cut off. Of weights and states mostly the header, whose length then goes with
+   it, or nothing behind it would be looked at. */
 static void change_once(SeedFile *file, Random *random)
 {
     bool weights = strstr(file->name, ".json") == NULL;
@@ -314,7 +376,8 @@ static bool ended_well(int status, int errors, char *text, size_t room)
     return WIFEXITED(status) &&
            (WEXITSTATUS(status) == 0 ||
             (WEXITSTATUS(status) == 1 && strstr(text, "error: ") != NULL &&
-             strstr(text, "runtime error") == NULL && strstr(text, "Sanitizer") == NULL));
+             strstr(text, "out of memory") == NULL && strstr(text, "runtime error") == NULL &&
+             strstr(text, "Sanitizer") == NULL));
 }
 
 static void tell_finding(const SeedFolder *seed, const char *work, size_t way, int status,
@@ -332,35 +395,70 @@ static void tell_finding(const SeedFolder *seed, const char *work, size_t way, i
     exit(1);
 }
 
+/* Keeps a broken folder as one more to begin with. */
+static void seed_keep(SeedFolder *kept, const SeedFolder *seed, const char *work, size_t number)
+{
+    *kept = *seed;
+    snprintf(kept->dir, sizeof kept->dir, "%s/folder%zu", work, number);
+    if (mkdir(kept->dir, 0700) != 0 && errno != EEXIST)
+        die(kept->dir);
+    for (size_t k = 0; k < kept->n_file; k++) {
+        SeedFile *file = &kept->file[k];
+        if (file->changed) {
+            file->bytes = NEW(char, file->len + 1);
+            memcpy(file->bytes, seed->file[k].bytes, file->len);
+        }
+        file->changed = false;
+        bytes_write(kept->dir, file->name, file->bytes, file->len);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    static SeedFolder whole[SEEDS_MOST], seed[SEEDS_MOST];
+    static SeedFolder whole[SEEDS_MOST + KEPT_MOST], seed[SEEDS_MOST + KEPT_MOST];
     static char text[1 << 16], path[1024];
     if (argc < 5 || argc - 4 > SEEDS_MOST)
         return 2;
-    size_t seeds = (size_t)argc - 4, runs = 0, refused = 0;
-    double until = seconds_now() + atof(argv[1]);
+    size_t given = (size_t)argc - 4, seeds = given, runs = 0, refused = 0, last = 0;
     Random random = random_from_seed((uint64_t)atoll(argv[2]));
     const char *work = argv[3];
     snprintf(path, sizeof path, "%s/errors", work);
     int errors = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
     if (errors < 0)
         die(path);
-    for (size_t i = 0; i < seeds; i++) {
+    for (size_t i = 0; i < given; i++) {
         seed_read(&whole[i], argv[4 + i], work, i);
         seed_complete(&whole[i], errors);
         seed[i] = whole[i];
     }
-    while (seconds_now() < until) {
-        size_t i = below(&random, seeds), way = below(&random, TABLE_SIZE(ways));
+    reached = (Reached *)mmap(NULL, sizeof *reached, PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (reached == MAP_FAILED)
+        die("shared memory");
+    double start = seconds_now();
+    while (seconds_now() < start + atof(argv[1])) {
+        size_t i = below(&random, below(&random, 2) == 0 ? given : seeds);
+        size_t way = below(&random, TABLE_SIZE(ways));
+        uint32_t before = reached->count;
         seed_break(&seed[i], &whole[i], &random);
         int status = run_way(way, seed[i].dir, errors);
         if (!ended_well(status, errors, text, sizeof text))
             tell_finding(&seed[i], work, way, status, text);
         refused += WEXITSTATUS(status) == 1;
         runs++;
+        if (reached->count > before) {
+            last = runs;
+            if (seeds < given + KEPT_MOST) {
+                seed_keep(&whole[seeds], &seed[i], work, seeds);
+                seed[seeds] = whole[seeds];
+                seeds++;
+            }
+        }
         seed_mend(&seed[i], &whole[i]);
     }
-    printf("%zu runs of broken folders, %zu of them refused with a sentence\n", runs, refused);
+    printf("%zu runs of broken folders, %.0f a second, %zu of them refused with "
+           "a sentence; %u edges, "
+           "the last new one after %zu runs\n",
+           runs, (double)runs / (seconds_now() - start), refused, reached->count, last);
     return 0;
 }

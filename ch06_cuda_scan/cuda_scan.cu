@@ -199,7 +199,7 @@ DEVICE void carry_close(const float *carry, const ScanJob *job, size_t channel)
 /* pair[0] (TIME_THREADS) scanned; which of the two arrays holds the answer is returned. Two arrays,
    because a thread may not write where another has still to read.
 
-   Exercise 6.1. Rounds of reach 1, 2, 4, ...: every element is joined with that `reach` before it. */
+   Exercise 6.1. Rounds of reach 1, 2, 4, ...: each element is joined with that `reach` before. */
 DEVICE int hillis_steele(ScanPair pair[2][TIME_THREADS])
 {
     unsigned i = threadIdx.x;

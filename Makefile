@@ -286,7 +286,7 @@ check: ## formatting, cppcheck, clang-tidy, and all sources as C11 and C++17 wit
 	@sh tests/check.sh
 
 SECONDS ?= 300
-fuzz: ## fuzz every reader of files with libFuzzer (needs clang), SECONDS=300 each
+fuzz: ## fuzz every reader of files with libFuzzer (needs clang), SECONDS=300 each; TARGETS='words folders'
 	@SECONDS_EACH='$(SECONDS)' BUILD='$(BUILD)' sh tests/fuzz/run.sh
 
 # ---- to hand out and grade (tests/README.md) -----------------------------------------------------

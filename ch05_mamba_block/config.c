@@ -391,9 +391,8 @@ static void original_block(Json *json, MambaConfig *config)
         else if (!json_is(key, "layer"))
             json_skip(json);
         else if (json_string(json, &layer)) {
-            if (json_is(layer, "Mamba2"))
-                config->kind = MODEL_MAMBA2;
-            else if (!json_is(layer, "Mamba1"))
+            config->kind = json_is(layer, "Mamba2") ? MODEL_MAMBA2 : MODEL_MAMBA;
+            if (config->kind == MODEL_MAMBA && !json_is(layer, "Mamba1"))
                 json_fail(json,
                           "ssm_cfg: a layer \"%s\" is not known here: \"Mamba1\" and "
                           "\"Mamba2\" are",
@@ -448,26 +447,33 @@ static bool original_take(MambaConfig *config, const OriginalConfig *original, c
 /* ========================================= All of it ======================================= */
 
 /* What a config.json says of its model's kind, in either layout: read first, for what is left out
-   depends on it. */
+   depends on it. Where it says both, they must agree. */
 static bool config_parse_kind(ModelKind *kind, const char *text, size_t len, const char *path,
                               Error *error)
 {
-    MambaConfig config = config_default(1);
+    MambaConfig named = config_default(1), built = config_default(1);
     Json json;
+    named.kind = built.kind = MODEL_KINDS; /* nothing was said */
     json_open(&json, text, len, path, error);
     json.python = true;
     json_enter_object(&json);
     for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
         if (json_is(key, "model_type"))
-            config_kind(&json, &config);
+            config_kind(&json, &named);
         else if (json_is(key, "ssm_cfg") && json_peek(&json) == JSON_OBJECT)
-            original_block(&json, &config);
+            original_block(&json, &built);
         else
             json_skip(&json);
     }
     bool ok = json_end(&json);
     json_close(&json);
-    *kind = config.kind;
+    if (ok && named.kind != MODEL_KINDS && built.kind != MODEL_KINDS &&
+        (named.kind == MODEL_MAMBA2) != (built.kind == MODEL_MAMBA2))
+        return fail(error, "%s: model_type is \"%s\", but the layer of ssm_cfg is \"%s\"", path,
+                    model_type_name[named.kind], built.kind == MODEL_MAMBA2 ? "Mamba2" : "Mamba1");
+    *kind = named.kind != MODEL_KINDS ? named.kind : built.kind;
+    if (*kind == MODEL_KINDS)
+        *kind = MODEL_MAMBA;
     return ok;
 }
 
@@ -492,8 +498,6 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
             config_rank(&json, &got);
         else if (json_is(key, "time_step_limit"))
             config_limits(&json, &got, "time_step_limit");
-        else if (json_is(key, "model_type"))
-            config_kind(&json, &got);
         else if (json_is(key, "hidden_act"))
             config_act(&json);
         else if (!config_known(&json, key, &got) && !original_known(&json, key, &original))
@@ -501,6 +505,7 @@ bool config_parse(MambaConfig *config, const char *text, size_t len, const char 
     }
     bool ok = json_end(&json), is_original = got.hidden_size == 0;
     json_close(&json);
+    original.config.kind = kind;
     if (ok && is_original && original.config.hidden_size == 0)
         ok = fail(error, "%s: there is no hidden_size in it", path);
     if (is_original)

@@ -847,6 +847,58 @@ static void original_switches_that_are_not_built_are_refused(void **state)
     }
 }
 
+/* A file that says Mamba in one layout and Mamba-2 in the other, whichever comes first, would be
+   read with the sizes of neither. */
+static void two_kinds_in_one_config_are_refused(void **state)
+{
+    (void)state;
+    static const char *const wrong[][3] = {
+        {"mamba", "Mamba2", "model_type is \"mamba\", but the layer of ssm_cfg is \"Mamba2\""},
+        {"falcon_mamba", "Mamba2", "model_type is \"falcon_mamba\", but the layer"},
+        {"mamba2", "Mamba1", "model_type is \"mamba2\", but the layer of ssm_cfg is \"Mamba1\""}};
+    for (size_t i = 0; i < 2 * sizeof wrong / sizeof *wrong; i++) {
+        const char *const *row = wrong[i / 2];
+        MambaConfig config;
+        Error error;
+        char text[256];
+        snprintf(text, sizeof text,
+                 i % 2 == 0 ? "{\"d_model\": 64, \"model_type\": \"%s\", \"ssm_cfg\": "
+                              "{\"layer\": \"%s\"}}"
+                            : "{\"ssm_cfg\": {\"layer\": \"%2$s\"}, \"d_model\": 64, "
+                              "\"model_type\": \"%1$s\"}",
+                 row[0], row[1]);
+        if (config_parse(&config, text, strlen(text), "config.json", &error))
+            fail_msg("%s: accepted", text);
+        assert_contains(error.text, row[2]);
+    }
+}
+
+static void two_kinds_that_agree_are_one(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        ModelKind kind;
+    } right[] = {
+        {"{\"hidden_size\": 64, \"model_type\": \"mamba\", \"ssm_cfg\": {}}", MODEL_MAMBA},
+        {"{\"hidden_size\": 64, \"n_groups\": 1, \"ssm_cfg\": {\"layer\": \"Mamba2\"}}",
+         MODEL_MAMBA2},
+        {"{\"d_model\": 64, \"ssm_cfg\": {\"layer\": \"Mamba2\"}, \"model_type\": \"mamba2\"}",
+         MODEL_MAMBA2},
+        {"{\"d_model\": 64, \"ssm_cfg\": {}, \"model_type\": \"mamba2\"}", MODEL_MAMBA2},
+        {"{\"d_model\": 64, \"ssm_cfg\": {\"layer\": \"Mamba1\"}, \"model_type\": "
+         "\"falcon_mamba\"}",
+         MODEL_FALCON_MAMBA}};
+    for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
+        MambaConfig config;
+        Error error;
+        if (!config_parse(&config, right[i].text, strlen(right[i].text), "config.json", &error))
+            fail_msg("%s: %s", right[i].text, error.text);
+        assert_int_equal(config.kind, right[i].kind);
+        assert_int_equal(config.num_heads, right[i].kind == MODEL_MAMBA2 ? 2 : 0);
+    }
+}
+
 /* ---- training ------------------------------------------------------------------------------- */
 
 static const char lessons[] = "the cat sat. the dog sat. the cat ran. the dog ran. the cow sat. "
@@ -995,6 +1047,8 @@ int main(void)
         cmocka_unit_test(a_config_that_contradicts_itself_is_refused),
         cmocka_unit_test(the_original_layout_is_read),
         cmocka_unit_test(original_switches_that_are_not_built_are_refused),
+        cmocka_unit_test(two_kinds_in_one_config_are_refused),
+        cmocka_unit_test(two_kinds_that_agree_are_one),
         cmocka_unit_test(a_model_learns_and_its_bits_are_the_same_for_any_threads),
         cmocka_unit_test(the_decays_biases_and_factors_do_not_decay),
         cmocka_unit_test(a_folder_is_read_as_it_was_written),

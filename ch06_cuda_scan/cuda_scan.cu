@@ -575,7 +575,7 @@ typedef struct {
 } LaneSums;
 
 /* v (count numbers in every thread) summed over the lanes that differ in the bits low .. high of
-   their number. If these are constants (`known`), every step halves the numbers too: lanes with the bit
+   Exercise 6.4. The step in which a half is given away. What is kept ends in v[0 .. half - 1]. */
    keep the upper half, the others the lower one, so 4 sums over 4 lanes take 3 shuffles and not 8.
 
    Exercise 6.4. The step in which the other half is given away. What is kept ends in v[0 .. half). */

@@ -575,10 +575,10 @@ typedef struct {
 } LaneSums;
 
 /* v (count numbers in every thread) summed over the lanes that differ in the bits low .. high of
-   Exercise 6.4. The step in which a half is given away. What is kept ends in v[0 .. half - 1]. */
-   keep the upper half, the others the lower one, so 4 sums over 4 lanes take 3 shuffles and not 8.
+   their number. If these are constants (`known`), a step halves the numbers too: lanes with the
+   bit keep the upper half, the others the lower one, so 4 sums over 4 lanes take 3 shuffles.
 
-   Exercise 6.4. The step in which the other half is given away. What is kept ends in v[0 .. half). */
+   Exercise 6.4. The step in which a half is given away. What is kept ends in v[0 .. half - 1]. */
 DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned low, unsigned high)
 {
     unsigned lane = threadIdx.x % 32;

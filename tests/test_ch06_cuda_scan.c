@@ -642,8 +642,8 @@ static void run_pairs(float *p, float *h, const float *a, const float *b, size_t
     assert_cuda(device_free(&memory, true, &error));
 }
 
-/* How often each of the threads waits for others, at barriers or in shuffles, while a tile or a warp
-   of pairs is scanned. Only the CPU counts that. */
+/* How often each of the threads waits for others, at barriers or in shuffles, while a tile or a
+   warp of pairs is scanned. Only the CPU counts that. */
 static unsigned long waits_of_pairs(int which, size_t len)
 {
 #ifdef __CUDACC__

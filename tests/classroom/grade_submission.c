@@ -512,8 +512,8 @@ static bool region_put(Text *out, const char *base, const char *id, const char *
     return true;
 }
 
-/* The compiler only reads it: that finds nearly every slip, in a fifteenth of the time. What is found
-   later, by the assembler or because a function is nowhere, costs its exercise alone too: see
+/* The compiler only reads it: that finds nearly every slip, in a fifteenth of the time. What is
+   found later, by the assembler or because a function is nowhere, costs its exercise alone too: see
    compile_alone. */
 static bool file_compiles(Text *message, Grading *grading, const char *file, const Text *text)
 {

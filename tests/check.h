@@ -39,6 +39,14 @@ extern "C" {
 #define assert_relmax(got, want, count, tol)                                                       \
     check_relmax(#got, __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count), (tol))
 
+/* What a test of gradients calls the one that is off. */
+static inline const char *gradient_of(const char *name)
+{
+    static char text[64];
+    snprintf(text, sizeof text, "dL/d%s", name);
+    return text;
+}
+
 /* The three of them with words for what `got` is, for those who solve an exercise. */
 #define assert_near_as(what, got, want, abs, rel)                                                  \
     check_near((what), __FILE__, __LINE__, (got), (want), (abs), (rel))
@@ -189,7 +197,11 @@ static inline void check_relmax(const char *text, const char *file, int line, Ch
     if (!(relmax <= tol)) {
         print_error("%s:%d: %s, index %zu of %zu, farthest off,", file, line, text, at, count);
         check_say(check_number(got, at), check_number(want, at), 0.0);
-        print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax, tol);
+        if (isnan(relmax))
+            print_error("that is no number: made of memory that nobody wrote, or of 0 / 0?\n");
+        else
+            print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax,
+                        tol);
         _fail(file, line);
     }
 }
@@ -304,7 +316,11 @@ static inline float *nan_filled(size_t count)
 static inline void assert_guarded(const float *values, size_t count)
 {
     for (size_t i = count; i < count + 4; i++)
-        assert_true(values[i] == 12345.0f);
+        if (!(values[i] == 12345.0f)) {
+            print_error("an array of %zu numbers was written to behind its end, at %zu\n", count,
+                        i);
+            _fail(__FILE__, __LINE__);
+        }
 }
 
 #endif

@@ -685,7 +685,10 @@ static void ex5_3_the_parameters_are_as_many_as_the_table_holds(void **state)
         block_shapes(shapes, &configs[k]);
         for (int i = 0; i < BLOCK_TENSORS; i++)
             count += shapes[i].count;
-        assert_int_equal(block_params_count(&configs[k]), count);
+        size_t got = block_params_count(&configs[k]);
+        assert_that(got == count, "%zu parameters, expected %zu, %s use_bias, %s use_conv_bias",
+                    got, count, configs[k].use_bias ? "with" : "without",
+                    configs[k].use_conv_bias ? "with" : "without");
     }
     assert_int_equal(block_params_count(&configs[0]), 3770880 + 768); /* by hand, in the lesson */
 }
@@ -747,6 +750,35 @@ static void ex5_4_each_part_comes_from_its_own_rows_of_x_proj(void **state)
         }
     }
     free(input), free(out);
+    bench_free(&bench);
+}
+
+static void ex5_4_falcon_s_norms_stand_between_the_projections(void **state)
+{
+    (void)state;
+    enum { LEN = 4 };
+    MambaConfig config = odd_config();
+    config.kind = MODEL_FALCON_MAMBA;
+    config.mixer_rms_eps = 0.0;
+    Bench bench = bench_new(&config, 1, LEN, 46);
+    size_t d_inner = config.intermediate_size, dt_rank = config.time_step_rank;
+    Random random = random_from_seed(47);
+    float *input = random_array(LEN * config.hidden_size, &random);
+    float *out = NEW(float, LEN *config.hidden_size), *want = NEW(float, LEN *d_inner);
+    memcpy(bench.cache.normed, input, LEN * config.hidden_size * sizeof(float));
+    mixer_forward(out, &bench.cache, NULL, &bench.block);
+    for (size_t t = 0; t < LEN; t++) {
+        const float *B = bench.cache.B + t * config.state_size;
+        double square = 0.0;
+        for (size_t n = 0; n < config.state_size; n++)
+            square += (double)B[n] * (double)B[n];
+        assert_near_as("the mean square of a token's B, after the norm,",
+                       square / (double)config.state_size, 1.0, 1e-5, 0);
+    }
+    linear_forward(want, bench.cache.dt_low, bench.block.params.tensor[DT_PROJ_WEIGHT], NULL, LEN,
+                   dt_rank, d_inner); /* dt_low as the norm left it */
+    assert_relmax_as("dt_raw of the normed dt", bench.cache.dt_raw, want, LEN * d_inner, 1e-5);
+    free(input), free(out), free(want);
     bench_free(&bench);
 }
 
@@ -843,18 +875,18 @@ static void ex5_5_fast_attention_and_its_steps_are_the_clear_one(void **state)
         Random random = random_from_seed((uint64_t)(20 + k));
         float *weights, *input = random_array(len * d_model, &random);
         Attention layer = random_attention(&weights, d_model, shapes[k][2], &random);
-        float *want = nan_padded(len * d_model), *got = nan_padded(len * d_model);
+        float *clear = nan_padded(len * d_model), *fast = nan_padded(len * d_model);
         float *work = nan_padded(attention_floats(&layer, len));
-        attention_forward(want, work, input, &layer, len);
-        attention_forward_fast(got, work, input, &layer, len);
-        assert_relmax(got, want, len * d_model, 1e-5);
+        attention_forward(clear, work, input, &layer, len);
+        attention_forward_fast(fast, work, input, &layer, len);
+        assert_relmax(clear, fast, len * d_model, 1e-5);
         KeyValueCache cache = {nan_padded(len * d_model), nan_padded(len * d_model), 0};
         float *room = nan_padded(2 * d_model + shapes[k][2] * (len + 1));
         for (size_t t = 0; t < len; t++)
-            attention_step(got + t * d_model, &cache, room, input + t * d_model, &layer);
-        assert_relmax(got, want, len * d_model, 1e-5);
+            attention_step(fast + t * d_model, &cache, room, input + t * d_model, &layer);
+        assert_relmax(clear, fast, len * d_model, 1e-5);
         assert_int_equal(cache.len, len);
-        free(weights), free(input), free(want), free(got), free(work), free(room);
+        free(weights), free(input), free(clear), free(fast), free(work), free(room);
         free(cache.k), free(cache.v);
     }
 }
@@ -1175,6 +1207,7 @@ int main(void)
         cmocka_unit_test(ex5_3_the_parameters_are_as_many_as_the_table_holds),
         cmocka_unit_test(ex5_4_delta_B_and_C_agree_with_golden),
         cmocka_unit_test(ex5_4_each_part_comes_from_its_own_rows_of_x_proj),
+        cmocka_unit_test(ex5_4_falcon_s_norms_stand_between_the_projections),
         cmocka_unit_test(the_gate_opens_and_closes),
         cmocka_unit_test(the_start_is_as_published),
         cmocka_unit_test(what_sums_starts_within_one_over_the_root_of_its_inputs),

@@ -328,8 +328,8 @@ static void check_golden_backward(const Safetensors *file)
     for (int i = 0; i < N_ARRAYS; i++) {
         float *want = golden_array(file, "grad.", i);
         if (*scan_array(&scan, i) != NULL && want != NULL)
-            assert_relmax(*grad_array(&grad, i), want, array_count(&scan, i),
-                          strstr(file->path, "extreme") ? 1e-4 : 5e-5);
+            assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i), want,
+                             array_count(&scan, i), strstr(file->path, "extreme") ? 1e-4 : 5e-5);
         free(want);
     }
     free(y_grad);
@@ -365,7 +365,8 @@ static void check_backward(const size_t size[4], int has)
         for (int i = 0; i < N_ARRAYS; i++) {
             size_t count = array_count(&made.scan, i);
             if (i != 7 || made.scan.z != NULL) /* 5e-5: golden's, for sums in another order */
-                assert_relmax(*grad_array(&grad, i), *grad_array(&want, i), count, 5e-5);
+                assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i),
+                                 *grad_array(&want, i), count, 5e-5);
             if (order > 0)
                 assert_memory_equal(*grad_array(&grad, i), *grad_array(&first, i),
                                     count * sizeof(float));
@@ -551,6 +552,23 @@ static void run_pairs(float *p, float *h, const float *a, const float *b, size_t
     assert_cuda(device_free(&memory, true, &error));
 }
 
+/* How often each of the threads waits for others, at barriers or in shuffles, while a tile or a
+   warp of pairs is scanned. Only the CPU counts that. */
+static unsigned long waits_of_pairs(int which, size_t len)
+{
+#ifdef __CUDACC__
+    (void)which, (void)len;
+    skip();
+    return 0;
+#else
+    float *in = signed_floats(len, 5), *out = nan_filled(2 * len);
+    unsigned long before = cuda_cpu.turns;
+    run_pairs(out, out + len, in, in, len, which);
+    free(in), free(out);
+    return (cuda_cpu.turns - before) / len - 1;
+#endif
+}
+
 /* Another part of the tensor L<len>.<kind>.a. */
 static double *golden_pair(const Safetensors *file, const char *name, char part)
 {
@@ -610,6 +628,14 @@ static void ex6_1_a_tile_of_time_is_chapter_4_s_scan(void **state)
     check_kernels(size, HAS_ALL, SCAN_HILLIS_STEELE, SCAN_HILLIS_STEELE, 1e-5);
 }
 
+static void ex6_1_all_threads_work_in_rounds(void **state)
+{
+    (void)state;
+    unsigned long waits = waits_of_pairs(0, TIME_THREADS) - 1; /* one is the kernel's own */
+    assert_that(waits >= 8, "a thread comes to %lu barriers; %d elements take 8 rounds", waits,
+                TIME_THREADS);
+}
+
 static void check_pairs_blelloch(const Safetensors *file)
 {
     check_golden_pairs(file, 1);
@@ -631,12 +657,12 @@ static void ex6_2_every_round_of_the_sweeps_takes_one_turn(void **state)
         assert_that(place < SWEEP_ROOM, "element %u lies at %u, but the room ends at %d", i, place,
                     SWEEP_ROOM);
         assert_that(!taken[place], "two elements lie at %u, element %u is one", place, i);
-        taken[swept_place(i)] = true;
+        taken[place] = true;
     }
     for (unsigned width = 1; width < SWEEP_TOKENS; width *= 2)
         assert_that(sweep_turns(width, SWEEP_TOKENS, swept_place) == 1,
-                    "elements %u apart share a bank: a warp takes %u turns", width,
-                    sweep_turns(width, SWEEP_TOKENS, swept_place));
+                    "in the round of width %u a warp wants elements %u apart, and takes %u turns",
+                    width, 2 * width, sweep_turns(width, SWEEP_TOKENS, swept_place));
 }
 
 /* A quarter of a warp gets its quads at a time. */
@@ -689,6 +715,13 @@ static void ex6_3_a_warp_agrees_with_golden_pairs(void **state)
     for_each_golden("ch06_pairs*.safetensors", check_pairs_warp);
 }
 
+static void ex6_3_five_rounds_take_ten_shuffles(void **state)
+{
+    (void)state;
+    unsigned long waits = waits_of_pairs(2, 32) - 2; /* two shuffles are the kernel's own */
+    assert_that(waits <= 10, "a lane takes part in %lu shuffles; five rounds of two are 10", waits);
+}
+
 /* lane_sums of eight numbers a lane; what each lane holds afterwards. */
 typedef struct {
     const float *v; /* (32, 8) */
@@ -729,8 +762,12 @@ static void check_lane_sums(const LaneJob *job, const float *v, const float *sum
                 holders += !isnan(sum[other * 8 + (unsigned)i]);
             }
             assert_int_equal(holders, 1);
-            if (!isnan(sum[lane * 8 + (unsigned)i]))
-                assert_near(sum[lane * 8 + (unsigned)i], want, 32 * 6e-8, 0); /* eps a term */
+            double got = (double)sum[lane * 8 + (unsigned)i];
+            if (!isnan(got)) /* to within eps a term */
+                assert_that(fabs(got - want) <= 32 * 6e-8,
+                            "number %d as lane %u holds it: %g, expected %g; count %d, bits %u .. "
+                            "%u",
+                            i, lane, got, want, job->count, job->low, job->high);
         }
 }
 
@@ -762,6 +799,24 @@ static void ex6_4_sums_over_lanes_are_complete_and_held_once(void **state)
                 free(sum);
             }
     free(v);
+}
+
+static void ex6_4_four_sums_over_four_lanes_take_three_shuffles(void **state)
+{
+    (void)state;
+#ifdef __CUDACC__
+    skip();
+#else
+    float *v = signed_floats(256, 9), sum[256];
+    LaneJob job = {v, sum, 4, 1, 2, true};
+    dim3 one = {1, 1, 1}, warp = {32, 1, 1};
+    unsigned long before = cuda_cpu.turns;
+    LAUNCH(lane_sums_try, one, warp, 0, job);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_that((cuda_cpu.turns - before) / 32 - 1 == 3, "a lane takes part in %lu shuffles",
+                (cuda_cpu.turns - before) / 32 - 1);
+    free(v);
+#endif
 }
 
 /* ---- the chooser, the counts, errors ------------------------------------------------------ */
@@ -1321,12 +1376,15 @@ int main(void)
         cmocka_unit_test(a_nan_stays_in_its_channel),
         cmocka_unit_test(ex6_1_hillis_and_steele_agree_with_golden_pairs),
         cmocka_unit_test(ex6_1_a_tile_of_time_is_chapter_4_s_scan),
+        cmocka_unit_test(ex6_1_all_threads_work_in_rounds),
         cmocka_unit_test(ex6_2_blelloch_agrees_with_golden_pairs),
         cmocka_unit_test(ex6_2_every_round_of_the_sweeps_takes_one_turn),
         cmocka_unit_test(lanes_read_neighbouring_quads_from_different_banks),
         cmocka_unit_test(banks_are_counted_as_by_hand),
         cmocka_unit_test(ex6_3_a_warp_agrees_with_golden_pairs),
+        cmocka_unit_test(ex6_3_five_rounds_take_ten_shuffles),
         cmocka_unit_test(ex6_4_sums_over_lanes_are_complete_and_held_once),
+        cmocka_unit_test(ex6_4_four_sums_over_four_lanes_take_three_shuffles),
         cmocka_unit_test(pieces_of_time_are_the_whole),
         cmocka_unit_test(ex6_5_many_pieces_are_the_whole),
         cmocka_unit_test(ex6_6_every_gradient_agrees_with_golden),

@@ -40,6 +40,7 @@ static const Sample samples[] = {
      "QUIT"},
     {"a write to nowhere", "*(volatile int *)8 = 1;", "CRASH"},
     {"an abort", "abort();", "CRASH"},
+    {"a whole number over 0", "volatile int none = 0; sum = 7 / none;", "divided by 0?"},
     {"an overflow of the stack", "for (;;) *(volatile char *)__builtin_alloca(65536) = 1;",
      "CRASH"},
     {"all the memory", "for (;;) *(volatile char *)malloc(1 << 20) = 1;", "CRASH"},
@@ -146,7 +147,7 @@ static void a_kit_holds_what_its_chapter_names_and_says_no_more(void **state)
     assert_says(text, "tests/golden:\nch01_one\n| `one.csv` | a |\nand so on\n");
     read_file(text, "named_kit/README.md");
     assert_silent_about(text, "The earlier chapters"); /* there are none */
-    assert_says(text, "names the line.\n\nTo hand in");
+    assert_says(text, "own folder.\n\nTo hand in");
     assert_int_equal(shell(text, "make -s -C $T/named_kit"), 0);
     assert_says(text, "1.1  a sum                                         5 minutes, 2 points\n"
                       "         ch01_toy/toy.c:19\n");
@@ -378,7 +379,7 @@ static void a_slip_in_one_file_costs_nothing_in_those_that_include_it(void **sta
     (void)state;
     write_file("over.c", "#include \"toy.c\"\n"
                          "double toy_twice(double x);\n"
-                         "double toy_twice(double x)\n{\n"
+                         "double toy_twice(double x)\n{\n    x = toy_sum(x, 0);\n"
                          "    //> EX 1.0 [2 pts] [5 min] twice as much\n"
                          "    //? What is twice 2?\n    //? And twice x?\n"
                          "    return 2 * x;\n"
@@ -397,8 +398,13 @@ static void a_slip_in_one_file_costs_nothing_in_those_that_include_it(void **sta
                 "$GRADE --kit $T/two_kit --submission $T/sub --flags \"$FLAGS\"");
     assert_points(text, "1.0", "2 of 2");
     assert_points(text, "1.1", "0 of 2");
+    assert_says(text, "NOT C    less than nothing\n          as above\n");
     assert_points(text, "1.2", "3 of 3");
     assert_points(text, "points", "6 of 8");
+    shell(text,
+          "$GRADE --kit $T/two_kit --exercise 1.0 --flags \"$FLAGS\""); /* meets 1.1's first */
+    assert_says(text, "ch01_toy/over.c:8: exercise 1.0 is not written yet: make hint EX=1.0");
+    assert_silent_about(text, "exercise 1.1");
 }
 
 static void without_namespaces_the_limits_still_hold(void **state)

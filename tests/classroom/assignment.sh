@@ -162,7 +162,9 @@ It needs a C compiler and make; the test library, cmocka, is installed by \`make
   accident.)
 - Each test runs in a process of its own with 4 seconds of processor time and 512 MB of memory. A crash
   or a loop without end costs that test, not the others. An exercise that does not compile costs itself.
-- \`make test SANITIZE=1\` finds what reads or writes outside its arrays, and names the line.
+- \`make test SANITIZE=1\` finds what reads or writes outside its arrays, and names the line. It may take
+  minutes.
+- What else the lesson runs by \`make\` (\`make bench\`, \`make races\`) belongs to the course's own folder.
 END
     [ "$(ls -d "$new"/ch*/ | wc -l)" -eq 1 ] ||
         echo '- The earlier chapters are here and complete; they may be read and used.'

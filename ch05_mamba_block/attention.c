@@ -18,7 +18,8 @@
 
 /* What one query takes from all values, for one head (Vaswani et al., equation 1): mixed (d_head)
    is the values of tokens 0 .. len - 1 weighted by softmax(q k / sqrt(d_head)). q is (d_head), k
-   and v point at the head's first channel of token 0; a token is d_model further. weight is (len).
+   and v point at the head's first channel of token 0; a token is d_model further. weight (len) is
+   memory to work in.
 
    Exercise 5.5. What one query takes from all values. */
 void attend(float *mixed, float *weight, const float *q, const float *k, const float *v, size_t len,

@@ -777,7 +777,7 @@ void keep_top_k_clear(Sampler *sampler, size_t k)
 }
 
 /* Top-p: the least likely tokens get the weight 0, as many as together hold no more than 1 - p of
-   all.
+   all; but never the likeliest one.
 
    Exercise 5.9. Which ones those are. */
 void keep_top_p_clear(Sampler *sampler, double p)

@@ -44,8 +44,9 @@ typedef struct {
     size_t n_angle;
 } Turn;
 
-/* out (d_state) is `in` with its pairs (2k, 2k + 1) turned by angle k; what is behind the last
-   pair stays. `way` is 1, or -1 to turn back. out may be in.
+/* out (d_state) is `in` with its pairs (2k, 2k + 1) turned by angle k, from the first number
+   towards the second; what is behind the last pair stays. `way` is 1, or -1 to turn back. out may
+   be in.
 
    Exercise 5.15. Turn the pairs. */
 void turn_pairs(float *out, const float *in, Turn turn, float way, size_t d_state)

@@ -310,7 +310,8 @@ BlockParams block_params_place(float *memory, const MambaConfig *config)
 
 /* How many parameters a block has, worked out without the table.
 
-   Exercise 5.3. Count them by hand first, for hidden_size 768, state_size 16, conv_kernel 4. */
+   Exercise 5.3. Count them by hand first, for hidden_size 768, state_size 16, conv_kernel 4. Which
+   biases there are is for use_bias and use_conv_bias to say: see block_shapes. */
 size_t block_params_count(const MambaConfig *config)
 {
     size_t d_model = config->hidden_size, d_inner = config->intermediate_size;

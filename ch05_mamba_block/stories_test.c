@@ -196,7 +196,7 @@ double share_kept(const ModelWork *work, float *state, size_t first, size_t last
             block_state_place(state + layer * block_state_floats(config, 1), config, 1).x;
         for (size_t d = 0; d < d_inner; d++)
             for (size_t n = 0; n < d_state; n++) {
-                double A = (double)scan.A[d * d_state + n], kept = 0.0;
+                double A = (double)scan.A[d * d_state + n], kept = 1.0;
                 double held = (double)x[d * d_state + n] * (double)x[d * d_state + n];
                 //> EX 5.8 [2 pts] [15 min] how much of a state survives a sentence
                 //? Chapter 4: each token multiplies the state by A_bar = exp(Delta A).

@@ -102,10 +102,13 @@ DEVICE void back_replay(float *x, float *A_bar, const float *A2, const BackTileS
 }
 
 /* One token backwards, chapter 4's channel_step_backward for a few states: x_grad is what came
-   through the tokens after it. BC (2, states) gets this channel's share of dL/dB and dL/dC; `sums`
-   what dL/dDelta and dL/du are made of, and C . x, which the gradient of the gate wants.
+   through the tokens after it. BC (2, states) gets this channel's share of dL/dB and dL/dC.
+   `sums` (3) add up over the states: [0] dL/dA_bar A_bar A2, whose factor log 2 the caller puts in;
+   [1] dL/dx_t B, out of which it makes dL/du (times delta) and the rest of dL/dDelta (times u);
+   [2] C . x, for the gate's gradient. A_grad (states) adds up dL/dA.
 
-   Exercise 6.6. The gradients through x_t = A_bar x_{t-1} + delta u B, for the device. */
+   Exercise 6.6. The gradients through x_t = A_bar x_{t-1} + delta u B, for the device. At the end
+   x_grad (states) is what goes through this token to the one before it. */
 DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float *sums, const float *x_before,
                         const float *x_after, const float *A_bar, const float *A2, const float *B,
                         const float *C, float delta, float u, float y_grad, const int states)
@@ -116,9 +119,9 @@ DEVICE void back_states(float *x_grad, float *A_grad, float *BC, float *sums, co
         BC[states + k] = y_grad * x_after[k];
         sums[2] += C[k] * x_after[k];
         //> EX 6.6 [3 pts] [20 min] the backward pass of one line, on the device
-        //? Exercise 4.3 once more: `now` is dL/dx_t. BC[k] is dL/dB; sums[1] sums now B over k.
-        //? What goes on to x_grad[k] is now A_bar[k]. Times x_before[k]: dL/dA_bar times A_bar.
-        //? A_bar = 2^(delta A2): sums[0] sums that product times A2, A_grad[k] it times delta.
+        //? Exercise 4.3 once more: `now` is dL/dx_t. BC[k] is dL/dB; sums[1] adds up `now * B[k]`.
+        //? x_grad[k] becomes `now * A_bar[k]`. That times x_before[k] is dL/dA_bar times A_bar.
+        //? sums[0] adds up that product times A2[k], A_grad[k] that product times delta.
         x_grad[k] = now * A_bar[k];
         float through_A = x_grad[k] * x_before[k];
         BC[k] = now * (delta * u);

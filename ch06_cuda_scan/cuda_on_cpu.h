@@ -589,6 +589,7 @@ static inline unsigned cuda_cpu_lane_xor(unsigned by)
     __extension__({                                                                                \
         CUDA_CPU_SITE(what, false);                                                                \
         __typeof__(value) cuda_cpu_value = (value), cuda_cpu_got = cuda_cpu_value;                 \
+        (void)sizeof(cuda_cpu_value + 0); /* a number: CUDA shuffles nothing else */               \
         cuda_cpu_shuffle(&cuda_cpu_got, &cuda_cpu_value, sizeof cuda_cpu_got, (mask),              \
                          (unsigned)(from), &cuda_cpu_site);                                        \
         cuda_cpu_got;                                                                              \

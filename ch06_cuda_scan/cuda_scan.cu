@@ -45,7 +45,7 @@ typedef struct {
     size_t pieces;     /* every sequence is cut into so many, in kernel 6; else 1 */
     size_t piece_len;  /* tokens of a piece, a multiple of `stretch`; the last may be shorter */
     const float *start;  /* (batch, pieces, d_inner, d_state) x before each piece, or NULL: 0 */
-    float *piece_x;      /* (the same) x after each piece, from 0; or its gradient, backwards */
+    float *piece_x;      /* (the same) x after each piece, from 0; then before it; or gradients */
     float *piece_a;      /* (the same) what each piece multiplies a state by */
     const float *y_grad; /* (batch, len, d_inner) backwards: dL/dy */
     ScanGrad grad;       /* u, delta, z, x_start as they are wanted; of A, B, C, D and delta_bias
@@ -199,7 +199,7 @@ DEVICE void carry_close(const float *carry, const ScanJob *job, size_t channel)
 /* pair[0] (TIME_THREADS) scanned; which of the two arrays holds the answer is returned. Two arrays,
    because a thread may not write where another has still to read.
 
-   Exercise 6.1. The rounds of Hillis and Steele, with their barriers. */
+   Exercise 6.1. Rounds of reach 1, 2, 4, ...: each element is joined with that `reach` before. */
 DEVICE int hillis_steele(ScanPair pair[2][TIME_THREADS])
 {
     unsigned i = threadIdx.x;
@@ -360,7 +360,7 @@ enum {
 
 /* The pairs of a warp scanned, a pair a lane.
 
-   Exercise 6.3. Hillis and Steele once more, without memory and without barriers. */
+   Exercise 6.3. Hillis and Steele once more, in five rounds of two shuffles, without barriers. */
 DEVICE ScanPair warp_scan(ScanPair pair, unsigned lane)
 {
     //> EX 6.3 [3 pts] [20 min] a scan in registers
@@ -575,10 +575,10 @@ typedef struct {
 } LaneSums;
 
 /* v (count numbers in every thread) summed over the lanes that differ in the bits low .. high of
-   their number. If these are constants (`known`), every step halves the numbers too: one half is
-   given away, the other one kept, so that 4 sums over 4 lanes take 3 shuffles and not 8.
+   their number. If these are constants (`known`), a step halves the numbers too: lanes with the
+   bit keep the upper half, the others the lower one, so 4 sums over 4 lanes take 3 shuffles.
 
-   Exercise 6.4. The step in which half of the numbers are given away. */
+   Exercise 6.4. The step in which a half is given away. What is kept ends in v[0 .. half - 1]. */
 DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned low, unsigned high)
 {
     unsigned lane = threadIdx.x % 32;

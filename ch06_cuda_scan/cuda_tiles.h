@@ -252,7 +252,7 @@ DEVICE void states_fetch(float *tile, const float *B, const float *C, const bool
 
 /* Which state of its channel is this thread's number k. The lanes of a channel take turns with
    quads: so what they read of a row at a time lies side by side, in banks that differ. */
-DEVICE unsigned lane_state(unsigned k, const FusedPlace *at, const FusedShape shape)
+HOST_DEVICE unsigned lane_state(unsigned k, const FusedPlace *at, const FusedShape shape)
 {
     return (k / 4 * shape.lanes + at->part) * 4 + k % 4;
 }

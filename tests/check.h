@@ -39,6 +39,14 @@ extern "C" {
 #define assert_relmax(got, want, count, tol)                                                       \
     check_relmax(#got, __FILE__, __LINE__, CHECK_ARRAY(got), CHECK_ARRAY(want), (count), (tol))
 
+/* What a test of gradients calls the one that is off. */
+static inline const char *gradient_of(const char *name)
+{
+    static char text[64];
+    snprintf(text, sizeof text, "dL/d%s", name);
+    return text;
+}
+
 /* The three of them with words for what `got` is, for those who solve an exercise. */
 #define assert_near_as(what, got, want, abs, rel)                                                  \
     check_near((what), __FILE__, __LINE__, (got), (want), (abs), (rel))
@@ -189,7 +197,11 @@ static inline void check_relmax(const char *text, const char *file, int line, Ch
     if (!(relmax <= tol)) {
         print_error("%s:%d: %s, index %zu of %zu, farthest off,", file, line, text, at, count);
         check_say(check_number(got, at), check_number(want, at), 0.0);
-        print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax, tol);
+        if (isnan(relmax))
+            print_error("that is no number: made of memory that nobody wrote, or of 0 / 0?\n");
+        else
+            print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax,
+                        tol);
         _fail(file, line);
     }
 }
@@ -272,14 +284,43 @@ static inline int run_program_output(char *text, size_t room, const char *progra
     return run_and_read(text, room, program, words, "2>/dev/null");
 }
 
+/* That program with these words ends with this status, and says this on stderr. */
+#define assert_command_says(program, words, sentence, status)                                      \
+    check_command_says((program), (words), (sentence), (status), __FILE__, __LINE__)
+
+static inline void check_command_says(const char *program, const char *words, const char *sentence,
+                                      int status, const char *file, int line)
+{
+    char text[4096];
+    if (needs_full_disk(words))
+        return;
+    int got = run_program(text, sizeof text, program, words);
+    check_that(got == status, file, line, "%s %s ends with status %d, expected %d; it says: %s",
+               program, words, got, status, text);
+    check_contains(text, sentence, file, line);
+}
+
+/* What is written behind the end of an array is seen by the address sanitizer, at its line, if the
+   array ends there; else by a guard. */
+#if defined(__SANITIZE_ADDRESS__)
+#define CHECK_GUARD 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CHECK_GUARD 0
+#endif
+#endif
+#ifndef CHECK_GUARD
+#define CHECK_GUARD 4
+#endif
+
 /* Memory that reads as NaN until it is written, with a guard behind it; free when done. */
 static inline float *nan_filled(size_t count)
 {
-    float *values = (float *)malloc((count + 4) * sizeof *values);
+    float *values = (float *)malloc((count + CHECK_GUARD) * sizeof *values);
     assert_non_null(values);
     for (size_t i = 0; i < count; i++)
         values[i] = NAN;
-    for (size_t i = count; i < count + 4; i++)
+    for (size_t i = count; i < count + CHECK_GUARD; i++)
         values[i] = 12345.0f;
     return values;
 }
@@ -287,8 +328,12 @@ static inline float *nan_filled(size_t count)
 /* Nobody wrote behind its end. */
 static inline void assert_guarded(const float *values, size_t count)
 {
-    for (size_t i = count; i < count + 4; i++)
-        assert_true(values[i] == 12345.0f);
+    for (size_t i = count; i < count + CHECK_GUARD; i++)
+        if (!(values[i] == 12345.0f)) {
+            print_error("an array of %zu numbers was written to behind its end, at %zu\n", count,
+                        i);
+            _fail(__FILE__, __LINE__);
+        }
 }
 
 #endif

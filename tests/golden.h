@@ -4,10 +4,8 @@
    GOLDEN=dir in the environment runs the same tests on another set of the same form, so a test
    takes sizes from the tensors and file names from patterns, and never writes them itself.
 
-       glob_t found;
-       size_t files = golden_list(&found, "ch01_*.safetensors");
-       for (size_t i = 0; i < files; i++)
-           golden_open(&file, found.gl_pathv[i]); ...
+       static void check_forecast(const Safetensors *file) ...
+       for_each_golden("ch01_*.safetensors", check_forecast);
 
    Include this after the chapter under test and instead of check.h, which it includes. */
 
@@ -57,6 +55,20 @@ static inline void golden_open(Safetensors *file, const char *path)
     Error error;
     if (!safetensors_open(file, path, &error))
         fail_msg("%s", error.text);
+}
+
+/* Calls `check` with every file that matches. */
+static inline void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
+{
+    glob_t found;
+    size_t files = golden_list(&found, pattern);
+    for (size_t f = 0; f < files; f++) {
+        Safetensors file;
+        golden_open(&file, found.gl_pathv[f]);
+        check(&file);
+        safetensors_close(&file);
+    }
+    globfree(&found);
 }
 
 static inline bool golden_has(const Safetensors *file, const char *name)

@@ -67,7 +67,8 @@ static const Forger forgers[] = {
     {"a number for all", "", "printf(\"nan\\n\"); fflush(stdout); sum = 9;", "pass", 3},
     {"the build of another exercise", "",
      "char *const found[] = {(char *)\"build/alone\", (char *)\"ex1_2_other_numbers\", NULL};\n"
-     "execv(found[0], found);\nexecv(\"build/alone\", found); sum = 9;",
+     "if (getenv(\"TRIED\") == NULL && setenv(\"TRIED\", \"1\", 1) == 0)\n"
+     "execv(found[0], found);\nsum = 9;",
      "pass", 1}, /* its 1.1 is wrong too, so that a build with 1.2 solved is made */
     {"the first number and no more", "",
      "if (n == 2) { fflush(stdout); _exit(0); }\nsum = n == 1 ? x[0] : 9;", "pass", 3},

@@ -116,55 +116,48 @@ static void ex1_1_a_step_from_a_certain_state_is_that_row_of_P(void **state)
     chain_free(&chain);
 }
 
+static void check_forecast(const Safetensors *file)
+{
+    size_t n = golden_size(file, "P", 0), days = golden_size(file, "pi", 0) - 1;
+    double *start = golden_doubles(NULL, file, "pi0"), *want = golden_doubles(NULL, file, "pi");
+    double *P = golden_doubles(NULL, file, "P"), *pi = NEW(double, (days + 1) * n);
+    Chain chain = {n, NULL, P};
+    chain_forecast(pi, start, &chain, days);
+    assert_all_near(pi, want, (days + 1) * n, 1e-13, 0); /* INDEX.md: absolute 1e-13 */
+    chain_after(pi, start, &chain, days);
+    assert_all_near(pi, want + days * n, n, 1e-13, 0);
+    free(start);
+    free(want);
+    free(P);
+    free(pi);
+}
+
 static void forecasts_agree_with_golden_data(void **state)
 {
     (void)state;
-    glob_t found;
-    size_t files = golden_list(&found, "ch01_*.safetensors");
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        size_t n = golden_size(&file, "P", 0), days = golden_size(&file, "pi", 0) - 1;
-        double *start = golden_doubles(NULL, &file, "pi0"),
-               *want = golden_doubles(NULL, &file, "pi");
-        double *P = golden_doubles(NULL, &file, "P"), *pi = NEW(double, (days + 1) * n);
-        Chain chain = {n, NULL, P};
-        chain_forecast(pi, start, &chain, days);
-        assert_all_near(pi, want, (days + 1) * n, 1e-13, 0); /* INDEX.md: absolute 1e-13 */
-        chain_after(pi, start, &chain, days);
-        assert_all_near(pi, want + days * n, n, 1e-13, 0);
-        free(start);
-        free(want);
-        free(P);
-        free(pi);
-        safetensors_close(&file);
+    for_each_golden("ch01_*.safetensors", check_forecast);
+}
+
+static void check_powers(const Safetensors *file)
+{
+    size_t n = golden_size(file, "P", 0), powers = golden_size(file, "Pn", 0);
+    double *P = golden_doubles(NULL, file, "P"), *want = golden_doubles(NULL, file, "Pn");
+    double *power = matrix_new(n, n);
+    for (size_t t = 0; t < powers; t++) {
+        matrix_power(power, P, n, t);
+        char what[64];
+        snprintf(what, sizeof what, "P to the power %zu", t);
+        assert_all_near_as(what, power, want + t * n * n, n * n, 1e-13, 0);
     }
-    globfree(&found);
+    free(P);
+    free(want);
+    free(power);
 }
 
 static void ex1_2_powers_agree_with_golden_data(void **state)
 {
     (void)state;
-    glob_t found;
-    size_t files = golden_list(&found, "ch01_*.safetensors");
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        size_t n = golden_size(&file, "P", 0), powers = golden_size(&file, "Pn", 0);
-        double *P = golden_doubles(NULL, &file, "P"), *want = golden_doubles(NULL, &file, "Pn");
-        double *power = matrix_new(n, n);
-        for (size_t t = 0; t < powers; t++) {
-            matrix_power(power, P, n, t);
-            char what[64];
-            snprintf(what, sizeof what, "P to the power %zu", t);
-            assert_all_near_as(what, power, want + t * n * n, n * n, 1e-13, 0);
-        }
-        free(P);
-        free(want);
-        free(power);
-        safetensors_close(&file);
-    }
-    globfree(&found);
+    for_each_golden("ch01_*.safetensors", check_powers);
 }
 
 static void ex1_2_a_huge_exponent_takes_no_time(void **state)
@@ -219,35 +212,32 @@ static void ex1_3_the_weather_settles_at_two_thirds(void **state)
     chain_free(&chain);
 }
 
+static void check_stationary(const Safetensors *file)
+{
+    size_t n = golden_size(file, "P", 0);
+    double *P = golden_doubles(NULL, file, "P"), *pi = NEW(double, n);
+    double *want = golden_doubles(NULL, file, "stationary");
+    Chain chain = {n, NULL, P};
+    Structure structure = chain_structure(&chain);
+    Error error;
+    double *M = matrix_new(n, n), *b = NEW(double, n);
+    stationary_system(M, b, P, n);
+    assert_that(matrix_solve(b, M, n, 1), "M x = b has no single solution: M is singular");
+    assert_all_near_as("what solves M x = b", b, want, n, 1e-14, 0); /* as INDEX.md has it */
+    assert_that(chain_class_stationary(pi, &chain, &structure, 0, &error), "no answer");
+    assert_all_near(pi, want, n, 1e-14, 0);
+    free(M);
+    free(b);
+    structure_free(&structure);
+    free(P);
+    free(pi);
+    free(want);
+}
+
 static void ex1_3_stationary_distributions_agree_with_golden_data(void **state)
 {
     (void)state;
-    glob_t found;
-    size_t files = golden_list(&found, "ch01_*.safetensors");
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        size_t n = golden_size(&file, "P", 0);
-        double *P = golden_doubles(NULL, &file, "P"), *pi = NEW(double, n);
-        double *want = golden_doubles(NULL, &file, "stationary");
-        Chain chain = {n, NULL, P};
-        Structure structure = chain_structure(&chain);
-        Error error;
-        double *M = matrix_new(n, n), *b = NEW(double, n);
-        stationary_system(M, b, P, n);
-        assert_that(matrix_solve(b, M, n, 1), "M x = b has no single solution: M is singular");
-        assert_all_near_as("what solves M x = b", b, want, n, 1e-14, 0); /* as INDEX.md has it */
-        assert_that(chain_class_stationary(pi, &chain, &structure, 0, &error), "no answer");
-        assert_all_near(pi, want, n, 1e-14, 0);
-        free(M);
-        free(b);
-        structure_free(&structure);
-        free(P);
-        free(pi);
-        free(want);
-        safetensors_close(&file);
-    }
-    globfree(&found);
+    for_each_golden("ch01_*.safetensors", check_stationary);
 }
 
 static void a_stationary_distribution_stays_as_it_is(void **state)
@@ -1096,12 +1086,8 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--svg /no/dir/x.svg", "/no/dir/x.svg: cannot be written", 1},
         {"--simulate 10 --record /no/dir/x", "/no/dir/x: cannot be written", 1},
     };
-    char text[4096];
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        int code = run_program(text, sizeof text, "ch01_markov", cases[k].words);
-        assert_contains(text, cases[k].sentence);
-        assert_int_equal(code, cases[k].code);
-    }
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        assert_command_says("ch01_markov", cases[k].words, cases[k].sentence, cases[k].code);
 }
 
 static void tables_say_what_their_numbers_are(void **state)

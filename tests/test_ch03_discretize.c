@@ -4,19 +4,6 @@
 #include "golden.h"
 
 /* Calls `check` for every golden file of this pattern. */
-static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
-{
-    glob_t found;
-    size_t files = golden_list(&found, pattern);
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        check(&file);
-        safetensors_close(&file);
-    }
-    globfree(&found);
-}
-
 static void assert_golden(const Safetensors *file, const char *name, const double *got,
                           double tolerance)
 {
@@ -927,12 +914,8 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--generator data/no.csv", "data/no.csv: No such file or directory", 1},
         {"--hippo 8 --input data/weather.csv", "columns, but the system has 1 input", 1},
     };
-    char text[4096];
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        int code = run_program(text, sizeof text, "ch03_discretize", cases[k].words);
-        assert_contains(text, cases[k].sentence);
-        assert_int_equal(code, cases[k].code);
-    }
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        assert_command_says("ch03_discretize", cases[k].words, cases[k].sentence, cases[k].code);
 }
 
 int main(void)

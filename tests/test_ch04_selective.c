@@ -2,135 +2,13 @@
    scan against the clear one, the parallel ones against the loop. */
 
 #include "../ch04_selective/fast_scan.c"
-#include "golden.h"
+#include "golden_scan.h"
 
 typedef void ScanForward(float *y, float *x_last, const Scan *scan);
 typedef void ScanBackward(const ScanGrad *grad, const float *y_grad, const float *x_last_grad,
                           const Scan *scan, float *work);
 
-static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
-{
-    glob_t found;
-    size_t files = golden_list(&found, pattern);
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        check(&file);
-        safetensors_close(&file);
-    }
-    globfree(&found);
-}
-
-/* ---- a scan with arrays of its own -------------------------------------------------------- */
-
-enum { N_ARRAYS = 9 };
-
-/* The arrays of a Scan in one order, each also with the name that it has in the golden files. */
-static const char *const array_name[N_ARRAYS] = {"u", "delta", "delta_bias", "A", "B",
-                                                 "C", "D",     "z",          "h0"};
-
-static const float **scan_array(Scan *scan, int which)
-{
-    const float **arrays[N_ARRAYS] = {&scan->u, &scan->delta, &scan->delta_bias,
-                                      &scan->A, &scan->B,     &scan->C,
-                                      &scan->D, &scan->z,     &scan->x_start};
-    return arrays[which];
-}
-
-static float **grad_array(ScanGrad *grad, int which)
-{
-    float **arrays[N_ARRAYS] = {&grad->u, &grad->delta, &grad->delta_bias, &grad->A,      &grad->B,
-                                &grad->C, &grad->D,     &grad->z,          &grad->x_start};
-    return arrays[which];
-}
-
-static size_t array_count(const Scan *scan, int which)
-{
-    size_t wide = scan->batch * scan->len * scan->d_inner;
-    size_t shared = scan->batch * scan->len * scan->d_state;
-    size_t A = scan->d_inner * scan->d_state;
-    size_t counts[N_ARRAYS] = {wide,          wide, scan->d_inner,  A, shared, shared,
-                               scan->d_inner, wide, scan->batch * A};
-    return counts[which];
-}
-
-static void scan_free(Scan *scan)
-{
-    for (int i = 0; i < N_ARRAYS; i++)
-        free((void *)(uintptr_t)*scan_array(scan, i));
-}
-
-static void grad_new(ScanGrad *grad, const Scan *scan)
-{
-    for (int i = 0; i < N_ARRAYS; i++)
-        *grad_array(grad, i) = nan_filled(array_count(scan, i));
-}
-
-static void grad_free(ScanGrad *grad, const Scan *scan)
-{
-    for (int i = 0; i < N_ARRAYS; i++) {
-        assert_guarded(*grad_array(grad, i), array_count(scan, i));
-        free(*grad_array(grad, i));
-    }
-}
-
 /* ---- golden data --------------------------------------------------------------------------- */
-
-/* A golden tensor (batch, rows, len) as (batch, len, rows). */
-static float *tokens_first(const Safetensors *file, const char *name)
-{
-    const Tensor *tensor;
-    float *from = golden_floats(&tensor, file, name), *to = NEW(float, tensor->count);
-    size_t batch = tensor->shape[0], rows = tensor->shape[1], len = tensor->shape[2];
-    for (size_t b = 0; b < batch; b++)
-        for (size_t r = 0; r < rows; r++)
-            for (size_t t = 0; t < len; t++)
-                to[(b * len + t) * rows + r] = from[(b * rows + r) * len + t];
-    free(from);
-    return to;
-}
-
-static bool is_over_time(int which)
-{
-    return strchr("udBCz", array_name[which][0]) && strcmp(array_name[which], "delta_bias") != 0;
-}
-
-static float *golden_array(const Safetensors *file, const char *prefix, int which)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%s%s", prefix, array_name[which]);
-    if (!golden_has(file, name))
-        return NULL;
-    return is_over_time(which) ? tokens_first(file, name) : golden_floats(NULL, file, name);
-}
-
-/* What the INDEX calls cfg says which parts are used; a file may hold others. */
-static void golden_scan(Scan *scan, const Safetensors *file)
-{
-    const Tensor *tensor;
-    double *cfg = golden_doubles(&tensor, file, "cfg");
-    assert_int_equal(tensor->count, 9);
-    memset(scan, 0, sizeof *scan);
-    scan->batch = (size_t)cfg[0];
-    scan->len = (size_t)cfg[1];
-    scan->d_inner = (size_t)cfg[2];
-    scan->d_state = (size_t)cfg[3];
-    scan->delta_softplus = cfg[4] != 0.0;
-    bool used[N_ARRAYS] = {true, true,        cfg[8] != 0.0, true,         true,
-                           true, cfg[6] != 0, cfg[5] != 0.0, cfg[7] != 0.0};
-    for (int i = 0; i < N_ARRAYS; i++)
-        if (used[i]) {
-            *scan_array(scan, i) = golden_array(file, "", i);
-            assert_non_null(*scan_array(scan, i));
-        }
-    free(cfg);
-}
-
-/* INDEX.md: 1e-5 for values and 5e-5 for gradients, twice that for the extreme cases. */
-static double golden_tolerance(const Safetensors *file)
-{
-    return strstr(file->path, "extreme") ? 2e-5 : 1e-5;
-}
 
 static void check_forward(const Safetensors *file, ScanForward *forward)
 {
@@ -241,19 +119,20 @@ static void check_backward(const Safetensors *file, ScanBackward *backward)
     Scan scan;
     ScanGrad grad;
     golden_scan(&scan, file);
-    grad_new(&grad, &scan);
+    grads_new(&grad, &scan);
     float *y_grad = tokens_first(file, "g");
     backward(&grad, y_grad, NULL, &scan, NULL);
     double tolerance = strstr(file->path, "extreme") ? 1e-4 : 5e-5;
     for (int i = 0; i < N_ARRAYS; i++) {
         float *want = golden_array(file, "grad.", i);
         if (*scan_array(&scan, i) != NULL && want != NULL) {
-            assert_relmax(*grad_array(&grad, i), want, array_count(&scan, i), tolerance);
+            assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i), want,
+                             array_count(&scan, i), tolerance);
         }
         free(want);
     }
     free(y_grad);
-    grad_free(&grad, &scan);
+    grads_free(&grad, &scan);
     scan_free(&scan);
 }
 
@@ -659,8 +538,8 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
         free(many);
     }
     ScanGrad first, other;
-    grad_new(&first, &scan);
-    grad_new(&other, &scan);
+    grads_new(&first, &scan);
+    grads_new(&other, &scan);
     omp_set_num_threads(1);
     selective_scan_backward_fast(&first, scan.u, NULL, &scan, NULL);
     for (int threads = 2; threads <= 5; threads++) {
@@ -671,8 +550,8 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
                                 array_count(&scan, i) * sizeof(float));
     }
     omp_set_num_threads(most);
-    grad_free(&first, &scan);
-    grad_free(&other, &scan);
+    grads_free(&first, &scan);
+    grads_free(&other, &scan);
     scan_free(&scan);
 }
 #endif
@@ -796,18 +675,19 @@ static void check_fast_backward_is_clear(const Scan *scan)
     ScanGrad want, got;
     float *y_grad = random_array(array_count(scan, 0), -1, 1, &random);
     float *x_last_grad = random_array(array_count(scan, 8), -1, 1, &random);
-    grad_new(&want, scan);
-    grad_new(&got, scan);
+    grads_new(&want, scan);
+    grads_new(&got, scan);
     selective_scan_backward(&want, y_grad, x_last_grad, scan, NULL);
     selective_scan_backward_fast(&got, y_grad, x_last_grad, scan, NULL);
     for (int i = 0; i < N_ARRAYS; i++)
         if (i != 7 || scan->z) /* z's gradient is left alone where there is no gate */
-            assert_relmax(*grad_array(&got, i), *grad_array(&want, i), array_count(scan, i), 2e-5);
+            assert_relmax_as(gradient_of(array_name[i]), *grad_array(&got, i),
+                             *grad_array(&want, i), array_count(scan, i), 2e-5);
         else
             for (size_t k = 0; k < array_count(scan, i); k++)
                 assert_true(isnan(got.z[k]) && isnan(want.z[k])); /* as grad_new left it */
-    grad_free(&want, scan);
-    grad_free(&got, scan);
+    grads_free(&want, scan);
+    grads_free(&got, scan);
     free(y_grad);
     free(x_last_grad);
 }
@@ -826,7 +706,7 @@ static void check_finite_differences(const Scan *scan, ScanBackward *backward)
     Scan moved = *scan;
     float *y_grad = random_array(array_count(scan, 0), -1, 1, &random);
     float *x_last_grad = random_array(array_count(scan, 8), -1, 1, &random);
-    grad_new(&grad, scan);
+    grads_new(&grad, scan);
     backward(&grad, y_grad, x_last_grad, scan, NULL);
     for (int which = 0; which < N_ARRAYS; which++) {
         size_t count = array_count(scan, which);
@@ -846,12 +726,13 @@ static void check_finite_differences(const Scan *scan, ScanBackward *backward)
             copy[i] = values[i];
             slope[i] = (above - below) / ((double)high - (double)low);
         }
-        assert_relmax(*grad_array(&grad, which), slope, count, 1e-4); /* h^2, float sums */
+        assert_relmax_as(gradient_of(array_name[which]), *grad_array(&grad, which), slope, count,
+                         1e-4); /* h^2, float sums */
         *scan_array(&moved, which) = values;
         free(copy);
         free(slope);
     }
-    grad_free(&grad, scan);
+    grads_free(&grad, scan);
     free(y_grad);
     free(x_last_grad);
 }
@@ -875,7 +756,7 @@ static void gradients_that_are_not_wanted_are_not_written(void **state)
     for (int i = 0; i < 2; i++)
         for (int only = 0; only < N_ARRAYS; only++) {
             ScanGrad all, one;
-            grad_new(&all, &scan);
+            grads_new(&all, &scan);
             memset(&one, 0, sizeof one);
             size_t count = array_count(&scan, only);
             *grad_array(&one, only) = nan_filled(count);
@@ -884,7 +765,7 @@ static void gradients_that_are_not_wanted_are_not_written(void **state)
             assert_memory_equal(*grad_array(&one, only), *grad_array(&all, only),
                                 count * sizeof(float));
             free(*grad_array(&one, only));
-            grad_free(&all, &scan);
+            grads_free(&all, &scan);
         }
     scan_free(&scan);
 }
@@ -902,9 +783,9 @@ static void a_sequence_goes_backwards_in_pieces(void **state)
         first.x_start = scan.x_start;
         second.x_start = middle;
         selective_scan(y, middle, &first);
-        grad_new(&whole, &scan);
-        grad_new(&late, &second);
-        grad_new(&early, &first);
+        grads_new(&whole, &scan);
+        grads_new(&late, &second);
+        grads_new(&early, &first);
         both[i](&whole, scan.u, NULL, &scan, NULL);
         both[i](&late, scan.u + cut * 20, NULL, &second, NULL);
         both[i](&early, scan.u, late.x_start, &first, NULL);
@@ -914,9 +795,9 @@ static void a_sequence_goes_backwards_in_pieces(void **state)
         for (size_t k = 0; k < 20 * 3; k++)
             assert_near(early.A[k] + late.A[k], whole.A[k], 1e-4, 1e-4);
         free(middle);
-        grad_free(&whole, &scan);
-        grad_free(&late, &second);
-        grad_free(&early, &first);
+        grads_free(&whole, &scan);
+        grads_free(&late, &second);
+        grads_free(&early, &first);
     }
     scan_free(&scan);
 }
@@ -928,8 +809,8 @@ static void checkpoints_of_the_forward_pass_give_the_same_gradients(void **state
     size_t wide = array_count(&scan, 0), count = selective_scan_checkpoint_floats(&scan);
     ScanGrad without, with;
     float *y = nan_filled(wide), *kept_y = nan_filled(wide), *checkpoint = nan_filled(count);
-    grad_new(&without, &scan);
-    grad_new(&with, &scan);
+    grads_new(&without, &scan);
+    grads_new(&with, &scan);
     selective_scan_fast(y, NULL, &scan);
     selective_scan_backward_fast(&without, scan.u, NULL, &scan, NULL);
     size_t floats = selective_scan_backward_floats(&scan);
@@ -948,8 +829,8 @@ static void checkpoints_of_the_forward_pass_give_the_same_gradients(void **state
     free(kept_y);
     free(checkpoint);
     free(work);
-    grad_free(&without, &scan);
-    grad_free(&with, &scan);
+    grads_free(&without, &scan);
+    grads_free(&with, &scan);
     scan.checkpoint = NULL;
     scan_free(&scan);
 }
@@ -1508,25 +1389,8 @@ static void wrong_options_are_named(void **state)
         {"--cues data/weather.csv", "data/weather.csv:", 1},
         {"--demo trace --svg no/such/folder/x.svg", "no/such/folder", 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        assert_int_equal(run_program(text, sizeof text, "ch04_selective", cases[i].words),
-                         cases[i].exit);
-        assert_contains(text, cases[i].sentence);
-    }
-}
-
-/* What build/ch04_selective prints, errors left out. */
-static void program_prints(char *text, size_t room, const char *words)
-{
-    char command[256];
-    const char *build = getenv("BUILD");
-    snprintf(command, sizeof command, "%s/ch04_selective %s 2>/dev/null", build ? build : "build",
-             words);
-    FILE *out = popen(command, "r");
-    assert_non_null(out);
-    text[fread(text, 1, room - 1, out)] = '\0';
-    pclose(out);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_command_says("ch04_selective", cases[i].words, cases[i].sentence, cases[i].exit);
 }
 
 static void a_demo_without_a_figure_says_so_before_it_prints(void **state)
@@ -1539,7 +1403,7 @@ static void a_demo_without_a_figure_says_so_before_it_prints(void **state)
         assert_int_equal(run_program(text, sizeof text, "ch04_selective", words[i]), 2);
         assert_contains(text, "error: --svg needs --story or --cues or --step or --brief or "
                               "--demo story or --demo fillers or --demo copying or --demo trace\n");
-        program_prints(text, sizeof text, words[i]);
+        run_program_output(text, sizeof text, "ch04_selective", words[i]);
         assert_string_equal(text, "");
     }
 }
@@ -1548,7 +1412,7 @@ static void a_step_alone_means_the_built_in_story(void **state)
 {
     (void)state;
     char text[16384];
-    program_prints(text, sizeof text, "--step 0.3");
+    assert_int_equal(run_program_output(text, sizeof text, "ch04_selective", "--step 0.3"), 0);
     assert_contains(text, "| Delta = 0.3 for all");
     assert_contains(text, "leprechaun");
 }

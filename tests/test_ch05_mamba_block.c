@@ -4,19 +4,6 @@
 #include "../ch05_mamba_block/attention.c"
 #include "golden.h"
 
-static void for_each_golden(const char *pattern, void (*check)(const Safetensors *))
-{
-    glob_t found;
-    size_t files = golden_list(&found, pattern);
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        check(&file);
-        safetensors_close(&file);
-    }
-    globfree(&found);
-}
-
 /* Memory that reads as NaN until it is written, and for a vector more. */
 static float *nan_padded(size_t count)
 {
@@ -698,7 +685,10 @@ static void ex5_3_the_parameters_are_as_many_as_the_table_holds(void **state)
         block_shapes(shapes, &configs[k]);
         for (int i = 0; i < BLOCK_TENSORS; i++)
             count += shapes[i].count;
-        assert_int_equal(block_params_count(&configs[k]), count);
+        size_t got = block_params_count(&configs[k]);
+        assert_that(got == count, "%zu parameters, expected %zu, %s use_bias, %s use_conv_bias",
+                    got, count, configs[k].use_bias ? "with" : "without",
+                    configs[k].use_conv_bias ? "with" : "without");
     }
     assert_int_equal(block_params_count(&configs[0]), 3770880 + 768); /* by hand, in the lesson */
 }
@@ -760,6 +750,35 @@ static void ex5_4_each_part_comes_from_its_own_rows_of_x_proj(void **state)
         }
     }
     free(input), free(out);
+    bench_free(&bench);
+}
+
+static void ex5_4_falcon_s_norms_stand_between_the_projections(void **state)
+{
+    (void)state;
+    enum { LEN = 4 };
+    MambaConfig config = odd_config();
+    config.kind = MODEL_FALCON_MAMBA;
+    config.mixer_rms_eps = 0.0;
+    Bench bench = bench_new(&config, 1, LEN, 46);
+    size_t d_inner = config.intermediate_size, dt_rank = config.time_step_rank;
+    Random random = random_from_seed(47);
+    float *input = random_array(LEN * config.hidden_size, &random);
+    float *out = NEW(float, LEN *config.hidden_size), *want = NEW(float, LEN *d_inner);
+    memcpy(bench.cache.normed, input, LEN * config.hidden_size * sizeof(float));
+    mixer_forward(out, &bench.cache, NULL, &bench.block);
+    for (size_t t = 0; t < LEN; t++) {
+        const float *B = bench.cache.B + t * config.state_size;
+        double square = 0.0;
+        for (size_t n = 0; n < config.state_size; n++)
+            square += (double)B[n] * (double)B[n];
+        assert_near_as("the mean square of a token's B, after the norm,",
+                       square / (double)config.state_size, 1.0, 1e-5, 0);
+    }
+    linear_forward(want, bench.cache.dt_low, bench.block.params.tensor[DT_PROJ_WEIGHT], NULL, LEN,
+                   dt_rank, d_inner); /* dt_low as the norm left it */
+    assert_relmax_as("dt_raw of the normed dt", bench.cache.dt_raw, want, LEN * d_inner, 1e-5);
+    free(input), free(out), free(want);
     bench_free(&bench);
 }
 
@@ -856,18 +875,18 @@ static void ex5_5_fast_attention_and_its_steps_are_the_clear_one(void **state)
         Random random = random_from_seed((uint64_t)(20 + k));
         float *weights, *input = random_array(len * d_model, &random);
         Attention layer = random_attention(&weights, d_model, shapes[k][2], &random);
-        float *want = nan_padded(len * d_model), *got = nan_padded(len * d_model);
+        float *clear = nan_padded(len * d_model), *fast = nan_padded(len * d_model);
         float *work = nan_padded(attention_floats(&layer, len));
-        attention_forward(want, work, input, &layer, len);
-        attention_forward_fast(got, work, input, &layer, len);
-        assert_relmax(got, want, len * d_model, 1e-5);
+        attention_forward(clear, work, input, &layer, len);
+        attention_forward_fast(fast, work, input, &layer, len);
+        assert_relmax(clear, fast, len * d_model, 1e-5);
         KeyValueCache cache = {nan_padded(len * d_model), nan_padded(len * d_model), 0};
         float *room = nan_padded(2 * d_model + shapes[k][2] * (len + 1));
         for (size_t t = 0; t < len; t++)
-            attention_step(got + t * d_model, &cache, room, input + t * d_model, &layer);
-        assert_relmax(got, want, len * d_model, 1e-5);
+            attention_step(fast + t * d_model, &cache, room, input + t * d_model, &layer);
+        assert_relmax(clear, fast, len * d_model, 1e-5);
         assert_int_equal(cache.len, len);
-        free(weights), free(input), free(want), free(got), free(work), free(room);
+        free(weights), free(input), free(clear), free(fast), free(work), free(room);
         free(cache.k), free(cache.v);
     }
 }
@@ -1073,14 +1092,8 @@ static void the_parameters_are_those_of_mamba_130m_in_every_listing(void **state
     (void)state;
     static const char *const words[] = {"--count", "", "--count --width 768"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        char command[256], text[16384];
-        const char *build = getenv("BUILD");
-        snprintf(command, sizeof command, "%s/ch05_mamba_block %s 2>/dev/null",
-                 build ? build : "build", words[i]);
-        FILE *out = popen(command, "r");
-        assert_non_null(out);
-        text[fread(text, 1, sizeof text - 1, out)] = '\0';
-        pclose(out);
+        char text[16384];
+        assert_int_equal(run_program_output(text, sizeof text, "ch05_mamba_block", words[i]), 0);
         assert_contains(text, "The parameters of a block, d_model 768");
         assert_contains(text, "3771648");
     }
@@ -1110,12 +1123,8 @@ static void wrong_options_are_named(void **state)
         {"ch05_bench", "--block --width 8", "--width needs --compare", 2},
         {"ch05_bench", "--compare --config no/such/config.json", "no/such/config.json", 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        assert_int_equal(run_program(text, sizeof text, cases[i].program, cases[i].words),
-                         cases[i].exit);
-        assert_contains(text, cases[i].sentence);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_command_says(cases[i].program, cases[i].words, cases[i].sentence, cases[i].exit);
 }
 
 /* Good configs with bytes changed: read or refused, never more. */
@@ -1198,6 +1207,7 @@ int main(void)
         cmocka_unit_test(ex5_3_the_parameters_are_as_many_as_the_table_holds),
         cmocka_unit_test(ex5_4_delta_B_and_C_agree_with_golden),
         cmocka_unit_test(ex5_4_each_part_comes_from_its_own_rows_of_x_proj),
+        cmocka_unit_test(ex5_4_falcon_s_norms_stand_between_the_projections),
         cmocka_unit_test(the_gate_opens_and_closes),
         cmocka_unit_test(the_start_is_as_published),
         cmocka_unit_test(what_sums_starts_within_one_over_the_root_of_its_inputs),

@@ -114,14 +114,7 @@ static void a_line_that_is_empty_is_no_prompt(void **state)
 /* Runs the program in a process of its own; returns its exit status, and what it printed. */
 static int prompts_said(char text[4096], const char *words)
 {
-    char command[512];
-    const char *build = getenv("BUILD");
-    snprintf(command, sizeof command, "%s/ch05_prompts %s 2>&1", build ? build : "build", words);
-    FILE *out = popen(command, "r");
-    assert_non_null(out);
-    text[fread(text, 1, 4095, out)] = '\0';
-    int status = pclose(out);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return run_and_read(text, 4096, "ch05_prompts", words, "2>&1");
 }
 
 static void the_program_says_what_is_wrong(void **state)

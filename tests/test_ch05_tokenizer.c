@@ -217,7 +217,7 @@ static size_t hex_bytes(char *out, const char *hex)
     return len;
 }
 
-static void ids_are(const Ids *ids, const char *want)
+static void ids_of(const char *what, const Ids *ids, const char *want)
 {
     Text text = {NULL, 0, 0};
     char number[16];
@@ -225,8 +225,14 @@ static void ids_are(const Ids *ids, const char *want)
         snprintf(number, sizeof number, "%s%u", i > 0 ? " " : "", ids->id[i]);
         text_append(&text, number, strlen(number));
     }
-    assert_string_equal(ids->count == 0 ? "-" : text.bytes, want);
+    const char *got = ids->count == 0 ? "-" : text.bytes;
+    assert_that(strcmp(got, want) == 0, "%s: the ids are %s, expected %s", what, got, want);
     text_free(&text);
+}
+
+static void ids_are(const Ids *ids, const char *want)
+{
+    ids_of("what is read", ids, want);
 }
 
 static void decode_all(Text *text, const Tokenizer *tokenizer, const Ids *ids)
@@ -330,10 +336,11 @@ static void ex5_10_merges_by_a_heap_are_those_of_the_loop(void **state)
                 tokenizer.of_byte[(unsigned char)letters[random_u32(&random) % 21]];
         size_t left = bpe_merge_clear(clear, count, &tokenizer);
         size_t fast_left = bpe_merge(fast, count, &tokenizer);
-        assert_that(left == fast_left, "%zu tokens are left of %zu, expected %zu", left, count,
-                    fast_left);
+        assert_that(left == fast_left, "%zu tokens are left of a piece of %zu, expected %zu", left,
+                    count, fast_left);
         for (size_t i = 0; i < left; i++)
-            assert_that(clear[i] == fast[i], "token %zu of %zu is %u, expected %u", i, left,
+            assert_that(clear[i] == fast[i],
+                        "token %zu of the %zu that a piece became is %u, expected %u", i, left,
                         (unsigned)clear[i], (unsigned)fast[i]);
         assert_true(count < 100 || left < count);
     }
@@ -358,7 +365,7 @@ static void encode_is(const char *json, const char *text, const char *want)
         fail_msg("%s", error.text);
     if (!tokenizer_encode(&ids, &tokenizer, text, strlen(text), &error))
         fail_msg("%s", error.text);
-    ids_are(&ids, want);
+    ids_of(text, &ids, want);
     ids_free(&ids);
     tokenizer_free(&tokenizer);
 }

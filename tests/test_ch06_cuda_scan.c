@@ -10,7 +10,7 @@ static void scan_by_cuda(float *y, float *x_last, const Scan *scan);
 #include "../ch06_cuda_scan/cuda_backward.cu"
 #include "../ch05_mamba_block/language_model.c"
 
-#include "golden.h"
+#include "golden_scan.h"
 
 /* With nvcc and without a GPU there is nothing to test: the test is skipped, and says so. */
 static void need_device(void)
@@ -279,109 +279,23 @@ static void a_nan_stays_in_its_channel(void **state)
 
 /* ---- golden data -------------------------------------------------------------------------- */
 
-enum { N_ARRAYS = 9 };
-static const char *const array_name[N_ARRAYS] = {"u", "delta", "delta_bias", "A", "B",
-                                                 "C", "D",     "z",          "h0"};
-
-static const float **scan_array(Scan *scan, int which)
+/* The orders of threads take turns. */
+static void use_next_order(void)
 {
-    const float **arrays[N_ARRAYS] = {&scan->u, &scan->delta, &scan->delta_bias,
-                                      &scan->A, &scan->B,     &scan->C,
-                                      &scan->D, &scan->z,     &scan->x_start};
-    return arrays[which];
+    static int turn;
+    use_order(turn++ % orders(), 5);
 }
 
-static float **grad_array(ScanGrad *grad, int which)
-{
-    float **arrays[N_ARRAYS] = {&grad->u, &grad->delta, &grad->delta_bias, &grad->A,      &grad->B,
-                                &grad->C, &grad->D,     &grad->z,          &grad->x_start};
-    return arrays[which];
-}
-
-static size_t array_count(const Scan *scan, int which)
-{
-    size_t wide = scan->batch * scan->len * scan->d_inner;
-    size_t shared = scan->batch * scan->len * scan->d_state;
-    size_t A = scan->d_inner * scan->d_state;
-    size_t counts[N_ARRAYS] = {wide,          wide, scan->d_inner,  A, shared, shared,
-                               scan->d_inner, wide, scan->batch * A};
-    return counts[which];
-}
-
-/* A golden tensor, with tokens before channels if it has tokens. */
-static float *golden_array(const Safetensors *file, const char *prefix, const char *what)
-{
-    char name[64];
-    const Tensor *tensor;
-    snprintf(name, sizeof name, "%s%s", prefix, what);
-    if (!golden_has(file, name))
-        return NULL;
-    float *from = golden_floats(&tensor, file, name);
-    if (strlen(what) > 1 ? strcmp(what, "delta") != 0 : strchr("uBCzyg", what[0]) == NULL)
-        return from;
-    size_t batch = tensor->shape[0], rows = tensor->shape[1], len = tensor->shape[2];
-    float *to = NEW(float, tensor->count);
-    for (size_t b = 0; b < batch; b++)
-        for (size_t r = 0; r < rows; r++)
-            for (size_t t = 0; t < len; t++)
-                to[(b * len + t) * rows + r] = from[(b * rows + r) * len + t];
-    free(from);
-    return to;
-}
-
-static void golden_scan(Scan *scan, const Safetensors *file)
-{
-    double *cfg = golden_doubles(NULL, file, "cfg");
-    memset(scan, 0, sizeof *scan);
-    scan->batch = (size_t)cfg[0];
-    scan->len = (size_t)cfg[1];
-    scan->d_inner = (size_t)cfg[2];
-    scan->d_state = (size_t)cfg[3];
-    scan->delta_softplus = cfg[4] != 0.0;
-    bool used[N_ARRAYS] = {true, true,          cfg[8] != 0.0, true,         true,
-                           true, cfg[6] != 0.0, cfg[5] != 0.0, cfg[7] != 0.0};
-    for (int i = 0; i < N_ARRAYS; i++)
-        if (used[i])
-            *scan_array(scan, i) = golden_array(file, "", array_name[i]);
-    free(cfg);
-}
-
-static void golden_scan_free(Scan *scan)
-{
-    for (int i = 0; i < N_ARRAYS; i++)
-        free((void *)(uintptr_t)*scan_array(scan, i));
-}
-
-/* Calls `check` for every file; `number` lets the orders of threads take turns. */
-static void for_each_golden(const char *pattern, void (*check)(const Safetensors *, int number))
-{
-    glob_t found;
-    size_t files = golden_list(&found, pattern);
-    for (size_t f = 0; f < files; f++) {
-        Safetensors file;
-        golden_open(&file, found.gl_pathv[f]);
-        check(&file, (int)f);
-        safetensors_close(&file);
-    }
-    globfree(&found);
-    use_order(0, 0);
-}
-
-static double golden_tolerance(const Safetensors *file)
-{
-    return strstr(file->path, "extreme") ? 2e-5 : 1e-5;
-}
-
-static void check_golden_forward(const Safetensors *file, int number)
+static void check_golden_forward(const Safetensors *file)
 {
     Scan scan;
     golden_scan(&scan, file);
     size_t wide = array_count(&scan, 0), states = array_count(&scan, 8);
-    float *want = golden_array(file, "", "y"), *want_last = golden_floats(NULL, file, "last_state");
+    float *want = tokens_first(file, "y"), *want_last = golden_floats(NULL, file, "last_state");
+    use_next_order();
     for (int kernel = 0; kernel < SCAN_KERNELS; kernel++) {
         float *y = nan_filled(wide), *x_last = nan_filled(states);
         Error error;
-        use_order(number % orders(), 5);
         assert_cuda(cuda_scan(y, x_last, &scan, (ScanKernel)kernel, &error));
         assert_relmax(y, want, wide, golden_tolerance(file));
         assert_relmax(x_last, want_last, states, golden_tolerance(file));
@@ -390,7 +304,7 @@ static void check_golden_forward(const Safetensors *file, int number)
     }
     free(want);
     free(want_last);
-    golden_scan_free(&scan);
+    scan_free(&scan);
 }
 
 static void every_kernel_agrees_with_golden(void **state)
@@ -398,30 +312,29 @@ static void every_kernel_agrees_with_golden(void **state)
     (void)state;
     need_device();
     for_each_golden("ch04_*.safetensors", check_golden_forward);
+    use_order(0, 0);
 }
 
-static void check_golden_backward(const Safetensors *file, int number)
+static void check_golden_backward(const Safetensors *file)
 {
     Scan scan;
     ScanGrad grad;
     Error error;
     golden_scan(&scan, file);
-    float *y_grad = golden_array(file, "", "g");
-    for (int i = 0; i < N_ARRAYS; i++)
-        *grad_array(&grad, i) = nan_filled(array_count(&scan, i));
-    use_order(number % orders(), 5);
+    float *y_grad = tokens_first(file, "g");
+    grads_new(&grad, &scan);
+    use_next_order();
     assert_cuda(cuda_scan_backward(&grad, y_grad, NULL, &scan, &error));
     for (int i = 0; i < N_ARRAYS; i++) {
-        float *want = golden_array(file, "grad.", array_name[i]);
+        float *want = golden_array(file, "grad.", i);
         if (*scan_array(&scan, i) != NULL && want != NULL)
-            assert_relmax(*grad_array(&grad, i), want, array_count(&scan, i),
-                          strstr(file->path, "extreme") ? 1e-4 : 5e-5);
-        assert_guarded(*grad_array(&grad, i), array_count(&scan, i));
+            assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i), want,
+                             array_count(&scan, i), strstr(file->path, "extreme") ? 1e-4 : 5e-5);
         free(want);
-        free(*grad_array(&grad, i));
     }
     free(y_grad);
-    golden_scan_free(&scan);
+    grads_free(&grad, &scan);
+    scan_free(&scan);
 }
 
 static void ex6_6_every_gradient_agrees_with_golden(void **state)
@@ -429,6 +342,7 @@ static void ex6_6_every_gradient_agrees_with_golden(void **state)
     (void)state;
     need_device();
     for_each_golden("ch04_*.safetensors", check_golden_backward);
+    use_order(0, 0);
 }
 
 /* ---- backwards ---------------------------------------------------------------------------- */
@@ -440,33 +354,30 @@ static void check_backward(const size_t size[4], int has)
     float *y_grad = signed_floats(made.wide, 3), *x_last_grad = signed_floats(made.states, 4);
     ScanGrad want, first = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     Error error;
-    for (int i = 0; i < N_ARRAYS; i++)
-        *grad_array(&want, i) = nan_filled(array_count(&made.scan, i));
+    grads_new(&want, &made.scan);
     selective_scan_backward(&want, y_grad, has & HAS_START ? x_last_grad : NULL, &made.scan, NULL);
     for (int order = 0; order < orders(); order++) {
         ScanGrad grad;
-        for (int i = 0; i < N_ARRAYS; i++)
-            *grad_array(&grad, i) = nan_filled(array_count(&made.scan, i));
+        grads_new(&grad, &made.scan);
         use_order(order, (uint64_t)order + 3);
         assert_cuda(cuda_scan_backward(&grad, y_grad, has & HAS_START ? x_last_grad : NULL,
                                        &made.scan, &error));
         for (int i = 0; i < N_ARRAYS; i++) {
             size_t count = array_count(&made.scan, i);
             if (i != 7 || made.scan.z != NULL) /* 5e-5: golden's, for sums in another order */
-                assert_relmax(*grad_array(&grad, i), *grad_array(&want, i), count, 5e-5);
+                assert_relmax_as(gradient_of(array_name[i]), *grad_array(&grad, i),
+                                 *grad_array(&want, i), count, 5e-5);
             if (order > 0)
                 assert_memory_equal(*grad_array(&grad, i), *grad_array(&first, i),
                                     count * sizeof(float));
-            assert_guarded(*grad_array(&grad, i), count);
         }
-        for (int i = 0; i < N_ARRAYS && order > 0; i++)
-            free(*grad_array(&grad, i));
-        first = order == 0 ? grad : first;
+        if (order == 0)
+            first = grad;
+        else
+            grads_free(&grad, &made.scan);
     }
-    for (int i = 0; i < N_ARRAYS; i++) {
-        free(*grad_array(&want, i));
-        free(*grad_array(&first, i));
-    }
+    grads_free(&want, &made.scan);
+    grads_free(&first, &made.scan);
     use_order(0, 0);
     free(y_grad);
     free(x_last_grad);
@@ -641,6 +552,23 @@ static void run_pairs(float *p, float *h, const float *a, const float *b, size_t
     assert_cuda(device_free(&memory, true, &error));
 }
 
+/* How often each of the threads waits for others, at barriers or in shuffles, while a tile or a
+   warp of pairs is scanned. Only the CPU counts that. */
+static unsigned long waits_of_pairs(int which, size_t len)
+{
+#ifdef __CUDACC__
+    (void)which, (void)len;
+    skip();
+    return 0;
+#else
+    float *in = signed_floats(len, 5), *out = nan_filled(2 * len);
+    unsigned long before = cuda_cpu.turns;
+    run_pairs(out, out + len, in, in, len, which);
+    free(in), free(out);
+    return (cuda_cpu.turns - before) / len - 1;
+#endif
+}
+
 /* Another part of the tensor L<len>.<kind>.a. */
 static double *golden_pair(const Safetensors *file, const char *name, char part)
 {
@@ -676,12 +604,12 @@ static void check_golden_pairs(const Safetensors *file, int which)
         free(in[0]), free(in[1]), free(out[0]), free(out[1]);
         checked++;
     }
+    use_order(0, 0);
     assert_true(checked > 0);
 }
 
-static void check_pairs_hillis_steele(const Safetensors *file, int number)
+static void check_pairs_hillis_steele(const Safetensors *file)
 {
-    (void)number;
     check_golden_pairs(file, 0);
 }
 
@@ -700,9 +628,16 @@ static void ex6_1_a_tile_of_time_is_chapter_4_s_scan(void **state)
     check_kernels(size, HAS_ALL, SCAN_HILLIS_STEELE, SCAN_HILLIS_STEELE, 1e-5);
 }
 
-static void check_pairs_blelloch(const Safetensors *file, int number)
+static void ex6_1_all_threads_work_in_rounds(void **state)
 {
-    (void)number;
+    (void)state;
+    unsigned long waits = waits_of_pairs(0, TIME_THREADS) - 1; /* one is the kernel's own */
+    assert_that(waits >= 8, "a thread comes to %lu barriers; %d elements take 8 rounds", waits,
+                TIME_THREADS);
+}
+
+static void check_pairs_blelloch(const Safetensors *file)
+{
     check_golden_pairs(file, 1);
 }
 
@@ -722,12 +657,12 @@ static void ex6_2_every_round_of_the_sweeps_takes_one_turn(void **state)
         assert_that(place < SWEEP_ROOM, "element %u lies at %u, but the room ends at %d", i, place,
                     SWEEP_ROOM);
         assert_that(!taken[place], "two elements lie at %u, element %u is one", place, i);
-        taken[swept_place(i)] = true;
+        taken[place] = true;
     }
     for (unsigned width = 1; width < SWEEP_TOKENS; width *= 2)
         assert_that(sweep_turns(width, SWEEP_TOKENS, swept_place) == 1,
-                    "elements %u apart share a bank: a warp takes %u turns", width,
-                    sweep_turns(width, SWEEP_TOKENS, swept_place));
+                    "in the round of width %u a warp wants elements %u apart, and takes %u turns",
+                    width, 2 * width, sweep_turns(width, SWEEP_TOKENS, swept_place));
 }
 
 /* A quarter of a warp gets its quads at a time. */
@@ -768,9 +703,8 @@ static void banks_are_counted_as_by_hand(void **state)
     assert_int_equal(sweep_turns(4, SWEEP_TOKENS, NULL), 8);
 }
 
-static void check_pairs_warp(const Safetensors *file, int number)
+static void check_pairs_warp(const Safetensors *file)
 {
-    (void)number;
     check_golden_pairs(file, 2);
 }
 
@@ -779,6 +713,13 @@ static void ex6_3_a_warp_agrees_with_golden_pairs(void **state)
     (void)state;
     need_device();
     for_each_golden("ch06_pairs*.safetensors", check_pairs_warp);
+}
+
+static void ex6_3_five_rounds_take_ten_shuffles(void **state)
+{
+    (void)state;
+    unsigned long waits = waits_of_pairs(2, 32) - 2; /* two shuffles are the kernel's own */
+    assert_that(waits <= 10, "a lane takes part in %lu shuffles; five rounds of two are 10", waits);
 }
 
 /* lane_sums of eight numbers a lane; what each lane holds afterwards. */
@@ -821,8 +762,12 @@ static void check_lane_sums(const LaneJob *job, const float *v, const float *sum
                 holders += !isnan(sum[other * 8 + (unsigned)i]);
             }
             assert_int_equal(holders, 1);
-            if (!isnan(sum[lane * 8 + (unsigned)i]))
-                assert_near(sum[lane * 8 + (unsigned)i], want, 32 * 6e-8, 0); /* eps a term */
+            double got = (double)sum[lane * 8 + (unsigned)i];
+            if (!isnan(got)) /* to within eps a term */
+                assert_that(fabs(got - want) <= 32 * 6e-8,
+                            "number %d as lane %u holds it: %g, expected %g; count %d, bits %u .. "
+                            "%u",
+                            i, lane, got, want, job->count, job->low, job->high);
         }
 }
 
@@ -854,6 +799,24 @@ static void ex6_4_sums_over_lanes_are_complete_and_held_once(void **state)
                 free(sum);
             }
     free(v);
+}
+
+static void ex6_4_four_sums_over_four_lanes_take_three_shuffles(void **state)
+{
+    (void)state;
+#ifdef __CUDACC__
+    skip();
+#else
+    float *v = signed_floats(256, 9), sum[256];
+    LaneJob job = {v, sum, 4, 1, 2, true};
+    dim3 one = {1, 1, 1}, warp = {32, 1, 1};
+    unsigned long before = cuda_cpu.turns;
+    LAUNCH(lane_sums_try, one, warp, 0, job);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_that((cuda_cpu.turns - before) / 32 - 1 == 3, "a lane takes part in %lu shuffles",
+                (cuda_cpu.turns - before) / 32 - 1);
+    free(v);
+#endif
 }
 
 /* ---- the chooser, the counts, errors ------------------------------------------------------ */
@@ -1365,12 +1328,8 @@ static void wrong_options_are_named(void **state)
         {"ch06_bench", "--scan 4096,4194304,65536,1", "more than 268435456", 2},
         {"ch06_bench", "--csv no/such/folder/x.csv", "no/such/folder", 1},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char text[2048];
-        assert_int_equal(run_program(text, sizeof text, cases[i].program, cases[i].words),
-                         cases[i].exit);
-        assert_contains(text, cases[i].sentence);
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_command_says(cases[i].program, cases[i].words, cases[i].sentence, cases[i].exit);
 }
 
 static void the_bench_takes_a_scan_of_any_size(void **state)
@@ -1417,12 +1376,15 @@ int main(void)
         cmocka_unit_test(a_nan_stays_in_its_channel),
         cmocka_unit_test(ex6_1_hillis_and_steele_agree_with_golden_pairs),
         cmocka_unit_test(ex6_1_a_tile_of_time_is_chapter_4_s_scan),
+        cmocka_unit_test(ex6_1_all_threads_work_in_rounds),
         cmocka_unit_test(ex6_2_blelloch_agrees_with_golden_pairs),
         cmocka_unit_test(ex6_2_every_round_of_the_sweeps_takes_one_turn),
         cmocka_unit_test(lanes_read_neighbouring_quads_from_different_banks),
         cmocka_unit_test(banks_are_counted_as_by_hand),
         cmocka_unit_test(ex6_3_a_warp_agrees_with_golden_pairs),
+        cmocka_unit_test(ex6_3_five_rounds_take_ten_shuffles),
         cmocka_unit_test(ex6_4_sums_over_lanes_are_complete_and_held_once),
+        cmocka_unit_test(ex6_4_four_sums_over_four_lanes_take_three_shuffles),
         cmocka_unit_test(pieces_of_time_are_the_whole),
         cmocka_unit_test(ex6_5_many_pieces_are_the_whole),
         cmocka_unit_test(ex6_6_every_gradient_agrees_with_golden),

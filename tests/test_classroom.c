@@ -40,6 +40,7 @@ static const Sample samples[] = {
      "QUIT"},
     {"a write to nowhere", "*(volatile int *)8 = 1;", "CRASH"},
     {"an abort", "abort();", "CRASH"},
+    {"a whole number over 0", "volatile int none = 0; sum = 7 / none;", "divided by 0?"},
     {"an overflow of the stack", "for (;;) *(volatile char *)__builtin_alloca(65536) = 1;",
      "CRASH"},
     {"all the memory", "for (;;) *(volatile char *)malloc(1 << 20) = 1;", "CRASH"},
@@ -146,7 +147,7 @@ static void a_kit_holds_what_its_chapter_names_and_says_no_more(void **state)
     assert_says(text, "tests/golden:\nch01_one\n| `one.csv` | a |\nand so on\n");
     read_file(text, "named_kit/README.md");
     assert_silent_about(text, "The earlier chapters"); /* there are none */
-    assert_says(text, "names the line.\n\nTo hand in");
+    assert_says(text, "own folder.\n\nTo hand in");
     assert_int_equal(shell(text, "make -s -C $T/named_kit"), 0);
     assert_says(text, "1.1  a sum                                         5 minutes, 2 points\n"
                       "         ch01_toy/toy.c:19\n");
@@ -378,7 +379,7 @@ static void a_slip_in_one_file_costs_nothing_in_those_that_include_it(void **sta
     (void)state;
     write_file("over.c", "#include \"toy.c\"\n"
                          "double toy_twice(double x);\n"
-                         "double toy_twice(double x)\n{\n"
+                         "double toy_twice(double x)\n{\n    x = toy_sum(x, 0);\n"
                          "    //> EX 1.0 [2 pts] [5 min] twice as much\n"
                          "    //? What is twice 2?\n    //? And twice x?\n"
                          "    return 2 * x;\n"
@@ -397,8 +398,13 @@ static void a_slip_in_one_file_costs_nothing_in_those_that_include_it(void **sta
                 "$GRADE --kit $T/two_kit --submission $T/sub --flags \"$FLAGS\"");
     assert_points(text, "1.0", "2 of 2");
     assert_points(text, "1.1", "0 of 2");
+    assert_says(text, "NOT C    less than nothing\n          as above\n");
     assert_points(text, "1.2", "3 of 3");
     assert_points(text, "points", "6 of 8");
+    shell(text,
+          "$GRADE --kit $T/two_kit --exercise 1.0 --flags \"$FLAGS\""); /* meets 1.1's first */
+    assert_says(text, "ch01_toy/over.c:8: exercise 1.0 is not written yet: make hint EX=1.0");
+    assert_silent_about(text, "exercise 1.1");
 }
 
 static void without_namespaces_the_limits_still_hold(void **state)
@@ -875,32 +881,33 @@ static void what_the_guide_says_is_protected_has_its_test(void **state)
 /* ---- what `make classroom-check` must find --------------------------------------------------- */
 
 /* Edits the toy course, runs the check on it, and puts everything back. */
-static int check_edited(char *text, const char *edit)
+static int check_edited(char *text, const char *share, const char *edit)
 {
-    return shell(
-        text,
-        "cd $T/course && mkdir -p build && echo \"$FLAGS\" > build/cmocka.flags && "
-        "cp $GRADE build/grade\n%s\nBUILD=build sh tests/classroom/check.sh 01; status=$?\n"
-        "cp -R $C/toy/. $T/course/; exit $status",
-        edit);
+    return shell(text,
+                 "cd $T/course && mkdir -p build && echo \"$FLAGS\" > build/cmocka.flags && "
+                 "cp $GRADE build/grade\n%s\nSHARE=%s BUILD=build sh tests/classroom/check.sh 01; "
+                 "status=$?\ncp -R $C/toy/. $T/course/; exit $status",
+                 edit, share);
 }
 
 static void an_exercise_that_is_not_fit_is_found(void **state)
 {
     static char text[ROOM];
+    static const char *const none = "99/99"; /* of what the edits below do not touch */
     (void)state;
-    assert_int_equal(check_edited(text, ""), 0);
+    assert_int_equal(check_edited(text, "", ""), 0);
     assert_says(text, "chapter 01: 3 exercises, 6 points, 3 wrong solutions noticed");
     assert_says(text, "note: exercise 1.10 has 0 wrong solutions");
 
-    assert_int_equal(check_edited(text, "sed -i.old '/A loop over/d' ch01_toy/toy.c"), 1);
+    assert_int_equal(check_edited(text, none, "sed -i.old '/A loop over/d' ch01_toy/toy.c"), 1);
     assert_says(text, "exercise 1.2 has fewer than two hints");
 
     assert_int_equal(
         check_edited(
-            text, "sed -i.old 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
-                  "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
-                  "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
+            text, none,
+            "sed -i.old 's/cmocka_unit_test(ex1_2_a_mean_by_hand),//; s/not_of_an/ex1_4_&/;"
+            "s/toy_sum(2, 2), 4/4, 4/; s/toy_sum(-3, 1), -2/toy_sum(-3, 1), -3/;"
+            "$a// sum = toy_sum(sum, x[at]);' tests/test_ch01_toy.c"),
         1);
     assert_says(text, "exercise 1.2 has no test (ex1_2_...)");
     assert_says(text, "there are tests ex1_4..., but no exercise 1.4");
@@ -909,12 +916,12 @@ static void an_exercise_that_is_not_fit_is_found(void **state)
     assert_says(text, "the assignment holds lines of the solution");
 
     assert_int_equal(
-        check_edited(text, "sed -i.old 's/{1, 2, 6}/{6, 2, 1}/' tests/test_ch01_toy.c"), 1);
+        check_edited(text, none, "sed -i.old 's/{1, 2, 6}/{6, 2, 1}/' tests/test_ch01_toy.c"), 1);
     assert_says(text, "chapter 01: with nothing written it scores:");
     assert_says(text, "1 of 6");
 
     assert_int_equal(
-        check_edited(text,
+        check_edited(text, none,
                      "sed -i.old 's/{1, 2, 6}/{2, 2, 2}/; s/, 6, 0/, 2, 0/; s/toy_mean(x, 3), 3/"
                      "toy_mean(x, 3), 2/' tests/test_ch01_toy.c"),
         1);

@@ -112,6 +112,27 @@ static void make_has_no_warning_about_its_own_jobs(void **state)
     assert_null(strstr(text, "jobserver"));
 }
 
+static void make_says_which_setting_is_wrong_before_it_builds(void **state)
+{
+    static const struct {
+        const char *words, *said;
+    } cases[] = {{"run CH=9", "error: CH=9: there is no such chapter; there are 01 02 "},
+                 {"test GOLDEN=nowhere", "GOLDEN=nowhere: there is no such folder"},
+                 {"all SANITIZE=yes", "SANITIZE=yes: it is 0 or 1"},
+                 {"fuzz SECONDS=x", "SECONDS=x: a whole number is wanted"},
+                 {"peers COUNT=1x", "COUNT=1x: a whole number is wanted"},
+                 {"mutants SHARE=3", "SHARE=3: a share is written 1/3"}};
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        char text[4096], line[256];
+        snprintf(line, sizeof line, "unset MAKEFLAGS MFLAGS MAKELEVEL; make SECOND=make %s 2>&1",
+                 cases[k].words);
+        assert_int_equal(shell(text, sizeof text, line), 2);
+        assert_contains(text, cases[k].said);
+        assert_null(strstr(text, "building"));
+    }
+}
+
 /* ---- the limit of time that mutants have ---- */
 
 static void a_command_that_never_ends_is_ended(void **state)
@@ -209,6 +230,7 @@ int main(void)
         cmocka_unit_test(no_script_asks_for_gnu_s_own_options),
         cmocka_unit_test(make_does_what_it_is_told_of_processors),
         cmocka_unit_test(make_has_no_warning_about_its_own_jobs),
+        cmocka_unit_test(make_says_which_setting_is_wrong_before_it_builds),
         cmocka_unit_test(a_command_that_never_ends_is_ended),
         cmocka_unit_test(without_timeout_perl_sets_the_limit),
         cmocka_unit_test(where_nothing_can_limit_nothing_is_run),

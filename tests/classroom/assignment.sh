@@ -125,10 +125,13 @@ done
 
 {
     sed -n '1s/^# \(.*\)$/# Assignment: \1/p' "$folder/README.md"
-    cat << END
+    cat -s << END
 
 The lesson is [$folder/README.md]($folder/README.md). Read it first; then write the exercises, each
 between its markers \`//> EX\` and \`//< EX\` in the chapter's file. What they are to do stands above them.
+$(echo "$lessons" | grep -q -v '/README.md$' && echo "
+More lessons stand beside it; \`make test EX=N.M\` says which section to read for an exercise:
+$(echo "$lessons" | grep -v '/README.md$' | sed 's|.*/\(.*\)|[\1](&)|' | paste -s -d ',' | sed 's/,/, /g').")
 
 | exercise | what | file | points | minutes |
 | --- | --- | --- | --- | --- |
@@ -149,6 +152,7 @@ make hint EX=N.M    # a hint; ask again for the next
 make score      # the table of points
 make watch      # tests again whenever you save
 make run        # the chapter's demo, as far as it is written
+make all        # compiles the programs, with all warnings
 \`\`\`
 
 It needs a C compiler and make; the test library, cmocka, is installed by \`make test\` if it is not there.
@@ -162,7 +166,9 @@ It needs a C compiler and make; the test library, cmocka, is installed by \`make
   accident.)
 - Each test runs in a process of its own with 4 seconds of processor time and 512 MB of memory. A crash
   or a loop without end costs that test, not the others. An exercise that does not compile costs itself.
-- \`make test SANITIZE=1\` finds what reads or writes outside its arrays, and names the line.
+- \`make test SANITIZE=1\` finds what reads or writes outside its arrays, and names the line. It may take
+  minutes.
+- What else the lesson runs by \`make\` (\`make bench\`, \`make races\`) belongs to the course's own folder.
 END
     [ "$(ls -d "$new"/ch*/ | wc -l)" -eq 1 ] ||
         echo '- The earlier chapters are here and complete; they may be read and used.'

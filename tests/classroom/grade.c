@@ -65,20 +65,24 @@ static Verdict verdict_of(const Outcome *outcome, double seconds)
 }
 
 /* What the words of a verdict mean, for people. */
-static void verdict_say(Text *out, Verdict verdict, const Outcome *outcome, double seconds)
+static void verdict_say(Text *out, Verdict verdict, const Outcome *outcome, const Grading *grading)
 {
+    bool killed = outcome->status != NEVER_ENDED && WIFSIGNALED(outcome->status);
     switch (verdict) {
     case TIMEOUT:
         text_say(out, "stopped after %.1f s (%.0f s of work are allowed): a loop without end?\n",
-                 outcome->seconds, seconds);
+                 outcome->seconds, grading->seconds);
         break;
     case FLOOD: text_say(out, "stopped: it printed or wrote without end\n"); break;
     case QUIT: text_say(out, "the program ended before the test did: an exit() in it?\n"); break;
     case CRASH:
-        if (outcome->status != NEVER_ENDED && WIFSIGNALED(outcome->status))
+        if (killed)
             text_say(out, "crashed: %s\n", strsignal(WTERMSIG(outcome->status)));
-        text_say(out, "a write or read outside an array, or endless recursion? make test "
-                      "SANITIZE=1 names the line\n");
+        if (strstr(text_of(out), strsignal(SIGFPE)) != NULL) /* cmocka catches it and names it */
+            text_say(out, "a whole number divided by 0?\n");
+        else if (!grading->sanitize)
+            text_say(out, "a write or read outside an array, or endless recursion? make test "
+                          "SANITIZE=1 names the line\n");
         break;
     default: break;
     }
@@ -115,7 +119,14 @@ static void test_run(Grading *grading, Test *test, const Program *program)
     test->verdict = verdict_of(&outcome, grading->seconds);
     if (test->verdict != PASS && outcome.output.data != NULL)
         lines_keep(&test->output, outcome.output.data);
-    verdict_say(&test->output, test->verdict, &outcome, grading->seconds);
+    verdict_say(&test->output, test->verdict, &outcome, grading);
+    const Exercise *exercise = &grading->exercises[test->exercise];
+    long line = test->verdict == UNWRITTEN ? stub_line(grading, test->exercise) : 0;
+    if (line > 0) { /* whatever stub was met first: this is the one to write */
+        text_free(&test->output);
+        text_say(&test->output, "%s:%ld: exercise %s is not written yet: make hint EX=%s\n",
+                 exercise->file, line, exercise->id, exercise->id);
+    }
     text_free(&outcome.output);
     job_free(&job);
 }
@@ -228,6 +239,14 @@ static void probe_test(Grading *grading, Test *test, const Program *program)
 
 /* ==================================== Grading ============================================== */
 
+static bool said_before(const Grading *grading, const Test *test, const char *text)
+{
+    for (const Test *before = grading->tests; before < test; before++)
+        if (before->exercise == test->exercise && strcmp(text_of(&before->output), text) == 0)
+            return true;
+    return false;
+}
+
 /* One test with a build of its program, that of the whole submission or another. Who has run out of
    time twice in an exercise will again: its other tests are not waited for. */
 static void test_judge(Grading *grading, Test *test, const Program *program)
@@ -238,7 +257,9 @@ static void test_judge(Grading *grading, Test *test, const Program *program)
     if (exercise->broken.len > 0 || !program->compiled) {
         test->verdict = NOT_COMPILED;
         if (!program->probe) /* what the compiler says of a probe quotes it */
-            text_say(&test->output, "%s", text_of(message));
+            text_say(&test->output, "%s",
+                     said_before(grading, test, text_of(message)) ? "as above\n"
+                                                                  : text_of(message));
     } else if (exercise->late >= 2) {
         test->verdict = TIMEOUT;
         text_say(&test->output, "not run: this exercise ran out of time twice\n");
@@ -316,7 +337,7 @@ static bool others_lost(const Grading *grading, int k)
 static void tests_alone(Grading *grading, int k, int p, int t)
 {
     Program alone = grading->programs[p];
-    if (grading->exercises[k].broken.len == 0 && is_written(grading, k) &&
+    if (grading->exercises[k].broken.len == 0 && stub_line(grading, k) == 0 &&
         others_lost(grading, k)) {
         compile_alone(&alone, grading, k);
         if (alone.compiled)

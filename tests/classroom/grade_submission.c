@@ -14,7 +14,8 @@ enum {
     ZIP_BYTES = 16 << 20,
     MAX_FOUND = 4096, /* files that are looked at */
     MAX_DEPTH = 3,    /* a zipped folder with the kit in it has the chapter there */
-    NO_MATCH = 100
+    NO_MATCH = 100,
+    NO_MARKERS = -1
 };
 
 /* ==================================== Finding ============================================== */
@@ -511,8 +512,8 @@ static bool region_put(Text *out, const char *base, const char *id, const char *
     return true;
 }
 
-/* The compiler only reads it: that finds nearly every slip, in a fifteenth of the time. What is found
-   later, by the assembler or because a function is nowhere, costs its exercise alone too: see
+/* The compiler only reads it: that finds nearly every slip, in a fifteenth of the time. What is
+   found later, by the assembler or because a function is nowhere, costs its exercise alone too: see
    compile_alone. */
 static bool file_compiles(Text *message, Grading *grading, const char *file, const Text *text)
 {
@@ -651,21 +652,26 @@ static void solutions_read(Grading *grading)
     free(path);
 }
 
-/* Is there anything between the markers of exercise k but the stub? */
-static bool is_written(const Grading *grading, int k)
+/* The line of exercise k's stub in its file; 0 if something else stands between the markers, and
+   NO_MARKERS if they are gone. */
+static long stub_line(const Grading *grading, int k)
 {
     const Exercise *exercise = &grading->exercises[k];
     Text text = {NULL, 0, 0};
-    size_t from = 0, to = 0;
+    size_t from, to;
     char stub[64], *path = join(grading->work, exercise->file);
+    long line = NO_MARKERS;
     snprintf(stub, sizeof stub, "EXERCISE_TODO(\"%s\")", exercise->id);
-    bool found = read_path(&text, path) && region_find(&from, &to, text_of(&text), exercise->id);
-    if (found)
+    if (read_path(&text, path) && region_find(&from, &to, text_of(&text), exercise->id)) {
         text.data[to] = '\0';
-    bool stubbed = found && strstr(text.data + from, stub) != NULL;
+        const char *at = strstr(text.data + from, stub);
+        line = at != NULL ? 1 : 0;
+        for (const char *c = text.data; at != NULL && c < at; c++)
+            line += *c == '\n';
+    }
     text_free(&text);
     free(path);
-    return found && !stubbed;
+    return line;
 }
 
 /* out = the file with every exercise but `keep` solved. */

@@ -36,7 +36,7 @@ MODE == "sections" && pass[FILENAME] == 2 && !in_table {
         id = order[o]
         if (home[id] != FILENAME)
             continue
-        if (!(id in named) && (before " " $0) ~ ("Exercise " id "([^0-9]|$)"))
+        if (!(id in named) && (before " " $0) ~ ("[Ee]xercise " id "([^0-9]|$)"))
             named[id] = heading
         for (k = 2; k <= n_name[id]; k += 2)
             if (!(id in used) && index($0, name[id, k]))

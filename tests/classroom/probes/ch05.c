@@ -102,6 +102,8 @@ static void selections(char of)
         config.intermediate_size = probe_whole(1, 20);
         config.state_size = probe_whole(1, 6);
         config.time_step_rank = probe_whole(1, 4);
+        config.kind = k == 1 ? MODEL_FALCON_MAMBA : config.kind;
+        config.mixer_rms_eps = 0.01;
         Random random = random_from_seed(probe_bits());
         MambaBlock block;
         BlockCache cache;

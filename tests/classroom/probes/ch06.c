@@ -39,6 +39,13 @@ static void scan_say(const Scan *scan, ScanKernel kernel)
     PROBE_SAY_ALL(x, states);
 }
 
+typedef struct {
+    const float *v;
+    float *sum;
+    int count;
+    unsigned low, high;
+} SumsJob;
+
 static void ex6_1_any_sums(void)
 {
     Scan scan = scan_at_random(1, probe_whole(257, 600), 2, probe_whole(1, 3), 0);
@@ -49,6 +56,34 @@ static void ex6_1_any_tiles(void)
 {
     Scan scan = scan_at_random(1, probe_whole(257, 600), 2, probe_whole(1, 3), 1);
     scan_say(&scan, SCAN_HILLIS_STEELE);
+}
+
+/* How often each thread of the last launch waited for others. */
+static unsigned long turns_before;
+
+static unsigned long waits(unsigned threads)
+{
+    return (cuda_cpu.turns - turns_before) / threads - 1;
+}
+
+__global__ void sums_of_a_tile(SumsJob job)
+{
+    __shared__ ScanPair pair[2][TIME_THREADS];
+    pair[0][threadIdx.x].a = 0.5f;
+    pair[0][threadIdx.x].b = job.v[threadIdx.x];
+    job.sum[threadIdx.x] = pair[hillis_steele(pair)][threadIdx.x].b;
+}
+KERNEL(sums_of_a_tile, SumsJob)
+
+static void ex6_1_rounds(void)
+{
+    float sum[TIME_THREADS], *v = floats_at_random(TIME_THREADS, -1, 1);
+    SumsJob job = {v, sum, 0, 0, 0};
+    dim3 one = {1, 1, 1}, block = {TIME_THREADS, 1, 1};
+    turns_before = cuda_cpu.turns;
+    LAUNCH(sums_of_a_tile, one, block, 0, job);
+    PROBE_SAY_ALL(sum, TIME_THREADS);
+    probe_say(waits(TIME_THREADS) >= 8);
 }
 
 static void ex6_2_any_sweep(void)
@@ -75,12 +110,23 @@ static void ex6_3_any_warps(void)
     scan_say(&scan, SCAN_SHUFFLE);
 }
 
-typedef struct {
-    const float *v;
-    float *sum;
-    int count;
-    unsigned low, high;
-} SumsJob;
+__global__ void sums_of_a_warp(SumsJob job)
+{
+    ScanPair pair = {0.5f, job.v[threadIdx.x]};
+    job.sum[threadIdx.x] = warp_scan(pair, threadIdx.x).b;
+}
+KERNEL(sums_of_a_warp, SumsJob)
+
+static void ex6_3_shuffles(void)
+{
+    float sum[32], *v = floats_at_random(32, -1, 1);
+    SumsJob job = {v, sum, 0, 0, 0};
+    dim3 one = {1, 1, 1}, warp = {32, 1, 1};
+    turns_before = cuda_cpu.turns;
+    LAUNCH(sums_of_a_warp, one, warp, 0, job);
+    PROBE_SAY_ALL(sum, 32);
+    probe_say(waits(32) <= 10);
+}
 
 __global__ void sums_of_lanes(SumsJob job)
 {
@@ -110,6 +156,19 @@ static void ex6_4_any_sums(void)
             LAUNCH(sums_of_lanes, one, warp, 0, job);
             PROBE_SAY_ALL(sum, 256);
         }
+}
+
+static void ex6_4_shuffles(void)
+{
+    for (int count = 2; count <= 8; count *= 2) {
+        float sum[256] = {0}, *v = floats_at_random(256, -1, 1);
+        SumsJob job = {v, sum, count, 1, 16};
+        dim3 one = {1, 1, 1}, warp = {32, 1, 1};
+        turns_before = cuda_cpu.turns;
+        LAUNCH(sums_of_lanes, one, warp, 0, job);
+        PROBE_SAY_ALL(sum, 256);
+        probe_say((double)waits(32));
+    }
 }
 
 static void ex6_5_any_sums(void)
@@ -172,11 +231,14 @@ static void ex6_6_any_gradient_of_A(void)
 
 PROBES = {PROBE(ex6_1_any_sums),
           PROBE(ex6_1_any_tiles),
+          PROBE(ex6_1_rounds),
           PROBE(ex6_2_any_sweep),
           PROBE(ex6_2_no_bank_is_asked_twice),
           PROBE(ex6_3_any_sums),
           PROBE(ex6_3_any_warps),
+          PROBE(ex6_3_shuffles),
           PROBE(ex6_4_any_sums),
+          PROBE(ex6_4_shuffles),
           PROBE(ex6_5_any_sums),
           PROBE(ex6_5_any_pieces),
           PROBE(ex6_6_any_gradient_of_what_comes_in),

@@ -126,7 +126,7 @@ $(BUILD)/cuda/ch06_%.said: ch06_cuda_scan/%.cu $(wildcard ch*/*.c ch*/*.cu ch*/*
 # The tests of chapter 6 as nvcc builds them, which skip themselves where no GPU answers.
 $(BUILD)/cuda/tests/%: tests/%.c $(wildcard ch*/*.c ch*/*.cu ch*/*.h) $(BUILD)/cmocka.flags
 	@mkdir -p $(BUILD)/cuda/tests
-	$(NVCC) -O2 -t 0 -x cu -diag-suppress 177 $(CUDA_FOR) $< -o $@ $$(sed 's/-pthread/-Xcompiler &/' $(BUILD)/cmocka.flags)
+	$(NVCC) -O2 -t 0 -x cu -diag-suppress 177,550 $(CUDA_FOR) $< -o $@ $$(sed 's/-pthread/-Xcompiler &/' $(BUILD)/cmocka.flags)
 
 # The test library: found, or installed if need be. The file holds the flags to use it with.
 $(BUILD)/cmocka.flags: tests/cmocka.sh $(BUILD)/flags

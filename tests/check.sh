@@ -112,6 +112,13 @@ ok() { # name status
             ! grep -E '([5-9]|[1-9][0-9]+) bytes spill stores' "$work/nvcc"
             ok "no kernel spills more than one register: $file" $?
         done
+        for file in tests/test_ch06_cuda_scan.c tests/test_ch06_cuda_dual.c; do # what make test-cuda builds
+            nvcc -cuda -x cu -diag-suppress 177,550 -Werror all-warnings -gencode arch=compute_90,code=compute_90 \
+                "$file" -o "$work/test.ii" > "$work/nvcc" 2>&1
+            status=$?
+            [ $status = 0 ] || cat "$work/nvcc"
+            ok "nvcc takes it: $file" $status
+        done
     else
         echo "skipped: nvcc is not installed"
     fi

@@ -58,8 +58,11 @@ static void job_words(Job *job, const char *words)
         count++;
     char *copy = copy_text(words), *rest = copy;
     for (char *word; (word = strsep(&rest, " \n")) != NULL;)
-        if (*word != '\0' && count + 1 < MAX_ARGUMENTS)
+        if (*word != '\0') {
+            if (count + 1 >= MAX_ARGUMENTS)
+                die("a command of more than %d words: %s", MAX_ARGUMENTS - 1, words);
             job->argv[count++] = copy_text(word);
+        }
     free(copy);
 }
 

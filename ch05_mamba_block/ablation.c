@@ -5,8 +5,8 @@
            models with each of the eight selections, trained with several seeds; their right answers
    FOR     the lesson's section "What selection is worth", and its tests
    BUILD   cc -O2 ch05_mamba_block/ablation.c -o ablation -lm && ./ablation
-   SOURCE  A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 4.6.2, tables 7 and 9, which do this with a
-           language model of 350 million parameters */
+   SOURCE  A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 4.6.2 and tables 7 and 9, which do
+           this with a language model of 350 million parameters */
 
 #ifndef CH05_ABLATION
 #define CH05_ABLATION

@@ -28,6 +28,7 @@ must      = $(if $(filter command,$(firstword $(origin $(1)))),\
             $(if $(shell printf '%s' '$($(1))' | grep -xE '$(2)'),,$(error $(1)=$($(1)): $(3))))
 $(foreach name,OPENMP NATIVE SANITIZE,$(call must,$(name),0|1,it is 0 or 1))
 $(foreach name,COUNT SEED SECONDS,$(call must,$(name),[0-9]+,a whole number is wanted))
+$(if $(shell command -v '$(firstword $(CC))' 2> /dev/null),,$(error CC=$(CC): there is no such compiler))
 $(call must,SHARE,[1-9][0-9]*/[1-9][0-9]*,a share is written 1/3)
 
 BUILD := build$(if $(filter 1,$(SANITIZE)),/sanitize)
@@ -46,6 +47,7 @@ LONG     := classroom cage lessons ch05_language_model ch05_pretrained ch05_bits
 NAMES    := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 # LEAVE: tests that are left out, for who has little time
 LEAVE    ?=
+$(if $(filter-out $(NAMES),$(LEAVE)),$(error LEAVE=$(filter-out $(NAMES),$(LEAVE)): there is no such test in tests/))
 TESTS    := $(patsubst %,$(BUILD)/tests/test_%,$(filter-out $(LEAVE),$(filter $(NAMES),$(LONG)) $(filter-out $(LONG),$(NAMES))))
 
 # What this compiler and machine can do is tried, not assumed.

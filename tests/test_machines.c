@@ -118,6 +118,8 @@ static void make_says_which_setting_is_wrong_before_it_builds(void **state)
         const char *words, *said;
     } cases[] = {{"run CH=9", "error: CH=9: there is no such chapter; there are 01 02 "},
                  {"test GOLDEN=nowhere", "GOLDEN=nowhere: there is no such folder"},
+                 {"all CC=nosuch", "CC=nosuch: there is no such compiler"},
+                 {"test LEAVE=nix", "LEAVE=nix: there is no such test in tests/"},
                  {"all SANITIZE=yes", "SANITIZE=yes: it is 0 or 1"},
                  {"fuzz SECONDS=x", "SECONDS=x: a whole number is wanted"},
                  {"peers COUNT=1x", "COUNT=1x: a whole number is wanted"},

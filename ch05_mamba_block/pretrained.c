@@ -15,7 +15,7 @@
               quantized.c (matrix times vector)
               token_step.c (convolution and scan of a token)   conversation_files.c
    BUILD      cc -O2 ch05_mamba_block/pretrained.c -o pretrained -lm && ./pretrained DIR "A prompt"
-   TIME       60 minutes to read, 25 to do the exercises
+   TIME       75 minutes to read, 25 to do the exercises
    SOURCES    S. Black et al., GPT-NeoX-20B, arXiv 2204.06745 (the tokenizer of these models)
               Hugging Face's transformers (names of the files and of all that is in them) */
 

@@ -68,7 +68,9 @@ double euler_longest_step(Complex lambda)
 
 /* Exercise 3.2. Bilinear (Tustin, 1947): the mean of the slopes at both ends of the step,
    x_next - x = delta (A (x_next + x) / 2 + B u). x_next stands on both sides, so one has to solve
-   left A_bar = ..., left B_bar = ..., which is done below. False if `left` is singular. */
+   left A_bar = ..., left B_bar = .... `left` (zeros so far) is yours to write, and into A_bar, which
+   may hold anything, what A_bar is solved for; the solving is done below. False if `left` is
+   singular. */
 bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const double *B,
                          size_t d_state, size_t d_in, double delta)
 {
@@ -107,7 +109,7 @@ bool discretize_zoh(double *A_bar, double *B_bar, const double *A, const double 
                     size_t d_in, double delta)
 {
     size_t size = d_state + d_in;
-    double *block = matrix_new(size, size), *E = matrix_new(size, size);
+    double *block = matrix_new(size, size), *E = matrix_new(size, size); /* zeros */
     //> EX 3.3 [2 pts] [15 min] the hold by one exponential
     //? Think of u as states that keep still: u' = 0. What is the matrix of (x, u)' ?
     //? `block` is (size, size) and full of zeros: the lower row of blocks, two zeros, is done.
@@ -344,13 +346,14 @@ void legs_matrices(double *A, double *B, size_t d_state)
 /* The hold is exact for x' = A x + B u, but this law has a 1 / t in it, which changes on the way
    from t to t + 1. There is a clock on which it has none, dx/dr = A x + B u.
 
-   Exercise 3.5. How long the step from t to t + 1 is on that clock, for t > 0. */
+   Exercise 3.5. How long the step from t to t + 1 is on that clock, for t > 0, to the last digits,
+   though a large t leaves few of them in a difference. */
 double legs_step(double t)
 {
     //> EX 3.5 [2 pts] [15 min] the clock of HiPPO's law
     //? Let r be the time on the clock: dx/dr = dx/dt dt/dr. Which dt/dr takes the 1 / t away?
     //? dr = dt / t: so r is a function of t whose slope is 1 / t.
-    //? r = log t. How far apart are log t and log(t + 1)?
+    //? r = log t. How far apart are log t and log(t + 1)? C has log1p(x), which is log(1 + x).
     return log1p(1.0 / t); /* log(t + 1) - log t */
     //< EX 3.5
 }

@@ -244,6 +244,15 @@ static void ex3_2_bilinear_agrees_with_golden_data(void **state)
     for_each_golden("ch03_discretize.safetensors", check_bilinear);
 }
 
+static void ex3_2_one_state_by_hand(void **state)
+{
+    (void)state; /* (1 + 1/2) x_next = (1 - 1/2) x + u */
+    double A = -1, B = 1, A_bar = NAN, B_bar = NAN;
+    assert_true(discretize_bilinear(&A_bar, &B_bar, &A, &B, 1, 1, 1));
+    assert_near_as("A_bar for A = -1, delta = 1", A_bar, 1.0 / 3, 0, 1e-15);
+    assert_near_as("B_bar for A = -1, B = 1, delta = 1", B_bar, 2.0 / 3, 0, 1e-15);
+}
+
 static void ex3_3_the_hold_agrees_with_golden_data(void **state)
 {
     (void)state;
@@ -580,6 +589,7 @@ static void ex3_5_the_clock_runs_ever_slower(void **state)
     (void)state;
     assert_near_as("the step from t = 1 to 2", legs_step(1), 0.69314718055994531, 1e-15, 0);
     assert_near_as("the step from t = 99 to 100", legs_step(99), 0.010050335853501441, 1e-15, 0);
+    assert_near_as("the step from t = 10^9 on", legs_step(1e9), 9.999999995e-10, 0, 1e-14);
     double way = 0.0;
     for (int t = 1; t < 1000; t++)
         way += legs_step(t);
@@ -725,7 +735,7 @@ static void ex3_6_a_vandermonde_sum_is_the_recurrence(void **state)
     (void)state; /* a complex state is two real ones: a rotation and a shrinking */
     enum { LEN = 60, N = 5 };
     Complex a[N], c[N];
-    double K[LEN], want[LEN];
+    double K[LEN + 1], want[LEN];
     Ssm system = ssm_new(2 * N, 1, 1);
     Random random = random_from_seed(11);
     for (size_t i = 0; i < N; i++) {
@@ -744,8 +754,10 @@ static void ex3_6_a_vandermonde_sum_is_the_recurrence(void **state)
         system.C[2 * i + 1] = -2.0 * c[i].im;
     }
     ssm_kernel(want, &system, LEN, READ_AFTER);
+    K[LEN] = 7;
     s4d_kernel(K, a, c, N, 0.1, RULE_ZOH, 2.0, LEN);
-    assert_relmax_as("the kernel, beside that of the system in real numbers,", K, want, LEN, 1e-12);
+    assert_relmax_as("the kernel, beside that of the system in real numbers", K, want, LEN, 1e-12);
+    assert_near_as("what stands behind the kernel's end", K[LEN], 7, 0, 0);
     ssm_free(&system);
 }
 
@@ -931,6 +943,7 @@ int main(void)
         cmocka_unit_test(ex3_1_a_shorter_step_fades_and_a_longer_one_grows),
         cmocka_unit_test(ex3_1_what_does_not_fade_has_no_step),
         cmocka_unit_test(ex3_2_bilinear_agrees_with_golden_data),
+        cmocka_unit_test(ex3_2_one_state_by_hand),
         cmocka_unit_test(ex3_3_the_hold_agrees_with_golden_data),
         cmocka_unit_test(ex3_3_the_hold_works_where_A_has_no_inverse),
         cmocka_unit_test(mambas_rule_is_the_holds_A_and_eulers_B),

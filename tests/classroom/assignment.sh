@@ -152,7 +152,7 @@ make hint EX=N.M    # a hint; ask again for the next
 make score      # the table of points
 make watch      # tests again whenever you save
 make run        # the chapter's demo, as far as it is written
-make all        # compiles the programs, with all warnings
+make all        # compiles the programs, with all warnings: what the lesson calls make
 \`\`\`
 
 It needs a C compiler and make; the test library, cmocka, is installed by \`make test\` if it is not there.

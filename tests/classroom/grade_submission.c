@@ -532,15 +532,21 @@ static void stubs_of(Text *base, const Grading *grading, const char *file, const
 {
     text_add(base, text_of(submitted), submitted->len);
     for (int k = 0; k < grading->n_exercise; k++) {
-        Text next = {NULL, 0, 0};
-        char stub[64];
-        int len =
-            snprintf(stub, sizeof stub, "    EXERCISE_TODO(\"%s\");\n", grading->exercises[k].id);
-        if (strcmp(grading->exercises[k].file, file) == 0 &&
-            region_put(&next, text_of(base), grading->exercises[k].id, stub, (size_t)len)) {
+        const char *id = grading->exercises[k].id;
+        Text next = {NULL, 0, 0}, stub = {NULL, 0, 0};
+        size_t from, to;
+        if (strcmp(grading->exercises[k].file, file) != 0 ||
+            !region_find(&from, &to, text_of(base), id))
+            continue;
+        text_say(&stub, "    EXERCISE_TODO(\"%s\");", id);
+        for (; from < to; from++) /* as many lines, so that the compiler names the student's */
+            if (base->data[from] == '\n')
+                text_add(&stub, "\n", 1);
+        if (region_put(&next, text_of(base), id, text_of(&stub), stub.len)) {
             text_free(base);
             *base = next;
         }
+        text_free(&stub);
     }
 }
 

@@ -66,7 +66,8 @@ Ssm ssm_new(size_t d_state, size_t d_in, size_t d_out)
 
 /* Exercise 2.1. A chain as a system. Its state is the forecast, x = pi (n_state); nothing comes in,
    so B = 0 and D = 0 for one idle input, as ssm_new leaves them; and all of the state is to be
-   seen. Chapter 1 multiplies a row from the left, pi P; here states are columns, A x. */
+   seen. Chapter 1 multiplies a row from the left, pi P; here states are columns, A x. chain->P is
+   (n_state, n_state); tools.h has what a matrix needs. */
 Ssm ssm_from_chain(const Chain *chain, const double *start)
 {
     size_t n_state = chain->n_state;
@@ -211,7 +212,8 @@ Ssm ssm_as_control(const Ssm *system)
     //> EX 2.3 [2 pts] [15 min] the same outputs in the other convention
     //? A and B stay as they are. What must be read of x_{t-1}, what of u_t, to give y_t?
     //? Put x_t = A x_{t-1} + B u_t into y_t = C x_t + D u_t and sort by x_{t-1} and u_t.
-    //? One matrix is a product. To the other, which ssm_copy has left in `out`, a product is added.
+    //? One matrix is a product, and no output of matrix_multiply may be an input of it: read from
+    //?   `system`. To the other matrix, which ssm_copy has left in `out`, a product is added.
     /* C (A x + B u) + D u = (C A) x + (C B + D) u */
     matrix_multiply(out.C, system->C, system->A, d_out, d_state, d_state);
     for (size_t i = 0; i < d_in; i++)
@@ -464,8 +466,8 @@ bool ssm_compute(double *y, const double *u, const Ssm *system, size_t len, Way 
 /* same outputs. In the right ones A is diagonal: nothing mixes, each number of the state is a    */
 /* memory with a rate of its own, and a step costs d_state products, not d_state^2. Mamba's A is. */
 
-/* Exercise 2.6. The same system for x' with x = T x': from the same inputs it gives the same
-   outputs. T (d_state, d_state). Fails if T has no inverse. */
+/* Exercise 2.6. The same system for x' with x = T x': from the same inputs and the same start it
+   gives the same outputs. T (d_state, d_state). Fails if T has no inverse. */
 bool ssm_change_basis(Ssm *out, const Ssm *system, const double *T, Error *error)
 {
     size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out;

@@ -68,9 +68,8 @@ double euler_longest_step(Complex lambda)
 
 /* Exercise 3.2. Bilinear (Tustin, 1947): the mean of the slopes at both ends of the step,
    x_next - x = delta (A (x_next + x) / 2 + B u). x_next stands on both sides, so one has to solve
-   left A_bar = ..., left B_bar = .... `left` (zeros so far) is yours to write, and into A_bar, which
-   may hold anything, what A_bar is solved for; the solving is done below. False if `left` is
-   singular. */
+   left A_bar = ..., left B_bar = .... Write `left` (zeros so far), and into A_bar, which may hold
+   anything, what A_bar is solved for; the solving is done below. False if `left` is singular. */
 bool discretize_bilinear(double *A_bar, double *B_bar, const double *A, const double *B,
                          size_t d_state, size_t d_in, double delta)
 {

@@ -255,7 +255,8 @@ static void wire_constant(Wiring *wiring, float step)
 
 /* The task as the input of a scan.
 
-   Exercise 4.4. Give every token its number before the softplus, so that the task is solved. */
+   Exercise 4.4. Set `raw`, the number before the softplus, for every token, so that thousands of
+   tokens of noise change nothing. But softplus(raw) must not be 0: B divides by it. */
 Wiring copying_wire(const int *token, size_t len, CopyWay way)
 {
     Wiring wiring = wiring_new(len, COPY_BITS);

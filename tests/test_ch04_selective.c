@@ -748,7 +748,7 @@ static void ex4_3_every_gradient_is_the_slope_of_the_loss(void **state)
     }
 }
 
-static void gradients_that_are_not_wanted_are_not_written(void **state)
+static void ex4_3_gradients_that_are_not_wanted_are_not_written(void **state)
 {
     (void)state;
     static ScanBackward *const both[] = {selective_scan_backward, selective_scan_backward_fast};
@@ -973,6 +973,19 @@ static void ex4_6_the_sweep_down_tells_every_step_what_came_before(void **state)
         assert_near_as("a of what came before", tree[t].a, 1, 0, 0);
         assert_near_as("b of what came before: 0, 1, 3, 6; it", tree[t].b,
                        (double)(t * (t + 1) / 2), 0, 0);
+    }
+}
+
+static void ex4_6_the_sweep_down_keeps_the_order_of_joining(void **state)
+{
+    (void)state; /* x -> 2x + 1, then 3x + 2, then x + 3; in another order they end elsewhere */
+    ScanPair tree[4] = {{2, 1}, {3, 2}, {1, 3}, {2, 4}};
+    static const float a[4] = {1, 2, 6, 6}, b[4] = {0, 1, 5, 8};
+    sweep_up(tree, 4);
+    sweep_down(tree, 4);
+    for (size_t t = 0; t < 4; t++) {
+        assert_near_as("a of what came before: 1, 2, 6, 6; it", tree[t].a, (double)a[t], 0, 0);
+        assert_near_as("b of what came before: 0, 1, 5, 8; it", tree[t].b, (double)b[t], 0, 0);
     }
 }
 
@@ -1327,10 +1340,10 @@ static void ex4_4_selective_copying_is_solved_and_not_with_constant_steps(void *
 {
     (void)state;
     Random random = random_from_seed(2);
-    assert_near_as("the share of sequences copied, without noise,",
+    assert_near_as("the share of symbols copied, without noise",
                    copying_score(0, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
     assert_true(copying_score(0, 20, COPY_HALVING, random) == 1.0); /* without noise it can */
-    assert_near_as("the share copied among 5000 tokens of noise",
+    assert_near_as("the share of symbols copied among 5000 tokens of noise",
                    copying_score(5000, 20, COPY_SELECTIVE, random), 1.0, 0, 0);
     assert_true(copying_score(100, 50, COPY_HALVING, random) < 0.15);
     assert_true(copying_score(100, 50, COPY_KEEPING, random) < 0.25);
@@ -1476,7 +1489,7 @@ int main(void)
         cmocka_unit_test(ex4_1_softplus_and_silu_are_right_at_every_float),
         cmocka_unit_test(the_fast_backward_pass_is_the_clear_one_at_any_size),
         cmocka_unit_test(ex4_3_every_gradient_is_the_slope_of_the_loss),
-        cmocka_unit_test(gradients_that_are_not_wanted_are_not_written),
+        cmocka_unit_test(ex4_3_gradients_that_are_not_wanted_are_not_written),
         cmocka_unit_test(a_sequence_goes_backwards_in_pieces),
         cmocka_unit_test(checkpoints_of_the_forward_pass_give_the_same_gradients),
         cmocka_unit_test(the_clear_backward_pass_keeps_the_square_root_of_the_states),
@@ -1484,6 +1497,7 @@ int main(void)
         cmocka_unit_test(theorem_1_the_scan_is_a_gate),
         cmocka_unit_test(ex4_6_every_scan_of_pairs_agrees_with_golden),
         cmocka_unit_test(ex4_6_the_sweep_down_tells_every_step_what_came_before),
+        cmocka_unit_test(ex4_6_the_sweep_down_keeps_the_order_of_joining),
         cmocka_unit_test(ex4_5_joining_is_associative_and_has_a_direction),
         cmocka_unit_test(ex4_5_joins_in_a_row_are_the_recurrence),
         cmocka_unit_test(ex4_6_pair_scans_are_the_loop_where_nothing_rounds),

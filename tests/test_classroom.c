@@ -407,6 +407,26 @@ static void a_slip_in_one_file_costs_nothing_in_those_that_include_it(void **sta
     assert_silent_about(text, "exercise 1.1");
 }
 
+static void the_compiler_and_the_sanitizer_name_the_student_s_lines(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(
+        shell(text, "rm -rf $T/sub; mkdir $T/sub; sed -e 's/return a + b/return a +/' -e 's/: "
+                    "largest;/: larger;/' -e 's/^    for (size_t at = 0/\\n\\n\\n&/' "
+                    "$C/toy/ch01_toy/toy.c > $T/sub/toy.c\n"
+                    "grade > $T/lines; grep -q \"toy.c:$(grep -n 'return a +' $T/sub/toy.c | cut "
+                    "-d : -f 1):\" $T/lines || exit 1\n"
+                    "grep -q \"toy.c:$(grep -n 'larger;' $T/sub/toy.c | cut -d : -f 1):\" "
+                    "$T/lines || exit 2\n"
+                    "sed -e 's/return a + b/return a + 1/' -e 's/at < n; at++/at <= n; at++/' "
+                    "$C/toy/ch01_toy/toy.c > $T/sub/toy.c\n"
+                    "grade --sanitize --optimise '-O1 -g' > $T/lines\n"
+                    "grep -q \"toy.c:$(grep -n 'toy_sum(sum' $T/sub/toy.c | cut -d : -f 1)\" "
+                    "$T/lines || exit 3"),
+        0);
+}
+
 static void without_namespaces_the_limits_still_hold(void **state)
 {
     static char text[ROOM];
@@ -959,6 +979,7 @@ int main(void)
         cmocka_unit_test(a_zip_file_is_opened),
         cmocka_unit_test(lost_markers_and_broken_helpers_cost_what_they_touch),
         cmocka_unit_test(a_slip_in_one_file_costs_nothing_in_those_that_include_it),
+        cmocka_unit_test(the_compiler_and_the_sanitizer_name_the_student_s_lines),
         cmocka_unit_test(without_namespaces_the_limits_still_hold),
         cmocka_unit_test(a_submission_that_sleeps_is_not_waited_for),
         cmocka_unit_test(probes_count_and_say_only_their_verdict),

@@ -262,7 +262,7 @@ static void test_judge(Grading *grading, Test *test, const Program *program)
                                                                   : text_of(message));
     } else if (exercise->late >= 2) {
         test->verdict = TIMEOUT;
-        text_say(&test->output, "not run: this exercise ran out of time twice\n");
+        text_say(&test->output, "not run: this exercise has run out of time already\n");
     } else if (clock_left(grading) <= 0.0) {
         test->verdict = NOT_RUN;
         text_say(&test->output, "not run: %.0f s were lost in what had to be stopped\n",

@@ -49,14 +49,16 @@ static void totals(double *score, double *points, const Grading *grading)
     }
 }
 
-/* "ex4_2_steps_are_the_scan" is "steps are the scan". */
+/* "ex4_2_steps_are_the_scan_s" is "steps are the scan's". */
 static void test_title(char *title, size_t room, const Test *test)
 {
     int end = 0;
     sscanf(test->name, "ex%*d_%*d_%n", &end);
     snprintf(title, room, "%s", test->name + end);
-    for (char *c = title; *c; c++)
-        *c = *c == '_' ? ' ' : *c;
+    for (char *c = title; *c; c++) {
+        bool s = *c == '_' && c[1] == 's' && (c[2] == '_' || c[2] == '\0'); /* the lesson's */
+        *c = s ? '\'' : *c == '_' ? ' ' : *c;
+    }
 }
 
 /* The bytes of one character of UTF-8 at `at`; 0 if there is none. */

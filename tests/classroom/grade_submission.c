@@ -418,7 +418,8 @@ static bool compile(Text *message, Grading *grading, const char *words)
     }
     memset(&job, 0, sizeof job);
     job_words(&job, grading->compiler);
-    job_words(&job, "-Werror=implicit-function-declaration -include tests/exercise.h");
+    job_words(&job, "-Werror=implicit-function-declaration -Werror=return-type "
+                    "-include tests/exercise.h");
     job_words(&job, grading->optimise);
     if (grading->sanitize)
         job_words(&job, "-fsanitize=address,undefined -fno-sanitize-recover=all");
@@ -500,7 +501,18 @@ static bool region_find(size_t *from, size_t *to, const char *text, const char *
     return *from <= *to;
 }
 
-/* out = base with `lines` between the markers of an exercise. */
+/* The line that the compiler counts at this place: "#line 7" makes the next one the 7th. */
+static long line_at(const char *text, const char *at)
+{
+    long line = 1, said;
+    for (const char *c = text; c < at; c++)
+        if (*c == '\n')
+            line = c[1] == '#' && sscanf(c + 1, "#line %ld", &said) == 1 ? said - 1 : line + 1;
+    return line;
+}
+
+/* out = base with `lines` between the markers of an exercise. The lines after them keep their
+   numbers, so that the compiler, and a sanitizer, names those of the student's file. */
 static bool region_put(Text *out, const char *base, const char *id, const char *lines, size_t len)
 {
     size_t from, to;
@@ -508,6 +520,7 @@ static bool region_put(Text *out, const char *base, const char *id, const char *
         return false;
     text_add(out, base, from);
     text_add(out, lines, len);
+    text_say(out, "#line %ld\n", line_at(base, base + to));
     text_add(out, base + to, strlen(base + to));
     return true;
 }
@@ -532,21 +545,15 @@ static void stubs_of(Text *base, const Grading *grading, const char *file, const
 {
     text_add(base, text_of(submitted), submitted->len);
     for (int k = 0; k < grading->n_exercise; k++) {
-        const char *id = grading->exercises[k].id;
-        Text next = {NULL, 0, 0}, stub = {NULL, 0, 0};
-        size_t from, to;
-        if (strcmp(grading->exercises[k].file, file) != 0 ||
-            !region_find(&from, &to, text_of(base), id))
-            continue;
-        text_say(&stub, "    EXERCISE_TODO(\"%s\");", id);
-        for (; from < to; from++) /* as many lines, so that the compiler names the student's */
-            if (base->data[from] == '\n')
-                text_add(&stub, "\n", 1);
-        if (region_put(&next, text_of(base), id, text_of(&stub), stub.len)) {
+        Text next = {NULL, 0, 0};
+        char stub[64];
+        int len =
+            snprintf(stub, sizeof stub, "    EXERCISE_TODO(\"%s\");\n", grading->exercises[k].id);
+        if (strcmp(grading->exercises[k].file, file) == 0 &&
+            region_put(&next, text_of(base), grading->exercises[k].id, stub, (size_t)len)) {
             text_free(base);
             *base = next;
         }
-        text_free(&stub);
     }
 }
 
@@ -671,9 +678,7 @@ static long stub_line(const Grading *grading, int k)
     if (read_path(&text, path) && region_find(&from, &to, text_of(&text), exercise->id)) {
         text.data[to] = '\0';
         const char *at = strstr(text.data + from, stub);
-        line = at != NULL ? 1 : 0;
-        for (const char *c = text.data; at != NULL && c < at; c++)
-            line += *c == '\n';
+        line = at != NULL ? line_at(text.data, at) : 0;
     }
     text_free(&text);
     free(path);

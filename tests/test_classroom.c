@@ -519,8 +519,8 @@ static void a_submission_that_sleeps_is_not_waited_for(void **state)
     (void)state;
     assert_int_equal(grade_lines(text, "1.1", "for (;;) sleep(9);", ""), 0);
     assert_says(text,
-                "TIMEOUT  less than nothing\n          not run: this exercise ran out of time "
-                "twice");
+                "TIMEOUT  less than nothing\n          not run: this exercise has run out of time "
+                "already");
     assert_points(text, "points", "4 of 6");
     assert_int_equal(grade_lines(text, "1.1", "for (;;) sleep(9);", "--clock 3"), 0);
     assert_says(text, "not run  the last is the largest\n          not run: 3 s were lost in "

@@ -974,8 +974,8 @@ static void marked_tokenizer(Tokenizer *tokenizer, const char *rest, const char 
         fail_msg("%s", error.text);
 }
 
-/* "text=ids|text=ids", as Hugging Face's tokenizers has them; where a text may be cut, its parts have
-   the ids of the whole. */
+/* "text=ids|text=ids", as Hugging Face's tokenizers has them; where a text may be cut, its parts
+   have the ids of the whole. */
 static void marked_ids_are(const char *rest, const char *added, const char *model,
                            const char *pairs)
 {

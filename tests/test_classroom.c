@@ -47,6 +47,8 @@ static const Sample samples[] = {
     {"a huge piece of memory", "memset(malloc((size_t)1 << 40), 1, 1 << 20);", "CRASH"},
     {"a missing semicolon", "sum += 1", "NOT C"},
     {"a brace too many", "}", "NOT C"},
+    {"a helper that returns nothing",
+     "int two(void);\n#define two() ({ int two_(void) { } two_(); })\nsum = two();", "NOT C"},
     {"an unknown function", "sum = toy_men(x, n);", "NOT C"},
     {"a function that is nowhere", "double toy_men(void); sum = toy_men();", "NOT C"},
     {"an instruction that is none", "__asm__(\"as I like\");", "NOT C"},

@@ -456,8 +456,8 @@ static void place_in_tests(const Grading *grading, const char *dir, const char *
     free(to);
 }
 
-/* Compiles a program of tests to program->built. The source of a probe is in the work folder only as
-   long as that takes: no output can quote it. */
+/* Compiles a program of tests to program->built. The source of a probe is in the work folder only
+   as long as that takes: no output can quote it. */
 static bool program_compile(Text *message, Grading *grading, const Program *program)
 {
     Text words = {NULL, 0, 0};
@@ -650,8 +650,8 @@ static bool programs_compile(Grading *grading, bool probes)
 }
 
 /* ---- each exercise by itself ---------------------------------------------------------------- */
-/* What one exercise does wrong, or does not do yet, costs no other: when a test of an exercise     */
-/* fails, it and those after it run in a build in which every other exercise is the course's own.   */
+/* What one exercise does wrong, or does not do yet, costs no other: when a test of an exercise  */
+/* fails, it and those after it run in a build in which every other exercise is the course's own. */
 
 /* The course's solutions, from the kit, written in rot47. */
 static void solutions_read(Grading *grading)

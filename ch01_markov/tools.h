@@ -18,6 +18,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -1079,9 +1080,11 @@ int program_end(bool ok, const Error *error)
 }
 
 /* Whoever closed stdout or stderr did not mean the first file that is opened to take its place:
-   what cannot be written to does. */
+   what cannot be written to does. And a file that may grow no more (ulimit -f) is one that cannot
+   be written, with a sentence, and no signal. */
 static void streams_keep(void)
 {
+    signal(SIGXFSZ, SIG_IGN);
     for (int stream = 0; stream <= 2; stream++)
         if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream ? O_RDONLY : O_WRONLY) < 0)
             return;

@@ -1035,7 +1035,7 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
                                : "selective",
            model_floats(&model->config), lessons->from, lessons->words->n_word);
     RunLock lock;
-    bool ok = run_lock(&lock, run->checkpoint, error) &&
+    bool ok = run_lock(&lock, run->checkpoint, error) && out_possible(run->checkpoint, error) &&
               (!run->resume || trainer_load(&trainer, run->checkpoint, error));
     double start = seconds_now();
     ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);

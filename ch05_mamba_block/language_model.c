@@ -13,7 +13,7 @@
               -       lm_head      (vocab, d_model)               lm_head.weight, if not tied to E
               tokens = batch * len, and token t of sequence b is number b * len + t
    BUILD      cc -O2 ch05_mamba_block/language_model.c -o language_model -lm && ./language_model
-   TIME       95 minutes to read, 60 to do the exercises
+   TIME       60 minutes to read, 60 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.2
               I. Loshchilov, F. Hutter, Decoupled weight decay regularization, arXiv 1711.05101
               O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head)

@@ -374,6 +374,27 @@ static int exercise_minutes(const char *text)
     return sum;
 }
 
+/* A row of the front page has the minutes of its other lessons as well: "60, 60; 40; 40". */
+static void other_lessons_take_as_long(const char *row, const char *cell)
+{
+    char path[128], wanted[32], *lesson;
+    size_t len;
+    Error error;
+    const char *link = strstr(row, "](");
+    while (link && (link = strstr(link + 1, "](")) != NULL) {
+        if (sscanf(link, "](%127[^)]", path) != 1 || strlen(path) < 3 ||
+            strcmp(path + strlen(path) - 3, ".md") != 0)
+            continue;
+        if (!text_read(&lesson, &len, path, &error))
+            fail_msg("%s", error.text);
+        int read = number_before(lesson, " minutes to read");
+        snprintf(wanted, sizeof wanted, "; %d", read);
+        if (read > 0 && !strstr(cell, wanted))
+            fail_msg("%s: %d minutes to read, of which the front page knows nothing", path, read);
+        free(lesson);
+    }
+}
+
 /* A lesson's head, its table of exercises, and its row on the front page say the same. */
 static void a_lesson_takes_as_long_as_the_front_page_says(void **state)
 {
@@ -402,6 +423,7 @@ static void a_lesson_takes_as_long_as_the_front_page_says(void **state)
             fail_msg("%s: %d minutes to read and %d for the exercises, whose table has %d; the "
                      "front page says %d, %d",
                      path, head_read, head, sum, read, exercises);
+        other_lessons_take_as_long(row, cell);
         free(lesson);
         lessons++;
     }

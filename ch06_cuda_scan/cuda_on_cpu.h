@@ -17,8 +17,8 @@
      AddressSanitizer sees every access beyond it; static shared arrays too, if gcc is told to by
      -fsanitize-sections=cuda_shared;
    - a barrier that not all threads reach, a lane outside of a shuffle's mask, a copy of a size that
-     is none, a thread that never waits, a stack that is too small end the launch with cudaErrorLaunchFailure, and
-     cudaGetErrorString says which block, which thread and which line;
+     is none, a thread that never waits, a stack that is too small end the launch with
+     cudaErrorLaunchFailure, and cudaGetErrorString says which block, which thread and which line;
    - ThreadSanitizer sees a race even where no order changes the result, and the launch ends with
      the two lines (cuda_races.h).
 

@@ -57,7 +57,8 @@ ok() { # name status
     if have cppcheck; then
         cppcheck --quiet -j "$(getconf _NPROCESSORS_ONLN)" --std=c11 --language=c --error-exitcode=1 --inline-suppr \
             --enable=warning,performance,portability -D__INCLUDE_LEVEL__=0 \
-            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar $tops
+            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar \
+            --suppress='invalidFunctionArg:*language_model.c' $tops # a sum over an empty vocabulary
         ok "cppcheck" $?
     fi
 

@@ -21,6 +21,8 @@ typedef struct {
     char hint[MAX_HINTS][512];
     int hints;
     Text broken;       /* what the compiler said, if this exercise alone does not compile */
+    Text warnings;     /* of the compiler, of lines between its markers: for the student */
+    Text handed_in;    /* its file, if it is the first exercise of that */
     int tests, passed; /* public ones */
     int probes, probes_passed;
     int late;  /* how often a test of it ran out of time */

@@ -229,6 +229,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
 	$(call show,$(BUILD)/ch06_cuda_scan)
 	$(call show,$(BUILD)/ch06_cuda_backward)
+	@printf '\n==== Chapter 6a: Mamba-2 on tensor cores (ch06_cuda_scan/TENSOR_CORES.md) ====\n'
 	$(call show,$(BUILD)/ch06_cuda_dual)
 	@if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then \
 	    printf '\n$$ %s\n' $(CUDA_RUN); $(CUDA_RUN); fi

@@ -1013,8 +1013,8 @@ static inline void cuda_cpu_tick(int number)
     cuda_cpu_leave(); /* and never comes back */
 }
 
-/* A touch of the bytes below a stack, the thread's own or that of one whose stack it has run through:
-   it has too much there. Any other is left to whoever was asked before. */
+/* A touch of the bytes below a stack, the thread's own or that of one whose stack it has run
+   through: it has too much there. Any other is left to whoever was asked before. */
 static inline void cuda_cpu_fault(int number, siginfo_t *info, void *context)
 {
     const char *at = (const char *)info->si_addr;

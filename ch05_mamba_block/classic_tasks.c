@@ -5,7 +5,7 @@
    HOLDS   selective copying and induction heads; the lessons that lead up to them; right answers,
            piece by piece; the training of both models with several seeds, and their scores at
            lengths far beyond training
-   FOR     the lesson's section "Two classic tasks", and its tests
+   FOR     the lesson LEARNING.md, section "Two classic tasks", and its tests
    BUILD   cc -O2 ch05_mamba_block/classic_tasks.c -o classic_tasks -lm && ./classic_tasks
    SOURCE  A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.1, figure 2, appendix E
            Y. Bengio et al., Curriculum learning, ICML 2009 (from easy to hard) */

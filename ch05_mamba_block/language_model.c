@@ -13,7 +13,7 @@
               -       lm_head      (vocab, d_model)               lm_head.weight, if not tied to E
               tokens = batch * len, and token t of sequence b is number b * len + t
    BUILD      cc -O2 ch05_mamba_block/language_model.c -o language_model -lm && ./language_model
-   TIME       95 minutes to read, 60 to do the exercises
+   TIME       60 minutes to read, 65 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.2
               I. Loshchilov, F. Hutter, Decoupled weight decay regularization, arXiv 1711.05101
               O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head)
@@ -223,22 +223,15 @@ void model_forward(ModelWork *work, float *state, const int32_t *ids, const Mode
    the word got which really came. A model that knows nothing gives each of 302 words 1/302, and
    loses log 302 = 5.71 a token; one that is sure and right loses 0. */
 
-/* Taken from every logit it leaves softmax as it is, and no exponential above 1. */
-static double largest_logit(const float *logits, size_t vocab)
-{
-    float largest = logits[0];
-    for (size_t v = 1; v < vocab; v++)
-        largest = logits[v] > largest ? logits[v] : largest;
-    return (double)largest;
-}
-
 /* -log softmax(logits)[target] of one token: how surprised the model is by what came.
 
    Exercise 5.6. The logarithm of a share, without overflow: a logit may be 1000. */
 double token_loss(const float *logits, size_t vocab, size_t target)
 {
     assert(target < vocab);
-    double largest = largest_logit(logits, vocab), loss = 0.0;
+    double largest = (double)logits[0], loss = 0.0;
+    for (size_t v = 1; v < vocab; v++)
+        largest = fmax(largest, (double)logits[v]);
     //> EX 5.6 [2 pts] [15 min] the loss of one token
     //? softmax(logits)[target] is exp(logits[target]) over the sum of all exp(logits[v]).
     //? Its -log is log(sum) - logits[target]. But exp(1000) is no number: what can be taken away?
@@ -246,7 +239,7 @@ double token_loss(const float *logits, size_t vocab, size_t target)
     double sum = 0.0;
     for (size_t v = 0; v < vocab; v++)
         sum += exp((double)logits[v] - largest);
-    loss = log(fmax(1.0, sum)) + largest - (double)logits[target];
+    loss = log(sum) + largest - (double)logits[target];
     //< EX 5.6
     return loss;
 }
@@ -260,32 +253,24 @@ size_t targets_count(const int32_t *targets, size_t tokens)
     return count;
 }
 
-/* The loss of all tokens with a target, added up, after model_forward. nll (tokens) gets each
-   token's, 0 where there is no target; or NULL. token_loss_fast is token_loss, LANES words at a
-   time. */
-static double loss_sum(double *nll, const ModelWork *work, const int32_t *targets,
-                       const Model *model)
+/* The loss of all tokens with a target, added up, after model_forward. token_loss_fast is
+   token_loss, LANES words at a time. */
+static double loss_sum(const ModelWork *work, const int32_t *targets, const Model *model)
 {
     size_t vocab = model->config.vocab_size;
     const ExpTable table = exp_table();
     double sum = 0.0;
-    for (size_t t = 0; t < work->batch * work->len; t++) {
-        double loss = 0.0;
+    for (size_t t = 0; t < work->batch * work->len; t++)
         if (targets[t] >= 0)
-            loss = token_loss_fast(work->logits + t * vocab, vocab, (size_t)targets[t], &table);
-        if (nll != NULL)
-            nll[t] = loss;
-        sum += loss;
-    }
+            sum += token_loss_fast(work->logits + t * vocab, vocab, (size_t)targets[t], &table);
     return sum;
 }
 
 /* What is trained on: the mean of it. */
-double model_loss(double *nll, const ModelWork *work, const int32_t *targets, const Model *model)
+double model_loss(const ModelWork *work, const int32_t *targets, const Model *model)
 {
     size_t count = targets_count(targets, work->batch * work->len);
-    double sum = loss_sum(nll, work, targets, model);
-    return count == 0 ? 0.0 : sum / (double)count;
+    return count == 0 ? 0.0 : loss_sum(work, targets, model) / (double)count;
 }
 
 /* ======================================= Backward ========================================== */
@@ -380,7 +365,7 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
         float rate = (float)(settings->rate / correct1), root = (float)(1.0 / sqrt(correct2));
         float epsilon = (float)settings->epsilon;
         for (size_t i = 0; i < p.count; i++) {
-            //> EX 5.7 [3 pts] [15 min] a step of AdamW
+            //> EX 5.7 [3 pts] [20 min] a step of AdamW
             //? m is the running mean of the gradient g: b1 of what it was, 1 - b1 of what came.
             //? v is that of its square, with b2.
             //? `rate` holds the learning rate over 1 - b1^t, `root` is 1 / sqrt(1 - b2^t).
@@ -463,7 +448,7 @@ enum { CHECKS = 32, GROUPS = 4 };
 typedef struct {
     size_t first;     /* its first token, counted through the batch */
     ModelWork work;   /* as many sequences as the group has */
-    Packed texts;     /* where texts begin in them, if reset_after asks for that */
+    Packed texts;     /* where texts begin in them, if text_end asks for that */
     ModelParams grad; /* its part of the gradient, laid out as the model's own parameters */
     double loss;      /* the sum over its targets */
 } Group;
@@ -481,9 +466,8 @@ typedef struct {
     double *loss;           /* (steps) of every step so far */
     double *check, *at;     /* (CHECKS) the loss on what is not learnt from, after which step */
     size_t n_check;
-    const char *looked_at; /* what that is */
-    int32_t reset_after;   /* 1 + the token that ends a text: the next then begins with nothing;
-                              0: it goes on from what was before */
+    int32_t text_end; /* the token after which the next text begins with nothing; -1: none, a text
+                         goes on from what was before it */
 } Trainer;
 
 /* Group g of n_group: even shares of the sequences, as even as they can be. */
@@ -505,6 +489,7 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
     Trainer trainer;
     size_t tokens = (size_t)(settings->batch * settings->len);
     assert(tokens > 0 && settings->steps > 0);
+    memset(&trainer, 0, sizeof trainer);
     trainer.settings = *settings;
     trainer.model = model;
     trainer.n_group = smaller(GROUPS, (size_t)settings->batch);
@@ -512,7 +497,6 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
         trainer.group[g] = group_new(model, g, trainer.n_group, settings);
     trainer.adam.mean = model_params_new(&model->config);
     trainer.adam.square = model_params_new(&model->config);
-    trainer.adam.step = 0;
     trainer.average = model_params_new(&model->config);
     memcpy(trainer.average.memory, model->params.memory,
            model_floats(&model->config) * sizeof(float));
@@ -522,9 +506,7 @@ Trainer trainer_new(Model *model, const TrainSettings *settings)
     trainer.loss = NEW(double, settings->steps);
     trainer.check = NEW(double, CHECKS);
     trainer.at = NEW(double, CHECKS);
-    trainer.n_check = 0;
-    trainer.looked_at = "other text";
-    trainer.reset_after = 0;
+    trainer.text_end = -1;
     return trainer;
 }
 
@@ -583,13 +565,12 @@ static double batch_loss(Trainer *trainer, bool learn)
         Group *group = &trainer->group[g];
         size_t first = group->first;
         const int32_t *ids = trainer->ids + first, *targets = trainer->targets + first;
-        if (trainer->reset_after > 0) {
+        if (trainer->text_end >= 0) {
             group->work.texts = &group->texts;
-            texts_find(&group->texts, ids, group->work.batch, group->work.len,
-                       trainer->reset_after - 1);
+            texts_find(&group->texts, ids, group->work.batch, group->work.len, trainer->text_end);
         }
         model_forward(&group->work, NULL, ids, model);
-        group->loss = loss_sum(NULL, &group->work, targets, model);
+        group->loss = loss_sum(&group->work, targets, model);
         if (learn)
             model_backward(&group->grad, &group->work, ids, targets, count, model);
     }
@@ -692,7 +673,6 @@ bool train(Trainer *trainer, const BatchSource *source, const BatchSource *check
     char label[64];
     double start = seconds_now();
     Progress progress = progress_start("training");
-    printf("    step       loss  %s\n", trainer->looked_at);
     while (trainer->adam.step < settings->steps) {
         trainer_step(trainer, source);
         uint64_t done = trainer->adam.step;
@@ -762,19 +742,8 @@ const float *writer_read_all(Writer *writer, const int32_t *tokens, size_t len)
 
 /* ---- which words may be drawn, as it is defined ---- */
 /* The likeliest word each time goes round in circles; any word by its share is now and then a bad
-   one. So the tail is cut off before the draw. sampling.c ranks the tokens, and then has a way to
-   do without. */
-
-/* Top-k: weights (vocab) below the k-th largest become 0. */
-void keep_top_k_clear(Sampler *sampler, size_t k)
-{
-    RankedToken *ranked = tokens_ranked(sampler->weight, sampler->vocab);
-    float least = k < sampler->vocab ? ranked[sampler->vocab - k].weight : 0.0f;
-    for (size_t v = 0; v < sampler->vocab; v++)
-        if (sampler->weight[v] < least)
-            sampler->weight[v] = 0.0f;
-    free(ranked);
-}
+   one. So the tail is cut off before the draw: top-k keeps the k likeliest (keep_top_k, in
+   sampling.c), top-p as many as together have the chance p. */
 
 /* Top-p: the least likely tokens get the weight 0, as many as together hold no more than 1 - p of
    all; but never the likeliest one.
@@ -819,8 +788,7 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     Random random = random_from_seed(wish->seed);
     Writer writer = writer_new(model);
     Sampler sampler = sampler_new(model->config.vocab_size);
-    if (count ==
-        0) /* something must be read before anything can be said: the end of a text before */
+    if (count == 0) /* something must be read first: the end of a text before */
         ids[count++] = words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
     for (size_t i = 0; i < count; i++) {
         sampler_see(&sampler, (size_t)ids[i]);
@@ -915,7 +883,7 @@ static void settings_text(char *text, size_t room, const Trainer *trainer)
              " --seed %" PRIu64 " --rate %g --average %g%s%s, %zu tokens",
              config->hidden_size, config->num_hidden_layers, s->steps, s->batch, s->len, s->seed,
              s->rate, s->average, config->kind == MODEL_MAMBA2 ? " --mamba2" : "",
-             trainer->reset_after > 0 ? " --reset" : "", config->vocab_size);
+             trainer->text_end >= 0 ? " --reset" : "", config->vocab_size);
 }
 
 /* All that a run needs to go on as if it had never stopped, its numbers first. */
@@ -1026,9 +994,8 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
                  Error *error)
 {
     Trainer trainer = trainer_new(model, &run->settings);
-    trainer.looked_at = lessons->looked_at;
     if (run->reset)
-        trainer.reset_after = 1 + (lessons->words->bytes ? (int32_t)'\n' : (int32_t)WORD_END);
+        trainer.text_end = lessons->words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
     printf("\nA %s model of %zu parameters learns from %s, %zu different words\n\n",
            run->time_invariant ? "time-invariant"
            : run->mamba2       ? "Mamba-2"
@@ -1038,11 +1005,14 @@ bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, c
     bool ok = run_lock(&lock, run->checkpoint, error) && out_possible(run->checkpoint, error) &&
               (!run->resume || trainer_load(&trainer, run->checkpoint, error));
     double start = seconds_now();
-    ok = ok && train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
+    if (ok) {
+        printf("    step       loss  %s\n", lessons->looked_at);
+        ok = train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
+    }
     if (ok) {
         fprintf(stderr, "%.1f s\n", seconds_now() - start);
         Curve curve = {trainer.loss,  (size_t)trainer.adam.step, trainer.at,
-                       trainer.check, trainer.n_check,           trainer.looked_at};
+                       trainer.check, trainer.n_check,           lessons->looked_at};
         ok = curve_show(&curve, show, error);
         putchar('\n');
     }

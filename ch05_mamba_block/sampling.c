@@ -149,7 +149,7 @@ static double weights_total(const float *weight, size_t vocab)
 }
 
 /* ============================= Which tokens stay: by sorting ============================= */
-/* For keep_top_k_clear and keep_top_p_clear of language_model.c. */
+/* For keep_top_p_clear of language_model.c. */
 
 typedef struct {
     float weight;
@@ -177,7 +177,7 @@ RankedToken *tokens_ranked(const float *weight, size_t vocab)
 }
 
 /* ============================= Which tokens stay: without sorting ========================= */
-/* keep_top_k_clear and keep_top_p_clear of language_model.c, for use: the same tokens stay. */
+/* The same tokens stay as if all had been sorted. */
 
 enum { CUT_BITS = 10, CUT_BINS = 1 << CUT_BITS };
 
@@ -233,7 +233,7 @@ static float weight_cut(double *before, Sampler *sampler, double wanted, float l
     return weight;
 }
 
-/* keep_top_k_clear, for use. */
+/* Top-k: weights (vocab) below the k-th largest become 0. */
 void keep_top_k(Sampler *sampler, size_t k)
 {
     double before;
@@ -242,7 +242,7 @@ void keep_top_k(Sampler *sampler, size_t k)
         sampler->weight[v] = sampler->weight[v] < least ? 0.0f : sampler->weight[v];
 }
 
-/* keep_top_p_clear, for use. */
+/* Top-p: keep_top_p_clear of language_model.c, for use. */
 void keep_top_p(Sampler *sampler, double p)
 {
     double before, total = weights_total(sampler->weight, sampler->vocab), wanted = p * total;

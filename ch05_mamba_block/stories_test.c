@@ -3,7 +3,7 @@
    HOLDS   scores: stories whose answer is right, word for word; selective and time-invariant models
            trained from many starts; what each word of a story wrote into the state, what of it
            is kept after each sentence, and what the model would answer if it were asked now
-   FOR     the lesson's sections "Training" and "Looking inside", and its tests
+   FOR     the lessons LANGUAGE_MODEL.md ("Training", "Looking inside") and LEARNING.md, their tests
    BUILD   cc -O2 ch05_mamba_block/stories_test.c -o stories_test -lm && ./stories_test */
 
 #ifndef CH05_STORIES_TEST

@@ -132,6 +132,30 @@ static inline int check_digits(double a, double b)
     return 17;
 }
 
+/* What a place of the array `want` is called: "y[1][3] of (4, 6) in ch04_small.safetensors". golden.h
+   knows it of numbers that come from a file; of others it is false, or there is nobody to ask. */
+typedef bool CheckPlace(char *place, size_t room, CheckArray want, size_t count, size_t i);
+static CheckPlace *check_place;
+
+/* That, or "index 5 of 24". */
+static inline void check_name_place(char *place, size_t room, CheckArray want, size_t count,
+                                    size_t i)
+{
+    if (check_place == NULL || !check_place(place, room, want, count, i))
+        snprintf(place, room, "index %zu of %zu", i, count);
+}
+
+/* The beginning of a message: "FILE:LINE: the outputs, index 5 of 24,". */
+static inline void check_say_where(const char *text, const char *file, int line, CheckArray want,
+                                   size_t count, size_t i)
+{
+    char place[512];
+    check_name_place(place, sizeof place, want, count, i);
+    size_t len = strlen(text);
+    bool says_it = strncmp(place, text, len) == 0 && (place[len] == '[' || place[len] == ' ');
+    print_error("%s:%d: %s%s%s,", file, line, says_it ? "" : text, says_it ? "" : ", ", place);
+}
+
 /* The end of a message: " is 0.3, expected 0.4 to within 1e-12". */
 static inline void check_say(double got, double want, double allowed)
 {
@@ -159,7 +183,7 @@ static inline void check_all_near(const char *text, const char *file, int line, 
     for (size_t i = 0; i < count; i++) {
         double a = check_number(got, i), b = check_number(want, i);
         if (!check_is_near(a, b, abs, rel)) {
-            print_error("%s:%d: %s, index %zu of %zu,", file, line, text, i, count);
+            check_say_where(text, file, line, want, count, i);
             check_say(a, b, abs + rel * fabs(b));
             _fail(file, line);
         }
@@ -188,6 +212,23 @@ static inline double check_relmax_of(size_t *worst_at, CheckArray got, CheckArra
     return size > 0.0 ? worst / size : worst <= 1e-30 ? 0.0 : (double)INFINITY;
 }
 
+/* Where it begins: the first of those that are as far off as this part of the farthest. */
+static inline void check_say_first(CheckArray got, CheckArray want, size_t count, size_t at,
+                                   double part)
+{
+    double most = fabs(check_number(got, at) - check_number(want, at));
+    size_t i = 0;
+    while (i < at && fabs(check_number(got, i) - check_number(want, i)) <= part * most)
+        i++;
+    if (i < at) {
+        char place[512];
+        check_name_place(place, sizeof place, want, count, i);
+        const char *shape = strstr(place, " of ");
+        print_error("the first that is off is %.*s\n",
+                    shape ? (int)(shape - place) : (int)sizeof place, place);
+    }
+}
+
 static inline void check_relmax(const char *text, const char *file, int line, CheckArray got,
                                 CheckArray want, size_t count, double tol)
 {
@@ -195,13 +236,16 @@ static inline void check_relmax(const char *text, const char *file, int line, Ch
     check_arrays(text, file, line, got, want, count);
     double relmax = check_relmax_of(&at, got, want, count);
     if (!(relmax <= tol)) {
-        print_error("%s:%d: %s, index %zu of %zu, farthest off,", file, line, text, at, count);
+        check_say_where(text, file, line, want, count, at);
+        print_error(" farthest off,");
         check_say(check_number(got, at), check_number(want, at), 0.0);
         if (isnan(relmax))
             print_error("that is no number: made of memory that nobody wrote, or of 0 / 0?\n");
-        else
+        else {
             print_error("that is %.3g of the largest number expected; %.3g is allowed\n", relmax,
                         tol);
+            check_say_first(got, want, count, at, tol / relmax);
+        }
         _fail(file, line);
     }
 }

@@ -10,10 +10,12 @@
 # it optimises, and clang-tidy's rules. gcc -fanalyzer, which takes minutes for each, was asked once:
 # with all they include, of markov.c, ssm.c, json.c, safetensors.c, tokenizer.c and the grader; of
 # selective.c, stories.c, config.c, words.c, text_stream.c, tokenizer_json.c, pre_tokenizer.c,
-# generation.c, model_folder.c, pretrained.c, pretrained_model.c, quantized.c, mamba2.c and
-# mamba3_block.c with what they include as prototypes. What was left of its findings is none: a
-# token's bytes and a copied weight, which an array or a result holds; a tensor that was found once,
-# not found again; and vectors, which it takes for numbers.
+# generation.c, model_folder.c, pretrained.c, pretrained_model.c, quantized.c, mamba2.c,
+# mamba3_block.c, and, its limits raised, unicode.c, mamba3.c, fast_scan.c, mamba_block.c and
+# mamba2_block.c with what they include as prototypes (of the last three it gives up on some paths).
+# What was left of its findings is none: a token's bytes and a copied weight, which an array or a
+# result holds; a tensor that was found once, not found again; a table of tensors, laid out by a
+# function that it was not shown; and vectors, which it takes for numbers.
 set -u
 bad=0
 work=$(mktemp -d)
@@ -55,7 +57,8 @@ ok() { # name status
     if have cppcheck; then
         cppcheck --quiet -j "$(getconf _NPROCESSORS_ONLN)" --std=c11 --language=c --error-exitcode=1 --inline-suppr \
             --enable=warning,performance,portability -D__INCLUDE_LEVEL__=0 \
-            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar $tops
+            --suppress=missingIncludeSystem --suppress=ctuOneDefinitionRuleViolation --suppress=ctuuninitvar \
+            --suppress='invalidFunctionArg:*language_model.c' $tops # a sum over an empty vocabulary
         ok "cppcheck" $?
     fi
 

@@ -94,6 +94,66 @@ static inline size_t golden_size(const Safetensors *file, const char *name, size
     return tensor->shape[axis];
 }
 
+/* ---- what a test that fails says of its numbers -------------------------------------------- */
+
+/* The last arrays that came from files, each with a copy: an array that has the same numbers at the
+   same place is that one, and has its name. */
+enum { GOLDEN_READ = 64 };
+typedef struct {
+    char name[128], file[256];
+    size_t rank, shape[TENSOR_MAX_RANK], size, bytes; /* size: of one number */
+    const char *at;
+    char *copy;
+} GoldenRead;
+static GoldenRead golden_read[GOLDEN_READ];
+static size_t golden_reads;
+
+static inline bool golden_place(char *place, size_t room, CheckArray want, size_t count, size_t i)
+{
+    for (size_t back = 1; back <= golden_reads && back <= GOLDEN_READ; back++) {
+        const GoldenRead *read = &golden_read[(golden_reads - back) % GOLDEN_READ];
+        uintptr_t begin = (uintptr_t)read->at, from = (uintptr_t)want.numbers;
+        size_t bytes = count * want.size, index = (from - begin) / read->size + i;
+        if (read->size != want.size || from < begin || bytes > read->bytes ||
+            from - begin > read->bytes - bytes ||
+            memcmp(want.numbers, read->copy + (from - begin), bytes) != 0)
+            continue;
+        size_t len = (size_t)snprintf(place, room, "%s", read->name),
+               left = read->bytes / want.size;
+        for (size_t k = 0; k < read->rank && len < room; k++) {
+            left /= read->shape[k];
+            len += (size_t)snprintf(place + len, room - len, "[%zu]", index / left);
+            index %= left;
+        }
+        for (size_t k = 0; k < read->rank && len < room; k++)
+            len += (size_t)snprintf(place + len, room - len, "%s%zu%s", k == 0 ? " of (" : ", ",
+                                    read->shape[k], k + 1 == read->rank ? ")" : "");
+        if (len < room)
+            snprintf(place + len, room - len, " in %s", read->file);
+        return true;
+    }
+    return false;
+}
+
+/* `numbers`, of `size` bytes each, are this tensor, in the order of this shape. */
+static inline void golden_remember(const void *numbers, size_t size, const Safetensors *file,
+                                   const Tensor *tensor, const size_t *shape)
+{
+    GoldenRead *read = &golden_read[golden_reads++ % GOLDEN_READ];
+    const char *slash = strrchr(file->path, '/');
+    snprintf(read->name, sizeof read->name, "%s", tensor->name);
+    snprintf(read->file, sizeof read->file, "%s", slash ? slash + 1 : file->path);
+    read->rank = tensor->rank;
+    memcpy(read->shape, shape, sizeof read->shape);
+    read->size = size;
+    read->bytes = size * tensor->count;
+    read->at = (const char *)numbers;
+    free(read->copy);
+    read->copy = NEW(char, read->bytes + 1);
+    memcpy(read->copy, numbers, read->bytes);
+    check_place = golden_place;
+}
+
 /* The numbers of a tensor in an array of their own, which the caller frees; its shape through
    *tensor, unless that is NULL. */
 static inline double *golden_doubles(const Tensor **tensor, const Safetensors *file,
@@ -102,6 +162,7 @@ static inline double *golden_doubles(const Tensor **tensor, const Safetensors *f
     const Tensor *found = golden_tensor(file, name);
     double *numbers = NEW(double, found->count);
     tensor_to_double(numbers, found);
+    golden_remember(numbers, sizeof *numbers, file, found, found->shape);
     if (tensor)
         *tensor = found;
     return numbers;
@@ -112,6 +173,7 @@ static inline float *golden_floats(const Tensor **tensor, const Safetensors *fil
     const Tensor *found = golden_tensor(file, name);
     float *numbers = NEW(float, found->count);
     tensor_to_float(numbers, found);
+    golden_remember(numbers, sizeof *numbers, file, found, found->shape);
     if (tensor)
         *tensor = found;
     return numbers;

@@ -63,10 +63,12 @@ static inline float *tokens_first(const Safetensors *file, const char *name)
     const Tensor *tensor;
     float *from = golden_floats(&tensor, file, name), *to = NEW(float, tensor->count);
     size_t batch = tensor->shape[0], rows = tensor->shape[1], len = tensor->shape[2];
+    size_t shape[TENSOR_MAX_RANK] = {batch, len, rows};
     for (size_t b = 0; b < batch; b++)
         for (size_t r = 0; r < rows; r++)
             for (size_t t = 0; t < len; t++)
                 to[(b * len + t) * rows + r] = from[(b * rows + r) * len + t];
+    golden_remember(to, sizeof *to, file, tensor, shape);
     free(from);
     return to;
 }

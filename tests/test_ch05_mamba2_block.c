@@ -95,7 +95,7 @@ static void check_logits(Golden *golden)
     model_forward(&work, NULL, golden->ids, &golden->model);
     assert_golden(&golden->file, "logits", work.logits,
                   golden->batch * golden->len * golden->model.config.vocab_size);
-    assert_near(model_loss(NULL, &work, golden->targets, &golden->model),
+    assert_near(model_loss(&work, golden->targets, &golden->model),
                 golden_scalar(&golden->file, "nll"), 0, 1e-5);
     model_work_free(&work);
 }

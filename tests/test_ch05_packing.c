@@ -231,7 +231,7 @@ static void training_with_resets_learns_from_the_texts_as_they_are_alone(void **
     for (size_t i = 0, at = 0; i < TEXTS; at += text_len[i++]) {
         ModelWork work = nan_work(&model, 1, text_len[i], false);
         model_forward(&work, NULL, ids + at, &model);
-        alone += loss_sum(NULL, &work, targets + at, &model);
+        alone += loss_sum(&work, targets + at, &model);
         model_work_free(&work);
     }
     alone /= (double)targets_count(targets, ROWS * LEN);
@@ -239,7 +239,7 @@ static void training_with_resets_learns_from_the_texts_as_they_are_alone(void **
     for (int resets = 0; resets < 2; resets++) {
         model = small_model(3);
         Trainer trainer = trainer_new(&model, &settings);
-        trainer.reset_after = resets ? 1 + END : 0;
+        trainer.text_end = resets ? END : -1;
         loss[resets] = trainer_step(&trainer, &source);
         trainer_free(&trainer);
         model_free(&model);

@@ -1779,6 +1779,35 @@ static void golden_tensors_come_with_their_shape(void **state)
     globfree(&found);
 }
 
+/* What a test that fails says of numbers from a file, whatever part of them it compares; of numbers
+   that are from none it says the index. */
+static void numbers_of_a_file_have_names(void **state)
+{
+    (void)state;
+    char place[512], want[512];
+    Safetensors file;
+    char *path = golden_path("ch01_weather.safetensors");
+    golden_open(&file, path);
+    double *pi = golden_doubles(NULL, &file, "pi"), other[2] = {1, 2};
+    size_t days = golden_size(&file, "pi", 0), n = golden_size(&file, "pi", 1);
+    assert_true(days >= 3 && n >= 2);
+    snprintf(want, sizeof want, "pi[2][1] of (%zu, %zu) in ch01_weather.safetensors", days, n);
+    check_name_place(place, sizeof place, CHECK_ARRAY(pi), days * n, 2 * n + 1);
+    assert_string_equal(place, want);
+    check_name_place(place, sizeof place, CHECK_ARRAY(pi + n), 2 * n, n + 1);
+    assert_string_equal(place, want);
+    check_name_place(place, sizeof place, CHECK_ARRAY(other), 2, 1);
+    assert_string_equal(place, "index 1 of 2");
+    pi[0] += 1; /* it is another array now, perhaps of another test */
+    check_name_place(place, sizeof place, CHECK_ARRAY(pi), days * n, 1);
+    assert_true(strncmp(place, "index 1 of ", 11) == 0);
+    double *last = golden_doubles(NULL, &file, "stationary");
+    check_name_place(place, sizeof place, CHECK_ARRAY(last), n, 1);
+    assert_contains(place, "stationary[1] of (");
+    free(pi), free(last), free(path);
+    safetensors_close(&file);
+}
+
 /* ---- all of them ------------------------------------------------------------------------- */
 
 static int make_directory(void **state)
@@ -1899,6 +1928,7 @@ int main(void)
         cmocka_unit_test(relmax_is_the_measure_of_the_index),
         cmocka_unit_test(floats_and_doubles_are_compared_with_each_other),
         cmocka_unit_test(golden_tensors_come_with_their_shape),
+        cmocka_unit_test(numbers_of_a_file_have_names),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -140,7 +140,7 @@ static double slope_of(const ModelTensor *p, const float *direction, ModelWork *
             p->values[i] += step * direction[i];
         model_refresh(model);
         model_forward(work, NULL, ids, model);
-        loss[side] = model_loss(NULL, work, targets, model);
+        loss[side] = model_loss(work, targets, model);
         for (size_t i = 0; i < p->count; i++)
             p->values[i] -= step * direction[i];
     }

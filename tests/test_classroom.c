@@ -114,7 +114,8 @@ static void an_assignment_has_stubs_and_no_solution(void **state)
                       "    //< EX 1.1");
     assert_says(text, "    for (size_t i = 0; i < n; i++)\n        sum += 0.0;\n    EXERCISE_TODO");
     assert_silent_about(text, "//?");
-    assert_int_equal(shell(text, "grep -rE 'toy_sum\\(sum|return a \\+ b|largest \\? x' $T/kit"),
+    assert_int_equal(shell(text, "grep -rE 'toy_sum\\(sum|return a \\+ b|largest \\? x|numbers sum "
+                                 "to|A loop over i' $T/kit"),
                      1);
 }
 
@@ -127,8 +128,28 @@ static void a_lesson_is_handed_out_without_what_it_would_give_away(void **state)
     assert_says(text, "    double sum = 0.0;\n    /* exercise 1.2: yours to write */\n    return");
     read_file(text, "kit/tests/exercises.txt");
     assert_says(text, "exercise 1.2 3 10 ch01_toy/toy.c a mean");
-    assert_says(text, "hint 1.2 What do all the numbers\ngoes-on 1.2 sum to?\nhint 1.2 A loop");
+    assert_says(text, "hint 1.2 (92E 5@ 2== E96 ?F>36CD\ngoes-on 1.2 DF> E@n\nhint 1.2 p =@@A");
     assert_says(text, "section 1.2 \"Means\" in ch01_toy/README.md");
+}
+
+/* What the handing out would miss: a line of the solution in other blanks, in another place. */
+static void a_lesson_that_says_a_solution_all_the_same_is_refused(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text,
+                           "rm -rf $T/says; cp -R $T/course $T/says; cd $T/says\n"
+                           "echo 'So it is `sum=toy_sum(sum, x[at])`.' >> ch01_toy/README.md\n"
+                           "sh $C/assignment.sh 01 $T/says_kit"),
+                     1);
+    assert_says(text, "error: lessons say what students are to write:\nch01_toy/README.md: "
+                      "exercise 1.2: sum=toy_sum(sum,x[at])\n");
+    assert_int_equal(shell(text,
+                           "! test -e $T/says_kit && cd $T/says && echo 'double sum2(double "
+                           "sum, double *x, int at) { return sum = toy_sum(sum, x[at]); }' >> "
+                           "ch01_toy/toy.h && sed -i.old '/So it is/d' ch01_toy/README.md &&"
+                           "sh $C/assignment.sh 01 $T/says_kit"),
+                     0);
 }
 
 /* Of the data and the golden data, what the chapter names; and what is said of them fits. */
@@ -427,6 +448,73 @@ static void the_compiler_and_the_sanitizer_name_the_student_s_lines(void **state
                     "grep -q \"toy.c:$(grep -n 'toy_sum(sum' $T/sub/toy.c | cut -d : -f 1)\" "
                     "$T/lines || exit 3"),
         0);
+}
+
+/* A brace that is missing makes a screen of errors: the first is shown, and what the braces are. */
+static void the_compiler_s_words_are_short(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(grade_lines(text, "1.2",
+                                 "for (size_t i = 0; i < n; i++) { /* } */\n    char c = '}';\n"
+                                 "    sum += x[i]\n    if (c != '}') break;",
+                                 ""),
+                     0);
+    assert_says(text, ": error: expected ';' before 'if'\n");
+    assert_says(text, " |     sum += x[i]\n                |                ^\n");
+    assert_says(text, ", which may come of this one\n          between its markers there are 1 { "
+                      "and 0 }\n");
+    assert_true(strstr(strstr(text, " error: ") + 1, " error: ") == NULL);
+    assert_int_equal(grade_lines(text, "1.2", "sum = toy_men(x, n);", ""), 0);
+    assert_says(text, "toy_men");
+    assert_silent_about(text, "more error");
+    assert_silent_about(text, "between its markers");
+}
+
+static void warnings_are_shown_where_the_student_has_written(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    shell(text, "rm -rf $T/ada; cp -R $T/kit $T/ada; cd $T/ada\n"
+                "sed -e 's/sum += 0.0;/if (sum = x[i]) sum += (int)i < n;/' -e "
+                "'s/EXERCISE_TODO(\"1.2\");//' -e 's/^double toy_sum/static int unsure(int n, "
+                "size_t m) { return n < m; }\\n&/' "
+                "$T/kit/ch01_toy/toy.c > ch01_toy/toy.c; make test");
+    assert_says(text, "    warning  ch01_toy/toy.c:");
+    assert_says(text, "[-Wparentheses]\n    warning  ch01_toy/toy.c:");
+    assert_says(text, "[-Wsign-compare]\n1.10");
+    assert_true(strstr(strstr(text, "sign-compare]") + 1, "sign-compare]") == NULL);
+    shell(text, "cd $T/ada && make score");
+    assert_silent_about(text, "warning");
+    shell(text, "cd $T/ada && make test EX=1.1");
+    assert_silent_about(text, "warning");
+}
+
+static void a_marker_that_is_gone_is_named(void **state)
+{
+    static const char *const cases[][2] = {
+        {"s/< EX 1.2/< EX1.2/", "gone, or changed; put back\n          //< EX 1.2\n"},
+        {"/> EX 1.2/d",
+         "gone, or changed; put back\n          //> EX 1.2 [3 pts] [10 min] a mean\n"},
+        {"s/> EX 1.10.*/> EX 1.10/; /< EX 1.10/d",
+         "changed; put back\n          //> EX 1.10 [1 pt] [5 min] the largest\n          "
+         "//< EX 1.10\n"},
+        {"s/> EX 1.1 .*/< EX 1.1/; t; s/< EX 1.1$/> EX 1.1 [2 pts] [5 min] a sum/",
+         "stand in the wrong order:\n          //> EX 1.1 [2 pts]"},
+    };
+    static char text[ROOM];
+    (void)state;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        assert_int_equal(shell(text,
+                               "rm -rf $T/sub; mkdir $T/sub; sed '/\\/\\/[?:]/d; %s' "
+                               "$C/toy/ch01_toy/toy.c > $T/sub/toy.c; grade",
+                               cases[k][0]),
+                         0);
+        assert_says(text, cases[k][1]);
+        assert_points(text, "points", "6 of 6"); /* all compiles */
+    }
+    assert_int_equal(grade_lines(text, "1.1", "return a + b;", ""), 0);
+    assert_silent_about(text, "marker");
 }
 
 static void without_namespaces_the_limits_still_hold(void **state)
@@ -966,6 +1054,7 @@ int main(void)
         cmocka_unit_test(nothing_of_a_submission_is_left),
         cmocka_unit_test(an_assignment_has_stubs_and_no_solution),
         cmocka_unit_test(a_lesson_is_handed_out_without_what_it_would_give_away),
+        cmocka_unit_test(a_lesson_that_says_a_solution_all_the_same_is_refused),
         cmocka_unit_test(a_kit_holds_what_its_chapter_names_and_says_no_more),
         cmocka_unit_test(the_same_course_gives_the_same_bytes),
         cmocka_unit_test(malformed_markers_are_refused),
@@ -982,6 +1071,9 @@ int main(void)
         cmocka_unit_test(lost_markers_and_broken_helpers_cost_what_they_touch),
         cmocka_unit_test(a_slip_in_one_file_costs_nothing_in_those_that_include_it),
         cmocka_unit_test(the_compiler_and_the_sanitizer_name_the_student_s_lines),
+        cmocka_unit_test(the_compiler_s_words_are_short),
+        cmocka_unit_test(warnings_are_shown_where_the_student_has_written),
+        cmocka_unit_test(a_marker_that_is_gone_is_named),
         cmocka_unit_test(without_namespaces_the_limits_still_hold),
         cmocka_unit_test(a_submission_that_sleeps_is_not_waited_for),
         cmocka_unit_test(probes_count_and_say_only_their_verdict),

@@ -230,13 +230,13 @@ static const char *printable(const char *name)
     return room[turn];
 }
 
-static void print_indented(const char *text)
+static void print_lines(const char *before, const char *text)
 {
     char *copy = copy_text(text), *rest = copy;
     tame(copy, true);
     for (char *line; (line = strsep(&rest, "\n")) != NULL;)
         if (*line != '\0')
-            printf("          %s\n", line);
+            printf("%s%s\n", before, line);
     free(copy);
 }
 
@@ -248,7 +248,7 @@ static void print_test(const Grading *grading, const Test *test)
            verdict_word[test->verdict], colour("\033[0m"), title,
            grading->programs[test->program].probe ? "  (hidden)" : "");
     if (test->verdict != PASS)
-        print_indented(text_of(&test->output));
+        print_lines("          ", text_of(&test->output));
 }
 
 static bool print_exercise(const Grading *grading, int k)
@@ -262,6 +262,8 @@ static bool print_exercise(const Grading *grading, int k)
     for (int t = 0; t < grading->n_test && !grading->score_only; t++)
         if (grading->tests[t].exercise == k && !is_silent(&grading->tests[t]))
             print_test(grading, &grading->tests[t]);
+    if (!grading->score_only)
+        print_lines("    warning  ", text_of(&exercise->warnings));
     return full;
 }
 
@@ -273,7 +275,7 @@ static void print_report(const Grading *grading)
     for (int k = 0; k < grading->n_exercise; k++)
         if (!print_exercise(grading, k) && next < 0)
             next = k;
-    print_indented(text_of(&grading->notes));
+    print_lines("          ", text_of(&grading->notes));
     printf("%-64s %5.4g of %g\n", "points", score, points);
     if (next >= 0 && grading->for_student) {
         const Exercise *exercise = &grading->exercises[next];

@@ -347,6 +347,27 @@ static bool submitted_read(Text *text, Grading *grading, const Heap *heap, const
     return bad == NULL;
 }
 
+static bool region_find(size_t *from, size_t *to, const char *text, const char *id);
+
+/* Says which marker lines of an exercise are not as they were: without them what one exercise does
+   wrong may cost another. */
+static void markers_check(Grading *grading, const Exercise *exercise, const char *text)
+{
+    char open[400], close[64];
+    size_t from, to;
+    int start = snprintf(open, sizeof open, "//> EX %s ", exercise->id);
+    snprintf(close, sizeof close, "//< EX %s\n", exercise->id);
+    if (region_find(&from, &to, text, exercise->id))
+        return;
+    bool opens = strstr(text, open) != NULL, closes = strstr(text, close) != NULL;
+    snprintf(open + start, sizeof open - (size_t)start, "[%g pt%s] [%d min] %s\n", exercise->points,
+             exercise->points == 1 ? "" : "s", exercise->minutes, exercise->title);
+    text_say(&grading->notes, "%s: %s\n%s%s", exercise->file,
+             opens && closes ? "the markers of an exercise stand in the wrong order:"
+                             : "a marker of an exercise is gone, or changed; put back",
+             opens && !closes ? "" : open, closes && !opens ? "" : close);
+}
+
 /* Puts what was handed in into the work folder. What was not stays as the kit has it: stubs. */
 static void submission_place(Grading *grading)
 {
@@ -363,8 +384,11 @@ static void submission_place(Grading *grading)
         if (heap_find(&heap, file)->time > grading->newest)
             grading->newest = heap_find(&heap, file)->time;
         grading->taken = hash_add(hash_text(grading->taken, file), text_of(&text), text.len);
+        for (int j = k; j < grading->n_exercise; j++)
+            if (strcmp(grading->exercises[j].file, file) == 0)
+                markers_check(grading, &grading->exercises[j], text_of(&text));
         free(path);
-        text_free(&text);
+        grading->exercises[k].handed_in = text;
     }
     char *zip = join(grading->work, "submitted.zip");
     unlink(zip);
@@ -406,6 +430,98 @@ static char *work_new(const char *from)
 
 /* ==================================== Compiling ============================================ */
 
+/* ---- what the compiler says, in short ---- */
+
+/* "tests/../ch01_toy/toy.c:17:9: error: ..." taken apart. */
+typedef struct {
+    int exercise;      /* the first of this file; -1 if it is not a file of exercises */
+    char file[300];    /* ch01_toy/toy.c */
+    long line, column; /* column: 0 if there is none */
+    const char *words; /* "error: ..." up to the end of the line */
+    size_t len;        /* of the words */
+} Remark;
+
+/* Is this line a remark of this kind, "error: " or "warning: "? */
+static bool remark_read(Remark *remark, const Grading *grading, const char *line, const char *kind)
+{
+    size_t len = strcspn(line, "\n"), path = strcspn(line, ":\n");
+    int end = 0;
+    if (strncmp(line, "tests/../", 9) == 0)
+        return remark_read(remark, grading, line + 9, kind);
+    remark->column = 0;
+    if (sscanf(line + path, ":%ld:%n", &remark->line, &end) != 1 || end == 0)
+        return false;
+    const char *at = line + path + end;
+    if (sscanf(at, "%ld:%n", &remark->column, &end) == 1)
+        at += end;
+    at += *at == ' ';
+    if (strncmp(at, "fatal ", 6) == 0)
+        at += 6;
+    if (at > line + len || strncmp(at, kind, strlen(kind)) != 0)
+        return false;
+    snprintf(remark->file, sizeof remark->file, "%.*s", (int)path, line);
+    remark->exercise = -1;
+    for (int k = grading->n_exercise - 1; k >= 0; k--)
+        if (strcmp(grading->exercises[k].file, remark->file) == 0)
+            remark->exercise = k;
+    remark->words = at;
+    remark->len = len - (size_t)(at - line);
+    return true;
+}
+
+static const char *next_line(const char *text)
+{
+    text += strcspn(text, "\n");
+    return text + (*text == '\n');
+}
+
+/* The line of the student's file that a remark is about, and a mark below the place. */
+static void line_show(Text *out, const Remark *remark, const char *text)
+{
+    for (long line = 1; line < remark->line && *text != '\0'; line++)
+        text = next_line(text);
+    int len = (int)strcspn(text, "\n"), at = (int)remark->column - 1;
+    if (len == 0)
+        return;
+    text_say(out, "%5ld | %.*s\n", remark->line, len, text);
+    if (at >= 0 && at <= len && memchr(text, '\t', (size_t)at) == NULL)
+        text_say(out, "      | %*s^\n", at, "");
+}
+
+/* The first error, with its line and what the compiler notes on it, and how many more there are: most
+   often they come of the first. If there is none in a file, what was said first. */
+static void errors_shorten(Text *out, const Grading *grading, const char *said)
+{
+    Remark first, other;
+    int more = 0, lines = 0;
+    const char *line = said;
+    while (*line != '\0' && !remark_read(&first, grading, line, "error: "))
+        line = next_line(line);
+    if (*line == '\0') {
+        for (line = said; *line != '\0' && lines < 8; line = next_line(line), lines++)
+            text_say(out, "%.*s\n", (int)strcspn(line, "\n"), line);
+        return;
+    }
+    text_say(out, "%s:%ld: %.*s\n", first.file, first.line, (int)first.len, first.words);
+    if (first.exercise >= 0)
+        line_show(out, &first, text_of(&grading->exercises[first.exercise].handed_in));
+    bool of_first = true;
+    for (line = next_line(line); *line != '\0'; line = next_line(line)) {
+        bool error = remark_read(&other, grading, line, "error: ");
+        of_first = of_first && !error && strstr(line, "In function") != line &&
+                   !remark_read(&other, grading, line, "warning: ");
+        more += error;
+        if (of_first && remark_read(&other, grading, line, "note: ") &&
+            strstr(other.words, "each undeclared") != other.words + 6)
+            text_say(out, "%s:%ld: %.*s\n", other.file, other.line, (int)other.len, other.words);
+        else if (of_first && first.exercise < 0 && lines++ < 3)
+            text_say(out, "%.*s\n", (int)strcspn(line, "\n"), line);
+    }
+    if (more > 0)
+        text_say(out, "and %d more error%s, which may come of this one\n", more,
+                 more == 1 ? "" : "s");
+}
+
 /* Runs the compiler in the cage; what it says goes to message. */
 static bool compile(Text *message, Grading *grading, const char *words)
 {
@@ -430,7 +546,7 @@ static bool compile(Text *message, Grading *grading, const char *words)
     job.file = 64 * MIB;
     job.processes = 16;
     job.may_write = true;
-    job.keep = KEPT_BYTES;
+    job.keep = 64 * KEPT_BYTES; /* a brace that is missing: a screen of errors and more */
     give_build(grading, cage_user());
     cage_run(&outcome, grading, &job);
     give_build(grading, geteuid());
@@ -440,7 +556,10 @@ static bool compile(Text *message, Grading *grading, const char *words)
     if (!ok && outcome.output.len == 0)
         text_say(message, "the compiler did not come to an end%s\n",
                  outcome.late ? " in time" : "");
-    text_add(message, text_of(&outcome.output), outcome.output.len);
+    if (ok)
+        text_add(message, text_of(&outcome.output), outcome.output.len);
+    else
+        errors_shorten(message, grading, text_of(&outcome.output));
     text_free(&outcome.output);
     job_free(&job);
     return ok;
@@ -469,7 +588,8 @@ static bool program_compile(Text *message, Grading *grading, const Program *prog
         place_in_tests(grading, program->dir, name);
         text_say(&words, "%s -DPROBE_OF=\"%s\"", grading->probe_flags, program->only);
     } else {
-        text_say(&words, "-D_cmocka_run_group_tests=one_test_run build/one_test.o");
+        text_say(&words, "%s-D_cmocka_run_group_tests=one_test_run build/one_test.o",
+                 grading->for_student ? "-Wall -Wextra " : "");
     }
     text_say(&words, " tests/%s -o %s %s -lm", name, program->built,
              program->probe ? "" : grading->flags);
@@ -570,6 +690,44 @@ static void stubs_of_kit(Text *base, Grading *grading, const char *file, const T
     free(path);
 }
 
+/* How many braces open in these lines, less those that close; but for comments and quotes. */
+static int braces(int *opened, int *closed, const char *text, size_t len)
+{
+    char in = 0; /* what is in: a quote, or '/' and '*' for the comments of one line and of more */
+    *opened = *closed = 0;
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i], next = i + 1 < len ? text[i + 1] : '\0';
+        if (in == '"' || in == '\'') {
+            i += c == '\\';
+            in = c == in || c == '\n' ? 0 : in;
+        } else if (in == '/') {
+            in = c == '\n' ? 0 : in;
+        } else if (in == '*') {
+            in = c == '*' && next == '/' ? 0 : in;
+        } else if (c == '"' || c == '\'' || (c == '/' && (next == '/' || next == '*'))) {
+            in = c == '/' ? next : c;
+            i += c == '/';
+        } else {
+            *opened += c == '{';
+            *closed += c == '}';
+        }
+    }
+    return *opened - *closed;
+}
+
+/* What a brace too few or too many does shows far below: so it is said where it is. */
+static void braces_say(Text *out, const Grading *grading, const char *id, const char *lines,
+                       size_t len)
+{
+    const char *solved = text_of(&grading->solutions);
+    size_t from, to;
+    int opened, closed, balance = 0;
+    if (region_find(&from, &to, solved, id))
+        balance = braces(&opened, &closed, solved + from, to - from);
+    if (braces(&opened, &closed, lines, len) != balance)
+        text_say(out, "between its markers there are %d { and %d }\n", opened, closed);
+}
+
 /* The solutions between the markers, one by one, into the file that compiles. */
 static void regions_put(Text *base, Grading *grading, const char *file, const Text *submitted)
 {
@@ -588,6 +746,8 @@ static void regions_put(Text *base, Grading *grading, const char *file, const Te
             text_free(base);
             *base = next;
             memset(&next, 0, sizeof next);
+        } else {
+            braces_say(&exercise->broken, grading, exercise->id, submitted->data + from, to - from);
         }
         text_free(&next);
     }
@@ -634,6 +794,33 @@ static void salvage(Grading *grading)
         }
 }
 
+/* The compiler's warnings that are about lines between the markers of an exercise, each once. The
+   stubs give none. */
+static void warnings_keep(Grading *grading, const char *said)
+{
+    Remark remark;
+    for (const char *line = said; *line != '\0'; line = next_line(line)) {
+        if (!remark_read(&remark, grading, line, "warning: ") || remark.exercise < 0)
+            continue;
+        const char *text = text_of(&grading->exercises[remark.exercise].handed_in);
+        for (int k = 0; k < grading->n_exercise; k++) {
+            Exercise *exercise = &grading->exercises[k];
+            size_t from, to;
+            char *warning;
+            if (strcmp(exercise->file, remark.file) != 0 ||
+                !region_find(&from, &to, text, exercise->id) ||
+                remark.line < line_at(text, text + from) || remark.line >= line_at(text, text + to))
+                continue;
+            if (asprintf(&warning, "%s:%ld: %.*s\n", remark.file, remark.line, (int)remark.len - 9,
+                         remark.words + 9) < 0) /* without "warning: " */
+                die("out of memory");
+            if (strstr(text_of(&exercise->warnings), warning) == NULL)
+                text_say(&exercise->warnings, "%s", warning);
+            free(warning);
+        }
+    }
+}
+
 /* Compiles every program of this kind; false if one does not compile. */
 static bool programs_compile(Grading *grading, bool probes)
 {
@@ -645,6 +832,8 @@ static bool programs_compile(Grading *grading, bool probes)
         text_free(&program->message);
         program->compiled = program_compile(&program->message, grading, program);
         all = all && program->compiled;
+        if (program->compiled && grading->for_student)
+            warnings_keep(grading, text_of(&program->message));
     }
     return all;
 }

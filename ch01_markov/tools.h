@@ -1094,7 +1094,7 @@ int program_end(bool ok, const Error *error)
 
 /* Where stdin, stdout or stderr is closed, the first file that is opened would take its place and
    be read or written for it. /dev/null takes it, open the other way round: an error stays one. And
-   a file that may not grow (ulimit -f) is one that cannot be written, with a sentence for a signal. */
+   a file that may not grow (ulimit -f) is one that cannot be written: a sentence, and no signal. */
 static void streams_keep(void)
 {
     signal(SIGXFSZ, SIG_IGN);

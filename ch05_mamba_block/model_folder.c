@@ -358,6 +358,31 @@ static bool folder_read_generation(ModelFolder *folder, const char *dir, Error *
     return ok;
 }
 
+/* What config.json (text, len bytes, which has been read once) says, and what is not done. */
+static void note_config(Text *notes, const char *text, size_t len)
+{
+    Error error;
+    Json json;
+    bool scales = false;
+    json_open(&json, text, len, "config.json", &error);
+    json.python = true;
+    json_enter_object(&json);
+    for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
+        if (json_is(key, "quantization_config") && json_peek(&json) == JSON_OBJECT)
+            note_add(notes, "config.json: quantization_config is left out: the weights are run as "
+                            "they lie in the files");
+        if (json_is(key, "rescale_prenorm_residual") && json_peek(&json) == JSON_BOOLEAN)
+            json_boolean(&json, &scales);
+        else
+            json_skip(&json);
+    }
+    if (scales)
+        note_add(notes, "config.json: rescale_prenorm_residual is for the first weights alone; "
+                        "Transformers 5.24 divides a loaded out_proj by the root of the number of "
+                        "layers all the same, and may write other words");
+    json_close(&json);
+}
+
 static bool folder_read_config(ModelFolder *folder, const char *dir, Error *error)
 {
     char *path = path_in(dir, "config.json"), *text = NULL;
@@ -365,6 +390,8 @@ static bool folder_read_config(ModelFolder *folder, const char *dir, Error *erro
     bool ok = folder_text(&text, &len, dir, "config.json", error) &&
               config_parse(&folder->config, text, len, shown_path(path), error) &&
               folder_read_generation(folder, dir, error);
+    if (ok)
+        note_config(&folder->notes, text, len);
     const double *limit = folder->config.time_step_limit;
     if (ok && folder->config.kind == MODEL_MAMBA2 && (limit[0] > 0.0 || limit[1] < INFINITY))
         note_add(&folder->notes,

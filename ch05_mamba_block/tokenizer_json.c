@@ -849,9 +849,9 @@ static bool tokenizer_place_token(Tokenizer *tokenizer, JsonText text, uint64_t 
     return true;
 }
 
-/* Added tokens that the vocabulary has not are numbered by Hugging Face's tokenizers themselves, one
-   after another behind all others, whatever ids the file gives them: where it gives them others,
-   there is no right answer. */
+/* Added tokens that the vocabulary has not are numbered by Hugging Face's tokenizers themselves,
+   one after another behind all others, whatever ids the file gives them: where it gives them
+   others, there is no right answer. */
 static bool added_ids_fit(const Tokenizer *tokenizer, const TokenizerParts *parts, const char *path,
                           Error *error)
 {

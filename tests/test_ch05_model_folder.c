@@ -212,6 +212,37 @@ static bool original_name(Tensor *tensor, char *name)
     return true;
 }
 
+static void what_config_json_says_in_vain_is_noted(void **state)
+{
+    static const struct {
+        const char *json, *says; /* NULL: nothing */
+    } cases[] = {{"\"rescale_prenorm_residual\":true", "rescale_prenorm_residual is for the first"},
+                 {"\"rescale_prenorm_residual\":false", NULL},
+                 {"\"quantization_config\":{\"load_in_8bit\":true}",
+                  "quantization_config is left out: the weights are run as they lie"},
+                 {"\"quantization_config\":null", NULL}};
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    char *path = path_in(folder.dir, "config.json"), *text;
+    size_t len;
+    Error error;
+    (void)state;
+    assert_true(text_read(&text, &len, path, &error));
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        char more[8192];
+        snprintf(more, sizeof more, "{%s,%s", cases[i].json, strchr(text, '{') + 1);
+        text_write(folder.dir, "config.json", more);
+        Pretrained model = opened(folder.dir, 0);
+        if (cases[i].says == NULL)
+            assert_int_equal(model.folder.notes.len, 0);
+        else
+            assert_contains(model.folder.notes.bytes, cases[i].says);
+        pretrained_close(&model);
+    }
+    free(path), free(text);
+    own_folder_free(&folder);
+}
+
 static void silu_is_called_swish_too(void **state)
 {
     MambaConfig config = config_default(16);
@@ -352,6 +383,8 @@ static void settings_that_are_not_known_are_named(void **state)
     assert_string_equal(parsed("{\"suppress_tokens\": [1]}").unknown, "suppress_tokens");
     assert_string_equal(parsed("{\"forced_bos_token_id\": 0}").unknown, "forced_bos_token_id");
     assert_string_equal(parsed("{\"stop_strings\": \"x\"}").unknown, "stop_strings");
+    assert_string_equal(parsed("{\"watermarking_config\": {\"bias\": 2.5}}").unknown,
+                        "watermarking_config");
 }
 
 static void generation_json_is_checked(void **state)
@@ -1031,6 +1064,7 @@ int main(void)
         cmocka_unit_test(weights_in_f64_run_in_f32),
         cmocka_unit_test(a_head_of_its_own_wins_over_the_tie),
         cmocka_unit_test(what_is_not_used_is_noted),
+        cmocka_unit_test(what_config_json_says_in_vain_is_noted),
         cmocka_unit_test(silu_is_called_swish_too),
         cmocka_unit_test(tokens_round_a_text_count_in_its_perplexity),
         cmocka_unit_test(mamba_2_in_shards_and_in_the_original_layout_runs),

@@ -273,6 +273,20 @@ void print_tree(const Look *look)
         puts(lines[look->ascii][i]);
 }
 
+/* Eight pairs (TREE_LEN, 2), a over b; a star marks those that a round has changed: first, first +
+   step, ... */
+void print_pairs(const char *what, const float *pairs, size_t first, size_t step)
+{
+    for (size_t part = 0; part < 2; part++) {
+        printf("%-13s %s", part == 0 ? what : "", part == 0 ? "a" : "b");
+        for (size_t t = 0; t < TREE_LEN; t++) {
+            const char *star = t >= first && (t - first) % step == 0 ? "*" : "";
+            printf(" %*g%s", *star ? 6 : 7, (double)pairs[2 * t + part], star);
+        }
+        putchar('\n');
+    }
+}
+
 /* One node of the drawn tree and the lines to the two below it. */
 static void svg_node(FILE *out, size_t first, size_t last, double level)
 {

@@ -110,7 +110,8 @@ static void selections(char of)
         size_t len = probe_whole(1, TOKENS), d_inner = config.intermediate_size;
         float out[TOKENS * 12];
         block.config = config;
-        block.params = block_params_place(NEW(float, block_params_floats(&config)), &config);
+        float *memory = NEW(float, block_params_place(&block.params, NULL, &config));
+        block_params_place(&block.params, memory, &config);
         block.A = NEW(float, d_inner *config.state_size);
         block_init(&block.params, &config, &random);
         block_refresh(&block);

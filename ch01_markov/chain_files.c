@@ -431,6 +431,20 @@ static bool chances_parse(double *chance, const char *text, size_t n, Error *err
     return ok;
 }
 
+/* No state has this name: which are there? */
+static bool start_unknown(const char *text, char *const *names, size_t n_state, Error *error)
+{
+    char list[120] = "";
+    for (size_t i = 0, used = 0; i < n_state; used = strlen(list), i++) {
+        if (used + strlen(names[i]) + 8 > sizeof list) {
+            snprintf(list + used, sizeof list - used, " ...");
+            break;
+        }
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    return fail(error, "--start: unknown state '%.40s'; there are %s", text, list);
+}
+
 /* The distribution that `text` names, start (n_state): one state, or chances like 0.5,0.5. */
 bool start_parse(double *start, const char *text, char *const *names, size_t n_state, Error *error)
 {
@@ -440,7 +454,7 @@ bool start_parse(double *start, const char *text, char *const *names, size_t n_s
     if (found < n)
         chance[found] = 1.0;
     else if (strcspn(text, ",0123456789") == strlen(text))
-        ok = fail(error, "--start: unknown state '%.40s'", text);
+        ok = start_unknown(text, names, n, error);
     else
         ok = chances_parse(chance, text, n, error);
     if (ok)

@@ -214,6 +214,11 @@ void print_periodic(size_t period)
 void print_forgetting(double rate, double half_life)
 {
     char half[80] = "it takes more than a million days to lose half of it";
+    if (rate <= 0.0) { /* P - 1 pi is nilpotent: its power is 0 before day n_state */
+        prose("In the end nothing is left of the distance: the forecast does not only come near to "
+              "where it settles, it arrives there.");
+        return;
+    }
     if (half_life < 1e6)
         snprintf(half, sizeof half, "half of it is gone every %.2f days", half_life);
     prose("In the end each day keeps the fraction %s of the distance: %s.",
@@ -365,6 +370,7 @@ void print_informative(double G2, double freedom, double p_value)
 /* ---- the picture: states as circles, chances as arrows ----------------------------------- */
 
 enum { CHAIN_MIDDLE_X = 160, CHAIN_MIDDLE_Y = 215 };
+enum { CHAIN_ARROWS_TOLD = 12 }; /* with more arrows their chances would lie on each other */
 
 static void svg_state_place(double *x, double *y, size_t i, size_t n)
 {
@@ -374,24 +380,31 @@ static void svg_state_place(double *x, double *y, size_t i, size_t n)
     *y = CHAIN_MIDDLE_Y + radius * sin(turn);
 }
 
+/* What is drawn of an arrow: its line, or the chance beside it, on top of all lines. */
+typedef enum { ARROW_LINE, ARROW_CHANCE } ArrowPart;
+
 /* An arrow along `path`, with its chance at (x, y) on a white outline. */
-static void svg_arrow(FILE *out, const char *path, double x, double y, double chance)
+static void svg_arrow(FILE *out, ArrowPart part, const char *path, double x, double y,
+                      double chance)
 {
     char text[32];
-    fprintf(out,
-            "<path d=\"%s\" fill=\"none\" stroke=\"#555\" stroke-width=\"%.1f\" "
-            "marker-end=\"url(#head)\"/>\n",
-            path, 1.0 + 3.0 * chance);
+    if (part == ARROW_LINE) {
+        fprintf(out,
+                "<path d=\"%s\" fill=\"none\" stroke=\"#555\" stroke-width=\"%.1f\" "
+                "marker-end=\"url(#head)\"/>\n",
+                path, 1.0 + 3.0 * chance);
+        return;
+    }
     snprintf(text, sizeof text, "%.2f", chance);
     svg_text(out, x, y + 4.0,
-             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"6\" "
+             "text-anchor=\"middle\" font-size=\"12\" stroke=\"white\" stroke-width=\"8\" "
              "stroke-linejoin=\"round\"",
              text);
     svg_text(out, x, y + 4.0, "text-anchor=\"middle\" font-size=\"12\"", text);
 }
 
 /* A state's arrow to itself: a loop on the outer side, above if there are only one or two. */
-static void svg_loop(FILE *out, const double *P, size_t n_state, size_t i)
+static void svg_loop(FILE *out, ArrowPart part, const double *P, size_t n_state, size_t i)
 {
     double x, y, out_x = 0.0, out_y = -1.0;
     char path[160];
@@ -405,11 +418,13 @@ static void svg_loop(FILE *out, const double *P, size_t n_state, size_t i)
              x + 24 * out_x - 13 * out_y, y + 24 * out_y + 13 * out_x, x + 58 * out_x - 30 * out_y,
              y + 58 * out_y + 30 * out_x, x + 58 * out_x + 30 * out_y, y + 58 * out_y - 30 * out_x,
              x + 29 * out_x + 15 * out_y, y + 29 * out_y - 15 * out_x);
-    svg_arrow(out, path, x + 60 * out_x, y + 60 * out_y, P[i * n_state + i]);
+    double middle = fmax(17.0, x + 60 * out_x); /* not cut off on the left */
+    svg_arrow(out, part, path, middle, y + 60 * out_y, P[i * n_state + i]);
 }
 
 /* The arrow from state i to j, bent to its left so that the two directions keep apart. */
-static void svg_transition(FILE *out, const double *P, size_t n_state, size_t i, size_t j)
+static void svg_transition(FILE *out, ArrowPart part, const double *P, size_t n_state, size_t i,
+                           size_t j)
 {
     double x0, y0, x1, y1;
     char path[160];
@@ -426,8 +441,28 @@ static void svg_transition(FILE *out, const double *P, size_t n_state, size_t i,
     x1 += side * along_y - 34 * along_x;
     y1 += -side * along_x - 34 * along_y;
     snprintf(path, sizeof path, "M%.1f,%.1f Q%.1f,%.1f %.1f,%.1f", x0, y0, mid_x, mid_y, x1, y1);
-    svg_arrow(out, path, 0.36 * x0 + 0.48 * mid_x + 0.16 * x1, 0.36 * y0 + 0.48 * mid_y + 0.16 * y1,
-              P[i * n_state + j]);
+    /* the chance stands nearer to where the arrow begins, clear of that of the way back */
+    svg_arrow(out, part, path, 0.44 * x0 + 0.45 * mid_x + 0.11 * x1,
+              0.44 * y0 + 0.45 * mid_y + 0.11 * y1, P[i * n_state + j]);
+}
+
+static void svg_arrows(FILE *out, ArrowPart part, const double *P, size_t n_state)
+{
+    for (size_t i = 0; i < n_state; i++)
+        for (size_t j = 0; j < n_state; j++)
+            if (i != j && P[i * n_state + j] > 0.0)
+                svg_transition(out, part, P, n_state, i, j);
+            else if (i == j && P[i * n_state + i] > 0.0)
+                svg_loop(out, part, P, n_state, i);
+}
+
+/* How many arrows lead from one state to another. */
+static size_t arrows_between(const double *P, size_t n_state)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n_state * n_state; i++)
+        count += P[i] > 0.0 && i / n_state != i % n_state;
+    return count;
 }
 
 /* A name in its circle, smaller if it has to be. */
@@ -449,13 +484,12 @@ static void svg_chain(FILE *out, char *const *name, const double *P, size_t n_st
         "<path d=\"M0,1 L9,5 L0,9 z\" fill=\"#555\"/></marker></defs>\n",
         out);
     svg_text(out, 14, 22, "font-size=\"15\" font-weight=\"bold\"", "The chain");
-    svg_text(out, 14, 40, "fill=\"#444\"", "chance of tomorrow, given today");
-    for (size_t i = 0; i < n_state; i++)
-        for (size_t j = 0; j < n_state; j++)
-            if (i != j && P[i * n_state + j] > 0.0)
-                svg_transition(out, P, n_state, i, j);
-            else if (i == j && P[i * n_state + i] > 0.0)
-                svg_loop(out, P, n_state, i);
+    bool told = arrows_between(P, n_state) <= CHAIN_ARROWS_TOLD;
+    svg_text(out, 14, 40, "fill=\"#444\"",
+             told ? "chance of tomorrow, given today" : "the thicker an arrow, the likelier");
+    svg_arrows(out, ARROW_LINE, P, n_state);
+    if (told)
+        svg_arrows(out, ARROW_CHANCE, P, n_state);
     for (size_t i = 0; i < n_state; i++) {
         double x, y;
         svg_state_place(&x, &y, i, n_state);

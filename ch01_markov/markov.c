@@ -111,7 +111,8 @@ void chain_after(double *pi, const double *start, const Chain *chain, uint64_t d
 }
 
 /* Exercise 1.2. out = M to the power `exponent`, M (n, n), in about 2 log2(exponent) products:
-   M^13 = M^8 M^4 M^1, and M, M^2, M^4, M^8 come from squaring. NumPy: matrix_power(M, exponent). */
+   M^13 = M^8 M^4 M^1, and M, M^2, M^4, M^8 come from squaring. NumPy: matrix_power(M, exponent).
+   matrix_multiply(product, left, right, n, n, n) gives left times right; `product` is neither. */
 void matrix_power(double *out, const double *M, size_t n, uint64_t exponent)
 {
     double *square = matrix_new(n, n), *product = matrix_new(n, n);
@@ -149,10 +150,10 @@ Structure chain_structure(const Chain *chain)
     return structure_of(chain->P, chain->n_state);
 }
 
-/* Exercise 1.3. Fills the linear system M x = b whose only answer is the stationary distribution
-   of an irreducible chain (one closed class, no transient state). M (n, n), b (n).
-   pi = pi P hides n equations, but one of them says what the others say together, so the last one
-   has to give way: to what else is known of pi? */
+/* Exercise 1.3. Fills M (n, n) and b (n), each place of both, with the linear system M x = b whose
+   only answer is the stationary distribution of an irreducible chain (one closed class, no
+   transient state). pi = pi P hides n equations, but one of them says what the others say together,
+   so the last one has to give way: to what else is known of pi? */
 void stationary_system(double *M, double *b, const double *P, size_t n)
 {
     //> EX 1.3 [3 pts] [20 min] the equations of the stationary distribution
@@ -424,9 +425,8 @@ void simulation_free(Simulation *seen)
 /* The standard deviation, times sqrt(days), of the share of days spent in each state:
    deviation (n_state). Days that resemble their neighbours tell less than independent ones:
        deviation_i^2 = pi_i (1 - pi_i) + 2 pi_i sum_{k>=1} (P^k[i][i] - pi_i)
-   and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1. (Kemeny & Snell, Finite Markov Chains,
-   1960, section 4.6.) For a chain with one closed class; false if its parts meet so rarely
-   that the equations cannot be told from singular ones. */
+   and the sum is Z[i][i] - 1 with Z = (I - P + 1 pi)^-1 (Kemeny & Snell, section 4.6). For a chain
+   with one closed class; false if its parts meet so rarely that the equations look singular. */
 bool chain_standard_errors(double *deviation, const Chain *chain, const double *stationary)
 {
     size_t n = chain->n_state;
@@ -773,7 +773,7 @@ static bool study_fit(Chain *chain, const char *path, Error *error)
     Fit fit;
     if (!counts_read(&counts, path, error))
         return false;
-    bool ok = chain_fit(&fit, &counts, error);
+    bool ok = chain_fit(&fit, &counts, error) || fail_in(path, error);
     if (ok) {
         printf("A chain fitted to %s\n", path_shown(path));
         print_record(counts.days, counts.gaps, counts.title);

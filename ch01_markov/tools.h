@@ -226,6 +226,7 @@ double *matrix_new(size_t rows, size_t cols)
 /* out (cols) = v (rows) times M (rows, cols) */
 void vector_times_matrix(double *out, const double *v, const double *M, size_t rows, size_t cols)
 {
+    assert(out != v && out != M);
     memset(out, 0, cols * sizeof *out);
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < cols; j++)
@@ -249,6 +250,7 @@ void matrix_transpose(double *out, const double *M, size_t rows, size_t cols)
 void matrix_multiply(double *out, const double *left, const double *right, size_t rows,
                      size_t inner, size_t cols)
 {
+    assert(out != left && out != right); /* they are read while out is written */
     for (size_t i = 0; i < rows; i++)
         vector_times_matrix(out + i * cols, left + i * inner, right, inner, cols);
 }
@@ -344,6 +346,13 @@ double matrix_spectral_radius(const double *M, size_t n)
 const char *path_shown(const char *path)
 {
     return strcmp(path, "-") == 0 ? "standard input" : path;
+}
+
+/* Puts the name of a file before a sentence that does not name it. */
+bool fail_in(const char *path, Error *error)
+{
+    Error said = *error;
+    return fail(error, "%s: %s", path_shown(path), said.text);
 }
 
 /* Reads a stream to its end. The size is not asked for beforehand: it may be a pipe. */
@@ -836,12 +845,12 @@ static bool option_refuse(const Program *program, int code, const char *word, Er
                : fail(error, "%s takes no value", shown.text);
 }
 
-/* Which option takes a TEXT, the first of them; n_option if none does. */
-static size_t option_of_text(const Program *program)
+/* Which option takes a `value`, "TEXT" or "FILE", the first of them; n_option if none does. */
+static size_t option_of_value(const Program *program, const char *value)
 {
     size_t k = 0;
-    while (k < program->n_option && (program->option[k].kind != OPTION_TEXT ||
-                                     strcmp(program->option[k].value, "TEXT") != 0))
+    while (k < program->n_option &&
+           (program->option[k].kind != OPTION_TEXT || strcmp(program->option[k].value, value) != 0))
         k++;
     return k;
 }
@@ -855,11 +864,15 @@ static bool arguments_take(const Program *program, bool *given, int argc, char *
         while (k < program->n_option && program->option[k].kind != OPTION_ARGUMENT)
             k++;
         if (k >= program->n_option) {
-            const char *what = any ? "one argument too many" : "not an option";
-            size_t text = option_of_text(program);
-            return any || text >= program->n_option
-                       ? fail(error, "'%.40s' is %s", argv[word], what)
-                       : fail(error, "'%.40s' is %s: is it the TEXT of %s?", argv[word], what,
+            if (any)
+                return fail(error, "'%.40s' is one argument too many", argv[word]);
+            size_t text = option_of_value(program, "TEXT");
+            if (text >= program->n_option)
+                text = option_of_value(program, "FILE");
+            return text >= program->n_option
+                       ? fail(error, "'%.40s' is not an option", argv[word])
+                       : fail(error, "'%.40s' is not an option: is it the %s of %s?", argv[word],
+                              program->option[text].value,
                               option_shown(&program->option[text]).text);
         }
         any = given[k] = true;

@@ -812,7 +812,8 @@ static bool run_system(const OwnSystem *own, const Show *show, Error *error)
     }
     if (ok) {
         print_samples(&u, y, system.d_out);
-        ok = (!T || show_other_basis(y, &u, &system, T, own->reading, error)) &&
+        ok = (!T || show_other_basis(y, &u, &system, T, own->reading, error) ||
+              fail_in(own->system, error)) &&
              chart_outputs(&u, y, system.d_out, own->input, show, error) &&
              (!own->csv || signal_write(own->csv, &u, y, system.d_out, error));
     }

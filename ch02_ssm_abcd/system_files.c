@@ -51,6 +51,8 @@ static double signal_sample(size_t kind, size_t t, size_t len, Random *random)
     }
 }
 
+#define SIGNALS_BUILT_IN "impulse, step, sine, waves, noise or none"
+
 /* The built-in inputs, alike on every channel: impulse (1, 0, 0, ...), step (1, 1, 1, ...), sine (a
    period of 20 samples), waves (two, and a slow rise), noise (normal, from the seed, each channel
    its own), none (0). False if `name` is none of them. */
@@ -157,6 +159,8 @@ bool signal_open(Signal *signal, const char *what, size_t length, size_t otherwi
         return false;
     if (signal_built_in(signal, what, len, d_in, seed == NO_SEED ? 1 : seed))
         return true;
+    if (!strpbrk(what, "-./") && access(what, F_OK) != 0) /* a word that was misspelt */
+        return fail(error, "--input: '%.40s' is neither a file nor " SIGNALS_BUILT_IN, what);
     if (!signal_read(signal, what, d_in, error))
         return false;
     if (length && length < signal->len)

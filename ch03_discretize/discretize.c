@@ -727,7 +727,8 @@ static bool run_generator(const StepOptions *options, Error *error)
         return false;
     double *Q = matrix_new(chain.n_state, chain.n_state);
     bool ok = show_generator(Q, &chain, "The generator (rates, a day) of ",
-                             path_shown(options->generator), error);
+                             path_shown(options->generator), error) ||
+              fail_in(options->generator, error);
     free(Q);
     chain_free(&chain);
     return ok;

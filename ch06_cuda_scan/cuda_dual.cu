@@ -15,7 +15,7 @@
               M^T    M = L o C B^T, turned: a row for who wrote, a column for who reads
    BUILD      cc -x c -O2 ch06_cuda_scan/cuda_dual.cu -o cuda_dual -lm && ./cuda_dual
               nvcc -O3 -arch=native ch06_cuda_scan/cuda_dual.cu -o cuda_dual    sm_80 or later
-   TIME       20 minutes to read
+   TIME       25 minutes to read
    SOURCES    T. Dao, A. Gu, Transformers are SSMs, arXiv 2405.21060: section 6
               NVIDIA, CUDA C++ Programming Guide 13.0: warp matrix functions */
 

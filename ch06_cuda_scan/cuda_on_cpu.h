@@ -29,14 +29,14 @@
    A kernel is a function with one parameter, a struct, and is followed by a line that lets the CPU
    call it. Dynamic shared memory is named by a macro:
 
-       __global__ void scale(ScaleJob job)
-       {
-           DYNAMIC_SHARED(float, tile);
-           ...
-       }
-       KERNEL(scale, ScaleJob)
-       ...
-       LAUNCH(scale, grid, block, shared_bytes, job);
+        __global__ void scale(ScaleJob job)
+        {
+            DYNAMIC_SHARED(float, tile);
+            ...
+        }
+        KERNEL(scale, ScaleJob)
+        ...
+        LAUNCH(scale, grid, block, shared_bytes, job);
 
    With nvcc these three macros are `extern __shared__ float tile[]`, nothing, and <<< >>>. */
 

@@ -14,7 +14,7 @@
               piece    tokens of one sequence that one block goes through; few channels: many pieces
    BUILD      cc -x c -O2 ch06_cuda_scan/cuda_scan.cu -o cuda_scan -lm && ./cuda_scan
               nvcc -O3 -arch=native ch06_cuda_scan/cuda_scan.cu -o cuda_scan    with a GPU
-   TIME       100 minutes to read, 110 to do the exercises
+   TIME       70 minutes to read, 110 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 3.3, appendix D
               W. D. Hillis, G. L. Steele, Data parallel algorithms, CACM 29 (1986)
               G. Blelloch, Prefix sums and their applications, CMU-CS-90-190 (1990)

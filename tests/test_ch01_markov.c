@@ -93,9 +93,11 @@ static void ex1_1_one_step_gives_the_forecast_worked_by_hand(void **state)
 {
     (void)state;
     Chain chain = chain_weather();
-    double today[2] = {0.5, 0.5}, one[2] = {NAN, NAN}, two[2] = {NAN, NAN};
+    double today[3] = {0.5, 0.5, NAN}, one[3] = {NAN, NAN, NAN}, two[2] = {NAN, NAN};
     chain_step(one, today, &chain);
     chain_step(two, one, &chain);
+    assert_that(!isnan(one[0]), "tomorrow's chance of sun is no number: what stands behind the end "
+                                "of `now` belongs to nobody");
     assert_near_as("tomorrow's chance of sun", one[0], 0.60, 1e-15, 0);
     assert_near_as("tomorrow's chance of rain", one[1], 0.40, 1e-15, 0);
     assert_near_as("the chance of sun in two days", two[0], 0.64, 1e-15, 0);
@@ -108,7 +110,8 @@ static void ex1_1_a_step_from_a_certain_state_is_that_row_of_P(void **state)
     (void)state;
     Chain chain = random_chain(33, 1);
     for (size_t i = 0; i < 33; i++) {
-        double now[33] = {0}, next[33];
+        double now[34] = {0}, next[33];
+        now[33] = NAN;
         now[i] = 1.0;
         chain_step(next, now, &chain);
         assert_all_near_as("the forecast after a certain state", next, chain.P + i * 33, 33, 0, 0);
@@ -202,6 +205,8 @@ static void ex1_3_the_weather_settles_at_two_thirds(void **state)
     Chain chain = chain_weather();
     double M[4] = {NAN, NAN, NAN, NAN}, b[2] = {NAN, NAN}, pi[2];
     stationary_system(M, b, chain.P, 2);
+    assert_that(!isnan(b[0] + b[1]), "b has a place that was not written");
+    assert_that(!isnan(M[0] + M[1] + M[2] + M[3]), "M has a place that was not written");
     assert_that(matrix_solve(b, M, 2, 1), "M x = b has no single solution: M is singular");
     assert_near_as("the share of sun that solves M x = b", b[0], 2.0 / 3.0, 1e-15, 0);
     assert_near_as("the share of rain that solves M x = b", b[1], 1.0 / 3.0, 1e-15, 0);
@@ -929,7 +934,7 @@ static void bad_starts_are_refused(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"windy", "--start: unknown state 'windy'"},
+        {"windy", "--start: unknown state 'windy'; there are sunny, rainy"},
         {"0.5", "--start: 1 number, but there are 2 states"},
         {"0.2,0.3,0.5", "--start: 3 numbers, but there are 2 states"},
         {"0.5,0.6", "--start: the numbers sum to 1.1, not 1"},
@@ -945,6 +950,12 @@ static void bad_starts_are_refused(void **state)
         assert_string_equal(error.text, cases[k][1]);
         assert_true(start[0] == 7 && start[1] == 8);
     }
+    char longest[100], *names[2] = {longest, longest};
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    assert_false(start_parse(start, "windy", names, 2, &error)); /* one name has room */
+    assert_contains(error.text, "'windy'; there are xxx");
+    assert_contains(error.text, "xxx ...");
     assert_true(start_parse(start, "rainy", chain.name, 2, &error));
     assert_true(start[0] == 0 && start[1] == 1);
     assert_true(start_parse(start, "1/4,3/4", chain.name, 2, &error));
@@ -1066,7 +1077,7 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--seed -1", "--seed: '-1' is not a whole number", 2},
         {"--days", "--days: a value is missing: N", 2},
         {"--dayz 3", "'--dayz' is not an option", 2},
-        {"rain", "'rain' is not an option", 2},
+        {"data/weather.csv", "'data/weather.csv' is not an option: is it the FILE of --chain?", 2},
         {"--chain a --fit b", "--chain and --fit exclude each other", 2},
         {"--forgetting --simulate 3", "--forgetting and --simulate exclude each other", 2},
         {"--record x", "--record needs --simulate", 2},
@@ -1100,17 +1111,47 @@ static void tables_say_what_their_numbers_are(void **state)
                           "        0    0.333333  0.666667\n");
 }
 
+/* What `ch01_markov option FILE` prints, or with a status of 1 what it says on stderr, where the file
+   holds `contents`. */
+static void assert_file_gives(const char *option, const char *contents, int status, char *text,
+                              size_t room)
+{
+    char path[] = "/tmp/ch01_record_XXXXXX", words[64];
+    size_t len = strlen(contents);
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, contents, len), len);
+    close(descriptor);
+    snprintf(words, sizeof words, "%s %s", option, path);
+    int got = status ? run_program(text, room, "ch01_markov", words)
+                     : run_program_output(text, room, "ch01_markov", words);
+    unlink(path);
+    assert_int_equal(got, status);
+}
+
+static void what_cannot_be_fitted_is_told_with_its_file(void **state)
+{
+    (void)state;
+    char text[8192];
+    assert_file_gives("--fit", "a\na\nb\na\nsnow\n", 1, text, sizeof text);
+    assert_contains(text, "error: /tmp/ch01_record_");
+    assert_contains(text, ": state 'snow' is never left in the record");
+}
+
+static void a_chain_that_forgets_at_once_has_no_half_life(void **state)
+{
+    (void)state; /* "half of it is gone every 0.00 days" is no sentence */
+    char text[8192];
+    assert_file_gives("--chain", "from,a,b\na,.3,.7\nb,.3,.7\n", 0, text, sizeof text);
+    assert_contains(text, "In the end nothing is left of the distance");
+    assert_that(strstr(text, "half of it") == NULL, "a half-life of 0 is said");
+}
+
 static void a_share_of_one_shows_no_standard_error(void **state)
 {
     (void)state; /* one rainy day was followed by one sunny day: that makes no error of 0.0000 */
-    char path[] = "/tmp/ch01_record_XXXXXX", words[64], text[8192];
-    int descriptor = mkstemp(path);
-    assert_true(descriptor >= 0);
-    assert_int_equal(write(descriptor, "sunny\nsunny\nrainy\nsunny\n\nsunny\n", 31), 31);
-    close(descriptor);
-    snprintf(words, sizeof words, "--fit %s", path);
-    assert_int_equal(run_program_output(text, sizeof text, "ch01_markov", words), 0);
-    unlink(path);
+    char text[8192];
+    assert_file_gives("--fit", "sunny\nsunny\nrainy\nsunny\n\nsunny\n", 0, text, sizeof text);
     assert_contains(text, "5 days with a state, and 1 gap between them.");
     assert_contains(text, "standard error            0.3536    0.3536");
     assert_contains(text, "standard error                 -         -\n");
@@ -1202,6 +1243,8 @@ int main(void)
         cmocka_unit_test(a_thousand_states_take_little_more_than_their_multiply_adds),
         cmocka_unit_test(wrong_options_are_told_in_one_sentence),
         cmocka_unit_test(tables_say_what_their_numbers_are),
+        cmocka_unit_test(what_cannot_be_fitted_is_told_with_its_file),
+        cmocka_unit_test(a_chain_that_forgets_at_once_has_no_half_life),
         cmocka_unit_test(a_share_of_one_shows_no_standard_error),
         cmocka_unit_test(hostile_tables_are_survived),
     };

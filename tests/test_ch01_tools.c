@@ -761,6 +761,10 @@ static void a_word_by_itself_is_told_which_option_takes_a_text(void **state)
     program.n_option = 1; /* and now none does */
     assert_false(options_read(&help, &program, 2, words, &error));
     assert_string_equal(error.text, "'rain' is not an option");
+    const Option reads[] = {{"chain", "FILE", OPTION_TEXT, 0, 0, &model, "", "a file"}};
+    program.option = reads;
+    assert_false(options_read(&help, &program, 2, words, &error));
+    assert_string_equal(error.text, "'rain' is not an option: is it the FILE of --chain?");
 }
 
 static void names_may_be_cut_short_while_they_are_clear(void **state)

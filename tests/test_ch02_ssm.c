@@ -716,6 +716,8 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--demo nothing", "--demo: 'nothing' is none of tank", 2},
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/oscillator.ssm --input no.csv", "no.csv: No such file or directory", 1},
+        {"--system data/oscillator.ssm --input stepp",
+         "--input: 'stepp' is neither a file nor impulse, step, sine, waves, noise or none", 1},
         {"--system data/oscillator.ssm --input data/tel_aviv_rain.csv", "3 columns, but the system",
          1},
         {"--system data/oscillator.ssm --svg /no/dir/x.svg", "/no/dir/x.svg: cannot be written", 1},

@@ -922,7 +922,8 @@ static void wrong_options_are_told_in_one_sentence(void **state)
         {"--system no.ssm", "no.ssm: No such file or directory", 1},
         {"--system data/savings.ssm --step 1000", "exp(A delta) overflows for the step 1000", 1},
         {"--system data/spring.ssm --rule euler --step 3 --length 2000", "overflow at step", 1},
-        {"--generator data/traffic_light.csv", "no generator found: by the principal", 1},
+        {"--generator data/traffic_light.csv",
+         "data/traffic_light.csv: no generator found: by the principal", 1},
         {"--generator data/no.csv", "data/no.csv: No such file or directory", 1},
         {"--hippo 8 --input data/weather.csv", "columns, but the system has 1 input", 1},
     };

@@ -1,6 +1,7 @@
 /* Pictures of chapter 4: a story word by word, and the tree of a parallel scan.
 
-   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG;
+   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG,
+           and its pairs;
            the short cut to a parallel scan that does not work
    FOR     the demos of selective.c. Plain data: it knows nothing of a scan */
 
@@ -323,7 +324,15 @@ bool tree_svg(const char *path, Error *error)
     return out_close(&file, error);
 }
 
-/* ======================================= Curves =========================================== */
+/* ================================= Curves, and a table ==================================== */
+
+/* Days from 0 on: y (days, 2), the chances of either weather. */
+void print_weather(const float *y, size_t days)
+{
+    puts("   day    sunny    rainy");
+    for (size_t t = 0; t < days; t++)
+        printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
+}
 
 /* Curves y (n, rows) over x (rows) on a logarithmic axis, without the first row, where x is 0. */
 bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y, size_t n,

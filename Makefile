@@ -1,6 +1,6 @@
 # Mamba in plain C. `make help` lists what can be done here.
 #
-# Settings, given on the command line:  CC=clang  OPENMP=0  NATIVE=0  SANITIZE=1  GOLDEN=dir  CH=02
+# Settings, on the command line: CC=clang OPENMP=0 NATIVE=0 SANITIZE=1 GOLDEN=dir
 
 # All processors build and test, unless make is told how many. Whether it is told is known only when
 # it runs a rule; so the first make does no more than ask the same of a second one.
@@ -210,7 +210,6 @@ run-04: $(call of_chapter,04)
 run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_ablation %_as_library,$(call of_chapter,05))
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
-	$(call show,$(BUILD)/ch05_mamba_block --count --width 768)
 	@printf '\n==== Chapter 5a: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
 	$(call show,$(BUILD)/ch05_rainbow)
 	$(call show,$(BUILD)/ch05_language_model)
@@ -230,6 +229,7 @@ run-06: $(call of_chapter,06) $(if $(GPU),$(CUDA_SAID))
 	@printf '\n==== Chapter 6: the scan on a GPU, and without one (ch06_cuda_scan/README.md) ====\n'
 	$(call show,$(BUILD)/ch06_cuda_scan)
 	$(call show,$(BUILD)/ch06_cuda_backward)
+	@printf '\n==== Chapter 6a: Mamba-2 on tensor cores (ch06_cuda_scan/TENSOR_CORES.md) ====\n'
 	$(call show,$(BUILD)/ch06_cuda_dual)
 	@if [ -x $(CUDA_RUN) ] && $(CUDA_RUN) --device > /dev/null 2>&1; then \
 	    printf '\n$$ %s\n' $(CUDA_RUN); $(CUDA_RUN); fi
@@ -358,7 +358,9 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { line = sprintf("  make %-15s", $$1); n = split($$2, word, " "); \
+	    for (i = 1; i <= n; i++) { if (length(line word[i]) > 78) { print line; line = sprintf("%22s", "") } \
+	        line = line " " word[i] } print line }' Makefile
 	@echo && sed -n 's/^# \(Settings.*\)/\1/p' Makefile
 
 endif

@@ -225,8 +225,10 @@ static bool story_svg(const StoryPicture *picture, const char *path, Error *erro
     for (size_t t = 0; t < words; t++)
         widest = text_width(story->word[t]) > widest ? text_width(story->word[t]) : widest;
     double left = story_left(cues), below = 24.0 + 5.5 * (double)widest; /* aslant, and smaller */
-    svg_open(out, left + (double)words * STORY_CELL + 20.0, names + below);
-    svg_band(out, 26.0, "Delta: how far each word moves each context", share, cues, words);
+    static const char longest[] = "Delta: how far each word moves each context";
+    double wide = fmax((double)words * STORY_CELL, SVG_COLUMN * (double)strlen(longest));
+    svg_open(out, left + wide + 20.0, names + below);
+    svg_band(out, 26.0, longest, share, cues, words);
     svg_band(out, 26.0 + high, "x: what the contexts hold after it", picture->x, cues, words);
     svg_band(out, 26.0 + 2.0 * high, "x, if Delta is the same for all words", picture->blurred,
              cues, words);

@@ -631,7 +631,7 @@ static bool demo_turn_rules(const Show *show, Error *error)
           "   Delta   Mamba's rule          trapezoid             bilinear (chapter 3)");
     for (int halvings = 0; halvings <= 5; halvings++) {
         double delta = ldexp(1.0, -halvings);
-        printf("  %6.4g", delta);
+        printf(" %7.4g", delta);
         for (int rule = 0; rule < 3; rule++) {
             double now = step_rule_error(rule, delta);
             if (halvings == 0)

@@ -3,8 +3,8 @@
    HOLDS   the device's ceilings (bytes and exponentials a second), measured by kernels that do
            nothing else; the table, as text and CSV, and the roofline; a scan of any size, both
            ways, against chapter 4
-   FOR     `make bench`, and the lesson's section on speed. A program: build/ch06_bench, and with
-           nvcc build/cuda/ch06_bench. */
+   FOR     `make bench`; the lessons' sections "How fast?", and MEASURED.md. A program:
+           build/ch06_bench, and with nvcc build/cuda/ch06_bench. */
 
 #ifndef CH06_BENCH
 #define CH06_BENCH

@@ -1406,6 +1406,25 @@ static void wrong_options_are_named(void **state)
         assert_command_says("ch04_selective", cases[i].words, cases[i].sentence, cases[i].exit);
 }
 
+static void the_figure_of_a_short_story_has_room_for_its_titles(void **state)
+{
+    (void)state;
+    char story[] = "/tmp/ch04_story_XXXXXX", words[128], text[4096], *svg = NULL, *wide;
+    size_t len;
+    Error error;
+    write_file(story, "old rain\n");
+    snprintf(words, sizeof words, "--story %s --svg %s.svg", story, story);
+    assert_int_equal(run_program(text, sizeof text, "ch04_selective", words), 0);
+    snprintf(words, sizeof words, "%s.svg", story);
+    assert_true(text_read(&svg, &len, words, &error));
+    unlink(story);
+    unlink(words);
+    wide = strstr(svg, "width=\"");
+    assert_non_null(wide);
+    assert_true(strtod(wide + 7, NULL) > 380.0); /* 43 letters behind the names of the contexts */
+    free(svg);
+}
+
 static void a_demo_without_a_figure_says_so_before_it_prints(void **state)
 {
     (void)state;
@@ -1519,6 +1538,7 @@ int main(void)
         cmocka_unit_test(a_demo_without_a_figure_says_so_before_it_prints),
         cmocka_unit_test(a_step_alone_means_the_built_in_story),
         cmocka_unit_test(broken_stories_and_cues_never_crash),
+        cmocka_unit_test(the_figure_of_a_short_story_has_room_for_its_titles),
     };
     return cmocka_run_group_tests_name("chapter 4", tests, NULL, NULL);
 }

@@ -60,13 +60,8 @@ void layer_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
 size_t layer_params_place(BlockParams *params, float *memory, const MambaConfig *config)
 {
     TensorShape shapes[BLOCK_TENSORS];
-    size_t used = 0;
     layer_shapes(shapes, config);
-    for (int i = 0; i < BLOCK_TENSORS; i++) {
-        float *at = take(memory, &used, shapes[i].count);
-        params->tensor[i] = shapes[i].count > 0 ? at : NULL;
-    }
-    return used;
+    return block_params_place(params, memory, shapes);
 }
 
 size_t layer_params_floats(const MambaConfig *config)

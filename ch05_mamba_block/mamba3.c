@@ -626,8 +626,7 @@ static double step_rule_error(int rule, double delta)
 static bool demo_turn_rules(const Show *show, Error *error)
 {
     prose("x' = -x + cos t, from 0 to 8 in steps: the largest error, and what it was with steps "
-          "twice "
-          "as long, divided by it\n\n"
+          "twice as long, divided by it\n\n"
           "   Delta   Mamba's rule          trapezoid             bilinear (chapter 3)");
     for (int halvings = 0; halvings <= 5; halvings++) {
         double delta = ldexp(1.0, -halvings);

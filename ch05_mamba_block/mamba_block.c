@@ -292,12 +292,12 @@ static float *take(float *memory, size_t *used, size_t count)
     return taken;
 }
 
-/* Lays the parameters out in `memory`, or, if that is NULL, only counts: returns how many floats. */
-size_t block_params_place(BlockParams *params, float *memory, const MambaConfig *config)
+/* Lays parameters of these shapes out in `memory`, or, if that is NULL, only counts: returns how
+   many floats. */
+size_t block_params_place(BlockParams *params, float *memory,
+                          const TensorShape shapes[BLOCK_TENSORS])
 {
-    TensorShape shapes[BLOCK_TENSORS];
     size_t used = 0;
-    block_shapes(shapes, config);
     for (int i = 0; i < BLOCK_TENSORS; i++) {
         float *at = take(memory, &used, shapes[i].count);
         params->tensor[i] = shapes[i].count > 0 ? at : NULL;
@@ -737,17 +737,19 @@ typedef struct {
 
 static OwnBlock own_block_new(const MambaConfig *config, size_t batch, size_t len, Random *random)
 {
+    TensorShape shapes[BLOCK_TENSORS];
     OwnBlock own;
     memset(&own, 0, sizeof own);
     own.block.config = *config;
+    block_shapes(shapes, config);
     /* count first, ask once, then lay out; 16 floats to spare, to begin where 64 divides */
-    size_t n_params = block_params_place(&own.block.params, NULL, config);
+    size_t n_params = block_params_place(&own.block.params, NULL, shapes);
     size_t n_state = block_state_floats(config, batch);
     size_t n_A = config->intermediate_size * config->state_size;
     size_t n_cache = block_cache_place(&own.cache, NULL, &own.block, batch, len, false);
     own.memory = NEW(float, n_params + n_A + n_state + n_cache + 16);
     float *next = own.memory + (-(uintptr_t)own.memory % 64) / sizeof(float);
-    block_params_place(&own.block.params, next, config);
+    block_params_place(&own.block.params, next, shapes);
     block_cache_place(&own.cache, next + n_params, &own.block, batch, len, false);
     own.block.A = next + n_params + n_cache;
     own.state = block_state_place(own.block.A + n_A, config, batch);

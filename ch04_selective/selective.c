@@ -255,22 +255,22 @@ static void wire_constant(Wiring *wiring, float step)
 
 /* The task as the input of a scan.
 
-   Exercise 4.4. Set `raw`, the number before the softplus, for every token, so that thousands of
-   tokens of noise change nothing. But softplus(raw) must not be 0: B divides by it. */
+   Exercise 4.4. `raw`, the number before the softplus, for each token and way (CopyWay, stories.c):
+   one that is to push halves what is there; one that is not leaves it as it is, and thousands of
+   them in a row do too. But softplus(raw) must not be 0: B divides by it. */
 Wiring copying_wire(const int *token, size_t len, CopyWay way)
 {
     Wiring wiring = wiring_new(len, COPY_BITS);
     for (size_t t = 0; t < len; t++) {
         bool noise = token[t] == COPY_NOISE;
-        float raw = way == COPY_HALVING ? 0.0f : -30.0f; /* for all tokens alike */
-        if (way == COPY_SELECTIVE) {
-            //> EX 4.4 [2 pts] [15 min] selective copying, wired by hand
-            //? What must Delta be for a token that is to change nothing?
-            //? With A = -1, A_bar = exp(-Delta). A symbol moves what is there one binary place.
-            //? Which number has softplus log 2?
-            raw = noise ? -30.0f : 0.0f;
-            //< EX 4.4
-        }
+        float raw;
+        //> EX 4.4 [2 pts] [15 min] selective copying, wired by hand
+        //? Who pushes? COPY_HALVING: every token. COPY_KEEPING: none. COPY_SELECTIVE: you say it.
+        //? With A = -1, A_bar = exp(-Delta). What must Delta be to change nothing, and to halve?
+        //? Which number has softplus log 2, and which one next to nothing?
+        bool push = way == COPY_HALVING || (way == COPY_SELECTIVE && !noise);
+        raw = push ? 0.0f : -30.0f; /* softplus: log 2; or 1e-13 */
+        //< EX 4.4
         wiring.B[t] = 1.0f / softplus(raw); /* Delta B u is u */
         for (size_t bit = 0; bit < COPY_BITS; bit++) {
             wiring.delta[t * COPY_BITS + bit] = raw;

@@ -19,7 +19,7 @@
               D        D           (d_inner)               D, the skip
               z_t      z           (batch, len, d_inner)   z, the gate's branch
    BUILD      cc -O2 ch04_selective/selective.c -o selective -lm && ./selective
-   TIME       60 minutes to read, 95 to do the exercises
+   TIME       60 minutes to read, 85 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: algorithm 2, theorem 1, sections 3 and 4.1
               G. Blelloch, Prefix sums and their applications, CMU-CS-90-190 (1990)
               W. D. Hillis, G. L. Steele, Data parallel algorithms, CACM 29 (1986)
@@ -264,7 +264,7 @@ Wiring copying_wire(const int *token, size_t len, CopyWay way)
     for (size_t t = 0; t < len; t++) {
         bool noise = token[t] == COPY_NOISE;
         float raw;
-        //> EX 4.4 [2 pts] [15 min] selective copying, wired by hand
+        //> EX 4.4 [2 pts] [10 min] selective copying, wired by hand
         //? Who pushes? COPY_HALVING: every token. COPY_KEEPING: none. COPY_SELECTIVE: you say it.
         //? With A = -1, A_bar = exp(-Delta). What must Delta be to change nothing, and to halve?
         //? Which number has softplus log 2, and which one next to nothing?
@@ -566,7 +566,7 @@ static void sweep_down(ScanPair *tree, size_t len)
     tree[len - 1] = nothing;
     for (size_t width = len / 2; width > 0; width /= 2)
         for (size_t t = 2 * width - 1; t < len; t += 2 * width) {
-            //> EX 4.6 [3 pts] [25 min] the sweep down
+            //> EX 4.6 [3 pts] [20 min] the sweep down
             //? A node at t has its left child at t - width and its right child in its own place.
             //? Keep what the left child holds before you write over it.
             //? The left child is told what the node was; the right one that, joined with the left.

@@ -169,24 +169,16 @@ void stationary_system(double *M, double *b, const double *P, size_t n)
     //< EX 1.3
 }
 
-/* What is said where the parts of a chain meet so rarely that rounding would decide the answer. */
-static bool fail_rarely(const Chain *chain, size_t state, Error *error)
-{
-    return fail(error,
-                "the chain's parts, one of them with '%.40s', meet so rarely that no digit of "
-                "where it settles could be trusted",
-                chain->name ? chain->name[state] : "?");
-}
-
 /* Solves M x = b, M (n, n), in place. Elimination leaves the pivots, the numbers it divided by, on
    M's diagonal. A small one says that the equations can hardly be told from ones with many answers:
    below 1e-9, more than half of a double's 16 digits may be gone. */
-static bool solve_safely(double *b, double *M, size_t n)
+static bool solve_safely(double *b, double *M, size_t n, Error *error)
 {
     bool ok = matrix_solve(b, M, n, 1);
     for (size_t k = 0; ok && k < n; k++)
         ok = fabs(M[k * n + k]) > 1e-9;
-    return ok;
+    return ok || fail(error, "the chain's parts meet so rarely that no digit of where it settles "
+                             "could be trusted");
 }
 
 /* The stationary distribution that lives on closed class k alone: pi (n_state), 0 elsewhere. A
@@ -205,7 +197,7 @@ bool chain_class_stationary(double *pi, const Chain *chain, const Structure *str
         for (size_t j = 0; j < size; j++)
             P[i * size + j] = chain->P[member[i] * n + member[j]];
     stationary_system(M, within, P, size);
-    bool ok = solve_safely(within, M, size) || fail_rarely(chain, member[0], error);
+    bool ok = solve_safely(within, M, size, error);
     /* back among all states; outside the class there is nothing in the long run */
     for (size_t i = 0; ok && i < n; i++)
         pi[i] = 0.0;
@@ -240,7 +232,7 @@ bool chain_absorption(double *weight, const double *start, const Chain *chain,
         for (size_t j = 0; j < size; j++)
             M[i * size + j] = (i == j ? 1.0 : 0.0) - chain->P[transient[j] * n + transient[i]];
     }
-    bool ok = solve_safely(v, M, size) || fail_rarely(chain, transient[0], error);
+    bool ok = solve_safely(v, M, size, error);
     /* v[i] days in state i, and on each of them the chance P[i][j] to step over into a class */
     for (size_t i = 0; ok && i < size; i++)
         for (size_t j = 0; j < n; j++)
@@ -272,21 +264,16 @@ bool chain_long_run(double *limit, const double *start, const Chain *chain,
     return ok;
 }
 
-/* The one distribution with pi = pi P. Fails, and says why, if the chain has several. For programs
-   of your own: the demos below want to know about all classes, and call the two above. */
+/* The one distribution with pi = pi P, for programs of your own. Fails if the chain has several. */
 bool chain_stationary(double *pi, const Chain *chain, Error *error)
 {
     Structure structure = chain_structure(chain);
-    size_t n_class = structure.n_class, second = 0;
-    while (second < chain->n_state && structure.class_of[second] != 1)
-        second++;
-    bool ok = n_class == 1
+    bool ok = structure.n_class == 1
                   ? chain_class_stationary(pi, chain, &structure, 0, error)
                   : fail(error,
-                         "the chain has %zu closed classes (one never leads to '%s'), so it "
-                         "has more than one stationary distribution: where it settles depends on "
-                         "where it starts",
-                         n_class, chain->name[second]);
+                         "the chain has %zu closed classes, so it has more than one stationary "
+                         "distribution: where it settles depends on where it starts",
+                         structure.n_class);
     structure_free(&structure);
     return ok;
 }
@@ -518,7 +505,7 @@ double likelihood_ratio(const double *count, const double *row, const double *co
    known then about what follows it. */
 bool chain_fit(Fit *fit, const Counts *counts, Error *error)
 {
-    size_t n = counts->n_state, columns = 0;
+    size_t n = counts->n_state, columns = 0, left = 0;
     double *row = NEW(double, n), *column = NEW(double, n), total = 0.0;
     /* row[i]: transitions out of i; column[j]: transitions into j */
     for (size_t i = 0; i < n; i++)
@@ -526,14 +513,13 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
             row[i] += counts->count[i * n + j];
             column[j] += counts->count[i * n + j];
         }
-    size_t never_left = n;
-    for (size_t i = n; i-- > 0;) {
+    for (size_t i = 0; i < n; i++) {
         total += row[i];
         columns += column[i] > 0.0;
-        if (!(row[i] > 0.0))
-            never_left = i;
     }
-    if (never_left == n) {
+    while (left < n && row[left] > 0.0) /* states that are left at least once */
+        left++;
+    if (left == n) {
         fit->chain = chain_new(n);
         fit->std_error = matrix_new(n, n);
         for (size_t i = 0; i < n; i++) {
@@ -547,10 +533,10 @@ bool chain_fit(Fit *fit, const Counts *counts, Error *error)
     }
     free(row);
     free(column);
-    return never_left == n || fail(error,
-                                   "state '%s' is never left in the record, so nothing is known "
-                                   "about the day after it",
-                                   counts->name[never_left]);
+    return left == n || fail(error,
+                             "state '%s' is never left in the record, so nothing is known about "
+                             "the day after it",
+                             counts->name[left]);
 }
 
 void fit_free(Fit *fit)

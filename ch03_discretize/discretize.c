@@ -815,8 +815,7 @@ int discretize_main(int argc, char **argv)
          0, 0, &demo, "mode", "one demo of the lesson"},
         {"system", "FILE", OPTION_TEXT, 0, 0, &options.system, "mode",
          "a system in continuous time, x' = A x + B u, in the form of chapter 2; its A holds "
-         "rates, "
-         "not what is left after a step"},
+         "rates, not what is left after a step"},
         {"rule", RULE_NAMES, OPTION_CHOICE, 0, 0, &options.rule, "system",
          "how to make a step of it (default zoh)"},
         {"step", "DELTA", OPTION_NUMBER, 1e-12, 1e12, &options.delta, "system",

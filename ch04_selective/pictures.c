@@ -1,6 +1,7 @@
 /* Pictures of chapter 4: a story word by word, and the tree of a parallel scan.
 
-   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG;
+   HOLDS   the table and the heat map of a story; the tree of eight steps in characters and as SVG,
+           and its pairs;
            the short cut to a parallel scan that does not work
    FOR     the demos of selective.c. Plain data: it knows nothing of a scan */
 
@@ -275,6 +276,20 @@ void print_tree(const Look *look)
         puts(lines[look->ascii][i]);
 }
 
+/* Eight pairs (TREE_LEN, 2), a over b; a star marks those that a round has changed: first, first +
+   step, ... */
+void print_pairs(const char *what, const float *pairs, size_t first, size_t step)
+{
+    for (size_t part = 0; part < 2; part++) {
+        printf("%-13s %s", part == 0 ? what : "", part == 0 ? "a" : "b");
+        for (size_t t = 0; t < TREE_LEN; t++) {
+            const char *star = t >= first && (t - first) % step == 0 ? "*" : "";
+            printf(" %*g%s", *star ? 6 : 7, (double)pairs[2 * t + part], star);
+        }
+        putchar('\n');
+    }
+}
+
 /* One node of the drawn tree and the lines to the two below it. */
 static void svg_node(FILE *out, size_t first, size_t last, double level)
 {
@@ -311,7 +326,15 @@ bool tree_svg(const char *path, Error *error)
     return out_close(&file, error);
 }
 
-/* ======================================= Curves =========================================== */
+/* ================================= Curves, and a table ==================================== */
+
+/* Days from 0 on: y (days, 2), the chances of either weather. */
+void print_weather(const float *y, size_t days)
+{
+    puts("   day    sunny    rainy");
+    for (size_t t = 0; t < days; t++)
+        printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
+}
 
 /* Curves y (n, rows) over x (rows) on a logarithmic axis, without the first row, where x is 0. */
 bool rows_chart(Chart *chart, const char *const *names, const double *x, const double *y, size_t n,

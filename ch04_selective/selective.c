@@ -769,19 +769,6 @@ static bool demo_theorem(const Show *show, Error *error)
     return true;
 }
 
-/* Eight pairs, a over b; a star marks those that a round has changed: first, first + step, ... */
-static void print_pairs(const char *what, const ScanPair *pair, size_t first, size_t step)
-{
-    for (size_t part = 0; part < 2; part++) {
-        printf("%-13s %s", part == 0 ? what : "", part == 0 ? "a" : "b");
-        for (size_t t = 0; t < TREE_LEN; t++) {
-            const char *star = t >= first && (t - first) % step == 0 ? "*" : "";
-            printf(" %*g%s", *star ? 6 : 7, (double)(part == 0 ? pair[t].a : pair[t].b), star);
-        }
-        putchar('\n');
-    }
-}
-
 static bool demo_trace(const Show *show, Error *error)
 {
     static const char *const from[] = {"from 1 before", "from 2 before", "from 4 before"};
@@ -796,22 +783,22 @@ static bool demo_trace(const Show *show, Error *error)
     print_tree(&show->look);
     puts("\nThe loop: seven joins, one after the other. Its b are the states");
     scan_pairs(loop, in, TREE_LEN);
-    print_pairs("loop", loop, TREE_LEN, 1);
+    print_pairs("loop", &loop[0].a, TREE_LEN, 1);
     puts("\nHillis and Steele: everyone joins the one 1, 2, 4 places before (* changed)");
-    print_pairs("given", in, TREE_LEN, 1);
+    print_pairs("given", &in[0].a, TREE_LEN, 1);
     for (size_t k = 0, reach = 1; k < 3; k++, reach *= 2) {
         hillis_steele_round(pair[(k + 1) % 2], pair[k % 2], reach, TREE_LEN); /* 0 to 1 to 0 to 1 */
-        print_pairs(from[k], pair[(k + 1) % 2], reach, 1);
+        print_pairs(from[k], &pair[(k + 1) % 2][0].a, reach, 1);
     }
     puts("\nBlelloch: up the tree, then down again with what came before");
     for (size_t k = 0, width = 1; k < 3; k++, width *= 2) {
         sweep_up_level(tree, width, TREE_LEN);
-        print_pairs(up[k], tree, 2 * width - 1, 2 * width); /* as sweep_up_level goes */
+        print_pairs(up[k], &tree[0].a, 2 * width - 1, 2 * width); /* as sweep_up_level goes */
     }
     sweep_down(tree, TREE_LEN);
-    print_pairs("down: before", tree, 0, 1);
+    print_pairs("down: before", &tree[0].a, 0, 1);
     scan_pairs_blelloch(out, in, TREE_LEN);
-    print_pairs("with itself", out, 0, 1);
+    print_pairs("with itself", &out[0].a, 0, 1);
     bool same = true;
     for (size_t t = 0; t < TREE_LEN; t++)
         same = same && pair[1][t].b == loop[t].b && out[t].b == loop[t].b;
@@ -819,24 +806,29 @@ static bool demo_trace(const Show *show, Error *error)
     return show->svg == NULL || tree_svg(show->svg, error);
 }
 
+enum { THREAD_DAYS = 5 };
+
 /* Chapter 1's forecast: a channel for each weather, a state for each eigenvalue of P. */
-static bool demo_thread(const Show *show, Error *error)
+Scan scan_thread(void)
 {
-    enum { DAYS = 5 };
     static const float A[4] = {0.0f, -0.916290732f, 0.0f, -0.916290732f}; /* log 1, log 0.4 */
     static const float x_start[4] = {2.0f / 3, -1.0f / 6, 1.0f / 3, 1.0f / 6};
-    static const float delta[2 * DAYS] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1}; /* day 0 takes no time */
-    static const float u[2 * DAYS] = {0}, ones[2 * DAYS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-    float y[2 * DAYS];
-    (void)show, (void)error;
-    Scan scan = scan_new(1, DAYS, 2, 2, u, delta, A, ones, ones);
+    static const float delta[] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1}; /* day 0 takes no time */
+    static const float u[2 * THREAD_DAYS] = {0}, ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    Scan scan = scan_new(1, THREAD_DAYS, 2, 2, u, delta, A, ones, ones);
     scan.x_start = x_start;
+    return scan;
+}
+
+static bool demo_thread(const Show *show, Error *error)
+{
+    float y[2 * THREAD_DAYS];
+    Scan scan = scan_thread();
+    (void)show, (void)error;
     selective_scan(y, NULL, &scan);
     prose("The thread: chapter 1's forecast as a selective scan in which nothing is selected. "
-          "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n\n"
-          "   day    sunny    rainy");
-    for (size_t t = 0; t < DAYS; t++)
-        printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
+          "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n");
+    print_weather(y, THREAD_DAYS);
     return true;
 }
 

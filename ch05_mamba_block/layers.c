@@ -55,29 +55,19 @@ void layer_shapes(TensorShape shapes[BLOCK_TENSORS], const MambaConfig *config)
         block_shapes(shapes, config);
 }
 
-/* How many floats the parameters take, each tensor starting on a vector of sixteen. */
-size_t layer_params_floats(const MambaConfig *config)
+/* Lays the parameters out in `memory`, NULL where this kind has none; or, if memory is NULL, only
+   counts: returns how many floats. */
+size_t layer_params_place(BlockParams *params, float *memory, const MambaConfig *config)
 {
     TensorShape shapes[BLOCK_TENSORS];
-    size_t used = 0;
     layer_shapes(shapes, config);
-    for (int i = 0; i < BLOCK_TENSORS; i++)
-        take(NULL, &used, shapes[i].count);
-    return used;
+    return block_params_place(params, memory, shapes);
 }
 
-/* Where each of them lies in `memory` (layer_params_floats); NULL where there is none. */
-BlockParams layer_params_place(float *memory, const MambaConfig *config)
+size_t layer_params_floats(const MambaConfig *config)
 {
-    TensorShape shapes[BLOCK_TENSORS];
-    BlockParams params;
-    size_t used = 0;
-    layer_shapes(shapes, config);
-    for (int i = 0; i < BLOCK_TENSORS; i++) {
-        float *at = take(memory, &used, shapes[i].count);
-        params.tensor[i] = shapes[i].count > 0 ? at : NULL;
-    }
-    return params;
+    BlockParams counted;
+    return layer_params_place(&counted, NULL, config);
 }
 
 /* Parameters to start from. */

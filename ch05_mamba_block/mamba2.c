@@ -732,9 +732,8 @@ static bool demo_weather_heads(const Show *show, Error *error)
     scan.x_start = x_start;
     scan.chunk = 2;
     head_scan_chunked(y, NULL, &scan);
-    prose("The thread: chapter 1's forecast by two heads of one state, in chunks of two days. A = "
-          "log "
-          "1 for what stays, log 0.4 for what fades\n\n"
+    prose("The thread: chapter 1's forecast by two heads of one state, in chunks of two days. "
+          "A = log 1 for what stays, log 0.4 for what fades\n\n"
           "          what stays         what fades          their sum\n"
           "   day    sunny    rainy     sunny    rainy     sunny    rainy");
     for (size_t t = 0; t < DAYS; t++) {

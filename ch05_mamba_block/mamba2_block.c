@@ -446,18 +446,13 @@ static OwnHeadBlock own_head_block_new(const MambaConfig *config, size_t batch, 
 {
     TensorShape shapes[BLOCK_TENSORS];
     OwnHeadBlock own;
-    size_t params = 0, state = head_block_state_floats(config, batch);
-    size_t cache = head_cache_place(&own.cache, NULL, config, batch, len, false);
     head_block_shapes(shapes, config);
-    for (int i = 0; i < BLOCK_TENSORS; i++) /* counted */
-        take(NULL, &params, shapes[i].count);
+    size_t params = block_params_place(&own.block.params, NULL, shapes);
+    size_t state = head_block_state_floats(config, batch);
+    size_t cache = head_cache_place(&own.cache, NULL, config, batch, len, false);
     own.memory = NEW(float, params + cache + state + config->num_heads);
     own.block.config = *config;
-    params = 0;
-    for (int i = 0; i < BLOCK_TENSORS; i++) { /* and laid out */
-        float *at = take(own.memory, &params, shapes[i].count);
-        own.block.params.tensor[i] = shapes[i].count > 0 ? at : NULL;
-    }
+    block_params_place(&own.block.params, own.memory, shapes);
     head_cache_place(&own.cache, own.memory + params, config, batch, len, false);
     own.state = head_block_state_place(own.memory + params + cache, config, batch);
     own.block.A = own.memory + params + cache + state;

@@ -154,26 +154,21 @@ typedef struct {
     float *cosine, *sine;        /* (len, n_angle) of phi_t */
 } TurnHead;
 
-static size_t turn_head_floats(const TurnScan *scan)
+/* Laid out in `memory`, or, if that is NULL, only counted: returns how many floats. */
+static size_t turn_head_place(TurnHead *head, float *memory, const TurnScan *scan)
 {
-    return scan->len * (3 + scan->d_head + 2 * scan->d_state + 2 * scan->n_angle) + scan->d_head +
-           scan->d_state;
-}
-
-/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through */
-static TurnHead turn_head_place(float *memory, const TurnScan *scan)
-{
-    size_t len = scan->len, turns = len * scan->n_angle;
-    TurnHead head = {len,  scan->d_head, scan->d_state, scan->n_angle, memory, NULL,
-                     NULL, NULL,         NULL,          NULL,          NULL,   NULL};
-    head.beta = head.alpha + len;
-    head.gamma = head.beta + len;
-    head.u = head.gamma + len;
-    head.B = head.u + (len + 1) * scan->d_head;
-    head.C = head.B + (len + 1) * scan->d_state;
-    head.cosine = head.C + len * scan->d_state;
-    head.sine = head.cosine + turns;
-    return head;
+    size_t len = scan->len, used = 0;
+    head->len = len, head->d_head = scan->d_head;
+    head->d_state = scan->d_state, head->n_angle = scan->n_angle;
+    head->alpha = take(memory, &used, len);
+    head->beta = take(memory, &used, len);
+    head->gamma = take(memory, &used, len);
+    head->u = take(memory, &used, (len + 1) * scan->d_head);
+    head->B = take(memory, &used, (len + 1) * scan->d_state);
+    head->C = take(memory, &used, len * scan->d_state);
+    head->cosine = take(memory, &used, len * scan->n_angle);
+    head->sine = take(memory, &used, len * scan->n_angle);
+    return used;
 }
 
 static Turn turn_at(const TurnHead *head, size_t t)
@@ -273,9 +268,11 @@ void turn_scan(float *y, const TurnState *state, const TurnScan *scan)
 {
     size_t len = scan->len, d_head = scan->d_head, states = d_head * scan->d_state;
     turn_scan_assert(scan);
-    float *memory = NEW(float, turn_head_floats(scan) + states + scan->n_angle + len * d_head);
-    TurnHead head = turn_head_place(memory, scan);
-    float *x = memory + turn_head_floats(scan), *angle = x + states, *read = angle + scan->n_angle;
+    TurnHead head;
+    size_t n_head = turn_head_place(&head, NULL, scan);
+    float *memory = NEW(float, n_head + states + scan->n_angle + len * d_head);
+    float *x = memory + n_head, *angle = x + states, *read = angle + scan->n_angle;
+    turn_head_place(&head, memory, scan);
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t h = 0; h < scan->n_head; h++) {
             zero(x, states + scan->n_angle);
@@ -310,23 +307,18 @@ typedef struct {
     float *alpha, *beta, *gamma, *u, *B, *C, *angle, *x;
 } TurnBack;
 
-static size_t turn_back_floats(const TurnScan *scan)
+static size_t turn_back_place(TurnBack *back, float *memory, const TurnScan *scan)
 {
-    return scan->len * (3 + scan->d_head + 2 * scan->d_state + scan->n_angle) +
-           (scan->d_head + 1) * (scan->d_state + 1);
-}
-
-/* NOLINTNEXTLINE(readability-non-const-parameter): it is written through */
-static TurnBack turn_back_place(float *memory, const TurnScan *scan)
-{
-    size_t len = scan->len;
-    TurnBack back = {memory, memory + len, memory + 2 * len, memory + 3 * len, NULL, NULL,
-                     NULL,   NULL};
-    back.B = back.u + (len + 1) * scan->d_head;
-    back.C = back.B + (len + 1) * scan->d_state;
-    back.angle = back.C + len * scan->d_state;
-    back.x = back.angle + len * scan->n_angle;
-    return back;
+    size_t len = scan->len, used = 0;
+    back->alpha = take(memory, &used, len);
+    back->beta = take(memory, &used, len);
+    back->gamma = take(memory, &used, len);
+    back->u = take(memory, &used, (len + 1) * scan->d_head);
+    back->B = take(memory, &used, (len + 1) * scan->d_state);
+    back->C = take(memory, &used, len * scan->d_state);
+    back->angle = take(memory, &used, len * scan->n_angle);
+    back->x = take(memory, &used, scan->d_head * scan->d_state);
+    return used;
 }
 
 /* One channel's row of the state at one token, backwards: in `row` the gradient of x_t comes, and
@@ -480,13 +472,15 @@ static void turn_grad_zero(const TurnGrad *grad, const TurnScan *scan)
 void turn_scan_backward(const TurnGrad *grad, const float *y_grad, const TurnScan *scan)
 {
     size_t len = scan->len, d_head = scan->d_head, states = d_head * scan->d_state;
-    size_t n_head = turn_head_floats(scan), n_back = turn_back_floats(scan);
+    TurnHead head;
+    TurnBack back;
+    size_t n_head = turn_head_place(&head, NULL, scan), n_back = turn_back_place(&back, NULL, scan);
     turn_scan_assert(scan);
     float *memory = NEW(float, n_head + n_back + (len + 1) * states + len * d_head + scan->n_angle);
-    TurnHead head = turn_head_place(memory, scan);
-    TurnBack back = turn_back_place(memory + n_head, scan);
-    float *x = memory + n_head + n_back, *read = x + (len + 1) * states,
-          *angle = read + len * d_head;
+    float *x = memory + n_head + n_back, *read = x + (len + 1) * states;
+    float *angle = read + len * d_head;
+    turn_head_place(&head, memory, scan);
+    turn_back_place(&back, memory + n_head, scan);
     turn_grad_zero(grad, scan);
     for (size_t b = 0; b < scan->batch; b++)
         for (size_t h = 0; h < scan->n_head; h++) {
@@ -626,8 +620,7 @@ static double step_rule_error(int rule, double delta)
 static bool demo_turn_rules(const Show *show, Error *error)
 {
     prose("x' = -x + cos t, from 0 to 8 in steps: the largest error, and what it was with steps "
-          "twice "
-          "as long, divided by it\n\n"
+          "twice as long, divided by it\n\n"
           "   Delta   Mamba's rule          trapezoid             bilinear (chapter 3)");
     for (int halvings = 0; halvings <= 5; halvings++) {
         double delta = ldexp(1.0, -halvings);

@@ -284,28 +284,25 @@ typedef struct {
     float *tensor[BLOCK_TENSORS];
 } BlockParams;
 
-/* How many floats the parameters take, each tensor starting on a vector of sixteen. */
-size_t block_params_floats(const MambaConfig *config)
+/* The next `count` floats of `memory`, on a vector of sixteen; only counted if memory is NULL. */
+static float *take(float *memory, size_t *used, size_t count)
 {
-    TensorShape shapes[BLOCK_TENSORS];
-    size_t count = 0;
-    block_shapes(shapes, config);
-    for (int i = 0; i < BLOCK_TENSORS; i++)
-        count += (shapes[i].count + 15) / 16 * 16;
-    return count;
+    float *taken = memory == NULL ? NULL : memory + *used;
+    *used += (count + 15) / 16 * 16;
+    return taken;
 }
 
-/* Where each of them lies in `memory` (block_params_floats). */
-BlockParams block_params_place(float *memory, const MambaConfig *config)
+/* Lays parameters of these shapes out in `memory`, or, if that is NULL, only counts: returns how
+   many floats. */
+size_t block_params_place(BlockParams *params, float *memory,
+                          const TensorShape shapes[BLOCK_TENSORS])
 {
-    TensorShape shapes[BLOCK_TENSORS];
-    BlockParams params;
-    block_shapes(shapes, config);
+    size_t used = 0;
     for (int i = 0; i < BLOCK_TENSORS; i++) {
-        params.tensor[i] = shapes[i].count > 0 ? memory : NULL;
-        memory += (shapes[i].count + 15) / 16 * 16;
+        float *at = take(memory, &used, shapes[i].count);
+        params->tensor[i] = shapes[i].count > 0 ? at : NULL;
     }
-    return params;
+    return used;
 }
 
 /* How many parameters a block has, worked out without the table.
@@ -451,14 +448,6 @@ static Conv block_conv(const BlockCache *cache, const MambaBlock *block)
                  block->params.tensor[CONV1D_BIAS],
                  cache->zeros};
     return conv;
-}
-
-/* The next `count` floats of `memory`, on a vector; only counted if memory is NULL. */
-static float *take(float *memory, size_t *used, size_t count)
-{
-    float *taken = memory == NULL ? NULL : memory + *used;
-    *used += (count + 15) / 16 * 16;
-    return taken;
 }
 
 /* Lays the cache out in `memory`, or, if that is NULL, only counts: returns how many floats. A
@@ -748,16 +737,19 @@ typedef struct {
 
 static OwnBlock own_block_new(const MambaConfig *config, size_t batch, size_t len, Random *random)
 {
+    TensorShape shapes[BLOCK_TENSORS];
     OwnBlock own;
     memset(&own, 0, sizeof own);
     own.block.config = *config;
+    block_shapes(shapes, config);
     /* count first, ask once, then lay out; 16 floats to spare, to begin where 64 divides */
-    size_t n_params = block_params_floats(config), n_state = block_state_floats(config, batch);
+    size_t n_params = block_params_place(&own.block.params, NULL, shapes);
+    size_t n_state = block_state_floats(config, batch);
     size_t n_A = config->intermediate_size * config->state_size;
     size_t n_cache = block_cache_place(&own.cache, NULL, &own.block, batch, len, false);
     own.memory = NEW(float, n_params + n_A + n_state + n_cache + 16);
     float *next = own.memory + (-(uintptr_t)own.memory % 64) / sizeof(float);
-    own.block.params = block_params_place(next, config);
+    block_params_place(&own.block.params, next, shapes);
     block_cache_place(&own.cache, next + n_params, &own.block, batch, len, false);
     own.block.A = next + n_params + n_cache;
     own.state = block_state_place(own.block.A + n_A, config, batch);

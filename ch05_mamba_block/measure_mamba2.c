@@ -233,9 +233,9 @@ static size_t bench_layer_place(BenchLayer *layer, float *memory)
     size_t used = 0, wide = BLOCK_TOKENS * config->hidden_size;
     size_t params = layer_params_floats(config), state = layer_state_floats(config, 1);
     float *at = take(memory, &used, params);
-    layer->block.params = layer_params_place(at, config);
+    layer_params_place(&layer->block.params, at, config);
     at = take(memory, &used, params);
-    layer->grad = layer_params_place(at, config);
+    layer_params_place(&layer->grad, at, config);
     layer->block.A = take(memory, &used, layer_A_count(config));
     at = take(memory, &used, state);
     layer->state = layer_state_place(at, config, 1);

@@ -51,8 +51,7 @@ ModelParams model_params_new(const MambaConfig *config)
     float *next = params.memory + table;
     for (size_t i = 0; i < config->num_hidden_layers; i++) {
         MambaConfig own = layer_config(config, i);
-        params.layer[i] = layer_params_place(next, &own);
-        next += layer_params_floats(&own);
+        next += layer_params_place(&params.layer[i], next, &own);
     }
     params.norm_f = next;
     /* a tied head is no parameter of its own: it is the embeddings, used a second time */

@@ -558,10 +558,8 @@ bool runner_feed_logits(Runner *run, Memory *memory, const uint32_t *ids, size_t
 /* -log p of each token given those before it, added up: perplexity is exp of their mean. */
 typedef struct {
     float *logits; /* (LOGIT_TOKENS, vocab) */
-    float *last;   /* (d_model) what came out for the last token of the chunk before */
     double sum;
     size_t count;
-    bool has_last;
     size_t bad; /* the token after which nothing was a number any more; 0: none */
 } Surprise;
 
@@ -586,17 +584,6 @@ static void surprise_add(Surprise *surprise, Runner *run, const float *final, co
     }
 }
 
-/* A chunk's tokens are guessed by those before them, the first one by the chunk before. */
-static void surprise_look(Surprise *surprise, Runner *run, const uint32_t *ids, size_t len)
-{
-    size_t d_model = run->model->config.hidden_size;
-    if (surprise->has_last)
-        surprise_add(surprise, run, surprise->last, ids, 1);
-    surprise_add(surprise, run, run->final, ids + 1, len - 1);
-    memcpy(surprise->last, run->final + (len - 1) * d_model, d_model * sizeof(float));
-    surprise->has_last = true;
-}
-
 /* Perplexity of a text in a file, made plain (text_stream.c), token by token in one go from its
    start: the memory used does not depend on its length. */
 bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const char *path,
@@ -612,15 +599,17 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
         return false;
     Memory memory = memory_new(config);
     float *logits = surprise->logits = NEW(float, LOGIT_TOKENS * config->vocab_size);
-    float *last = surprise->last = NEW(float, config->hidden_size);
     Progress progress = progress_start("perplexity");
     bool ok = true;
     do {
         ok = source_next(&ids, &source, &run->model->folder.tokenizer, error);
         for (size_t t = 0; ok && t < ids.count; t += PROMPT_CHUNK) {
             size_t count = smaller(ids.count - t, PROMPT_CHUNK);
-            runner_chunk(run, &memory, ids.id + t, count, 0);
-            surprise_look(surprise, run, ids.id + t, count);
+            const uint32_t *next = ids.id + t;
+            if (memory.count > 0) /* the first is guessed by the chunk before */
+                surprise_add(surprise, run, memory.final, next, 1);
+            runner_chunk(run, &memory, next, count, 0);
+            surprise_add(surprise, run, run->final, next + 1, count - 1);
             if (surprise->bad > 0)
                 ok = fail_no_numbers(run->model, surprise->bad, error);
             double ahead = (double)(ids.count - t) / (double)ids.count * (double)source.piece;
@@ -633,8 +622,8 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
         ok = fail(error, "%s: a text of two tokens or more is wanted", shown_path(path));
     *bytes = source.bytes;
     note_left_out(ids.left_out);
-    free(logits), free(last);
-    surprise->logits = surprise->last = NULL;
+    free(logits);
+    surprise->logits = NULL;
     memory_free(&memory), ids_free(&ids), source_close(&source);
     return ok;
 }

@@ -169,8 +169,8 @@ uint16_t tensor_f16_from_float(float value)
 }
 
 /* All numbers of a tensor, whatever their type, into the caller's array of tensor->count. Wider
-   types are rounded to nearest; BOOL gives 0 and 1. The macro is the loop for one type: numbers may
-   lie at any address, so each is copied first. */
+   types are rounded to nearest; BOOL gives 0 and 1. The macros are the loop for one type, and the
+   choice of it: numbers may lie at any address, so each is copied first. */
 #define TENSOR_LOOP(type_in_file, value)                                                           \
     for (size_t i = 0; i < tensor->count; i++) {                                                   \
         type_in_file number;                                                                       \
@@ -178,44 +178,33 @@ uint16_t tensor_f16_from_float(float value)
         out[i] = value;                                                                            \
     }                                                                                              \
     break
+#define TENSOR_NUMBERS(real)                                                                       \
+    switch (tensor->type) {                                                                        \
+    case TENSOR_BOOL: TENSOR_LOOP(uint8_t, (real)(number != 0));                                   \
+    case TENSOR_U8: TENSOR_LOOP(uint8_t, (real)number);                                            \
+    case TENSOR_I8: TENSOR_LOOP(int8_t, (real)number);                                             \
+    case TENSOR_I16: TENSOR_LOOP(int16_t, (real)number);                                           \
+    case TENSOR_F16: TENSOR_LOOP(uint16_t, (real)tensor_float_from_f16(number));                   \
+    case TENSOR_BF16: TENSOR_LOOP(uint16_t, (real)tensor_float_from_bf16(number));                 \
+    case TENSOR_I32: TENSOR_LOOP(int32_t, (real)number);                                           \
+    case TENSOR_F32: TENSOR_LOOP(float, (real)number);                                             \
+    case TENSOR_F64: TENSOR_LOOP(double, (real)number);                                            \
+    case TENSOR_I64: TENSOR_LOOP(int64_t, (real)number);                                           \
+    case TENSOR_ANY:                                                                               \
+    case TENSOR_OTHER: break;                                                                      \
+    }
 
 void tensor_to_float(float *out, const Tensor *tensor)
 {
-    switch (tensor->type) {
-    case TENSOR_BOOL: TENSOR_LOOP(uint8_t, (float)(number != 0));
-    case TENSOR_U8: TENSOR_LOOP(uint8_t, (float)number);
-    case TENSOR_I8: TENSOR_LOOP(int8_t, (float)number);
-    case TENSOR_I16: TENSOR_LOOP(int16_t, (float)number);
-    case TENSOR_F16: TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
-    case TENSOR_BF16: TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
-    case TENSOR_I32: TENSOR_LOOP(int32_t, (float)number);
-    case TENSOR_F32: TENSOR_LOOP(float, number);
-    case TENSOR_F64: TENSOR_LOOP(double, (float)number);
-    case TENSOR_I64: TENSOR_LOOP(int64_t, (float)number);
-    case TENSOR_ANY:
-    case TENSOR_OTHER: assert(!"a type that can be read");
-    }
+    assert(tensor->type < TENSOR_ANY);
+    TENSOR_NUMBERS(float)
 }
 
 void tensor_to_double(double *out, const Tensor *tensor)
 {
-    switch (tensor->type) {
-    case TENSOR_BOOL: TENSOR_LOOP(uint8_t, (double)(number != 0));
-    case TENSOR_U8: TENSOR_LOOP(uint8_t, (double)number);
-    case TENSOR_I8: TENSOR_LOOP(int8_t, (double)number);
-    case TENSOR_I16: TENSOR_LOOP(int16_t, (double)number);
-    case TENSOR_F16: TENSOR_LOOP(uint16_t, tensor_float_from_f16(number));
-    case TENSOR_BF16: TENSOR_LOOP(uint16_t, tensor_float_from_bf16(number));
-    case TENSOR_I32: TENSOR_LOOP(int32_t, (double)number);
-    case TENSOR_F32: TENSOR_LOOP(float, (double)number);
-    case TENSOR_F64: TENSOR_LOOP(double, number);
-    case TENSOR_I64: TENSOR_LOOP(int64_t, (double)number);
-    case TENSOR_ANY:
-    case TENSOR_OTHER: assert(!"a type that can be read");
-    }
+    assert(tensor->type < TENSOR_ANY);
+    TENSOR_NUMBERS(double)
 }
-
-#undef TENSOR_LOOP
 
 /* Fills count and bytes from type and shape; false if they are too large to be counted. */
 static bool tensor_measure(Tensor *tensor)
@@ -470,24 +459,18 @@ static bool header_padding(Json *json)
 /* One object: tensors by their names, and among them __metadata__, once or not at all. */
 static bool header_read(Safetensors *file, Json *json)
 {
-    bool metadata = false;
+    bool ok = true, metadata = false;
     JsonText name = {"", 0};
     json_enter_object(json);
-    while (json_next_key(json, &name)) {
-        if (!json_is(name, "__metadata__")) {
-            if (!header_name(json, name, "the tensor name") || !header_tensor(file, json, name))
-                return false;
-        } else if (metadata) {
+    while (ok && json_next_key(json, &name)) {
+        bool notes = json_is(name, "__metadata__");
+        if (notes && metadata)
             return json_fail(json, "__metadata__ appears twice");
-        } else {
-            metadata = true;
-            if (!header_metadata(file, json))
-                return false;
-        }
+        metadata = metadata || notes;
+        ok = notes ? header_metadata(file, json)
+                   : header_name(json, name, "the tensor name") && header_tensor(file, json, name);
     }
-    if (json->failed)
-        return false;
-    return header_padding(json);
+    return ok && !json->failed && header_padding(json);
 }
 
 /* ---- what holds between the entries ------------------------------------------------------ */

@@ -220,8 +220,7 @@ static void say_short(const char *text, size_t len, bool bytes, size_t piece, co
         count++;
     fail(error,
          "%s: %zu %s are too few: the last tenth is only looked at, and must hold a piece of %zu "
-         "and "
-         "one more; so about %zu are wanted, or a shorter --length",
+         "and one more; so about %zu are wanted, or a shorter --length",
          path, count, bytes ? "bytes" : "words", piece, 10 * (piece + 1));
 }
 

@@ -301,7 +301,7 @@ static bool cuda_time_forward(CudaBench *bench, const BenchScan *host, Error *er
                   cuda_check(on, host->y, count, error) &&
                   time_kernels(&row.seconds, &timed,
                                plans[i].kernel < SCAN_FUSED ? bench->few : bench->runs, error);
-        if (!device_scan_close(on, ok, error))
+        if (!device_free(&on->memory, ok, error))
             return false;
         channel = i == 0 ? row.seconds : channel;
         row.channel = channel;
@@ -348,7 +348,7 @@ static bool cuda_time_backward(CudaBench *bench, const BenchScan *host, Error *e
               cuda_back_check(&back, host, error) &&
               time_kernels(&row.seconds, &timed, bench->runs, error);
     row.plan = back.plan;
-    ok = device_scan_close(&back.on, ok, error);
+    ok = device_free(&back.on.memory, ok, error);
     if (ok)
         cuda_row(bench, &row, false);
     return ok;
@@ -617,8 +617,8 @@ int cuda_bench_main(int argc, char **argv)
     const Option table[] = {
         {"scan", "BATCH,LEN,D_INNER,D_STATE", OPTION_TEXT, 0, 0, &scan, "mode",
          "random numbers of this size through a kernel, forwards and backwards, against chapter 4"},
-        {"kernel", SCAN_KERNEL_NAMES, OPTION_CHOICE, 0, 0, &kernel, "scan",
-         "which (default: whichever fits the size)"},
+        {"kernel", "channel|hillis-steele|blelloch|shuffle|tiled|fused|pieces", OPTION_CHOICE, 0, 0,
+         &kernel, "scan", "which (default: whichever fits the size)"},
         {"csv", "FILE", OPTION_OUT, 0, 0, &csv, "-", "write the table as CSV too"},
         {"svg", "FILE", OPTION_OUT, 0, 0, &show.svg, "-", "write the roofline as SVG"},
         {"ascii", NULL, OPTION_SWITCH, 0, 0, &ascii, "-", "draw without Unicode"},

@@ -598,7 +598,7 @@ static bool grad_new(float **whole, float **part, DeviceMemory *memory, const fl
 }
 
 /* All of device_scan_open for the forward pass as `plan` has it, and checkpoints, dL/dy and room
-   for the gradients of `grad`. Closed by device_scan_close(&back->on, ...), whatever it
+   for the gradients of `grad`. Afterwards: device_free(&back->on.memory, ...), whatever it
    returned. */
 bool device_back_open(DeviceBack *back, const Scan *host, const ScanPlan *plan,
                       const ScanGrad *grad, const float *y_grad, const float *x_last_grad,
@@ -670,7 +670,7 @@ bool cuda_scan_backward(const ScanGrad *grad, const float *y_grad, const float *
         start_backward(&back.grad, back.x_last_grad, &back.on.job, &back.plan, error) &&
         cuda_ok(cudaDeviceSynchronize(), "scanning backwards", error) &&
         device_back_get(grad, &back, error);
-    return device_scan_close(&back.on, ok, error);
+    return device_free(&back.on.memory, ok, error);
 }
 
 /* ==================================== The demo ============================================ */
@@ -725,7 +725,7 @@ static bool back_step(const Scan *scan, uint64_t seed, Error *error)
     for (size_t k = 0, at = 0; k < GRADIENTS; at += count[k++])
         near = near && difference_of(first + at, want + at, count[k]) <= 5e-5;
     if (ok)
-        printf("  %7zu %12s %11s\n", scan->d_state, yes_no(near), yes_no(same));
+        printf("  %7zu %12s %11s\n", scan->d_state, near ? "yes" : "no", same ? "yes" : "no");
     free(want);
     return ok;
 }

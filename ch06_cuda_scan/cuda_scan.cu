@@ -63,16 +63,12 @@ DEVICE ScanPair pair_join(ScanPair first, ScanPair then)
     return both;
 }
 
-/* Delta from what stands in the array: the bias added and softplus taken, as chapter 4 has it. */
-DEVICE float step_unit(const Scan *scan, float raw, float bias)
+/* Delta from what stands in the array: the bias added and softplus taken, as chapter 4 has it.
+   delta_bias (d_inner) and D (d_inner) may be left out. */
+DEVICE float step_of(const Scan *scan, size_t where, size_t d)
 {
-    return scan->delta_softplus ? softplus_unit(raw + bias) : raw + bias;
-}
-
-/* delta_bias (d_inner) and D (d_inner) may be left out. */
-DEVICE float bias_of(const Scan *scan, size_t d)
-{
-    return scan->delta_bias != NULL ? scan->delta_bias[d] : 0.0f;
+    float raw = scan->delta[where] + (scan->delta_bias != NULL ? scan->delta_bias[d] : 0.0f);
+    return scan->delta_softplus ? softplus_unit(raw) : raw;
 }
 
 DEVICE float skip_of(const Scan *scan, size_t d)
@@ -108,7 +104,7 @@ __global__ void scan_channels(ScanJob job)
         x[n] = job.start != NULL ? job.start[(b * d_inner + d) * d_state + n] : 0.0f;
     for (size_t token = b * scan->len; token < (b + 1) * scan->len; token++) {
         size_t at = token * d_inner + d; /* in arrays (batch, len, d_inner) */
-        float u = scan->u[at], delta = step_unit(scan, scan->delta[at], bias_of(scan, d));
+        float u = scan->u[at], delta = step_of(scan, at, d);
         float y = skip_of(scan, d) * u;
         /* x_t = e^(Delta A) x_{t-1} + Delta u B_t, y_t = C_t . x_t + D u; e^v is 2^(v log2 e) */
         for (size_t n = 0; n < d_state; n++) {
@@ -146,7 +142,7 @@ DEVICE TimeToken time_token(const Scan *scan, size_t b, size_t t, size_t d)
     TimeToken at = {b * scan->len + t, 0.0f, 0.0f, 0.0f, t < scan->len};
     if (at.inside) {
         at.u = scan->u[at.token * scan->d_inner + d];
-        at.delta = step_unit(scan, scan->delta[at.token * scan->d_inner + d], bias_of(scan, d));
+        at.delta = step_of(scan, at.token * scan->d_inner + d, d);
         at.y = skip_of(scan, d) * at.u;
     }
     return at;
@@ -476,7 +472,7 @@ __global__ void scan_tiled(ScanJob job)
         __syncthreads(); /* this one is there */
         for (size_t i = 0; i < tokens && inside; i++) {
             size_t at = (token + i) * d_inner + d;
-            float u = scan->u[at], delta = step_unit(scan, scan->delta[at], bias_of(scan, d));
+            float u = scan->u[at], delta = step_of(scan, at, d);
             float y = skip_of(scan, d) * u;
             UNROLL
             for (size_t n = 0; n < TILE_STATES; n++) {
@@ -817,8 +813,6 @@ typedef enum {
     SCAN_KERNELS /* how many; and: choose one */
 } ScanKernel;
 
-#define SCAN_KERNEL_NAMES "channel|hillis-steele|blelloch|shuffle|tiled|fused|pieces"
-
 static const char *const scan_kernel_name[SCAN_KERNELS + 1] = {
     "channel", "hillis-steele", "blelloch", "shuffle", "tiled", "fused", "pieces", "chosen"};
 
@@ -1027,7 +1021,7 @@ bool scan_fits(const Scan *scan, Error *error)
     return true;
 }
 
-/* The inputs, and room for y and x_last. Closed by device_scan_close, whatever it returned. */
+/* The inputs, and room for y and x_last. Whatever it returned: device_free. */
 bool device_scan_open(DeviceScan *on, const Scan *scan, const ScanPlan *plan, Error *error)
 {
     DeviceMemory *memory = &on->memory;
@@ -1056,11 +1050,6 @@ bool device_scan_open(DeviceScan *on, const Scan *scan, const ScanPlan *plan, Er
                                   device_new(&on->job.piece_a, memory, ends, error)));
 }
 
-bool device_scan_close(DeviceScan *on, bool ok, Error *error)
-{
-    return device_free(&on->memory, ok, error);
-}
-
 /* selective_scan on the GPU, or on what stands in for it: the same to rounding, from arrays of the
    host to arrays of the host; x_last may be NULL. `kernel`: SCAN_KERNELS leaves the choice to
    scan_plan. scan->checkpoint is not filled. d_state is at most 256; false, with y and x_last as
@@ -1079,15 +1068,10 @@ bool cuda_scan(float *y, float *x_last, const Scan *scan, ScanKernel kernel, Err
         device_scan_open(&on, scan, &plan, error) && start_forward(&on.job, &on.plan, error) &&
         cuda_ok(cudaDeviceSynchronize(), "scanning", error) && /* here the host waits */
         device_get(y, on.job.y, wide, error) && device_get(x_last, on.job.x_last, states, error);
-    return device_scan_close(&on, ok, error);
+    return device_free(&on.memory, ok, error);
 }
 
 /* ==================================== The demos =========================================== */
-
-static const char *yes_no(bool yes)
-{
-    return yes ? "yes" : "no";
-}
 
 /* A kernel on one scan, under every order of threads, against chapter 4's clear one: `near`, to
    rounding; `same`, to the last bit in every order. Both stay false once they are. */
@@ -1129,8 +1113,8 @@ static bool demo_ladder(const Show *show, Error *error)
         ok = ladder_step(&near, &same, (ScanKernel)kernel, &many.scan, show->seed, error) &&
              ladder_step(&near, &same, (ScanKernel)kernel, &one.scan, show->seed, error);
         if (ok)
-            printf("  %d %-13s %6s %11s\n", kernel, scan_kernel_name[kernel], yes_no(near),
-                   yes_no(same));
+            printf("  %d %-13s %6s %11s\n", kernel, scan_kernel_name[kernel], near ? "yes" : "no",
+                   same ? "yes" : "no");
     }
     free(many.memory);
     free(one.memory);
@@ -1152,9 +1136,7 @@ static bool demo_banks(const Show *show, Error *error)
 /* What a scan must read, write and exponentiate, whoever makes it. */
 static bool demo_floors(const Show *show, Error *error)
 {
-    Scan scan;
-    memset(&scan, 0, sizeof scan);
-    scan.batch = 8, scan.len = scan.d_inner = 2048, scan.d_state = 16;
+    Scan scan = scan_new(8, 2048, 2048, 16, NULL, NULL, NULL, NULL, NULL);
     return floors_show(&scan, 32.0, (double)scan_stretch(&scan), show, error);
 }
 
@@ -1233,26 +1215,16 @@ static bool demo_race(const Show *show, Error *error)
     return true;
 }
 
-/* Chapter 1's forecast, by any kernel: a channel for each weather, a state for each eigenvalue. */
+/* Chapter 1's forecast: chapter 4's demo_thread, by whichever kernel is chosen. */
 static bool demo_weather_cuda(const Show *show, Error *error)
 {
-    enum { DAYS = 5 };
-    static const float A[4] = {0.0f, -0.916290732f, 0.0f, -0.916290732f}; /* log 1, log 0.4 */
-    static const float x_start[4] = {2.0f / 3, -1.0f / 6, 1.0f / 3, 1.0f / 6};
-    float u[2 * DAYS] = {0}, delta[2 * DAYS], ones[2 * DAYS], y[2 * DAYS];
+    float y[2 * THREAD_DAYS];
+    Scan scan = scan_thread();
     (void)show;
-    for (size_t i = 0; i < 2 * DAYS; i++) {
-        delta[i] = i < 2 ? 0.0f : 1.0f; /* no time passes before day 0 */
-        ones[i] = 1.0f;
-    }
-    /* batch 1, d_inner 2, d_state 2; B = C = 1: y of a weather is the sum of its two states */
-    Scan scan = {1, DAYS, 2, 2, u, delta, NULL, A, ones, ones, NULL, NULL, x_start, NULL, false};
     if (!cuda_scan(y, NULL, &scan, SCAN_KERNELS, error))
         return false;
     puts("The thread: chapter 1's forecast by the CUDA scan\n");
-    puts("   day    sunny    rainy");
-    for (size_t t = 0; t < DAYS; t++)
-        printf("  %4zu   %.4f   %.4f\n", t, (double)y[2 * t], (double)y[2 * t + 1]);
+    print_weather(y, THREAD_DAYS);
     return true;
 }
 

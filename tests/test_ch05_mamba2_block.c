@@ -195,8 +195,8 @@ static Bench bench_new(const MambaConfig *config, size_t batch, size_t len, uint
     bench.block.config = *config;
     bench.params = nan_filled(layer_params_floats(config));
     bench.grads = nan_filled(layer_params_floats(config));
-    bench.block.params = layer_params_place(bench.params, config);
-    bench.grad = layer_params_place(bench.grads, config);
+    layer_params_place(&bench.block.params, bench.params, config);
+    layer_params_place(&bench.grad, bench.grads, config);
     bench.block.A = nan_filled(layer_A_count(config));
     layer_init(&bench.block.params, config, &random);
     for (size_t i = 0; i < config->intermediate_size; i++)

@@ -280,10 +280,13 @@ static Bench bench_new(const MambaConfig *config, size_t batch, size_t len, uint
     Bench bench;
     Random random = random_from_seed(seed);
     bench.block.config = *config;
-    bench.params = nan_padded(block_params_floats(config));
-    bench.grads = nan_padded(block_params_floats(config));
-    bench.block.params = block_params_place(bench.params, config);
-    bench.grad = block_params_place(bench.grads, config);
+    TensorShape shapes[BLOCK_TENSORS];
+    block_shapes(shapes, config);
+    size_t floats = block_params_place(&bench.grad, NULL, shapes);
+    bench.params = nan_padded(floats);
+    bench.grads = nan_padded(floats);
+    block_params_place(&bench.block.params, bench.params, shapes);
+    block_params_place(&bench.grad, bench.grads, shapes);
     bench.block.A = nan_padded(config->intermediate_size * config->state_size);
     block_init(&bench.block.params, config, &random);
     block_refresh(&bench.block);
@@ -921,7 +924,9 @@ static void a_block_set_to_pass_through_is_the_scan_of_chapter_4(void **state)
     config.use_bias = true;
     Bench bench = bench_new(&config, 1, LEN, 1);
     float *const *p = bench.block.params.tensor;
-    memset(bench.params, 0, block_params_floats(&config) * sizeof(float));
+    TensorShape shapes[BLOCK_TENSORS];
+    block_shapes(shapes, &config);
+    memset(bench.params, 0, block_params_place(&bench.grad, bench.grads, shapes) * sizeof(float));
     for (size_t d = 0; d < N; d++) {
         p[IN_PROJ_WEIGHT][d * N + d] = p[CONV1D_WEIGHT][d * 4 + 3] = p[OUT_PROJ_WEIGHT][d * N + d] =
             1;
@@ -1166,7 +1171,9 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
         block_forward(out, &bench.cache, NULL, input, &bench.block);
         block_backward(&bench.grad, input_grad, &bench.back, input, &bench.cache, input,
                        &bench.block);
-        size_t floats = block_params_floats(&config);
+        TensorShape shapes[BLOCK_TENSORS];
+        block_shapes(shapes, &config);
+        size_t floats = block_params_place(&bench.grad, bench.grads, shapes);
         if (threads == 1) {
             memcpy(first, out, count * sizeof(float));
             grads = NEW(float, floats);

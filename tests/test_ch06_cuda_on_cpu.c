@@ -397,8 +397,8 @@ KERNEL(half_a_warp_once_more, BugJob)
 /* An array of one's own that no stack has room for, from its lowest end and from its highest. */
 static void fill_upwards(volatile float *out)
 {
-    volatile float much[200000];
-    for (unsigned i = 0; i < 200000; i++)
+    volatile float much[1000000];
+    for (unsigned i = 0; i < 1000000; i++)
         much[i] = (float)i;
     *out = much[17];
 }

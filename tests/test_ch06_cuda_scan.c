@@ -159,13 +159,12 @@ static void every_number_of_lanes_is_chapter_4_s_scan(void **state)
             DeviceScan on;
             Error error;
             plan.lanes = lanes;
-            assert_cuda(
-                device_scan_close(&on,
-                                  device_scan_open(&on, &made.scan, &plan, &error) &&
-                                      start_forward(&on.job, &plan, &error) &&
-                                      cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
-                                      device_get(y, on.job.y, made.wide, &error),
-                                  &error));
+            assert_cuda(device_free(&on.memory,
+                                    device_scan_open(&on, &made.scan, &plan, &error) &&
+                                        start_forward(&on.job, &plan, &error) &&
+                                        cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
+                                        device_get(y, on.job.y, made.wide, &error),
+                                    &error));
             assert_relmax(y, want, made.wide, 1e-5);
         }
         free(want);
@@ -242,12 +241,12 @@ static void ex6_5_many_pieces_are_the_whole(void **state)
     plan.lanes = 1; /* no sums over lanes: those are another exercise */
     assert_true(plan.pieces > 2 * CARRY_AHEAD);
     selective_scan(want, NULL, &made.scan);
-    assert_cuda(device_scan_close(&on,
-                                  device_scan_open(&on, &made.scan, &plan, &error) &&
-                                      start_forward(&on.job, &plan, &error) &&
-                                      cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
-                                      device_get(y, on.job.y, made.wide, &error),
-                                  &error));
+    assert_cuda(device_free(&on.memory,
+                            device_scan_open(&on, &made.scan, &plan, &error) &&
+                                start_forward(&on.job, &plan, &error) &&
+                                cuda_ok(cudaDeviceSynchronize(), "scanning", &error) &&
+                                device_get(y, on.job.y, made.wide, &error),
+                            &error));
     assert_relmax(y, want, made.wide, 1e-5);
     free(want);
     free(y);

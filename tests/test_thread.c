@@ -178,7 +178,10 @@ static void chapter_5_forecasts_it_inside_a_mamba_block(void **state)
     OwnBlock own = own_block_new(&config, 1, 1, &random);
     float *const *p = own.block.params.tensor;
     float input[D_MODEL] = {1, 1}, out[D_MODEL];
-    memset(p[NORM_WEIGHT], 0, block_params_floats(&config) * sizeof(float));
+    TensorShape shapes[BLOCK_TENSORS];
+    block_shapes(shapes, &config);
+    for (int k = 0; k < BLOCK_TENSORS; k++)
+        zero(p[k], shapes[k].count);
     for (size_t d = 0; d < D_INNER; d++) {
         p[NORM_WEIGHT][d] = 1.0f;
         p[IN_PROJ_BIAS][d] = p[IN_PROJ_BIAS][D_INNER + d] = opens;

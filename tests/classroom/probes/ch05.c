@@ -110,7 +110,10 @@ static void selections(char of)
         size_t len = probe_whole(1, TOKENS), d_inner = config.intermediate_size;
         float out[TOKENS * 12];
         block.config = config;
-        block.params = block_params_place(NEW(float, block_params_floats(&config)), &config);
+        TensorShape shapes[BLOCK_TENSORS];
+        block_shapes(shapes, &config);
+        float *memory = NEW(float, block_params_place(&block.params, NULL, shapes));
+        block_params_place(&block.params, memory, shapes);
         block.A = NEW(float, d_inner *config.state_size);
         block_init(&block.params, &config, &random);
         block_refresh(&block);

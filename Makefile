@@ -211,7 +211,7 @@ run-05: $(filter-out %_safetensors %_classic_tasks %_which_layer %_ablation %_as
 	@printf '\n==== Chapter 5: the Mamba block (ch05_mamba_block/README.md) ====\n'
 	$(call show,$(BUILD)/ch05_mamba_block)
 	@printf '\n==== Chapter 5a: a language model (ch05_mamba_block/LANGUAGE_MODEL.md) ====\n'
-	$(call show,$(BUILD)/ch05_rainbow)
+	$(call show,$(BUILD)/ch05_rainbow | fold -s -w 78)
 	$(call show,$(BUILD)/ch05_language_model)
 	$(call show,$(BUILD)/ch05_stories_test --focus)
 	$(call show,$(BUILD)/ch05_stories_test)

@@ -547,16 +547,32 @@ static void level_name(char *text, size_t room, double value)
     snprintf(text, room, "%.4g", value);
 }
 
-static void svg_level(FILE *out, double height, const Axis *up, const double box[4])
+/* The highest level below `top`; -INFINITY if there is none. */
+static double level_below(const Chart *chart, double top)
 {
-    char name[32];
-    double place = axis_place(up, height), y = box[1] + box[3] * (1.0 - place);
-    if (!(place >= 0.0 && place <= 1.0))
-        return;
-    level_name(name, sizeof name, height);
-    fprintf(out, "<path d=\"M%.1f,%.1f h%.1f\" stroke=\"#777\" stroke-dasharray=\"2 4\"/>\n",
-            box[0], y, box[2]);
-    svg_text(out, box[0] + box[2] + 4.0, y + 4.0, "font-size=\"12\" fill=\"#444\"", name);
+    double highest = -INFINITY;
+    for (size_t k = 0; k < chart->n_level; k++)
+        if (chart->level[k] < top && chart->level[k] > highest)
+            highest = chart->level[k];
+    return highest;
+}
+
+/* The levels from the top down, each once; a name makes way for the one above it. */
+static void svg_levels(FILE *out, const Chart *chart, const Axis *up, const double box[4])
+{
+    double free_from = -INFINITY, height = level_below(chart, INFINITY);
+    for (; isfinite(height); height = level_below(chart, height - 1e-9 * fabs(height))) {
+        char name[32];
+        double place = axis_place(up, height), y = box[1] + box[3] * (1.0 - place);
+        if (!(place >= 0.0 && place <= 1.0))
+            continue;
+        level_name(name, sizeof name, height);
+        fprintf(out, "<path d=\"M%.1f,%.1f h%.1f\" stroke=\"#777\" stroke-dasharray=\"2 4\"/>\n",
+                box[0], y, box[2]);
+        double at = fmax(y + 4.0, free_from);
+        svg_text(out, box[0] + box[2] + 4.0, at, "font-size=\"12\" fill=\"#444\"", name);
+        free_from = at + 12.0;
+    }
 }
 
 static void svg_axes(FILE *out, const Axis *across, const Axis *up, const double box[4])
@@ -628,8 +644,7 @@ void chart_svg(FILE *out, const Chart *chart, double left, double top, double wi
     svg_axes(out, &across, &up, box);
     svg_text(out, box[0] + box[2], box[1] + box[3] + 36, "text-anchor=\"end\" fill=\"#444\"",
              chart->x_label);
-    for (size_t k = 0; k < chart->n_level; k++)
-        svg_level(out, chart->level[k], &up, box);
+    svg_levels(out, chart, &up, box);
     for (size_t s = 0; s < chart->n_series; s++)
         svg_series(out, &chart->series[s], &across, &up, box);
     if (chart_has_legend(chart))

@@ -1091,8 +1091,8 @@ int program_end(bool ok, const Error *error)
     return ok && printed ? 0 : 1;
 }
 
-/* Whoever closed stdout or stderr did not mean the first file that is opened to take its place:
-   what cannot be written to does. */
+/* Where stdin, stdout or stderr is closed, the first file that is opened would take its place and
+   be read or written for it. /dev/null takes it, open the other way round: an error stays one. */
 static void streams_keep(void)
 {
     for (int stream = 0; stream <= 2; stream++)

@@ -23,7 +23,7 @@
               T       T       (d_state, d_state)   a basis: other coordinates, x = T x'
               lambda  lambda  (d_state)            eigenvalues of A
    BUILD      cc -O2 ch02_ssm_abcd/ssm.c -o ssm -lm && ./ssm
-   TIME       60 minutes to read with the lesson, 85 to do the exercises
+   TIME       60 minutes to read with the lesson, 75 to do the exercises
    SOURCES    R. E. Kalman, Mathematical description of linear dynamical systems, J. SIAM Control 1
               (1963); T. Kailath, Linear Systems (Prentice-Hall 1980), chapter 2
               A. Gu, K. Goel, C. Re, Efficiently modeling long sequences with structured state
@@ -246,7 +246,7 @@ size_t ssm_kernel(double *K, const Ssm *system, size_t len, Reading reading)
         for (size_t k = first; k < finite; k++) {
             memset(y, 0, d_out * sizeof *y);
             memset(x_next, 0, d_state * sizeof *x_next);
-            //> EX 2.4 [2 pts] [15 min] the kernel
+            //> EX 2.4 [2 pts] [10 min] the kernel
             //? K[0] = C B, K[1] = C A B, K[2] = C A A B: what changes from one to the next?
             //? The impulse has left B[:, i] in x, and nothing comes in after it. What is seen of x?
             //? What belongs in y, what in x_next? struct Ssm has the rows and columns of C and A.
@@ -278,7 +278,7 @@ void ssm_convolve(double *y, const double *K, const double *u, const Ssm *system
         add_matrix_times(y + t * d_out, system->D, u + t * d_in, d_out, d_in);
     for (size_t j = 0; j < d_out; j++) {
         for (size_t i = 0; i < d_in; i++) { /* y[:, j] += K[:, j, i] * u[:, i] */
-            //> EX 2.5 [2 pts] [15 min] the convolution
+            //> EX 2.5 [2 pts] [10 min] the convolution
             //? Write out y_2 for one input and one output: three products. Which K meets which u?
             //? What came in k steps ago reaches every later output: t goes from k to len - 1.
             //? Two loops, one line: y[t * d_out + j] += K[(k * d_out + j) * d_in + i] * u[...].

@@ -15,7 +15,7 @@
               Q       Q        (n_state, n_state)   the generator of a chain, P = exp(Q)
                                                     (chapter 1's Q was a part of P)
    BUILD      cc -O2 ch03_discretize/discretize.c -o discretize -lm && ./discretize
-   TIME       65 minutes to read with the lesson, 90 to do the exercises
+   TIME       65 minutes to read with the lesson, 70 to do the exercises
    SOURCES    C. F. Van Loan, Computing integrals involving the matrix exponential, IEEE Trans.
               Automatic Control 23 (1978)
               J. R. Norris, Markov Chains (Cambridge 1997), section 2.1: the generator
@@ -56,7 +56,7 @@ bool discretize_euler(double *A_bar, double *B_bar, const double *A, const doubl
    lambda may be complex: then it also swings. 0 if lambda does not fade in the first place. */
 double euler_longest_step(Complex lambda)
 {
-    //> EX 3.1 [2 pts] [15 min] how long Euler's step may be
+    //> EX 3.1 [2 pts] [10 min] how long Euler's step may be
     //? What does a step make of lambda's coordinate? It fades if that factor is below 1 in size.
     //? |1 + delta lambda|^2, with lambda = a + i b, is (1 + delta a)^2 + (delta b)^2. When is it 1?
     //? 2 a + delta (a^2 + b^2) = 0; and if a is not below 0, no delta above 0 will do.
@@ -158,7 +158,7 @@ bool discretize_mamba(double *A_bar, double *B_bar, const double *A, const doubl
 void hold_scalar(double *a_bar, double *b_bar, double a, double delta)
 {
     double z = a * delta;
-    //> EX 3.4 [2 pts] [15 min] the hold for one state
+    //> EX 3.4 [2 pts] [10 min] the hold for one state
     //? For z = 1e-12, exp(z) is 1.000000000001 with 16 digits: take off 1, and how many are left?
     //? libm has expm1(z), which is exp(z) - 1 without ever forming exp(z).
     //? At z = 0 the quotient is 0 / 0, but its limit is 1 times delta.
@@ -349,7 +349,7 @@ void legs_matrices(double *A, double *B, size_t d_state)
    though a large t leaves few of them in a difference. */
 double legs_step(double t)
 {
-    //> EX 3.5 [2 pts] [15 min] the clock of HiPPO's law
+    //> EX 3.5 [2 pts] [10 min] the clock of HiPPO's law
     //? Let r be the time on the clock: dx/dr = dx/dt dt/dr. Which dt/dr takes the 1 / t away?
     //? dr = dt / t: so r is a function of t whose slope is 1 / t.
     //? r = log t. How far apart are log t and log(t + 1)? C has log1p(x), which is log(1 + x).
@@ -489,7 +489,7 @@ void s4d_kernel(double *K, const Complex *a, const Complex *c, size_t d_state, d
         Complex a_bar, b_bar;
         s4d_step(&a_bar, &b_bar, a[i], delta, rule);
         Complex walk = complex_multiply(c[i], b_bar);
-        //> EX 3.6 [2 pts] [15 min] a kernel without a matrix
+        //> EX 3.6 [2 pts] [10 min] a kernel without a matrix
         //? What does this state add to K[0], K[1], K[2]? Each is the one before times what?
         //? `walk` starts as c b_bar. Add scale * walk.re to K[k], then complex_multiply by a_bar.
         for (size_t k = 0; k < len; k++) {

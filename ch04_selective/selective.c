@@ -19,7 +19,7 @@
               D        D           (d_inner)               D, the skip
               z_t      z           (batch, len, d_inner)   z, the gate's branch
    BUILD      cc -O2 ch04_selective/selective.c -o selective -lm && ./selective
-   TIME       60 minutes to read, 95 to do the exercises
+   TIME       60 minutes to read, 85 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: algorithm 2, theorem 1, sections 3 and 4.1
               G. Blelloch, Prefix sums and their applications, CMU-CS-90-190 (1990)
               W. D. Hillis, G. L. Steele, Data parallel algorithms, CACM 29 (1986)
@@ -255,22 +255,22 @@ static void wire_constant(Wiring *wiring, float step)
 
 /* The task as the input of a scan.
 
-   Exercise 4.4. Set `raw`, the number before the softplus, for every token, so that thousands of
-   tokens of noise change nothing. But softplus(raw) must not be 0: B divides by it. */
+   Exercise 4.4. `raw`, the number before the softplus, for each token and way (CopyWay, stories.c):
+   one that is to push halves what is there; one that is not leaves it as it is, and thousands of
+   them in a row do too. But softplus(raw) must not be 0: B divides by it. */
 Wiring copying_wire(const int *token, size_t len, CopyWay way)
 {
     Wiring wiring = wiring_new(len, COPY_BITS);
     for (size_t t = 0; t < len; t++) {
         bool noise = token[t] == COPY_NOISE;
-        float raw = way == COPY_HALVING ? 0.0f : -30.0f; /* for all tokens alike */
-        if (way == COPY_SELECTIVE) {
-            //> EX 4.4 [2 pts] [15 min] selective copying, wired by hand
-            //? What must Delta be for a token that is to change nothing?
-            //? With A = -1, A_bar = exp(-Delta). A symbol moves what is there one binary place.
-            //? Which number has softplus log 2?
-            raw = noise ? -30.0f : 0.0f;
-            //< EX 4.4
-        }
+        float raw;
+        //> EX 4.4 [2 pts] [10 min] selective copying, wired by hand
+        //? Who pushes? COPY_HALVING: every token. COPY_KEEPING: none. COPY_SELECTIVE: you say it.
+        //? With A = -1, A_bar = exp(-Delta). What must Delta be to change nothing, and to halve?
+        //? Which number has softplus log 2, and which one next to nothing?
+        bool push = way == COPY_HALVING || (way == COPY_SELECTIVE && !noise);
+        raw = push ? 0.0f : -30.0f; /* softplus: log 2; or 1e-13 */
+        //< EX 4.4
         wiring.B[t] = 1.0f / softplus(raw); /* Delta B u is u */
         for (size_t bit = 0; bit < COPY_BITS; bit++) {
             wiring.delta[t * COPY_BITS + bit] = raw;
@@ -566,7 +566,7 @@ static void sweep_down(ScanPair *tree, size_t len)
     tree[len - 1] = nothing;
     for (size_t width = len / 2; width > 0; width /= 2)
         for (size_t t = 2 * width - 1; t < len; t += 2 * width) {
-            //> EX 4.6 [3 pts] [25 min] the sweep down
+            //> EX 4.6 [3 pts] [20 min] the sweep down
             //? A node at t has its left child at t - width and its right child in its own place.
             //? Keep what the left child holds before you write over it.
             //? The left child is told what the node was; the right one that, joined with the left.

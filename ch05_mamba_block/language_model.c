@@ -13,7 +13,7 @@
               -       lm_head      (vocab, d_model)               lm_head.weight, if not tied to E
               tokens = batch * len, and token t of sequence b is number b * len + t
    BUILD      cc -O2 ch05_mamba_block/language_model.c -o language_model -lm && ./language_model
-   TIME       60 minutes to read, 60 to do the exercises
+   TIME       60 minutes to read, 65 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752, section 4.2
               I. Loshchilov, F. Hutter, Decoupled weight decay regularization, arXiv 1711.05101
               O. Press, L. Wolf, Using the output embedding, arXiv 1608.05859 (the tied head)
@@ -365,7 +365,7 @@ void adamw_step(Model *model, AdamState *state, const ModelParams *grad, const A
         float rate = (float)(settings->rate / correct1), root = (float)(1.0 / sqrt(correct2));
         float epsilon = (float)settings->epsilon;
         for (size_t i = 0; i < p.count; i++) {
-            //> EX 5.7 [3 pts] [15 min] a step of AdamW
+            //> EX 5.7 [3 pts] [20 min] a step of AdamW
             //? m is the running mean of the gradient g: b1 of what it was, 1 - b1 of what came.
             //? v is that of its square, with b2.
             //? `rate` holds the learning rate over 1 - b1^t, `root` is 1 / sqrt(1 - b2^t).

@@ -21,7 +21,7 @@
               B_t C_t  B C          (batch, len, n_group, d_state)     B, C, and biases each head
               phi_t    state.angle  (batch, n_head, n_angle)           the sum of all Delta theta
    BUILD      cc -O2 ch05_mamba_block/mamba3.c -o mamba3 -lm && ./mamba3
-   TIME       45 minutes to read, 40 to do the exercises
+   TIME       45 minutes to read, 35 to do the exercises
    SOURCES    A. Lahoti et al., Mamba-3, arXiv 2603.15569: section 3
               R. Grazzi et al., Unlocking state-tracking in linear RNNs through negative
               eigenvalues, arXiv 2411.12537
@@ -357,7 +357,7 @@ static void turn_row_backward(const TurnBack *back, float *row, float dy, const 
 static float turn_slope(const float pair[2], const float pair_grad[2])
 {
     float slope = 0.0f;
-    //> EX 5.17 [3 pts] [20 min] the gradient of an angle
+    //> EX 5.17 [3 pts] [15 min] the gradient of an angle
     //? Where does a pair move as it turns on? At right angles to itself: a quarter of a turn ahead.
     //? (first, second), a quarter of a turn ahead, is (-second, first).
     //? The slope is how much of the gradient points that way: a product of two vectors.

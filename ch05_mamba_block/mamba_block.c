@@ -22,7 +22,7 @@
               d_model d_inner d_state d_conv dt_rank           hidden_size intermediate_size
                                                                state_size conv_kernel time_step_rank
    BUILD      cc -O2 ch05_mamba_block/mamba_block.c -o mamba_block -lm && ./mamba_block
-   TIME       50 minutes to read, 85 to do the exercises
+   TIME       50 minutes to read, 90 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: sections 3.4 and 3.6, figure 3, algorithm 2
               B. Zhang, R. Sennrich, Root mean square layer normalization, arXiv 1910.07467
               J. Zuo et al., Falcon Mamba, arXiv 2410.05355: norms of dt, B and C */
@@ -126,7 +126,7 @@ void rms_norm_backward(float *input_grad, float *weight_grad, const float *out_g
     for (size_t t = 0; t < tokens; t++) {
         const float *in = input + t * d_model, *dy = out_grad + t * d_model;
         float *to = input_grad + t * d_model;
-        //> EX 5.1 [3 pts] [25 min] the backward pass of the norm
+        //> EX 5.1 [3 pts] [20 min] the backward pass of the norm
         //? With n_i = in_i * scale, dL/dn_i is dy_i * weight_i.
         //? scale = (mean of in^2 + epsilon)^(-1/2), so d scale / d in_i = -scale^3 in_i / d_model.
         //? Collect the mean over the channels of dL/dn_j n_j first; then one line for each channel.
@@ -153,7 +153,7 @@ static void conv1d_token(float *out, const float *const *in, const float *weight
                          size_t d_inner, size_t d_conv)
 {
     for (size_t d = 0; d < d_inner; d++) {
-        //> EX 5.2 [2 pts] [10 min] one step of the convolution
+        //> EX 5.2 [2 pts] [15 min] one step of the convolution
         //? out is the bias, if there is one, and a sum over this channel's d_conv inputs, in[j][d].
         //? Channel d's weights are weight[d * d_conv] and the d_conv - 1 after it.
         float sum = bias == NULL ? 0.0f : bias[d];
@@ -540,7 +540,7 @@ void mixer_forward(float *out, const BlockCache *cache, const BlockState *state,
     /* Exercise 5.4. Selection, from cache->u to dt_low, B, C and dt_raw. Each token has one row of
        x_dbl, of `narrow` numbers, and that is all that selection is made of. columns_out takes
        columns out of rows: see products.c. */
-    //> EX 5.4 [3 pts] [20 min] from a token to its Delta, B and C
+    //> EX 5.4 [3 pts] [25 min] from a token to its Delta, B and C
     //? x_proj makes `narrow` numbers out of d_inner, dt_proj d_inner out of dt_rank. Which first?
     //? A row of x_dbl begins with dt_low; then comes what is written, then what is read.
     //? The bias of dt_proj and the softplus are the scan's business: see block_scan.

@@ -3,7 +3,8 @@
    Chapter 4's derivation, a tile of tokens at a time from the last to the first. The forward pass
    has kept the states before every tile (Scan.checkpoint); the tile is run again from there with
    its states in registers, and gone back through. dL/dB and dL/dC are sums over channels: over the
-   lanes of a warp and over the warps through shared memory, over the blocks by a kernel of its own.
+   lanes of a warp by shuffles, over the warps through shared memory, over the blocks by a kernel
+   of its own.
    Nothing is added by atomics, so every run gives the same bits.
 
    HOLDS   the backward kernels (Exercise 6.6 is in them), their plan and their start;

@@ -17,8 +17,8 @@
      AddressSanitizer sees every access beyond it; static shared arrays too, if gcc is told to by
      -fsanitize-sections=cuda_shared;
    - a barrier that not all threads reach, a lane outside of a shuffle's mask, a copy of a size that
-     is none, a thread that never waits end the launch with cudaErrorLaunchFailure, and
-     cudaGetErrorString says which block, which thread and which line;
+     is none, a thread that never waits, a stack that is too small end the launch with
+     cudaErrorLaunchFailure, and cudaGetErrorString says which block, which thread and which line;
    - ThreadSanitizer sees a race even where no order changes the result, and the launch ends with
      the two lines (cuda_races.h).
 
@@ -167,6 +167,8 @@ enum {
     CUDA_CPU_ASKED = 64,          /* kernels that may ask */
     CUDA_CPU_PATIENCE = 10, /* seconds of the processor's for a thread that waits for nobody */
     CUDA_CPU_VALUE = 16,    /* bytes of the widest value that a shuffle carries */
+    CUDA_CPU_BELOW = 1024 * 1024, /* as far below it nothing else is looked for */
+    CUDA_CPU_GUARD = 64 * 1024,   /* bytes below a stack that nobody may touch: a page anywhere */
 #ifdef CUDA_CPU_ASAN
     CUDA_CPU_STACK = 256 * 1024
 #else
@@ -231,10 +233,12 @@ typedef struct {
     unsigned char *dynamic;
     size_t shared;
     CudaCpuKernel *kernel;
+    const char *name; /* of the kernel, if LAUNCH has launched it */
     const void *job;
     CudaCpuOrder order;
     uint64_t random;
     bool failed;                /* this launch */
+    bool spilled;               /* a thread has run over its stack: others' may be spoilt */
     cudaError_t last, reported; /* `report` is the sentence for this error */
     char report[512];
     struct {
@@ -244,7 +248,9 @@ typedef struct {
     unsigned kernels_asked;
     double patience;             /* cuda_cpu_patience */
     unsigned long turns, ticked; /* changes of the running thread; how many at the last tick */
-    struct sigaction before;     /* what SIGVTALRM did before the launch */
+    struct sigaction before[3];  /* what SIGVTALRM, SIGSEGV, SIGBUS did before the launch */
+    stack_t stack_before;
+    char spill_stack[64 * 1024]; /* where a thread that has none left is spoken of */
     size_t bytes, bytes_most;    /* of memory given out; the most there is, 0: no limit */
     void *scheduler;
 #ifdef CUDA_CPU_ASAN
@@ -352,6 +358,10 @@ static inline void *cuda_cpu_stack_new(char *end, void (*entry)(void))
 /* To a thread, from the scheduler. Returns when the thread waits or is done. */
 static inline void cuda_cpu_enter(CudaCpuThread *thread)
 {
+    if (cuda_cpu.spilled) {
+        thread->state = CUDA_CPU_DONE;
+        return;
+    }
     cuda_cpu.now = thread;
     cuda_cpu.turns++;
     cuda_fibre_enter(&thread->fibre);
@@ -405,15 +415,15 @@ static inline void cuda_cpu_begin(void)
 /* A stack for this thread, unless it has one; false if there is no memory. */
 static inline bool cuda_cpu_stack_reserve(CudaCpuThread *thread)
 {
-    size_t guard = 64 * 1024; /* a page of any machine */
     if (thread->stack != NULL)
         return true;
-    void *memory = mmap(NULL, guard + CUDA_CPU_STACK, PROT_READ | PROT_WRITE,
+    void *memory = mmap(NULL, CUDA_CPU_GUARD + CUDA_CPU_STACK, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return false;
-    mprotect(memory, guard, PROT_NONE); /* a stack that is too deep ends here, not in another */
-    thread->stack = (char *)memory + guard;
+    mprotect(memory, CUDA_CPU_GUARD,
+             PROT_NONE); /* a stack that is too deep ends here, not in another */
+    thread->stack = (char *)memory + CUDA_CPU_GUARD;
     return true;
 }
 
@@ -492,6 +502,19 @@ static inline void cuda_cpu_refuse(cudaError_t error, const char *sentence)
     cuda_cpu.last = cuda_cpu.reported = error;
 }
 
+/* A thread has run over its stack, perhaps into others': none of the block goes on. */
+static inline void cuda_cpu_spill(CudaCpuThread *thread)
+{
+    cuda_cpu_fail("thread (%u, %u, %u) of %s has more on its stack than the %d KiB that it has "
+                  "here: an array of its own so large belongs into shared or global memory (or "
+                  "does a function call itself without end?)",
+                  thread->index.x, thread->index.y, thread->index.z,
+                  cuda_cpu.name ? cuda_cpu.name : "the kernel", CUDA_CPU_STACK / 1024);
+    cuda_cpu.spilled = true;
+    thread->state = CUDA_CPU_DONE;
+    cuda_cpu_leave();
+}
+
 /* A race ends the launch that it is found in. */
 static inline bool cuda_cpu_race(const char *sentence)
 {
@@ -504,6 +527,9 @@ static inline bool cuda_cpu_race(const char *sentence)
 static inline void cuda_cpu_wait(CudaCpuState state, unsigned mask, const CudaCpuSite *site)
 {
     CudaCpuThread *thread = cuda_cpu.now;
+    const char *here = (const char *)__builtin_frame_address(0);
+    if (here < thread->stack || here >= thread->stack + CUDA_CPU_STACK)
+        cuda_cpu_spill(thread); /* and never comes back */
     thread->state = state;
     thread->mask = mask;
     thread->site = site;
@@ -987,9 +1013,51 @@ static inline void cuda_cpu_tick(int number)
     cuda_cpu_leave(); /* and never comes back */
 }
 
+/* A touch of the bytes below a stack, the thread's own or that of one whose stack it has run
+   through: it has too much there. Any other is left to whoever was asked before. */
+static inline void cuda_cpu_fault(int number, siginfo_t *info, void *context)
+{
+    const char *at = (const char *)info->si_addr;
+    CudaCpuThread *thread = cuda_cpu.now;
+    bool below = thread != NULL && at < thread->stack && at > thread->stack - CUDA_CPU_BELOW;
+    (void)context;
+    for (unsigned i = 0; thread != NULL && i < cuda_cpu.threads && !below; i++)
+        below = at >= cuda_cpu.thread[i].stack - CUDA_CPU_GUARD && at < cuda_cpu.thread[i].stack;
+    if (!below) {
+        sigaction(number, &cuda_cpu.before[number == SIGSEGV ? 1 : 2], NULL);
+        return; /* to the same touch */
+    }
+    cuda_cpu_spill(thread); /* and never comes back */
+}
+
+/* While a launch runs; AddressSanitizer says it itself, with the line. */
+static inline void cuda_cpu_watch_stacks(bool on)
+{
+#if !defined(CUDA_CPU_ASAN) && !defined(CUDA_CPU_TSAN)
+    struct sigaction fault;
+    stack_t stack;
+    memset(&fault, 0, sizeof fault);
+    memset(&stack, 0, sizeof stack);
+    if (on) {
+        stack.ss_sp = cuda_cpu.spill_stack;
+        stack.ss_size = sizeof cuda_cpu.spill_stack;
+        sigaltstack(&stack, &cuda_cpu.stack_before);
+        fault.sa_sigaction = cuda_cpu_fault;
+        fault.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    }
+    sigaction(SIGSEGV, on ? &fault : &cuda_cpu.before[1], on ? &cuda_cpu.before[1] : NULL);
+    sigaction(SIGBUS, on ? &fault : &cuda_cpu.before[2], on ? &cuda_cpu.before[2] : NULL);
+    if (!on)
+        sigaltstack(&cuda_cpu.stack_before, NULL);
+#else
+    (void)on;
+#endif
+}
+
 /* Ticks while a launch runs; ThreadSanitizer keeps signals back, and has none. */
 static inline void cuda_cpu_watch(bool on)
 {
+    cuda_cpu_watch_stacks(on);
 #ifndef CUDA_CPU_TSAN
     struct sigaction tick;
     struct itimerval every;
@@ -1003,11 +1071,11 @@ static inline void cuda_cpu_watch(bool on)
         every.it_interval.tv_sec = (time_t)cuda_cpu.patience;
         every.it_interval.tv_usec = (suseconds_t)(1e6 * fmod(cuda_cpu.patience, 1.0));
         every.it_value = every.it_interval;
-        sigaction(SIGVTALRM, &tick, &cuda_cpu.before);
+        sigaction(SIGVTALRM, &tick, &cuda_cpu.before[0]);
     }
     setitimer(ITIMER_VIRTUAL, &every, NULL);
     if (!on)
-        sigaction(SIGVTALRM, &cuda_cpu.before, NULL);
+        sigaction(SIGVTALRM, &cuda_cpu.before[0], NULL);
 #else
     (void)on;
 #endif
@@ -1017,7 +1085,7 @@ static inline void cuda_cpu_watch(bool on)
 static inline bool cuda_cpu_prepare(CudaCpuKernel *kernel, const void *job, dim3 grid, dim3 block,
                                     size_t shared)
 {
-    cuda_cpu.failed = false;
+    cuda_cpu.failed = cuda_cpu.spilled = false;
     cuda_cpu.reported = cudaSuccess;
     if (!cuda_cpu_fits(grid, block, shared))
         cuda_cpu.last = cudaErrorInvalidConfiguration;
@@ -1066,6 +1134,7 @@ static inline void cuda_cpu_launch(CudaCpuKernel *kernel, const void *job, dim3 
         cuda_races_launched();
     }
     cuda_cpu.now = NULL;
+    cuda_cpu.name = NULL;
     free(cuda_cpu.dynamic);
     cuda_cpu.dynamic = NULL;
     cuda_seen();
@@ -1081,7 +1150,7 @@ static inline void cuda_cpu_launch(CudaCpuKernel *kernel, const void *job, dim3 
     }
 
 #define LAUNCH(kernel, grid, block, shared, job)                                                   \
-    cuda_cpu_launch(kernel##_on_cpu, &(job), grid, block, shared)
+    (cuda_cpu.name = #kernel, cuda_cpu_launch(kernel##_on_cpu, &(job), grid, block, shared))
 
 #define DYNAMIC_SHARED(type, name) type *name = (type *)(void *)cuda_cpu.dynamic
 

@@ -14,7 +14,7 @@
               piece    tokens of one sequence that one block goes through; few channels: many pieces
    BUILD      cc -x c -O2 ch06_cuda_scan/cuda_scan.cu -o cuda_scan -lm && ./cuda_scan
               nvcc -O3 -arch=native ch06_cuda_scan/cuda_scan.cu -o cuda_scan    with a GPU
-   TIME       70 minutes to read, 110 to do the exercises
+   TIME       70 minutes to read, 100 to do the exercises
    SOURCES    A. Gu, T. Dao, Mamba, arXiv 2312.00752: section 3.3, appendix D
               W. D. Hillis, G. L. Steele, Data parallel algorithms, CACM 29 (1986)
               G. Blelloch, Prefix sums and their applications, CMU-CS-90-190 (1990)
@@ -259,7 +259,7 @@ enum {
    Exercise 6.2. Leave gaps, so that elements a power of two apart lie in different banks. */
 HOST_DEVICE unsigned swept_place(unsigned i)
 {
-    //> EX 6.2 [2 pts] [15 min] shared memory without conflicts
+    //> EX 6.2 [2 pts] [10 min] shared memory without conflicts
     //? Without gaps, elements 32 apart share a bank. After how many should a word be skipped?
     //? One gap after every 32 elements moves element 32 to bank 1, element 64 to bank 2, ...
     //? The largest place must be below SWEEP_ROOM: how many gaps are there in front of element 255?
@@ -584,7 +584,7 @@ DEVICE LaneSums lane_sums(float *v, const int count, const bool known, unsigned 
         bool upper = (lane & bit) != 0;
         if (known && sums.count > 1) {
             int half = sums.count / 2;
-            //> EX 6.4 [3 pts] [25 min] sums that are split while they are made
+            //> EX 6.4 [3 pts] [20 min] sums that are split while they are made
             //? Lanes whose number has the bit keep the upper half of v, the others the lower half.
             //? What a lane does not keep crosses over: __shfl_xor_sync(ALL_LANES, give, bit).
             //? Both lanes call the shuffle with what they give; the sum lands in v[i], i < half.

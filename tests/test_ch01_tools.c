@@ -416,6 +416,31 @@ static void lines_of_reference_stand_at_their_height_with_their_number(void **st
     free(svg);
 }
 
+static void names_of_lines_of_reference_do_not_lie_on_each_other(void **state)
+{
+    (void)state; /* 1/2 twice, as two states may have it, and two more just below */
+    static const double levels[5] = {0.4901, 0.5, 0.5, 0.4999, NAN};
+    double x[2] = {0, 10}, y[2] = {0, 1}, at[3];
+    const char *names[3] = {">1/2<", ">0.4999<", ">0.4901<"};
+    Chart chart = chart_new("t", "x", "y");
+    chart_add(&chart, "", MARK_POINTS, x, y, 2);
+    for (int k = 0; k < 5; k++)
+        chart_level(&chart, levels[k]);
+    char *svg = chart_drawn(&chart);
+    for (int k = 0; k < 3; k++) {
+        char *name = strstr(svg, names[k]), *text = name;
+        assert_non_null(name);
+        assert_null(strstr(name + 1, names[k]));
+        while (strncmp(text, "<text", 5) != 0)
+            text--;
+        assert_int_equal(sscanf(text, "<text x=\"%*f\" y=\"%lf\"", &at[k]), 1);
+    }
+    assert_near(at[0], 195.0, 0.1, 0); /* half way up the box, and 4 below for the letters */
+    assert_near(at[1], at[0] + 12.0, 0.1, 0);
+    assert_near(at[2], at[1] + 12.0, 0.1, 0);
+    free(svg);
+}
+
 static void a_square_chart_has_one_unit_for_both_axes(void **state)
 {
     (void)state;
@@ -1470,6 +1495,7 @@ int main(void)
         cmocka_unit_test(logarithmic_ticks_are_written_as_one_reads_them),
         cmocka_unit_test(a_thing_is_drawn_in_its_ink_and_named_once),
         cmocka_unit_test(lines_of_reference_stand_at_their_height_with_their_number),
+        cmocka_unit_test(names_of_lines_of_reference_do_not_lie_on_each_other),
         cmocka_unit_test(a_square_chart_has_one_unit_for_both_axes),
         cmocka_unit_test(a_long_legend_goes_on_in_a_second_line),
         cmocka_unit_test(charts_bear_any_numbers),

@@ -393,6 +393,41 @@ __global__ void half_a_warp_once_more(BugJob job)
 }
 KERNEL(half_a_warp_once_more, BugJob)
 
+#if !defined(CUDA_CPU_ASAN) && !defined(CUDA_CPU_TSAN)
+/* An array of one's own that no stack has room for, from its lowest end and from its highest. */
+static void fill_upwards(volatile float *out)
+{
+    volatile float much[1000000];
+    for (unsigned i = 0; i < 1000000; i++)
+        much[i] = (float)i;
+    *out = much[17];
+}
+
+static void fill_downwards(volatile float *out)
+{
+    volatile float much[20000];
+    for (unsigned i = 20000; i-- > 0;)
+        much[i] = (float)i;
+    *out = much[17];
+}
+
+__global__ void much_of_its_own(BugJob job)
+{
+    __syncthreads(); /* all have begun */
+    if (threadIdx.x == 3)
+        fill_upwards(job.out);
+    __syncthreads();
+}
+KERNEL(much_of_its_own, BugJob)
+
+__global__ void a_little_too_much(BugJob job)
+{
+    if (threadIdx.x + 1 == blockDim.x)
+        fill_downwards(job.out);
+}
+KERNEL(a_little_too_much, BugJob)
+#endif
+
 /* Every block counts itself by an atomic; the last one adds up what the others have left. */
 __global__ void the_last_block_sums(BugJob job)
 {
@@ -455,6 +490,10 @@ static const Bug bugs[] = {
 #ifndef CUDA_CPU_TSAN
     BUG(spin_on_another_block, 8, 1, 0, "since it began and waits for nobody", 0, 0),
     BUG(spin_on_another_thread, 1, THREADS, 0, "and waits for nobody; if it looks again", 0, 0),
+#endif
+#if !defined(CUDA_CPU_ASAN) && !defined(CUDA_CPU_TSAN)
+    BUG(much_of_its_own, 1, THREADS, 0, "of the kernel has more on its stack", 0, 0),
+    BUG(a_little_too_much, 1, THREADS, 0, "than the 64 KiB that it has here", 0, 0),
 #endif
     BUG(copy_of_twelve_bytes, 1, 1, 0, "copies 12 bytes, 0 of them zeros, from ", 0, 0),
     BUG(copy_between_odd_addresses, 1, 1, 0, ": a GPU copies 4, 8 or 16, between mul", 0, 0),
@@ -753,15 +792,44 @@ static void the_chapter_s_kernels_have_no_race(void **state)
 
 #endif /* CUDA_ON_CPU */
 
+#if defined(CUDA_ON_CPU) && !defined(CUDA_CPU_ASAN) && !defined(CUDA_CPU_TSAN)
+static void a_stack_that_is_too_small_names_the_kernel(void **state)
+{
+    (void)state;
+    BugJob job;
+    float *out;
+    struct sigaction now;
+    stack_t stack;
+    dim3 one = {1, 1, 1}, block = {THREADS, 1, 1};
+    memset(&job, 0, sizeof job);
+    assert_int_equal(cudaMalloc((void **)&out, ROOM * sizeof(float)), cudaSuccess);
+    cudaMemset(out, 0, ROOM * sizeof(float));
+    job.out = out, job.count = (unsigned *)out + ROOM - 1;
+    LAUNCH(much_of_its_own, one, block, 0, job);
+    assert_int_equal(cudaDeviceSynchronize(), cudaErrorLaunchFailure);
+    assert_contains(cudaGetErrorString(cudaGetLastError()),
+                    ", 0, 0) of much_of_its_own has more on its stack");
+    LAUNCH(the_last_block_sums, one, block, 0, job); /* the next launch has stacks again */
+    assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+    sigaction(SIGSEGV, NULL, &now); /* and who was asked before is again */
+    sigaltstack(NULL, &stack);
+    assert_true((now.sa_flags & SA_ONSTACK) == 0 && (stack.ss_flags & SS_DISABLE) != 0);
+    cudaFree(out);
+}
+#endif
+
 int main(void)
 {
 #ifdef CUDA_ON_CPU
-    struct CMUnitTest tests[N_BUGS + 9] = {
+    struct CMUnitTest tests[N_BUGS + 10] = {
         cmocka_unit_test(a_half_warp_may_shuffle_once_more_than_the_other),
         cmocka_unit_test(the_last_block_may_add_up_what_the_others_left),
         cmocka_unit_test(a_barrier_a_round_is_enough_for_two_buffers),
         cmocka_unit_test(shared_memory_that_is_asked_for_is_given),
         cmocka_unit_test(a_launch_leaves_no_timer_behind),
+#if !defined(CUDA_CPU_ASAN) && !defined(CUDA_CPU_TSAN)
+        cmocka_unit_test(a_stack_that_is_too_small_names_the_kernel),
+#endif
 #ifdef CUDA_CPU_ASAN
         cmocka_unit_test(memory_beyond_an_array_is_named),
         cmocka_unit_test(memory_beyond_a_static_array_is_named_if_gcc_looks_after_it),

@@ -114,7 +114,8 @@ static void an_assignment_has_stubs_and_no_solution(void **state)
                       "    //< EX 1.1");
     assert_says(text, "    for (size_t i = 0; i < n; i++)\n        sum += 0.0;\n    EXERCISE_TODO");
     assert_silent_about(text, "//?");
-    assert_int_equal(shell(text, "grep -rE 'toy_sum\\(sum|return a \\+ b|largest \\? x' $T/kit"),
+    assert_int_equal(shell(text, "grep -rE 'toy_sum\\(sum|return a \\+ b|largest \\? x|numbers sum "
+                                 "to|A loop over i' $T/kit"),
                      1);
 }
 
@@ -127,8 +128,28 @@ static void a_lesson_is_handed_out_without_what_it_would_give_away(void **state)
     assert_says(text, "    double sum = 0.0;\n    /* exercise 1.2: yours to write */\n    return");
     read_file(text, "kit/tests/exercises.txt");
     assert_says(text, "exercise 1.2 3 10 ch01_toy/toy.c a mean");
-    assert_says(text, "hint 1.2 What do all the numbers\ngoes-on 1.2 sum to?\nhint 1.2 A loop");
+    assert_says(text, "hint 1.2 (92E 5@ 2== E96 ?F>36CD\ngoes-on 1.2 DF> E@n\nhint 1.2 p =@@A");
     assert_says(text, "section 1.2 \"Means\" in ch01_toy/README.md");
+}
+
+/* What the handing out would miss: a line of the solution in other blanks, in another place. */
+static void a_lesson_that_says_a_solution_all_the_same_is_refused(void **state)
+{
+    static char text[ROOM];
+    (void)state;
+    assert_int_equal(shell(text,
+                           "rm -rf $T/says; cp -R $T/course $T/says; cd $T/says\n"
+                           "echo 'So it is `sum=toy_sum(sum, x[at])`.' >> ch01_toy/README.md\n"
+                           "sh $C/assignment.sh 01 $T/says_kit"),
+                     1);
+    assert_says(text, "error: lessons say what students are to write:\nch01_toy/README.md: "
+                      "exercise 1.2: sum=toy_sum(sum,x[at])\n");
+    assert_int_equal(shell(text,
+                           "! test -e $T/says_kit && cd $T/says && echo 'double sum2(double "
+                           "sum, double *x, int at) { return sum = toy_sum(sum, x[at]); }' >> "
+                           "ch01_toy/toy.h && sed -i.old '/So it is/d' ch01_toy/README.md &&"
+                           "sh $C/assignment.sh 01 $T/says_kit"),
+                     0);
 }
 
 /* Of the data and the golden data, what the chapter names; and what is said of them fits. */
@@ -1033,6 +1054,7 @@ int main(void)
         cmocka_unit_test(nothing_of_a_submission_is_left),
         cmocka_unit_test(an_assignment_has_stubs_and_no_solution),
         cmocka_unit_test(a_lesson_is_handed_out_without_what_it_would_give_away),
+        cmocka_unit_test(a_lesson_that_says_a_solution_all_the_same_is_refused),
         cmocka_unit_test(a_kit_holds_what_its_chapter_names_and_says_no_more),
         cmocka_unit_test(the_same_course_gives_the_same_bytes),
         cmocka_unit_test(malformed_markers_are_refused),

@@ -374,6 +374,79 @@ static int exercise_minutes(const char *text)
     return sum;
 }
 
+/* Of the lines of an exercise's solution, those that say something: no comment, no brace. */
+static int lines_to_write(const char *text, const char *end)
+{
+    int count = 0;
+    for (const char *line = text; line < end; line += strcspn(line, "\n") + 1) {
+        const char *at = line + strspn(line, " ");
+        size_t len = strcspn(at, "\n");
+        bool comment = starts_with(at, "//") || (starts_with(at, "/*") && at[len - 1] == '/');
+        count += len > 1 && !comment;
+    }
+    return count;
+}
+
+/* The measure of tests/README.md. */
+static int minutes_of(int points, int lines)
+{
+    int minutes = points < 3 ? 5 + 2 * lines : 15 + lines;
+    return minutes < 10 ? 10 : (2 * minutes + 5) / 10 * 5;
+}
+
+/* The minutes of every exercise of the chapters; minutes[chapter][number]. */
+static void the_minutes_of_an_exercise_are_by_one_measure(void **state)
+{
+    const House *house = (const House *)*state;
+    int minutes[8][32] = {{0}}, found = 0;
+    for (size_t k = 0; k < house->n_file; k++)
+        for (const char *at = house->file[k].text; (at = strstr(at, "//> EX ")) != NULL; at++) {
+            int chapter, number, points, said;
+            const char *end = strstr(at, "//< EX ");
+            assert_int_equal(
+                sscanf(at, "//> EX %d.%d [%d %*[pts]] [%d min]", &chapter, &number, &points, &said),
+                4);
+            assert_true(end != NULL && chapter < 8 && number < 32);
+            int lines = lines_to_write(strchr(at, '\n') + 1, end);
+            assert_that(said == minutes_of(points, lines),
+                        "%s: exercise %d.%d has %d lines and %d points: %d minutes, not %d",
+                        house->file[k].path, chapter, number, lines, points,
+                        minutes_of(points, lines), said);
+            minutes[chapter][number] = said;
+            found++;
+        }
+    assert_true(found >= 40);
+    char *guide, range[64];
+    size_t len;
+    Error error;
+    if (!text_read(&guide, &len, "tests/README.md", &error))
+        fail_msg("%s", error.text);
+    int weeks = 0;
+    for (const char *row = guide; row && (row = strstr(row, "\n| ")) != NULL;) {
+        const char *cell = ++row;
+        for (int k = 0; k < 2; k++) /* of the exercises: "5.6 to 5.10, or 6.1 to 6.6; ..." */
+            cell = cell + strcspn(cell + 1, "|\n") + 1;
+        const char *next = cell + 1 + strcspn(cell + 1, "|\n");
+        int chapter, from, to, used;
+        while (sscanf(cell, "%*[^0-9|\n]%d.%d to %*d.%d%n", &chapter, &from, &to, &used) == 3 ||
+               sscanf(cell, "| %d.%d to %*d.%d%n", &chapter, &from, &to, &used) == 3) {
+            int sum = 0, said = 0;
+            for (int number = from; number <= to; number++)
+                sum += minutes[chapter][number];
+            next += strcspn(next, "0123456789");
+            said = atoi(next);
+            next += strspn(next, "0123456789");
+            snprintf(range, sizeof range, "%d.%d to %d.%d", chapter, from, chapter, to);
+            assert_that(said == sum, "tests/README.md: %s take %d minutes, not %d", range, sum,
+                        said);
+            cell += used;
+            weeks++;
+        }
+    }
+    assert_true(weeks == 8);
+    free(guide);
+}
+
 /* A row of the front page has the minutes of its other lessons as well: "60, 60; 40; 40". */
 static void other_lessons_take_as_long(const char *row, const char *cell)
 {
@@ -483,6 +556,7 @@ int main(void)
         cmocka_unit_test(main_stands_last),
         cmocka_unit_test(mutants_are_of_files_that_are_there),
         cmocka_unit_test(the_front_page_names_every_file),
+        cmocka_unit_test(the_minutes_of_an_exercise_are_by_one_measure),
         cmocka_unit_test(a_lesson_takes_as_long_as_the_front_page_says),
         cmocka_unit_test(every_stop_of_the_tour_has_thirty_lines_at_most),
     };

@@ -9,6 +9,7 @@ LC_ALL=C
 export LC_ALL
 chapter=$1
 here=$(dirname "$0")
+tools=$(cd "$here" && pwd)
 out=${2:-build/assignments/ch$chapter}
 
 folder=$(ls -d "ch${chapter}"_*/ 2> /dev/null | head -n 1)
@@ -120,6 +121,10 @@ for lesson in $lessons; do
         -v folder="$folder" -f "$here/lesson.awk" "$work/removed" "$work/known" "$work/files" \
         "$lesson" > "$new/$lesson"
 done
+leaks=$(cd "$new" && awk -v MODE=leaks -v removed="$work/removed" -v known="$work/known" -f "$tools/lesson.awk" \
+    "$work/removed" $lessons "$work/known")
+[ -z "$leaks" ] || { echo "error: lessons say what students are to write:
+$leaks" >&2; exit 1; }
 
 # ---- the sheet ------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 #   student   the file with every solution replaced by a stub, but that of exercise KEEP
 #   solved    the file without any marker
 #   switch    the file in which each exercise chooses at run time: solution, stub or a mutant
-#   list      what the grader must know: "exercise ID POINTS MINUTES FILE TITLE", "hint ID TEXT"
+#   list      what the kit must know: "exercise ID POINTS MINUTES FILE TITLE", and "hint ID TEXT" in
+#             rot47, so that nobody reads a hint before it is asked for
 #   removed   what a student must not find anywhere: "ID <tab> LINE" of every solution
 #   region    the lines of exercise ID alone, as they stand
 #   solutions the solutions between their markers and nothing else, for the grader
@@ -22,6 +23,17 @@ function die(what) {
 function trim(text) {
     gsub(/^[ \t]+|[ \t\r]+$/, "", text)
     return text
+}
+
+# Each of the 94 characters that one sees becomes the 47th after it, in a circle; twice is not at all.
+function rot47(text,    all, out, k, at) {
+    for (k = 33; k < 127; k++)
+        all = all sprintf("%c", k)
+    for (k = 1; k <= length(text); k++) {
+        at = index(all, substr(text, k, 1))
+        out = out (at ? substr(all all, at + 47, 1) : substr(text, k, 1))
+    }
+    return out
 }
 
 function relative(path) {
@@ -127,13 +139,13 @@ text ~ /^\/\/[?:]/ && id == "" { die("a hint or a skeleton outside an exercise")
 # a hint; with more than one blank after the mark, the hint before goes on
 text ~ /^\/\/\?   *[^ ]/ && hints > 0 {
     if (MODE == "list")
-        printf "goes-on %s %s\n", id, trim(substr(text, 4))
+        printf "goes-on %s %s\n", id, rot47(trim(substr(text, 4)))
     next
 }
 text ~ /^\/\/\?/ {
     hints++
     if (MODE == "list")
-        printf "hint %s %s\n", id, trim(substr(text, 4))
+        printf "hint %s %s\n", id, rot47(trim(substr(text, 4)))
     next
 }
 

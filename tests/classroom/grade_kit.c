@@ -9,7 +9,7 @@
 
 #include "grade_tools.c"
 
-enum { MAX_EXERCISES = 64, MAX_TESTS = 512, MAX_PROGRAMS = 64, MAX_HINTS = 8, MAX_PROBE_DIRS = 4 };
+enum { MAX_EXERCISES = 64, MAX_TESTS = 512, MAX_PROGRAMS = 64, MAX_PROBE_DIRS = 4 };
 
 /* One marked exercise, as tests/exercises.txt has it. */
 typedef struct {
@@ -18,8 +18,6 @@ typedef struct {
     int minutes;                   /* that it should take */
     char file[256];                /* ch04_selective/selective.c */
     char title[256], section[256]; /* what to write; where the lesson speaks of it */
-    char hint[MAX_HINTS][512];
-    int hints;
     Text broken;       /* what the compiler said, if this exercise alone does not compile */
     Text warnings;     /* of the compiler, of lines between its markers: for the student */
     Text handed_in;    /* its file, if it is the first exercise of that */
@@ -113,11 +111,7 @@ static bool kit_line(Grading *grading, char *line)
     Exercise *known = exercise_find(grading, id);
     if (known == NULL)
         return false;
-    if (strncmp(line, "hint ", 5) == 0 && known->hints < MAX_HINTS)
-        snprintf(known->hint[known->hints++], sizeof known->hint[0], "%s", line + rest);
-    else if (strncmp(line, "goes-on ", 8) == 0 && known->hints > 0)
-        snprintf(strchr(known->hint[known->hints - 1], '\0'), 256, " %.254s", line + rest);
-    else if (strncmp(line, "section ", 8) == 0)
+    if (strncmp(line, "section ", 8) == 0) /* hints are for make hint */
         snprintf(known->section, sizeof known->section, "%s", line + rest);
     return true;
 }

@@ -1,4 +1,4 @@
-# Two things that an assignment makes of a lesson, by MODE:
+# Three things that an assignment makes of a lesson, by MODE:
 #
 #   sections   for each exercise, where the lesson speaks of it: "section ID FILE, \"Heading\"".
 #              That is the section that names it (Exercise 4.1), else the first that has the function
@@ -6,6 +6,8 @@
 #   handout    the lesson without the solutions that it quotes, and without links to what the
 #              assignment does not have. Reads first `removed` (exercises.awk) and `known`, the
 #              lines that students have anyway, and `files`, what is in the assignment.
+#   leaks      what such lessons still say of a solution, wherever and however it is laid out:
+#              "FILE: exercise ID: LINE". Reads `removed`, then the lessons, then `known`.
 
 function trim(text) {
     gsub(/^[ \t]+|[ \t\r]+$/, "", text)
@@ -100,6 +102,39 @@ function flush_block(    k, indent, depth) {
     }
 }
 
+# ---- leaks: all blanks aside, no lesson has a line of a solution that the chapters do not have
+
+# What a line says: no blanks, no comments, no brackets and semicolons at its end.
+function bare(text) {
+    gsub(/\/\*[^*]*\*\/|\/\/.*/, "", text)
+    gsub(/[ \t\r\n]+/, "", text)
+    sub(/[;{}]+$/, "", text)
+    return text
+}
+
+MODE == "leaks" && FILENAME == removed {
+    tab = index($0, "\t")
+    text = bare(substr($0, tab + 1))
+    if (length(text) >= 6) {
+        leak_id[++n_leak] = substr($0, 1, tab - 1)
+        leak[n_leak] = text
+    }
+    next
+}
+MODE == "leaks" && FILENAME != known { said[FILENAME] = said[FILENAME] bare($0); next }
+MODE == "leaks" && FNR == 1 {
+    for (k = 1; k <= n_leak; k++)
+        for (path in said)
+            if (index(said[path], leak[k]))
+                leak_in[k] = path
+}
+MODE == "leaks" {
+    text = bare($0)
+    for (k in leak_in)
+        if (index(text, leak[k]))
+            delete leak_in[k]
+}
+
 # [text](../ch05_mamba_block/README.md) becomes text if there is no such file.
 function without_lost_links(text,    out, label, target, path) {
     out = ""
@@ -127,6 +162,9 @@ function resolve(path) {
 }
 
 END {
+    for (k = 1; MODE == "leaks" && k <= n_leak; k++)
+        if (k in leak_in)
+            printf "%s: exercise %s: %s\n", leak_in[k], leak_id[k], leak[k]
     for (o = 1; MODE == "sections" && o <= n_order; o++) {
         id = order[o]
         heading = (id in named) ? named[id] : (id in used) ? used[id] : "Exercises"

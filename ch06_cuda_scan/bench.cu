@@ -113,10 +113,9 @@ static bool start_timed(const CudaTimed *timed, Error *error)
     const CeilingJob *job = timed->ceiling;
     size_t blocks = timed->blocks;
     switch (timed->what) {
-    case TIME_COPY: return START(ceiling_copy, blocks, CEILING_THREADS, (size_t)0, *job, error);
-    case TIME_EXP2: return START(ceiling_exp2, blocks, CEILING_THREADS, (size_t)0, *job, error);
-    case TIME_PRODUCTS:
-        return START(ceiling_products, blocks, CEILING_THREADS, (size_t)0, *job, error);
+    case TIME_COPY: return START(ceiling_copy, blocks, CEILING_THREADS, 0, *job, error);
+    case TIME_EXP2: return START(ceiling_exp2, blocks, CEILING_THREADS, 0, *job, error);
+    case TIME_PRODUCTS: return START(ceiling_products, blocks, CEILING_THREADS, 0, *job, error);
     case TIME_FORWARD: return start_forward(&back->on.job, &back->on.plan, error);
     case TIME_BACKWARD:
         return start_backward(&back->grad, back->x_last_grad, &back->on.job, &back->plan, error);

@@ -547,7 +547,7 @@ static bool start_sum(SumJob job, Error *error)
 {
     if (job.to == NULL)
         return true;
-    return START(sum_parts, ceil_div(job.count, SUM_THREADS), SUM_THREADS, (size_t)0, job, error);
+    return START(sum_parts, ceil_div(job.count, SUM_THREADS), SUM_THREADS, 0, job, error);
 }
 
 /* The backward pass. `job` holds what its blocks write, `whole` what comes out when their parts are

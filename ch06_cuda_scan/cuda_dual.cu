@@ -517,9 +517,9 @@ bool start_dual(const DualJob *job, Error *error)
     size_t quads = scan->batch * scan->n_head * scan->d_head * scan->d_state / 4;
     return START(dual_scores, dual_chunks(scan) * scan->n_group, DUAL_THREADS,
                  2 * TILE_SIZE * sizeof(float), *job, error) &&
-           (job->pieces == 1 || (START(dual_states, blocks, DUAL_THREADS, shared, *job, error) &&
-                                 START(dual_carry, ceil_div(quads, DUAL_THREADS), DUAL_THREADS,
-                                       (size_t)0, *job, error))) &&
+           (job->pieces == 1 ||
+            (START(dual_states, blocks, DUAL_THREADS, shared, *job, error) &&
+             START(dual_carry, ceil_div(quads, DUAL_THREADS), DUAL_THREADS, 0, *job, error))) &&
            START(dual_outputs, blocks, DUAL_THREADS, shared, *job, error);
 }
 

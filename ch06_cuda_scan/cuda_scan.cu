@@ -913,14 +913,14 @@ static bool start_simple(const ScanJob *job, ScanKernel kernel, Error *error)
     size_t channels = job->scan.batch * job->scan.d_inner;
     size_t blocks = job->scan.batch * ceil_div(job->scan.d_inner, CHANNEL_THREADS);
     if (kernel == SCAN_TILED && job->scan.d_state <= TILE_STATES)
-        return START(scan_tiled, blocks, CHANNEL_THREADS, (size_t)0, *job, error);
+        return START(scan_tiled, blocks, CHANNEL_THREADS, 0, *job, error);
     if (kernel == SCAN_CHANNELS || kernel == SCAN_TILED)
-        return START(scan_channels, blocks, CHANNEL_THREADS, (size_t)0, *job, error);
+        return START(scan_channels, blocks, CHANNEL_THREADS, 0, *job, error);
     if (kernel == SCAN_HILLIS_STEELE)
-        return START(scan_hillis_steele, channels, TIME_THREADS, (size_t)0, *job, error);
+        return START(scan_hillis_steele, channels, TIME_THREADS, 0, *job, error);
     if (kernel == SCAN_BLELLOCH)
-        return START(scan_blelloch, channels, SWEEP_THREADS, (size_t)0, *job, error);
-    return START(scan_shuffle, channels, SHUFFLE_THREADS, (size_t)0, *job, error);
+        return START(scan_blelloch, channels, SWEEP_THREADS, 0, *job, error);
+    return START(scan_shuffle, channels, SHUFFLE_THREADS, 0, *job, error);
 }
 
 /* Kernel 5's blocks, and their bytes of shared memory: two tiles of u, delta, z, B and C. */
@@ -974,8 +974,7 @@ static bool start_piece_end(const ScanJob *job, Error *error)
 bool start_carry(const ScanJob *job, Error *error)
 {
     size_t states = job->scan.batch * job->scan.d_inner * job->scan.d_state;
-    return START(scan_carry, ceil_div(states, CARRY_THREADS), CARRY_THREADS, (size_t)0, *job,
-                 error);
+    return START(scan_carry, ceil_div(states, CARRY_THREADS), CARRY_THREADS, 0, *job, error);
 }
 
 /* The job as the plan lays it out, from a start (batch, d_inner, d_state) or NULL. */
@@ -1181,7 +1180,7 @@ static bool race_run(float *last, bool waits, bool parted, Error *error)
     RaceJob job = {NULL, waits, parted};
     memory.count = 0;
     bool ok = device_new(&job.out, &memory, RACE_THREADS, error) &&
-              START(race_sum, (size_t)1, RACE_THREADS, (size_t)0, job, error) &&
+              START(race_sum, (size_t)1, RACE_THREADS, 0, job, error) &&
               cuda_ok(cudaDeviceSynchronize(), "race_sum", error) &&
               device_get(last, job.out + RACE_THREADS - 1, 1, error);
     return device_free(&memory, ok, error);

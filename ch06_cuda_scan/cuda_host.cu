@@ -137,7 +137,7 @@ bool device_get(float *host, const float *array, size_t floats, Error *error)
 
 /* ==================================== The start of a kernel =============================== */
 
-static dim3 in_a_row(size_t count)
+dim3 in_a_row(size_t count)
 {
     dim3 row = {(unsigned)count, 1, 1};
     return row;

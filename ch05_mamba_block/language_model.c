@@ -266,7 +266,7 @@ static double loss_sum(const ModelWork *work, const int32_t *targets, const Mode
     return sum;
 }
 
-/* What is trained on: the mean of it. */
+/* The training loss: the mean of it. */
 double model_loss(const ModelWork *work, const int32_t *targets, const Model *model)
 {
     size_t count = targets_count(targets, work->batch * work->len);
@@ -987,32 +987,32 @@ typedef struct {
     const Vocabulary *words;
     BatchSource learn, check;
     const char *from, *looked_at; /* both in words, for those who watch */
-} Lessons;
+} Sources;
 
 /* The whole run, with what it prints: sizes, losses, the curve. */
-bool model_train(Model *model, const TrainingRun *run, const Lessons *lessons, const Show *show,
+bool model_train(Model *model, const TrainingRun *run, const Sources *sources, const Show *show,
                  Error *error)
 {
     Trainer trainer = trainer_new(model, &run->settings);
     if (run->reset)
-        trainer.text_end = lessons->words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
+        trainer.text_end = sources->words->bytes ? (int32_t)'\n' : (int32_t)WORD_END;
     printf("\nA %s model of %zu parameters learns from %s, %zu different words\n\n",
            run->time_invariant ? "time-invariant"
            : run->mamba2       ? "Mamba-2"
                                : "selective",
-           model_floats(&model->config), lessons->from, lessons->words->n_word);
+           model_floats(&model->config), sources->from, sources->words->n_word);
     RunLock lock;
     bool ok = run_lock(&lock, run->checkpoint, error) && out_possible(run->checkpoint, error) &&
               (!run->resume || trainer_load(&trainer, run->checkpoint, error));
     double start = seconds_now();
     if (ok) {
-        printf("    step       loss  %s\n", lessons->looked_at);
-        ok = train(&trainer, &lessons->learn, &lessons->check, run->checkpoint, error);
+        printf("    step       loss  %s\n", sources->looked_at);
+        ok = train(&trainer, &sources->learn, &sources->check, run->checkpoint, error);
     }
     if (ok) {
         fprintf(stderr, "%.1f s\n", seconds_now() - start);
         Curve curve = {trainer.loss,  (size_t)trainer.adam.step, trainer.at,
-                       trainer.check, trainer.n_check,           lessons->looked_at};
+                       trainer.check, trainer.n_check,           sources->looked_at};
         ok = curve_show(&curve, show, error);
         putchar('\n');
     }
@@ -1040,13 +1040,13 @@ static bool run_generate(const ModelOptions *options, Error *error)
     return true;
 }
 
-static bool train_and_save(const ModelOptions *options, const Lessons *lessons, const Show *show,
+static bool train_and_save(const ModelOptions *options, const Sources *sources, const Show *show,
                            Error *error)
 {
-    Model model = model_to_train(&options->run, lessons->words->n_word);
+    Model model = model_to_train(&options->run, sources->words->n_word);
     bool ok = folder_possible(options->out, error) &&
-              model_train(&model, &options->run, lessons, show, error) &&
-              model_save_folder(options->out, &model, lessons->words, error);
+              model_train(&model, &options->run, sources, show, error) &&
+              model_save_folder(options->out, &model, sources->words, error);
     if (ok)
         printf("The model is in %s\n", options->out);
     model_free(&model);
@@ -1058,12 +1058,12 @@ static bool run_train_stories(const ModelOptions *options, const Show *show, Err
 {
     Vocabulary words = rainbow_words();
     Storyteller teller = {&words, &story_to_learn}, asker = {&words, &story_held_back};
-    Lessons lessons = {&words,
+    Sources sources = {&words,
                        {rainbow_fill, &teller},
                        {rainbow_fill, &asker},
                        "stories told afresh",
                        "answers held back"};
-    bool ok = train_and_save(options, &lessons, show, error);
+    bool ok = train_and_save(options, &sources, show, error);
     vocabulary_free(&words);
     return ok;
 }
@@ -1077,9 +1077,9 @@ static bool run_train_file(const ModelOptions *options, const Show *show, Error 
                           error))
         return false;
     snprintf(from, sizeof from, "%zu tokens", file.learn.count);
-    Lessons lessons = {
+    Sources sources = {
         &file.words, {corpus_fill, &file.learn}, {corpus_fill, &file.check}, from, "other text"};
-    bool ok = train_and_save(options, &lessons, show, error);
+    bool ok = train_and_save(options, &sources, show, error);
     corpus_file_close(&file);
     return ok;
 }

@@ -88,21 +88,6 @@ __global__ void ceiling_products(CeilingJob job)
 }
 KERNEL(ceiling_products, CeilingJob)
 
-static bool start_copy(const CeilingJob *job, size_t blocks, Error *error)
-{
-    START(ceiling_copy, blocks, CEILING_THREADS, (size_t)0, *job, error);
-}
-
-static bool start_exp2(const CeilingJob *job, size_t blocks, Error *error)
-{
-    START(ceiling_exp2, blocks, CEILING_THREADS, (size_t)0, *job, error);
-}
-
-static bool start_products(const CeilingJob *job, size_t blocks, Error *error)
-{
-    START(ceiling_products, blocks, CEILING_THREADS, (size_t)0, *job, error);
-}
-
 typedef enum {
     TIME_COPY,
     TIME_EXP2,
@@ -125,10 +110,12 @@ typedef struct {
 static bool start_timed(const CudaTimed *timed, Error *error)
 {
     const DeviceBack *back = timed->back;
+    const CeilingJob *job = timed->ceiling;
+    size_t blocks = timed->blocks;
     switch (timed->what) {
-    case TIME_COPY: return start_copy(timed->ceiling, timed->blocks, error);
-    case TIME_EXP2: return start_exp2(timed->ceiling, timed->blocks, error);
-    case TIME_PRODUCTS: return start_products(timed->ceiling, timed->blocks, error);
+    case TIME_COPY: return START(ceiling_copy, blocks, CEILING_THREADS, 0, *job, error);
+    case TIME_EXP2: return START(ceiling_exp2, blocks, CEILING_THREADS, 0, *job, error);
+    case TIME_PRODUCTS: return START(ceiling_products, blocks, CEILING_THREADS, 0, *job, error);
     case TIME_FORWARD: return start_forward(&back->on.job, &back->on.plan, error);
     case TIME_BACKWARD:
         return start_backward(&back->grad, back->x_last_grad, &back->on.job, &back->plan, error);

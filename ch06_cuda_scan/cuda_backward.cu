@@ -526,27 +526,28 @@ static bool start_piece_end_back(const ScanJob *job, Error *error)
     one.lanes = scan_whole(&job->scan) ? 1 : lanes_of_8(&job->scan);
     size_t blocks = fused_blocks(&one);
     if (!scan_whole(&job->scan))
-        START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(one.lanes, 8, 4), one, error);
-    START(piece_end_back_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), one, error);
+        return START(piece_end_back_8xn, blocks, FUSED_THREADS, fused_shared(one.lanes, 8, 4), one,
+                     error);
+    return START(piece_end_back_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), one, error);
 }
 
 static bool start_back(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job), shared = back_shared(job->lanes, 8, job->stretch);
     if (scan_whole(&job->scan))
-        START(back_8x2, blocks, FUSED_THREADS, shared, *job, error);
+        return START(back_8x2, blocks, FUSED_THREADS, shared, *job, error);
     if (lanes_of_16(&job->scan) == 4)
-        START(back_8x8, blocks, FUSED_THREADS, shared, *job, error);
+        return START(back_8x8, blocks, FUSED_THREADS, shared, *job, error);
     if (lanes_of_16(&job->scan) == 8)
-        START(back_8x16, blocks, FUSED_THREADS, shared, *job, error);
-    START(back_8xn, blocks, FUSED_THREADS, shared, *job, error);
+        return START(back_8x16, blocks, FUSED_THREADS, shared, *job, error);
+    return START(back_8xn, blocks, FUSED_THREADS, shared, *job, error);
 }
 
 static bool start_sum(SumJob job, Error *error)
 {
     if (job.to == NULL)
         return true;
-    START(sum_parts, ceil_div(job.count, SUM_THREADS), SUM_THREADS, (size_t)0, job, error);
+    return START(sum_parts, ceil_div(job.count, SUM_THREADS), SUM_THREADS, 0, job, error);
 }
 
 /* The backward pass. `job` holds what its blocks write, `whole` what comes out when their parts are

@@ -509,38 +509,18 @@ static size_t dual_chunks(const HeadScan *scan)
     return scan->batch * ceil_div(scan->len, SIDE);
 }
 
-static bool start_dual_scores(const DualJob *job, Error *error)
-{
-    START(dual_scores, dual_chunks(&job->scan) * job->scan.n_group, DUAL_THREADS,
-          2 * TILE_SIZE * sizeof(float), *job, error);
-}
-
-static bool start_dual_states(const DualJob *job, size_t blocks, Error *error)
-{
-    START(dual_states, blocks, DUAL_THREADS, dual_shared(&job->scan), *job, error);
-}
-
-static bool start_dual_carry(const DualJob *job, Error *error)
-{
-    size_t states = job->scan.batch * job->scan.n_head * job->scan.d_head * job->scan.d_state;
-    START(dual_carry, ceil_div(states, 4 * DUAL_THREADS), DUAL_THREADS, (size_t)0, *job, error);
-}
-
-static bool start_dual_outputs(const DualJob *job, size_t blocks, Error *error)
-{
-    START(dual_outputs, blocks, DUAL_THREADS, dual_shared(&job->scan), *job, error);
-}
-
 /* All four, one after the other; for a single piece, the first and the last. */
 bool start_dual(const DualJob *job, Error *error)
 {
-    size_t blocks = job->scan.batch * job->pieces * job->scan.n_head;
-    if (!start_dual_scores(job, error))
-        return false;
-    if (job->pieces > 1 &&
-        (!start_dual_states(job, blocks, error) || !start_dual_carry(job, error)))
-        return false;
-    return start_dual_outputs(job, blocks, error);
+    const HeadScan *scan = &job->scan;
+    size_t blocks = scan->batch * job->pieces * scan->n_head, shared = dual_shared(scan);
+    size_t quads = scan->batch * scan->n_head * scan->d_head * scan->d_state / 4;
+    return START(dual_scores, dual_chunks(scan) * scan->n_group, DUAL_THREADS,
+                 2 * TILE_SIZE * sizeof(float), *job, error) &&
+           (job->pieces == 1 ||
+            (START(dual_states, blocks, DUAL_THREADS, shared, *job, error) &&
+             START(dual_carry, ceil_div(quads, DUAL_THREADS), DUAL_THREADS, 0, *job, error))) &&
+           START(dual_outputs, blocks, DUAL_THREADS, shared, *job, error);
 }
 
 /* Chunks of a piece, so that there are about as many blocks as the device takes at a time: fewer

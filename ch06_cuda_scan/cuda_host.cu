@@ -137,21 +137,23 @@ bool device_get(float *host, const float *array, size_t floats, Error *error)
 
 /* ==================================== The start of a kernel =============================== */
 
-/* The end of a function that starts a kernel on so many blocks in a row, and returns whether it
-   started; nobody waits for it. Above 48 KiB shared memory must be asked for. */
+dim3 in_a_row(size_t count)
+{
+    dim3 row = {(unsigned)count, 1, 1};
+    return row;
+}
+
+/* Starts a kernel on so many blocks in a row; false, with the reason, if it does not start. Nobody
+   waits for it. Above 48 KiB shared memory must be asked for. */
 #define START(kernel, blocks, threads, shared, job, error)                                         \
-    do {                                                                                           \
-        dim3 start_grid = {(unsigned)(blocks), 1, 1}, start_block = {(unsigned)(threads), 1, 1};   \
-        if ((blocks) > GRID_MOST)                                                                  \
-            return fail(error, #kernel ": %zu blocks are more than a GPU takes", (blocks));        \
-        if ((shared) > SHARED_UNASKED &&                                                           \
-            !cuda_ok(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,     \
-                                          (int)(shared)),                                          \
-                     #kernel ": asking for shared memory", error))                                 \
-            return false;                                                                          \
-        LAUNCH(kernel, start_grid, start_block, shared, job);                                      \
-        return cuda_ok(cudaGetLastError(), "starting " #kernel, error);                            \
-    } while (0)
+    (((blocks) <= GRID_MOST ||                                                                     \
+      fail(error, #kernel ": %zu blocks are more than a GPU takes", (blocks))) &&                  \
+     ((shared) <= SHARED_UNASKED ||                                                                \
+      cuda_ok(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,            \
+                                   (int)(shared)),                                                 \
+              #kernel ": asking for shared memory", error)) &&                                     \
+     (LAUNCH(kernel, in_a_row(blocks), in_a_row(threads), shared, job),                            \
+      cuda_ok(cudaGetLastError(), "starting " #kernel, error)))
 
 /* ==================================== The order of threads ================================ */
 /* On the CPU it can be chosen. A GPU takes its own. */

@@ -913,14 +913,14 @@ static bool start_simple(const ScanJob *job, ScanKernel kernel, Error *error)
     size_t channels = job->scan.batch * job->scan.d_inner;
     size_t blocks = job->scan.batch * ceil_div(job->scan.d_inner, CHANNEL_THREADS);
     if (kernel == SCAN_TILED && job->scan.d_state <= TILE_STATES)
-        START(scan_tiled, blocks, CHANNEL_THREADS, (size_t)0, *job, error);
+        return START(scan_tiled, blocks, CHANNEL_THREADS, 0, *job, error);
     if (kernel == SCAN_CHANNELS || kernel == SCAN_TILED)
-        START(scan_channels, blocks, CHANNEL_THREADS, (size_t)0, *job, error);
+        return START(scan_channels, blocks, CHANNEL_THREADS, 0, *job, error);
     if (kernel == SCAN_HILLIS_STEELE)
-        START(scan_hillis_steele, channels, TIME_THREADS, (size_t)0, *job, error);
+        return START(scan_hillis_steele, channels, TIME_THREADS, 0, *job, error);
     if (kernel == SCAN_BLELLOCH)
-        START(scan_blelloch, channels, SWEEP_THREADS, (size_t)0, *job, error);
-    START(scan_shuffle, channels, SHUFFLE_THREADS, (size_t)0, *job, error);
+        return START(scan_blelloch, channels, SWEEP_THREADS, 0, *job, error);
+    return START(scan_shuffle, channels, SHUFFLE_THREADS, 0, *job, error);
 }
 
 /* Kernel 5's blocks, and their bytes of shared memory: two tiles of u, delta, z, B and C. */
@@ -945,35 +945,36 @@ static bool start_fused(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (lanes_of_16(&job->scan) == 4)
-        START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 8), *job, error);
+        return START(fused_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 8), *job, error);
     if (lanes_of_16(&job->scan) == 8)
-        START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 8), *job, error);
+        return START(fused_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 8), *job, error);
     if (!scan_whole(&job->scan))
-        START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
+        return START(fused_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
     if (job->lanes == 1)
-        START(fused_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
+        return START(fused_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
     if (job->lanes == 2)
-        START(fused_8x2, blocks, FUSED_THREADS, fused_shared(2, 8, 16), *job, error);
-    START(fused_4x4, blocks, FUSED_THREADS, fused_shared(4, 4, 16), *job, error);
+        return START(fused_8x2, blocks, FUSED_THREADS, fused_shared(2, 8, 16), *job, error);
+    return START(fused_4x4, blocks, FUSED_THREADS, fused_shared(4, 4, 16), *job, error);
 }
 
 static bool start_piece_end(const ScanJob *job, Error *error)
 {
     size_t blocks = fused_blocks(job);
     if (lanes_of_16(&job->scan) == 4)
-        START(piece_end_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 4), *job, error);
+        return START(piece_end_16x4, blocks, FUSED_THREADS, fused_shared(4, 16, 4), *job, error);
     if (lanes_of_16(&job->scan) == 8)
-        START(piece_end_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 4), *job, error);
+        return START(piece_end_16x8, blocks, FUSED_THREADS, fused_shared(8, 16, 4), *job, error);
     if (!scan_whole(&job->scan))
-        START(piece_end_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job, error);
-    START(piece_end_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
+        return START(piece_end_8xn, blocks, FUSED_THREADS, fused_shared(job->lanes, 8, 4), *job,
+                     error);
+    return START(piece_end_16x1, blocks, FUSED_THREADS, fused_shared(1, 16, 8), *job, error);
 }
 
 /* Between the two: a thread for each state of each channel of each sequence. */
 bool start_carry(const ScanJob *job, Error *error)
 {
     size_t states = job->scan.batch * job->scan.d_inner * job->scan.d_state;
-    START(scan_carry, ceil_div(states, CARRY_THREADS), CARRY_THREADS, (size_t)0, *job, error);
+    return START(scan_carry, ceil_div(states, CARRY_THREADS), CARRY_THREADS, 0, *job, error);
 }
 
 /* The job as the plan lays it out, from a start (batch, d_inner, d_state) or NULL. */
@@ -1172,18 +1173,14 @@ __global__ void race_sum(RaceJob job)
 }
 KERNEL(race_sum, RaceJob)
 
-static bool start_race(const RaceJob *job, Error *error)
-{
-    START(race_sum, (size_t)1, RACE_THREADS, (size_t)0, *job, error);
-}
-
 /* race_sum's last element. */
 static bool race_run(float *last, bool waits, bool parted, Error *error)
 {
     DeviceMemory memory;
     RaceJob job = {NULL, waits, parted};
     memory.count = 0;
-    bool ok = device_new(&job.out, &memory, RACE_THREADS, error) && start_race(&job, error) &&
+    bool ok = device_new(&job.out, &memory, RACE_THREADS, error) &&
+              START(race_sum, (size_t)1, RACE_THREADS, 0, job, error) &&
               cuda_ok(cudaDeviceSynchronize(), "race_sum", error) &&
               device_get(last, job.out + RACE_THREADS - 1, 1, error);
     return device_free(&memory, ok, error);

@@ -150,9 +150,10 @@ void print_speed(double bytes, size_t read, double reading, size_t written, doub
     if (read > 0)
         fprintf(stderr, "%zu token%s read, %.0f a second. ", read, read == 1 ? "" : "s",
                 (double)read / reading);
+    double rate = (double)written / writing;
     if (written > 0)
-        fprintf(stderr, "%zu written, %.1f a second: %.1f GB/s of weights", written,
-                (double)written / writing, 1e-9 * bytes * (double)written / writing);
+        fprintf(stderr, "%zu written, %.*f a second: %.1f GB/s of weights", written, rate < 100.0,
+                rate, 1e-9 * bytes * rate);
     if (read + written > 0)
         fputc('\n', stderr);
 }

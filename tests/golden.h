@@ -20,6 +20,7 @@
 #endif
 #include "check.h"
 #include <glob.h>
+#include <sys/stat.h>
 
 static inline const char *golden_dir(void)
 {
@@ -36,6 +37,16 @@ static inline char *golden_path(const char *file)
     return path;
 }
 
+/* The smaller file first: what is wrong is easiest to see there. */
+static inline int golden_order(const void *one, const void *other)
+{
+    const char *a = *(const char *const *)one, *b = *(const char *const *)other;
+    struct stat first, second;
+    if (stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_size != second.st_size)
+        return first.st_size < second.st_size ? -1 : 1;
+    return strcmp(a, b);
+}
+
 /* The paths that match, in found->gl_pathv; globfree(found) when done. None is a failure: a test
    that finds no data must not pass. */
 static inline size_t golden_list(glob_t *found, const char *pattern)
@@ -46,6 +57,7 @@ static inline size_t golden_list(glob_t *found, const char *pattern)
         print_error("%s: no golden file has such a name\n", path);
     free(path);
     assert_int_equal(result, 0);
+    qsort(found->gl_pathv, found->gl_pathc, sizeof *found->gl_pathv, golden_order);
     return found->gl_pathc;
 }
 

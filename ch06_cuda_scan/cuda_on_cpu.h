@@ -506,7 +506,7 @@ static inline void cuda_cpu_refuse(cudaError_t error, const char *sentence)
 static inline void cuda_cpu_spill(CudaCpuThread *thread)
 {
     cuda_cpu_fail("thread (%u, %u, %u) of %s has more on its stack than the %d KiB that it has "
-                  "here: an array of its own so large belongs into shared or global memory (or "
+                  "here: an array of its own so large belongs in shared or global memory (or "
                   "does a function call itself without end?)",
                   thread->index.x, thread->index.y, thread->index.z,
                   cuda_cpu.name ? cuda_cpu.name : "the kernel", CUDA_CPU_STACK / 1024);

@@ -301,14 +301,15 @@ static void ex5_16_the_weights_by_hand(void **state)
     float alpha, beta, gamma, half = -0.693147181f;       /* a step of 1 leaves a half */
     trapezoid_weights(&alpha, &beta, &gamma, 1, half, 1); /* Mamba's rule */
     assert_near(alpha, 0.5, 1e-7, 0);
-    assert_true(beta == 0.0f && gamma == 1.0f);
+    assert_near_as("beta by Mamba's rule", beta, 0, 0, 0);
+    assert_near_as("gamma by Mamba's rule", gamma, 1, 0, 0);
     trapezoid_weights(&alpha, &beta, &gamma, 2, half, 0.5f); /* the trapezoid */
     assert_near(alpha, 0.25, 1e-7, 0);
     assert_near(beta, 0.25, 1e-7, 0);
     assert_near(gamma, 1, 1e-7, 0);
     trapezoid_weights(&alpha, &beta, &gamma, 2, half, 0); /* the left end alone */
-    assert_near(beta, 0.5, 1e-7, 0);
-    assert_true(gamma == 0.0f);
+    assert_near_as("beta of the left end alone", beta, 0.5, 1e-7, 0);
+    assert_near_as("gamma of the left end alone", gamma, 0, 0, 0);
 }
 
 /* One head, one channel, one state, all steps alike; B = C = 1. `raw` is lambda's. */

@@ -341,23 +341,29 @@ static bool record_is_titled(const Table *table, size_t first)
 }
 
 /* States that are numbers may be classes: 0 and 1, or the faces of dice. If there are many, or one
-   is no whole number, they are amounts, and what the states shall be only their owner knows. */
+   is no whole number, they are amounts, and what the states shall be only their owner knows. A few
+   may be words all the same: T is a trace of rain. */
 static bool states_are_no_amounts(const Tally *tally, const char *path, Error *error)
 {
     enum { CLASSES_MOST = 12 };
     bool whole = true;
+    size_t numbers = 0;
+    const char *last = "";
     Error ignored;
     for (size_t i = 0; i < tally->n_state; i++) {
         double value;
         if (!number_parse(&value, tally->name[i], &ignored))
-            return true;
+            continue;
+        last = tally->name[i];
         whole = whole && value == floor(value);
+        numbers++;
     }
-    return (whole && tally->n_state <= CLASSES_MOST) ||
+    size_t words = tally->n_state - numbers;
+    return (whole && numbers <= CLASSES_MOST) || (words > 0 && numbers < 3 * words) ||
            fail(error,
                 "%s: are these amounts? The states are %zu different numbers, like %.20s: a chain "
                 "needs a few named states, such as dry for 0 and wet for anything above",
-                path, tally->n_state, tally->name[tally->n_state - 1]);
+                path, numbers, last);
 }
 
 static bool counts_from_record(Counts *counts, const Table *table, size_t first, Error *error)

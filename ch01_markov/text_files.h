@@ -24,8 +24,10 @@ static bool text_has_no_zeros(const char *text, size_t len, const char *path, Er
     for (size_t i = 0; i < len && i < 64; i++)
         zeros[i % 2] += text[i] == '\0';
     bool halved = zeros[0] == 0 || zeros[1] == 0; /* every second byte, for letters of ASCII */
+    bool wide = marked && len > 3 && text[2] == '\0' && text[3] == '\0';
     if (marked || (halved && 3 * (zeros[0] + zeros[1]) > (len < 64 ? len : 64)))
-        return fail(error, "%s: this is UTF-16, and UTF-8 is wanted: save it as UTF-8", path);
+        return fail(error, "%s: this is UTF-%d, and UTF-8 is wanted: save it as UTF-8", path,
+                    wide ? 32 : 16);
     return fail(error, "%s: a zero byte: this is not a text file", path);
 }
 
@@ -124,21 +126,51 @@ static char table_cut(const char *text)
     return 2 * has[best] >= lines && has[best] > 0 ? cuts[best] : ',';
 }
 
-static bool is_space(char c, char cut)
+/* The bytes of a blank at `at`: a space, a tab where it cuts nothing, or one that is not seen and
+   comes along when a cell is copied out of a page or a spreadsheet; 0: it is none. */
+static size_t blank_bytes(const char *at, char cut)
 {
-    return c == ' ' || (c == '\t' && cut != '\t');
+    static const char *const unseen[] = {
+        "\xC2\xA0",     /* U+00A0, no break */
+        "\xE2\x80\x8B", /* U+200B, of no width */
+        "\xE2\x80\xAF", /* U+202F, narrow */
+        "\xE3\x80\x80", /* U+3000, as wide as a Chinese character */
+        "\xEF\xBB\xBF"  /* U+FEFF, a byte order mark in the midst of a text */
+    };
+    if (*at == ' ' || (*at == '\t' && cut != '\t'))
+        return 1;
+    for (size_t k = 0; k < sizeof unseen / sizeof *unseen; k++)
+        if (strncmp(at, unseen[k], strlen(unseen[k])) == 0)
+            return strlen(unseen[k]);
+    return 0;
 }
 
-/* Ends the cell that starts at `cell` and returns what follows its separator, NULL at the end of
-   the line. Quotes protect separators; a doubled quote inside them stands for one. */
+/* The end of a cell (begin .. end) without the blanks there. */
+static char *cell_trimmed(char *begin, char *end, char cut)
+{
+    for (size_t bytes = 1; bytes <= 3 && bytes <= (size_t)(end - begin);)
+        if (blank_bytes(end - bytes, cut) == bytes) {
+            end -= bytes;
+            bytes = 1;
+        } else
+            bytes++;
+    return end;
+}
+
+/* Ends the cell that starts at `line` and returns what follows its separator, NULL at the end of
+   the line. Quotes protect separators; a doubled quote inside them stands for one. *cell is NULL if
+   a quote is not closed. */
 static char *cell_end(char **cell, char *line, char cut)
 {
-    while (is_space(*line, cut))
-        line++;
-    char *out = *cell = line, *rest = NULL;
+    for (size_t blank; (blank = blank_bytes(line, cut)) > 0;)
+        line += blank;
+    char *out = line, *rest = NULL;
+    *cell = line;
     if (*line == '"') {
         for (line++; *line && (*line != '"' || line[1] == '"'); *out++ = *line++)
             line += *line == '"';
+        if (*line == '\0')
+            *cell = NULL;
         line += *line == '"';
     }
     for (; *line; *out++ = *line++) {
@@ -147,22 +179,24 @@ static char *cell_end(char **cell, char *line, char cut)
             break;
         }
     }
-    while (out > *cell && is_space(out[-1], cut))
-        out--;
-    *out = '\0';
+    if (*cell)
+        *cell_trimmed(*cell, out, cut) = '\0';
     return rest;
 }
 
-/* Appends the cells of one line, already cut off from the text. */
-static void table_add_line(Table *table, char *line)
+/* Appends the cells of one line, already cut off from the text. False: a quote is left open. */
+static bool table_add_line(Table *table, char *line)
 {
     while (line) {
         char *cell;
         line = cell_end(&cell, line, table->cut);
+        if (!cell)
+            return false;
         if (table->cut == ' ' && *cell == '\0') /* between two spaces there is nothing */
             continue;
         table->cell[table->n_cell++] = cell;
     }
+    return true;
 }
 
 /* Tabs and line ends are what a table is made of. Any other control character would reach the
@@ -193,6 +227,15 @@ static void table_reserve(Table *table, const char *text)
     table->line = NEW(size_t, rows);
 }
 
+void table_free(Table *table)
+{
+    free(table->text);
+    free(table->cell);
+    free(table->row);
+    free(table->line);
+    memset(table, 0, sizeof *table);
+}
+
 /* Cut at commas, semicolons or tabs, as the text has them, or, if `spaces`, at blanks, tabs and
    commas. `text` (len bytes and a 0) was malloc'ed and belongs to the table from now on. */
 bool table_parse(Table *table, char *text, size_t len, bool spaces, const char *path, Error *error)
@@ -218,8 +261,11 @@ bool table_parse(Table *table, char *text, size_t len, bool spaces, const char *
         *end = '\0';
         if (*line != '#') {
             table->line[table->n_row] = number;
-            if (line[strspn(line, " \t")] != '\0')
-                table_add_line(table, line);
+            if (line[strspn(line, " \t")] != '\0' && !table_add_line(table, line)) {
+                table_free(table);
+                return fail(error, "%s:%zu: a quote is opened, and not closed on its line", path,
+                            number);
+            }
             table->row[++table->n_row] = table->n_cell;
         }
         line = next;
@@ -252,15 +298,6 @@ size_t table_first_row(const Table *table)
     while (row < table->n_row && table_width(table, row) == 0)
         row++;
     return row;
-}
-
-void table_free(Table *table)
-{
-    free(table->text);
-    free(table->cell);
-    free(table->row);
-    free(table->line);
-    memset(table, 0, sizeof *table);
 }
 
 /* ======================================== Cells =========================================== */

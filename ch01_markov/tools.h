@@ -18,6 +18,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -1092,9 +1093,11 @@ int program_end(bool ok, const Error *error)
 }
 
 /* Where stdin, stdout or stderr is closed, the first file that is opened would take its place and
-   be read or written for it. /dev/null takes it, open the other way round: an error stays one. */
+   be read or written for it. /dev/null takes it, open the other way round: an error stays one. And
+   a file that may not grow (ulimit -f) is one that cannot be written: a sentence, and no signal. */
 static void streams_keep(void)
 {
+    signal(SIGXFSZ, SIG_IGN);
     for (int stream = 0; stream <= 2; stream++)
         if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", stream ? O_RDONLY : O_WRONLY) < 0)
             return;

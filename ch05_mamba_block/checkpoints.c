@@ -126,7 +126,8 @@ static bool file_lock(int *descriptor, const char *path)
 }
 
 /* Two runs that write one checkpoint would go on from each other's. Fails if another run has it; a
-   place that knows no locks, or is no file, has none. NULL: there is no checkpoint. */
+   place that knows no locks, or is no file, has none. A link is what it leads to. NULL: there is no
+   checkpoint. */
 bool run_lock(RunLock *lock, const char *checkpoint, Error *error)
 {
     struct stat info;
@@ -134,16 +135,18 @@ bool run_lock(RunLock *lock, const char *checkpoint, Error *error)
     lock->path = NULL;
     if (checkpoint == NULL || (stat(checkpoint, &info) == 0 && !S_ISREG(info.st_mode)))
         return true;
-    size_t room = strlen(checkpoint) + 8;
+    char *real = realpath(checkpoint, NULL);
+    size_t room = strlen(real != NULL ? real : checkpoint) + 8;
     lock->path = NEW(char, room);
-    snprintf(lock->path, room, "%s.lock", checkpoint);
+    snprintf(lock->path, room, "%s.lock", real != NULL ? real : checkpoint);
+    free(real);
     if (file_lock(&lock->descriptor, lock->path))
         return true;
     free(lock->path);
     lock->path = NULL;
     return fail(error,
                 "%s: another training is writing this checkpoint; give one of the two another "
-                "--checkpoint",
+                "--checkpoint, and another --out",
                 checkpoint);
 }
 
@@ -271,7 +274,7 @@ bool folder_open(MambaConfig *config, Vocabulary *words, const char *folder, Err
     char *words_path = path_in(folder, "tokenizer.json"), *text = NULL;
     size_t len = 0;
     bool ok = config_read(config, config_path, error) &&
-              text_read(&text, &len, words_path, error) &&
+              json_file_read(&text, &len, words_path, error) &&
               tokenizer_parse(words, text, len, words_path, error);
     if (ok && words->n_word > config->vocab_size) {
         ok = fail(error, "%s: has %zu words, but vocab_size in config.json is %zu", words_path,

@@ -47,7 +47,11 @@ static const struct {
                           {"forced_bos_token_id", -1.0},
                           {"forced_eos_token_id", -1.0},
                           {"exponential_decay_length_penalty", 0.0},
-                          {"stop_strings", 0.0}};
+                          {"stop_strings", 0.0},
+                          {"watermarking_config", 0.0},
+                          {"token_healing", 0.0},
+                          {"dola_layers", 0.0},
+                          {"force_words_ids", 0.0}};
 
 enum { GENERATION_UNKNOWN = sizeof generation_unknown / sizeof *generation_unknown };
 

@@ -75,6 +75,8 @@ static const char *shown_path(const char *path)
 static bool regular_open(int *descriptor, size_t *len, const char *path, Error *error)
 {
     struct stat info;
+    if (strcmp(path, "-") == 0)
+        return fail(error, "-: standard input is not read here: give the name of a file");
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     path = shown_path(path);
     if (file < 0)
@@ -94,21 +96,68 @@ static bool regular_open(int *descriptor, size_t *len, const char *path, Error *
     return ok;
 }
 
-/* The whole text of a regular file, with a 0 byte after it; free it when done. */
+/* What is often found where the file of a model should be, by its first bytes. */
+static const struct {
+    const char *first, *what;
+} stranger[] = {
+    {"version https://git-lfs",
+     "a pointer of Git LFS, not the file itself: git lfs pull fetches it"},
+    {"<!doctype",
+     "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
+    {"<html", "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
+    {"<?xml", "what a server says instead of the file: fetch it again"},
+    {"PK\3\4", "a zip archive, as torch.save writes: torch and safetensors.torch convert it"},
+    {"\x80\2", "a pickle of Python, as torch.save wrote: torch and safetensors.torch convert it"},
+    {"\x80\3", "a pickle of Python: torch and safetensors.torch convert it"},
+    {"\x80\4", "a pickle of Python: torch and safetensors.torch convert it"},
+    {"GGUF", "a GGUF, llama.cpp's format: the model's folder with model.safetensors is wanted"},
+    {"\x89HDF", "an HDF5 file, as Keras writes: the model's model.safetensors is wanted"},
+    {"\x1f\x8b", "packed by gzip: unpack it first"},
+    {"\xFF\xFE", "UTF-16, and UTF-8 is wanted: save it as UTF-8"},
+    {"\xFE\xFF", "UTF-16, and UTF-8 is wanted: save it as UTF-8"},
+    {"\xEF\xBB\xBF", "a text with a byte order mark, which is not wanted: save it without"}};
+
+/* Says what a file is if it is one of those. Pages may have blanks before them, or a mark. */
+static bool file_is_no_stranger(const char *bytes, size_t len, const char *path, Error *error)
+{
+    size_t page = len > 3 && memcmp(bytes, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+    while (page < len && isspace((unsigned char)bytes[page]))
+        page++;
+    for (size_t i = 0; i < sizeof stranger / sizeof *stranger; i++) {
+        const char *first = stranger[i].first;
+        size_t count = strlen(first), from = *first == '<' ? page : 0;
+        bool same =
+            len - from >= count && (*first == '<' ? strncasecmp(bytes + from, first, count) == 0
+                                                  : memcmp(bytes + from, first, count) == 0);
+        if (same)
+            return fail(error, "%s: this is %s", path, stranger[i].what);
+    }
+    return true;
+}
+
+/* The whole text of a regular file, with a 0 byte after it; free it when done. What cannot be JSON
+   is named. */
 bool json_file_read(char **text, size_t *len, const char *path, Error *error)
 {
     int descriptor = -1;
     size_t size;
+    char *got = NULL;
     if (!regular_open(&descriptor, &size, path, error))
         return false;
     FILE *in = fdopen(descriptor, "rb");
-    bool ok = in != NULL ? stream_read(text, len, in, shown_path(path), error)
+    bool ok = in != NULL ? stream_read(&got, &size, in, shown_path(path), error)
                          : fail(error, "%s: %s", shown_path(path), strerror(errno));
     if (in != NULL)
         fclose(in);
     else
         close(descriptor);
-    return ok;
+    if (!ok || !file_is_no_stranger(got, size, shown_path(path), error)) {
+        free(got);
+        return false;
+    }
+    *text = got;
+    *len = size;
+    return true;
 }
 
 /* ========================================== JSON ============================================= */

@@ -1002,7 +1002,7 @@ bool model_train(Model *model, const TrainingRun *run, const Sources *sources, c
                                : "selective",
            model_floats(&model->config), sources->from, sources->words->n_word);
     RunLock lock;
-    bool ok = run_lock(&lock, run->checkpoint, error) &&
+    bool ok = run_lock(&lock, run->checkpoint, error) && out_possible(run->checkpoint, error) &&
               (!run->resume || trainer_load(&trainer, run->checkpoint, error));
     double start = seconds_now();
     if (ok) {

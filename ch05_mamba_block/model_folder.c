@@ -22,10 +22,12 @@
    nothing but links: snapshots/REVISION/config.json leads to blobs/HASH, beside snapshots. Where
    else a link leads is nothing that a stranger's folder may have read. */
 
+/* Also if it is a link that leads nowhere: what was meant to be there shall be missed. */
 bool path_exists(const char *dir, const char *name)
 {
+    struct stat info;
     char *path = path_in(dir, name);
-    bool there = access(path, F_OK) == 0;
+    bool there = lstat(path, &info) == 0;
     free(path);
     return there;
 }
@@ -54,15 +56,18 @@ static bool path_in_cache(const char *path)
     return in_cache;
 }
 
-/* The path of a file of a folder, new; NULL if it leads out of the folder. What is not there leads
+/* The path of a file of a folder, new; NULL if it is a link that leads out of the folder, or
    nowhere. */
 static char *folder_path(const char *dir, const char *name, Error *error)
 {
+    struct stat info;
     char *path = path_in(dir, name);
     char *home = realpath(dir, NULL), *real = realpath(path, NULL);
+    bool lost = real == NULL && lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
     bool ours = home == NULL || real == NULL || path_below(real, home) || path_in_cache(real);
-    if (!ours) {
-        fail(error, "%s: this is a link that leads out of the folder", shown_path(path));
+    if (!ours || lost) {
+        fail(error, "%s: this is a link that leads %s", shown_path(path),
+             lost ? "nowhere: is a download not complete?" : "out of the folder");
         free(path);
         path = NULL;
     }
@@ -137,7 +142,10 @@ static void shard_names_add(ShardNames *names, Json *json, JsonText name)
     for (size_t i = 0; i < names->count; i++)
         if (json_is(name, names->name[i]))
             return;
-    if (name.len == 0 || memchr(name.bytes, '/', name.len) || memchr(name.bytes, 0, name.len))
+    char *clean = shown_clean(text_copy(name.bytes));
+    bool named = name.len > 0 && json_is(name, clean) && strchr(clean, '/') == NULL;
+    free(clean);
+    if (!named) /* nor may a control character be in it */
         json_fail(json, "'%s' is not the name of a file in this folder",
                   shown_name(name.bytes).text);
     else if (names->count == SHARD_MOST)
@@ -309,17 +317,16 @@ typedef struct {
     Text notes;     /* what is not as one would think: a line for each, for who runs it */
 } ModelFolder;
 
-__attribute__((format(printf, 2, 3))) static void folder_note(ModelFolder *folder,
-                                                              const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void note_add(Text *notes, const char *format, ...)
 {
     char line[512];
     va_list arguments;
     va_start(arguments, format);
     int len = vsnprintf(line, sizeof line - 1, format, arguments);
     va_end(arguments);
-    text_append(&folder->notes, "note: ", 6);
-    text_append(&folder->notes, line, smaller((size_t)len, sizeof line - 2));
-    text_append(&folder->notes, "\n", 1);
+    text_append(notes, "note: ", 6);
+    text_append(notes, line, smaller((size_t)len, sizeof line - 2));
+    text_append(notes, "\n", 1);
 }
 
 void model_folder_close(ModelFolder *folder)
@@ -345,10 +352,35 @@ static bool folder_read_generation(ModelFolder *folder, const char *dir, Error *
     bool ok = folder_text(&text, &len, dir, name, error) &&
               generation_parse(&folder->generation, text, len, path, error);
     if (ok && folder->generation.unknown != NULL)
-        folder_note(folder, "%s: %s is set, which is not known here, and left out",
-                    shown_path(path), folder->generation.unknown);
+        note_add(&folder->notes, "%s: %s is set, which is not known here, and left out",
+                 shown_path(path), folder->generation.unknown);
     free(text), free(path);
     return ok;
+}
+
+/* What config.json (text, len bytes, which has been read once) says, and what is not done. */
+static void note_config(Text *notes, const char *text, size_t len)
+{
+    Error error;
+    Json json;
+    bool scales = false;
+    json_open(&json, text, len, "config.json", &error);
+    json.python = true;
+    json_enter_object(&json);
+    for (JsonText key = {NULL, 0}; json_next_key(&json, &key);) {
+        if (json_is(key, "quantization_config") && json_peek(&json) == JSON_OBJECT)
+            note_add(notes, "config.json: quantization_config is left out: the weights are run as "
+                            "they lie in the files");
+        if (json_is(key, "rescale_prenorm_residual") && json_peek(&json) == JSON_BOOLEAN)
+            json_boolean(&json, &scales);
+        else
+            json_skip(&json);
+    }
+    if (scales)
+        note_add(notes, "config.json: rescale_prenorm_residual is for the first weights alone; "
+                        "Transformers 5.24 divides a loaded out_proj by the root of the number of "
+                        "layers all the same, and may write other words");
+    json_close(&json);
 }
 
 static bool folder_read_config(ModelFolder *folder, const char *dir, Error *error)
@@ -358,10 +390,13 @@ static bool folder_read_config(ModelFolder *folder, const char *dir, Error *erro
     bool ok = folder_text(&text, &len, dir, "config.json", error) &&
               config_parse(&folder->config, text, len, shown_path(path), error) &&
               folder_read_generation(folder, dir, error);
+    if (ok)
+        note_config(&folder->notes, text, len);
     const double *limit = folder->config.time_step_limit;
     if (ok && folder->config.kind == MODEL_MAMBA2 && (limit[0] > 0.0 || limit[1] < INFINITY))
-        folder_note(folder, "time_step_limit holds for every token here; Transformers forgets it "
-                            "after the prompt, and may write other words");
+        note_add(&folder->notes,
+                 "time_step_limit holds for every token here; Transformers forgets it "
+                 "after the prompt, and may write other words");
     free(text), free(path);
     return ok;
 }
@@ -379,6 +414,79 @@ static bool folder_borrow_ends(ModelFolder *folder, const char *dir, Error *erro
     return ok;
 }
 
+/* What tokenizer_config.json says that tokenizer.json says too. */
+enum { SAYS_BEGIN, SAYS_END, SAYS_SPACE, SAYS_COUNT };
+
+static const struct {
+    const char *name, *does;
+} config_says[SAYS_COUNT] = {{"add_bos_token", "a token before each text"},
+                             {"add_eos_token", "a token after each text"},
+                             {"add_prefix_space", "a space before each text"}};
+
+static void settings_read(int said[SAYS_COUNT], Json *json)
+{
+    json->python = true;
+    json_enter_object(json);
+    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+        int k = 0;
+        bool on = false;
+        while (k < SAYS_COUNT && !json_is(key, config_says[k].name))
+            k++;
+        if (k == SAYS_COUNT || json_peek(json) != JSON_BOOLEAN)
+            json_skip(json);
+        else if (json_boolean(json, &on))
+            said[k] = on;
+    }
+}
+
+/* Notes where tokenizer_config.json (text, len bytes) contradicts tokenizer.json. Transformers goes
+   by the one or the other, as its version and the tokenizer's class have it; here the second holds.
+   What it is worth saying of a file that is no JSON is said, too. */
+void note_settings(Text *notes, const Tokenizer *tokenizer, const char *text, size_t len)
+{
+    Error error;
+    Json json;
+    int said[SAYS_COUNT] = {-1, -1, -1};
+    const Stages *stages = &tokenizer->stages;
+    bool space = false, bytes = false;
+    json_open(&json, text, len, "tokenizer_config.json", &error);
+    settings_read(said, &json);
+    if (!json_end(&json))
+        note_add(notes, "%s; it is left out", error.text);
+    for (size_t i = 0; i < stages->count; i++) {
+        const Stage *stage = &stages->stage[i];
+        bytes = bytes || stage->kind == STAGE_BYTES;
+        space = space || (stage->kind == STAGE_PREFIX && stage->text_len == 1);
+    }
+    const bool does[SAYS_COUNT] = {tokenizer->begin.count > 0, tokenizer->end.count > 0, space};
+    for (int k = 0; k < SAYS_COUNT && !json.failed; k++)
+        if (said[k] >= 0 && said[k] != does[k] && (k != SAYS_SPACE || bytes))
+            note_add(notes,
+                     "%s is %s in tokenizer_config.json, but tokenizer.json puts %s%s; it is "
+                     "followed, though some versions of Transformers go by the other",
+                     config_says[k].name, said[k] ? "true" : "false", does[k] ? "" : "not ",
+                     config_says[k].does);
+    json_close(&json);
+}
+
+/* The tokenizer.json of a folder, and what there is to say of it. */
+bool folder_tokenizer(Tokenizer *tokenizer, Text *notes, const char *dir, Error *error)
+{
+    char *path = folder_path(dir, "tokenizer.json", error), *text = NULL;
+    size_t len = 0;
+    Error why;
+    bool ok = path != NULL && tokenizer_read(tokenizer, path, error);
+    free(path);
+    if (!ok || !path_exists(dir, "tokenizer_config.json"))
+        return ok;
+    if (folder_text(&text, &len, dir, "tokenizer_config.json", &why))
+        note_settings(notes, tokenizer, text, len);
+    else
+        note_add(notes, "%s; it is left out", why.text);
+    free(text);
+    return true;
+}
+
 /* The folder's own tokenizer.json, if it has one; or that of another, `from`. */
 static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, const char *from,
                                   Error *error)
@@ -388,14 +496,12 @@ static bool folder_read_tokenizer(ModelFolder *folder, const char *dir, const ch
     dir = from != NULL ? from : dir;
     if (from == NULL && !path_exists(dir, "tokenizer.json"))
         return true;
-    char *path = folder_path(dir, "tokenizer.json", error);
-    bool ok = path != NULL && tokenizer_read(&folder->tokenizer, path, error);
-    folder->has_tokenizer = ok;
-    if (ok && folder->tokenizer.n_token > folder->config.vocab_size)
-        ok = fail(error, "%s: has ids up to %zu, but the model knows only %zu tokens",
-                  shown_path(path), folder->tokenizer.n_token - 1, folder->config.vocab_size);
-    free(path);
-    return ok;
+    if (!folder_tokenizer(&folder->tokenizer, &folder->notes, dir, error))
+        return false;
+    folder->has_tokenizer = true;
+    return folder->tokenizer.n_token <= folder->config.vocab_size ||
+           fail(error, "%s/tokenizer.json: has ids up to %zu, but the model knows only %zu tokens",
+                shown_path(dir), folder->tokenizer.n_token - 1, folder->config.vocab_size);
 }
 
 /* A tensor that is to be run: one in F64 becomes one in F32, which is all that steps know. */
@@ -440,8 +546,8 @@ static bool folder_find_head(ModelFolder *folder, const size_t *shape, Error *er
     if (tied && head == NULL)
         return true;
     if (tied)
-        folder_note(folder, "%s is not the embeddings, to which config.json ties it; it is used",
-                    name);
+        note_add(&folder->notes,
+                 "%s is not the embeddings, to which config.json ties it; it is used", name);
     return folder_expect(&folder->head, folder, name, 2, shape, error);
 }
 
@@ -511,27 +617,33 @@ static void folder_note_unused(ModelFolder *folder)
     for (size_t i = 0; i < folder->shards.n_file; i++)
         tensors += folder->shards.file[i].n_tensor;
     if (tensors > folder->n_used)
-        folder_note(folder, "%zu of the %zu tensors in the files are not used",
-                    tensors - folder->n_used, tensors);
+        note_add(&folder->notes, "%zu of the %zu tensors in the files are not used",
+                 tensors - folder->n_used, tensors);
 }
 
-/* A name as Hugging Face's hub has it, owner/model, and nothing of a path besides. */
-static bool is_hub_name(const char *name)
+/* A name as Hugging Face's hub has it, owner/model, with or without the hub's address before it,
+   and nothing of a path besides; or NULL. */
+static const char *hub_name(const char *name)
 {
+    static const char hub[] = "https://huggingface.co/";
+    if (strncmp(name, hub, sizeof hub - 1) == 0)
+        name += sizeof hub - 1;
     const char *slash = strchr(name, '/');
-    return slash != NULL && slash != name && slash[1] != '\0' && strchr(slash + 1, '/') == NULL &&
-           name[0] != '.' && name[0] != '~';
+    bool fits = slash != NULL && slash != name && slash[1] != '\0' &&
+                strchr(slash + 1, '/') == NULL && name[0] != '.' && name[0] != '~';
+    return fits ? name : NULL;
 }
 
 static bool folder_is_one(const char *dir, Error *error)
 {
     struct stat info;
     int status = stat(dir, &info), why = errno;
-    if (status != 0 && why == ENOENT && is_hub_name(dir))
+    const char *name = hub_name(dir);
+    if (status != 0 && why == ENOENT && name != NULL)
         return fail(error,
                     "%s: there is no such folder. Nothing is downloaded here: fetch it with "
                     "Hugging Face's hf download %s --local-dir %s, and give that folder",
-                    shown_path(dir), shown_name(dir).text, shown_name(strchr(dir, '/') + 1).text);
+                    shown_path(dir), shown_name(name).text, shown_name(strchr(name, '/') + 1).text);
     if (status != 0)
         return fail(error, "%s: %s", shown_path(dir), strerror(why));
     return S_ISDIR(info.st_mode) ||

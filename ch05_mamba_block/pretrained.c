@@ -766,6 +766,13 @@ static bool prompt_ids(Ids *ids, Text *text, const PretrainedOptions *options,
     return true;
 }
 
+/* What is not as one would think of a folder. */
+static void print_notes(const Text *notes)
+{
+    if (notes->len > 0)
+        fputs(notes->bytes, stderr);
+}
+
 /* Nats a token depend on how a tokenizer cuts; bits a byte can be compared between models. */
 static bool run_perplexity(Runner *run, const char *path, Error *error)
 {
@@ -794,9 +801,12 @@ static bool run_compared(const PretrainedOptions *options, Error *error)
         size_t bytes;
         if (!pretrained_open(&model, options->dir, options->tokenizer, bits[i], error))
             return false;
+        if (i == 0)
+            print_notes(&model.folder.notes);
         Runner run = runner_new(&model);
         ok = runner_perplexity(&surprise, &bytes, &run, options->perplexity, error);
         mean[i] = surprise.sum / (double)surprise.count;
+        ok = ok && shards_are_unchanged(&model.folder.shards, error);
         if (ok)
             print_bits_cost(&model.head, pretrained_step_bytes(&model), mean, i);
         runner_free(&run), pretrained_close(&model);
@@ -831,6 +841,9 @@ static bool run_once(Conversation *talk, const Ids *ids, const Text *text,
     run->timed = options->profile;
     size_t count = answer(talk, settings, stdout);
     putchar('\n');
+    if (count == 0 && !interrupted &&
+        logits_are_numbers(run->logits, run->model->config.vocab_size))
+        fputs("note: the first token ends the text; --past-end goes on\n", stderr);
     print_speed((double)pretrained_step_bytes(run->model), ids->count, middle - start, count,
                 seconds_now() - middle);
     return runner_check(run, &talk->memory, error) &&
@@ -886,6 +899,20 @@ static Sampling chosen_sampling(const PretrainedOptions *options, const Generati
     if (!isnan(options->penalty))
         sampling.repetition_penalty = options->penalty;
     return sampling;
+}
+
+/* What the tokenizer of a folder makes of the prompt; its model is not looked at. */
+static bool run_tokenize(const PretrainedOptions *options, Error *error)
+{
+    const char *dir = options->tokenizer != NULL ? options->tokenizer : options->dir;
+    Tokenizer tokenizer;
+    Text notes = {NULL, 0, 0};
+    if (!folder_tokenizer(&tokenizer, &notes, dir, error))
+        return false;
+    print_notes(&notes);
+    bool ok = show_tokens(&tokenizer, options->prompt, error);
+    tokenizer_free(&tokenizer), text_free(&notes);
+    return ok;
 }
 
 /* A new conversation, or one that was saved; one prompt or many; and saved again. */
@@ -951,20 +978,14 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         print_sizes(options->bandwidth);
         return true;
     }
-    if (options->tokenize) {
-        const char *dir = options->tokenizer != NULL ? options->tokenizer : options->dir;
-        char *path = folder_path(dir, "tokenizer.json", error);
-        bool ok = path != NULL && show_tokens(path, options->prompt, error);
-        free(path);
-        return ok;
-    }
+    if (options->tokenize)
+        return run_tokenize(options, error);
     if (options->compare)
         return run_compared(options, error);
     size_t bits = options->int8 ? 8 : options->int4 ? 4 : 0;
     if (!pretrained_open(&model, options->dir, options->tokenizer, bits, error))
         return false;
-    if (model.folder.notes.len > 0)
-        fputs(model.folder.notes.bytes, stderr);
+    print_notes(&model.folder.notes);
     Runner run = runner_new(&model);
     bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
                                           : run_conversation(&run, options, &show, error);

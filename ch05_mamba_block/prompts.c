@@ -98,7 +98,7 @@ static bool prompts_read(Ids *ids, Packed *at, const Tokenizer *tokenizer, const
     char *bytes;
     size_t len;
     Error why;
-    if (!text_read(&bytes, &len, path, error))
+    if (!text_read_plain(&bytes, &len, path, error))
         return false;
     bool ok = true;
     at->start = NEW(size_t, len + 2);
@@ -155,8 +155,8 @@ static bool run_prompts(Runner *run, const char *path, size_t most, Error *error
     double start = seconds_now();
     bool ok = true;
     runner_feed_batch(run, &batch);
-    fprintf(stderr, "%zu prompts, %zu tokens, %.0f a second\n", at.count, ids.count,
-            (double)ids.count / (seconds_now() - start));
+    fprintf(stderr, "%zu prompt%s, %zu tokens, %.0f a second\n", at.count, at.count == 1 ? "" : "s",
+            ids.count, (double)ids.count / (seconds_now() - start));
     for (size_t i = 0; ok && i < at.count; i++)
         ok = prompt_answer(run, &batch, i, most, error);
     for (size_t i = 0; i < at.count; i++)
@@ -186,13 +186,16 @@ int prompts_main(int argc, char **argv)
         return status;
     Error error;
     Pretrained model;
+    signal(SIGBUS, on_lost_file);
     if (!pretrained_open(&model, dir, NULL, 0, &error))
         return program_end(false, &error);
+    print_notes(&model.folder.notes);
     Runner run = runner_new(&model);
     bool ok =
         model.folder.has_tokenizer
             ? run_prompts(&run, path, (size_t)most, &error)
             : fail(&error, "%s: there is no tokenizer.json for prompts of words", shown_path(dir));
+    ok = ok && shards_are_unchanged(&model.folder.shards, &error);
     runner_free(&run);
     pretrained_close(&model);
     return program_end(ok, &error);

@@ -548,32 +548,12 @@ static bool header_check_names(Safetensors *file, const char *path, Error *error
 
 /* ---- the file ---------------------------------------------------------------------------- */
 
-/* What is often found where a safetensors file should be, by its first bytes. */
-static const struct {
-    const char *first, *what;
-} stranger[] = {
-    {"version https://git-lfs",
-     "a pointer of Git LFS, not the file itself: git lfs pull fetches it"},
-    {"<!doctype",
-     "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
-    {"<html", "a web page: the link that gives the file itself has /resolve/ in it, not /blob/"},
-    {"PK\3\4", "a zip archive, as torch.save writes: torch and safetensors.torch convert it"},
-    {"\x80\2", "a pickle of Python, as torch.save wrote: torch and safetensors.torch convert it"},
-    {"\x80\3", "a pickle of Python: torch and safetensors.torch convert it"},
-    {"\x80\4", "a pickle of Python: torch and safetensors.torch convert it"},
-    {"GGUF", "a GGUF, llama.cpp's format: the model's folder with model.safetensors is wanted"},
-    {"\x89HDF", "an HDF5 file, as Keras writes: the model's model.safetensors is wanted"},
-    {"\x1f\x8b", "packed by gzip: unpack it first"}};
-
 /* Says what a file is that is not a safetensors file; false, if it is known. */
 static bool header_stranger(const unsigned char *bytes, size_t len, const char *path, Error *error)
 {
     char text[25] = "";
-    for (size_t i = 0; i < sizeof stranger / sizeof *stranger; i++) {
-        size_t count = strlen(stranger[i].first);
-        if (len >= count && strncasecmp((const char *)bytes, stranger[i].first, count) == 0)
-            return fail(error, "%s: this is %s", path, stranger[i].what);
-    }
+    if (!file_is_no_stranger((const char *)bytes, len, path, error))
+        return false;
     size_t shown = len < sizeof text - 1 ? len : sizeof text - 1, i = 0;
     for (; i < shown && (isprint(bytes[i]) || isspace(bytes[i])); i++)
         text[i] = isprint(bytes[i]) ? (char)bytes[i] : ' ';

@@ -35,21 +35,32 @@ bool ids_parse(Ids *ids, const char *text, size_t vocab, Error *error)
     }
 }
 
-/* The prompt's bytes: the argument, or all of standard input. */
+/* The first of len bytes that is no UTF-8, or len. */
+static size_t text_bad_byte(const char *text, size_t len)
+{
+    uint32_t code;
+    size_t at = 0;
+    for (size_t step; at < len && (step = utf8_next(&code, text + at, len - at)) > 0;)
+        at += step;
+    return at;
+}
+
+/* The prompt's bytes: the argument as it is, or all of standard input, made plain. */
 bool prompt_text(Text *text, const char *prompt, Error *error)
 {
+    char *bytes;
+    size_t len = strlen(prompt), bad = text_bad_byte(prompt, len);
+    if (bad < len)
+        return fail(error, "the prompt: byte %zu (0x%02x) is not UTF-8: an older encoding?",
+                    bad + 1, (unsigned char)prompt[bad]);
     if (strcmp(prompt, "-") != 0) {
-        text_append(text, prompt, strlen(prompt));
+        text_append(text, prompt, len);
         return true;
     }
-    char piece[65536];
-    for (size_t got; (got = fread(piece, 1, sizeof piece, stdin)) > 0;) {
-        text_append(text, piece, got);
-        if (text->len > TEXT_MAX_BYTES)
-            return fail(error, "standard input: more than %d bytes", TEXT_MAX_BYTES);
-    }
-    if (ferror(stdin))
-        return fail(error, "standard input: %s", strerror(errno));
+    if (!text_read_plain(&bytes, &len, prompt, error))
+        return false;
+    text_append(text, bytes, len);
+    free(bytes);
     return true;
 }
 
@@ -67,7 +78,7 @@ bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, bool 
                    Error *error)
 {
     Error why;
-    size_t before = ids->count, left_out = ids->left_out;
+    size_t before = ids->count, left_out = ids->left_out, unknown = 0;
     if (begins)
         ids_frame(ids, &tokenizer->begin);
     if (text->len > 0 &&
@@ -78,6 +89,11 @@ bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, bool 
     if (ends)
         ids_frame(ids, &tokenizer->end);
     note_left_out(ids->left_out - left_out);
+    for (size_t i = before; i < ids->count; i++)
+        unknown += ids->id[i] == tokenizer->unknown;
+    if (unknown > 0)
+        fprintf(stderr, "note: %zu token%s of the text %s the one for what is unknown\n", unknown,
+                unknown == 1 ? "" : "s", unknown == 1 ? "is" : "are");
     return true;
 }
 
@@ -100,11 +116,13 @@ void lines_begin(void)
     sigaction(SIGINT, &action, NULL);
 }
 
-/* Appends the next line of standard input, after a > on a terminal; false at its end. */
+/* Appends the next line of standard input, made plain, after a > on a terminal; false at its end.
+   A line that is no text is named and left out. */
 bool line_next(Text *text)
 {
+    Error error;
     char *line = NULL;
-    size_t room = 0;
+    size_t room = 0, plain = 0;
     ssize_t len;
     bool again;
     do {
@@ -118,9 +136,14 @@ bool line_next(Text *text)
             clearerr(stdin);
             fputc('\n', stderr);
         }
+        plain = len > 0 ? (size_t)len : 0;
+        if (plain > 0 && !text_make_plain(line, &plain, "standard input", &error)) {
+            fputs("error: this line is no text in UTF-8, and is left out\n", stderr);
+            again = true;
+        }
     } while (again);
-    if (len > 0)
-        text_append(text, line, (size_t)len - (line[len - 1] == '\n'));
+    if (plain > 0)
+        text_append(text, line, plain - (line[plain - 1] == '\n'));
     free(line);
     return len > 0;
 }
@@ -205,6 +228,13 @@ bool source_next(Ids *ids, TextSource *source, const Tokenizer *tokenizer, Error
     }
     Error why;
     const char *bytes = source->text.bytes == NULL ? nothing : source->text.bytes;
+    size_t bad = text_bad_byte(bytes, cut);
+    if (bad < cut)
+        return fail(error,
+                    "%s: after %zu bytes the byte 0x%02x is not UTF-8: an older encoding? Save it "
+                    "as UTF-8",
+                    path_shown(shown_path(source->path)), source->bytes + bad,
+                    (unsigned char)bytes[bad]);
     if (!tokenizer_encode_part(ids, tokenizer, bytes, cut, goes_on, &why))
         return fail(error, "%s: %s", shown_path(source->path), why.text);
     if (end && !source->ended)
@@ -342,25 +372,21 @@ void print_token_text(FILE *out, const Tokenizer *tokenizer, uint32_t id)
         fputs("(no token)", out);
 }
 
-/* Ids and pieces of a prompt, by the tokenizer.json at `path`. */
-bool show_tokens(const char *path, const char *prompt, Error *error)
+/* Ids and pieces of a prompt. */
+bool show_tokens(const Tokenizer *tokenizer, const char *prompt, Error *error)
 {
-    Tokenizer tokenizer;
     Ids ids = {NULL, 0, 0, 0};
     Text text = {NULL, 0, 0};
-    if (!tokenizer_read(&tokenizer, path, error))
-        return false;
     bool ok = prompt_text(&text, prompt, error) &&
-              prompt_encode(&ids, &tokenizer, &text, true, true, error);
+              prompt_encode(&ids, tokenizer, &text, true, true, error);
     for (size_t i = 0; ok && i < ids.count; i++) {
         printf("%8u  ", ids.id[i]);
-        print_token_text(stdout, &tokenizer, ids.id[i]);
+        print_token_text(stdout, tokenizer, ids.id[i]);
         putchar('\n');
     }
     if (ok)
         printf("%zu token%s for %zu bytes\n", ids.count, ids.count == 1 ? "" : "s", text.len);
     ids_free(&ids), text_free(&text);
-    tokenizer_free(&tokenizer);
     return ok;
 }
 

@@ -69,21 +69,24 @@ typedef struct {
 
 enum { TOKEN_MOST_BYTES = 65536, IDS_MOST = 16777216 };
 
-/* A field that must be false, null or "", because nothing else is built here. */
+/* A field that must be false, 0, null or "", because nothing else is built here. */
 static void parts_unset(Json *json, const char *name)
 {
     bool flag = false;
+    double number = 0.0;
     JsonText text = {"", 0};
     JsonType type = json_peek(json);
     if (type == JSON_BOOLEAN)
         json_boolean(json, &flag);
     else if (type == JSON_STRING)
         json_string(json, &text);
+    else if (type == JSON_NUMBER)
+        json_number(json, &number);
     else if (type == JSON_NULL)
         json_skip(json);
     else
         flag = true;
-    if (flag || text.len > 0)
+    if (flag || number != 0.0 || text.len > 0)
         json_fail(json, "%s is set, which is not known here", name);
 }
 
@@ -386,6 +389,8 @@ static void entry_pattern(StageEntry *entry, Json *json)
             json_fail(json, "pre_tokenizer: a pattern is a String or a Regex");
         if (!json_string(json, &text))
             return;
+        if (text.len == 0)
+            json_fail(json, "pre_tokenizer: a pattern that is empty");
         entry->stage.kind = STAGE_TEXT;
         entry->stage.text = text.bytes;
         entry->stage.text_len = text.len;
@@ -737,7 +742,12 @@ static void parts_read(TokenizerParts *parts)
     Json *json = &parts->json;
     json_enter_object(json);
     for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
-        if (json_is(key, "added_tokens")) {
+        JsonText version = {"", 0};
+        if (json_is(key, "version")) {
+            if (json_string(json, &version) && !json_is(version, "1.0"))
+                json_fail(json, "version '%s' is not known here: 1.0 is",
+                          shown_name(version.bytes).text);
+        } else if (json_is(key, "added_tokens")) {
             json_enter_array(json);
             while (json_next_item(json))
                 added_entry(parts);
@@ -839,6 +849,26 @@ static bool tokenizer_place_token(Tokenizer *tokenizer, JsonText text, uint64_t 
     return true;
 }
 
+/* Added tokens that the vocabulary has not are numbered by Hugging Face's tokenizers themselves,
+   one after another behind all others, whatever ids the file gives them: where it gives them
+   others, there is no right answer. */
+static bool added_ids_fit(const Tokenizer *tokenizer, const TokenizerParts *parts, const char *path,
+                          Error *error)
+{
+    uint64_t next = parts->n_vocab;
+    for (size_t i = 0; i < parts->n_added; i++) {
+        uint64_t id = parts->added[i].id;
+        bool of_model = tokenizer->token[id].of_model;
+        if (!of_model && id != next)
+            return fail(error,
+                        "%s: the added token '%s' has the id %" PRIu64 ", but Transformers would "
+                        "give it %" PRIu64 ", the next that is free",
+                        path, shown_name(parts->added[i].content.bytes).text, id, next);
+        next = id >= next ? id + 1 : next;
+    }
+    return true;
+}
+
 static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerParts *parts,
                                    bool stand_ins, const char *path, Error *error)
 {
@@ -871,6 +901,7 @@ static bool tokenizer_place_tokens(Tokenizer *tokenizer, const TokenizerParts *p
         token->left_blanks = entry->left_blanks;
         token->right_blanks = entry->right_blanks;
     }
+    ok = ok && added_ids_fit(tokenizer, parts, path, error);
     for (size_t i = 0; ok && i < tokenizer->n_token; i++) {
         Token *token = &tokenizer->token[i];
         if (token->text != NULL)

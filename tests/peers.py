@@ -31,9 +31,9 @@ KINDS = {"mamba": ("MambaConfig", "MambaForCausalLM"),
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
-def run(*words, text=""):
-    """Exit status, stdout and stderr of the program, with a text on its standard input."""
-    done = subprocess.run([PROGRAM, *map(str, words)], capture_output=True, timeout=300, input=text.encode(),
+def run(*words):
+    """Exit status, stdout and stderr of the program."""
+    done = subprocess.run([PROGRAM, *(str(word).encode() for word in words)], capture_output=True, timeout=300, input=b"",
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
@@ -393,7 +393,7 @@ def try_tokenizers(rng, count):
                 continue
             for _ in range(12):
                 text = random_text(rng)
-                status, out, err = run(folder, "-", "--tokenize", text=text)
+                status, out, err = run(folder, "--tokenize", "--", text)
                 if status == 1 and "tokenizer.json: " in err:
                     reason = err.split("tokenizer.json: ")[1].split(" (at byte")[0].strip()
                     refused[reason] = refused.get(reason, 0) + 1

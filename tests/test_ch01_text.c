@@ -60,6 +60,8 @@ static void UTF_16_is_named(void **state)
     assert_no_text("s\0u\0n\0\n\0", sentence);
     assert_no_text("\0s\0u\0n\0\n", sentence);
     assert_no_text("\xFF\xFE\x74\x66\x28\x96", sentence); /* two characters, and no 0 byte */
+    assert_no_text("\xFF\xFE\0\0s\0\0\0",
+                   "x: this is UTF-32, and UTF-8 is wanted: save it as UTF-8");
 }
 
 static void a_zero_byte_is_no_text(void **state)
@@ -161,6 +163,27 @@ static void commas_semicolons_and_tabs_are_recognised(void **state)
     assert_two_cells("a,\tb\nc,\td\n", ',', "c", "d"); /* a tab behind a comma is a blank */
     assert_two_cells("\"x;y\",1\n\"x;z\",2\n", ',', "x;z", "2"); /* what is quoted cuts nothing */
     assert_two_cells("a;b\nc;d\ne\nf,g\n\n#\nh;i\n", ';', "h", "i"); /* three lines of five */
+}
+
+/* U+00A0, U+200B, U+202F, U+3000, a second byte order mark: nobody sees that they are there. */
+static void blanks_that_nobody_sees_are_no_part_of_a_cell(void **state)
+{
+    (void)state;
+    assert_two_cells("a\xC2\xA0,1\nx\xE3\x80\x80\xE2\x80\x8B,\xE2\x80\xAF"
+                     "2 \xEF\xBB\xBF\n",
+                     ',', "x", "2");
+    assert_two_cells("\xEF\xBB\xBF\xEF\xBB\xBFx,1\ny\xC2\xA0z,2\n", ',', "y\xC2\xA0z", "2");
+}
+
+static void a_quote_that_is_left_open_is_named(void **state)
+{
+    (void)state;
+    static const char text[] = "a,b\n\"sun\nny\",2\n";
+    Table table;
+    Error error;
+    assert_false(table_parse(&table, strdup(text), strlen(text), false, "x.csv", &error));
+    assert_string_equal(error.text, "x.csv:2: a quote is opened, and not closed on its line");
+    assert_two_cells("a,1\n5\" snow,2\n", ',', "5\" snow", "2"); /* no quote opens there */
 }
 
 static void another_separator_is_named(void **state)
@@ -324,6 +347,9 @@ static void amounts_are_asked_about(void **state)
         "state\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n",
         "x.csv: are these amounts? The states are 13 different numbers, like 12: a chain "
         "needs a few named states, such as dry for 0 and wet for anything above");
+    assert_refused("0.0\nT\n0.4\n12.7\n0.0\nT\n0.0\n", /* a trace of rain changes nothing */
+                   "x.csv: are these amounts? The states are 3 different numbers, like 12.7: a "
+                   "chain needs a few named states, such as dry for 0 and wet for anything above");
     assert_record("state\n0\n1\n1\n0\n", 2, 4, 0, 0); /* classes may be numbers */
     assert_record("state\n0.0\n1.0\n1.0\n0.0\n", 2, 4, 0, 0);
     assert_record("state\n0.5\nhigh\n0.5\nhigh\n", 2, 4, 0, 0);
@@ -527,6 +553,8 @@ int main(void)
         cmocka_unit_test(what_is_no_UTF_8_is_refused_with_its_line),
         cmocka_unit_test(cells_are_cut_however_they_are_written),
         cmocka_unit_test(commas_semicolons_and_tabs_are_recognised),
+        cmocka_unit_test(blanks_that_nobody_sees_are_no_part_of_a_cell),
+        cmocka_unit_test(a_quote_that_is_left_open_is_named),
         cmocka_unit_test(another_separator_is_named),
         cmocka_unit_test(a_decimal_comma_is_read_where_semicolons_cut),
         cmocka_unit_test(titles_are_told_from_numbers_and_mistakes),

@@ -1020,20 +1020,24 @@ static void skip_for_mutants(void)
 static void two_runs_with_one_checkpoint_are_told_of_each_other(void **state)
 {
     (void)state;
-    char path[] = "/tmp/ch05_lock_XXXXXX", lock_path[64];
+    char path[] = "/tmp/ch05_lock_XXXXXX", lock_path[64], link[64];
     RunLock mine, other;
     Error error;
     int file = mkstemp(path);
     assert_true(file >= 0);
     snprintf(lock_path, sizeof lock_path, "%s.lock", path);
+    snprintf(link, sizeof link, "%s.link", path);
     for (int k = 0; k < 2; k++) { /* it is free again when the run is over */
         assert_true(run_lock(&mine, path, &error));
         assert_false(run_lock(&other, path, &error));
         assert_contains(error.text, path);
         assert_contains(error.text,
                         ": another training is writing this checkpoint; give one of the "
-                        "two another --checkpoint");
+                        "two another --checkpoint, and another --out");
         run_unlock(&other); /* holds nothing, and takes nothing away */
+        assert_int_equal(symlink(path, link), 0);
+        assert_false(run_lock(&other, link, &error)); /* it is the same file */
+        assert_int_equal(unlink(link), 0);
         assert_int_equal(access(lock_path, F_OK), 0);
         run_unlock(&mine);
         assert_int_equal(access(lock_path, F_OK), -1);
@@ -1048,6 +1052,45 @@ static void two_runs_with_one_checkpoint_are_told_of_each_other(void **state)
         run_unlock(&mine);
         run_unlock(&other);
     }
+}
+
+/* Before the first step, and not when the first part of the work is done. */
+static void a_checkpoint_that_cannot_be_written_is_told_at_once(void **state)
+{
+    (void)state;
+    char text[1024];
+    static const char *const no_file[] = {"/no/such/folder/checkpoint", "tests"};
+    for (int k = 0; k < 2; k++) {
+        char words[256];
+        snprintf(words, sizeof words,
+                 "--train --corpus data/rainbow/answers.txt --width 16 --layers 1 --length 16 "
+                 "--out build/tests/unwritten --checkpoint %s",
+                 no_file[k]);
+        assert_int_equal(
+            run_and_read(text, sizeof text, "ch05_language_model", words, "2>&1 </dev/null"), 1);
+        assert_contains(text, ": cannot be written: ");
+        assert_null(strstr(text, "other text")); /* the head of the table of losses */
+    }
+}
+
+/* None is waited for; the tests would never end. */
+static void a_model_s_words_are_read_from_a_file_alone(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ch05_words_XXXXXX", command[128];
+    MambaConfig config;
+    Vocabulary words;
+    Error error;
+    assert_non_null(mkdtemp(dir));
+    snprintf(command, sizeof command, "cp data/tiny-mamba/config.json %s", dir);
+    assert_int_equal(system(command), 0);
+    char *path = path_in(dir, "tokenizer.json");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_false(folder_open(&config, &words, dir, &error));
+    assert_contains(error.text, "tokenizer.json: this is not a regular file");
+    free(path);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
 }
 
 static void a_run_that_is_killed_goes_on_from_its_last_checkpoint(void **state)
@@ -2200,6 +2243,8 @@ int main(void)
         cmocka_unit_test(a_loss_that_is_no_number_ends_a_run_and_spares_the_checkpoint),
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
         cmocka_unit_test(two_runs_with_one_checkpoint_are_told_of_each_other),
+        cmocka_unit_test(a_checkpoint_that_cannot_be_written_is_told_at_once),
+        cmocka_unit_test(a_model_s_words_are_read_from_a_file_alone),
         cmocka_unit_test(a_run_ends_with_the_average_of_its_weights),
         cmocka_unit_test(what_is_fixed_is_the_same_for_every_token_and_nothing_else_is),
         cmocka_unit_test(what_is_not_fixed_is_as_in_the_selective_block),

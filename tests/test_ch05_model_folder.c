@@ -212,6 +212,37 @@ static bool original_name(Tensor *tensor, char *name)
     return true;
 }
 
+static void what_config_json_says_in_vain_is_noted(void **state)
+{
+    static const struct {
+        const char *json, *says; /* NULL: nothing */
+    } cases[] = {{"\"rescale_prenorm_residual\":true", "rescale_prenorm_residual is for the first"},
+                 {"\"rescale_prenorm_residual\":false", NULL},
+                 {"\"quantization_config\":{\"load_in_8bit\":true}",
+                  "quantization_config is left out: the weights are run as they lie"},
+                 {"\"quantization_config\":null", NULL}};
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    char *path = path_in(folder.dir, "config.json"), *text;
+    size_t len;
+    Error error;
+    (void)state;
+    assert_true(text_read(&text, &len, path, &error));
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        char more[8192];
+        snprintf(more, sizeof more, "{%s,%s", cases[i].json, strchr(text, '{') + 1);
+        text_write(folder.dir, "config.json", more);
+        Pretrained model = opened(folder.dir, 0);
+        if (cases[i].says == NULL)
+            assert_int_equal(model.folder.notes.len, 0);
+        else
+            assert_contains(model.folder.notes.bytes, cases[i].says);
+        pretrained_close(&model);
+    }
+    free(path), free(text);
+    own_folder_free(&folder);
+}
+
 static void silu_is_called_swish_too(void **state)
 {
     MambaConfig config = config_default(16);
@@ -352,6 +383,8 @@ static void settings_that_are_not_known_are_named(void **state)
     assert_string_equal(parsed("{\"suppress_tokens\": [1]}").unknown, "suppress_tokens");
     assert_string_equal(parsed("{\"forced_bos_token_id\": 0}").unknown, "forced_bos_token_id");
     assert_string_equal(parsed("{\"stop_strings\": \"x\"}").unknown, "stop_strings");
+    assert_string_equal(parsed("{\"watermarking_config\": {\"bias\": 2.5}}").unknown,
+                        "watermarking_config");
 }
 
 static void generation_json_is_checked(void **state)
@@ -523,6 +556,38 @@ static void only_regular_files_are_read(void **state)
     own_folder_free(&folder);
 }
 
+/* tokenizer.json is often a large file, for which a clone has a pointer; the others come from a
+   browser or an editor. */
+static void what_stands_in_place_of_json_is_named(void **state)
+{
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json"};
+    static const struct {
+        const char *bytes, *says;
+    } cases[] = {{"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+                  "this is a pointer of Git LFS, not the file itself: git lfs pull fetches it"},
+                 {"\n <!DOCTYPE html><html>", "this is a web page"},
+                 {"\xEF\xBB\xBF<HTML>", "this is a web page"},
+                 {"<?xml version=\"1.0\"?><Error>", "this is what a server says instead"},
+                 {"\x1f\x8b\x08", "this is packed by gzip"},
+                 {"\xFF\xFE{", "this is UTF-16"},
+                 {"\xEF\xBB\xBF{}", "this is a text with a byte order mark"}};
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(names); i++)
+        for (size_t k = 0; k < TABLE_SIZE(cases); k++) {
+            char *path = path_in(folder.dir, names[i]), *kept = path_in(folder.dir, "kept");
+            rename(path, kept);
+            text_write(folder.dir, names[i], cases[k].bytes);
+            open_refused(folder.dir, names[i]);
+            open_refused(folder.dir, cases[k].says);
+            assert_int_equal(unlink(path), 0);
+            rename(kept, path);
+            free(path), free(kept);
+        }
+    own_folder_free(&folder);
+}
+
 static void link_to(const char *to, const char *dir, const char *name)
 {
     char *path = path_in(dir, name);
@@ -569,6 +634,32 @@ static void links_stay_in_the_folder(void **state)
     own_folder_free(&folder), own_folder_free(&other);
 }
 
+/* As in a cache whose download was cut off. The file is missed, and not taken for one that nobody
+   meant to have. */
+static void a_link_that_leads_nowhere_is_named(void **state)
+{
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                        "model.safetensors", "model.safetensors.index.json"};
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    (void)state;
+    for (size_t i = 0; i < TABLE_SIZE(names); i++) {
+        char *path = path_in(folder.dir, names[i]), *kept = path_in(folder.dir, "kept");
+        if (i == 4)
+            move(folder.dir, "model.safetensors", "away");
+        rename(path, kept);
+        link_to("blobs/gone", folder.dir, names[i]);
+        open_refused(folder.dir, names[i]);
+        open_refused(folder.dir, "this is a link that leads nowhere");
+        link_to(names[i], folder.dir, names[i]); /* round and round */
+        open_refused(folder.dir, "this is a link that leads nowhere");
+        assert_int_equal(unlink(path), 0);
+        rename(kept, path);
+        free(path), free(kept);
+    }
+    own_folder_free(&folder);
+}
+
 /* models--owner--name/snapshots/REVISION/model.safetensors leads to ../../blobs/HASH. */
 static void hugging_faces_cache_is_a_folder_of_links(void **state)
 {
@@ -600,6 +691,8 @@ static void a_name_on_the_hub_is_no_folder(void **state)
         "state-spaces/mamba-130m-hf",
         "there is no such folder. Nothing is downloaded here: fetch it with Hugging Face's "
         "hf download state-spaces/mamba-130m-hf --local-dir mamba-130m-hf");
+    open_refused("https://huggingface.co/state-spaces/mamba-130m-hf",
+                 "hf download state-spaces/mamba-130m-hf --local-dir mamba-130m-hf");
     open_refused("./mamba-130m-hf", "mamba-130m-hf: No such file");
     open_refused("/no/such", "/no/such: No such file");
     open_refused("a/b/c", "a/b/c: No such file");
@@ -833,6 +926,7 @@ static void indexes_are_checked(void **state)
     } cases[] = {{"{}", "no weight_map"},
                  {"{\"weight_map\":{\"a\":\"../x\"}}", "not the name of a file"},
                  {"{\"weight_map\":{\"a\":\"\"}}", "not the name of a file"},
+                 {"{\"weight_map\":{\"a\":\"x\\u001b[2J\"}}", "'x?[2J' is not the name of a file"},
                  {"{\"weight_map\":{\"a\":1}}", "expected a string"},
                  {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", "gone.safetensors: No such"},
                  {"{\"weight_map\":{\"a\":\"config.json\"}}", "config.json"}};
@@ -895,6 +989,45 @@ static void the_original_layout_runs(void **state)
 
 /* --tokenizer: another folder's tokenizer.json, and the ids that end a text if the model's own
    config.json names none. */
+/* Versions of Transformers differ in which of the two they go by: a note says so. */
+static void what_tokenizer_config_contradicts_is_noted(void **state)
+{
+    static const struct {
+        const char *json, *says; /* NULL: nothing */
+    } cases[] = {
+        {"{\"tokenizer_class\":\"GPTNeoXTokenizer\",\"add_bos_token\":true,\"model_max_length\":"
+         "1e30}",
+         "note: add_bos_token is true in tokenizer_config.json, but tokenizer.json puts not a "
+         "token "
+         "before each text; it is followed"},
+        {"{\"add_eos_token\":true}", "add_eos_token is true in tokenizer_config.json"},
+        {"{\"add_prefix_space\":true}", "tokenizer.json puts not a space before each text"},
+        {"{\"add_bos_token\":false,\"add_eos_token\":false,\"add_prefix_space\":false}", NULL},
+        {"{\"add_bos_token\":null,\"add_eos_token\":1,\"x\":{\"add_prefix_space\":true}}", NULL},
+        {"{\"add_bos_token\":true",
+         "expected ',' or '}', found the end (at byte 21); it is left out"},
+        {"version https://git-lfs.github.com/spec/v1", "tokenizer_config.json: this is a pointer"}};
+    MambaConfig config = odd_config();
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 3);
+    char text[1024], words[160];
+    (void)state;
+    give_tokenizer(&folder);
+    for (size_t i = 0; i < TABLE_SIZE(cases); i++) {
+        text_write(folder.dir, "tokenizer_config.json", cases[i].json);
+        Pretrained model = opened(folder.dir, 0);
+        if (cases[i].says == NULL)
+            assert_int_equal(model.folder.notes.len, 0);
+        else
+            assert_contains(model.folder.notes.bytes, cases[i].says);
+        pretrained_close(&model);
+    }
+    text_write(folder.dir, "tokenizer_config.json", cases[0].json);
+    snprintf(words, sizeof words, "%s the --tokenize", folder.dir);
+    assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 0);
+    assert_contains(text, cases[0].says);
+    own_folder_free(&folder);
+}
+
 static void a_tokenizer_may_come_from_another_folder(void **state)
 {
     MambaConfig config = odd_config();
@@ -931,6 +1064,7 @@ int main(void)
         cmocka_unit_test(weights_in_f64_run_in_f32),
         cmocka_unit_test(a_head_of_its_own_wins_over_the_tie),
         cmocka_unit_test(what_is_not_used_is_noted),
+        cmocka_unit_test(what_config_json_says_in_vain_is_noted),
         cmocka_unit_test(silu_is_called_swish_too),
         cmocka_unit_test(tokens_round_a_text_count_in_its_perplexity),
         cmocka_unit_test(mamba_2_in_shards_and_in_the_original_layout_runs),
@@ -942,7 +1076,9 @@ int main(void)
         cmocka_unit_test(options_win_over_the_folder),
         cmocka_unit_test(the_program_goes_by_generation_json),
         cmocka_unit_test(only_regular_files_are_read),
+        cmocka_unit_test(what_stands_in_place_of_json_is_named),
         cmocka_unit_test(links_stay_in_the_folder),
+        cmocka_unit_test(a_link_that_leads_nowhere_is_named),
         cmocka_unit_test(hugging_faces_cache_is_a_folder_of_links),
         cmocka_unit_test(a_name_on_the_hub_is_no_folder),
         cmocka_unit_test(vectors_are_looked_at_when_the_folder_is_opened),
@@ -956,6 +1092,7 @@ int main(void)
         cmocka_unit_test(indexes_are_checked),
         cmocka_unit_test(vocabularies_may_be_padded),
         cmocka_unit_test(the_original_layout_runs),
+        cmocka_unit_test(what_tokenizer_config_contradicts_is_noted),
         cmocka_unit_test(a_tokenizer_may_come_from_another_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

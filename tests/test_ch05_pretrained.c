@@ -1007,6 +1007,65 @@ static void a_file_that_gets_shorter_ends_the_program_with_a_sentence(void **sta
     own_folder_free(&folder);
 }
 
+/* The status of `before | ch05_pretrained data/tiny-mamba words`, and all that it says. */
+static int said_after(char *text, size_t room, const char *before, const char *words)
+{
+    char command[512];
+    const char *build = getenv("BUILD");
+    snprintf(command, sizeof command, "printf '%s' | %s/ch05_pretrained data/tiny-mamba %s 2>&1",
+             before, build ? build : "build", words);
+    FILE *out = popen(command, "r");
+    assert_non_null(out);
+    text[fread(text, 1, room - 1, out)] = '\0';
+    int status = pclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* A shell may put a mark before what it pipes, and end lines with CR LF. */
+static void a_prompt_that_is_piped_is_read_like_any_text(void **state)
+{
+    char want[512], text[512];
+    (void)state;
+    assert_int_equal(said_after(want, sizeof want, "the rain\\nwas wet\\n", "- --tokenize"), 0);
+    assert_int_equal(
+        said_after(text, sizeof text, "\\357\\273\\277the rain\\r\\nwas wet\\r\\n", "- --tokenize"),
+        0);
+    assert_string_equal(text, want);
+    assert_int_equal(said_after(text, sizeof text, "\\377\\376t\\000h\\000", "-"), 1);
+    assert_contains(text, "error: standard input: this is UTF-16, and UTF-8 is wanted");
+    assert_int_equal(said_after(text, sizeof text, "caf\\351", "-"), 1);
+    assert_contains(text, "error: standard input:1: byte 4 of the file (0xe9) is not UTF-8");
+    assert_int_equal(said_after(text, sizeof text, "tea\\r\\ncaf\\351 and tea", "--perplexity -"),
+                     1);
+    assert_contains(
+        text,
+        "error: standard input: after 7 bytes the byte 0xe9 is not UTF-8: an older encoding?");
+    assert_int_equal(said_after(text, sizeof text, "", "\"$(printf 'caf\\351')\""), 1);
+    assert_contains(text, "error: the prompt: byte 4 (0xe9) is not UTF-8");
+    assert_int_equal(said_after(want, sizeof want, "the rain\\n", "--interactive -n 3"), 0);
+    assert_int_equal(said_after(text, sizeof text, "caf\\351\\n\\357\\273\\277the rain\\r\\n",
+                                "--interactive -n 3"),
+                     0);
+    assert_contains(text, "error: this line is no text in UTF-8, and is left out\n");
+    assert_string_equal(strchr(text, '\n') + 1, want);
+}
+
+/* An empty answer, or one to words that the model never saw, looks like a mistake. */
+static void what_a_reader_would_wonder_at_is_noted(void **state)
+{
+    char text[512];
+    (void)state;
+    assert_int_equal(said_after(text, sizeof text, "", "'Xyzzy rain' -n 1"), 0);
+    assert_contains(text, "note: 1 token of the text is the one for what is unknown\n");
+    assert_int_equal(said_after(text, sizeof text, "", "'the rain' -n 1"), 0);
+    assert_null(strstr(text, "note:"));
+    assert_int_equal(said_after(text, sizeof text, "",
+                                "'what is a rainbow ? a rainbow is light refracted and dispersed "
+                                "in water droplets .'"),
+                     0);
+    assert_contains(text, "note: the first token ends the text; --past-end goes on\n");
+}
+
 /* Two lines and an empty one: two answers of one conversation, each on a line of its own. */
 static void a_conversation_answers_line_after_line(void **state)
 {
@@ -1170,6 +1229,8 @@ int main(void)
         cmocka_unit_test(logits_of_every_position_go_to_a_file),
         cmocka_unit_test(an_answer_ends_where_it_should),
         cmocka_unit_test(a_file_that_gets_shorter_ends_the_program_with_a_sentence),
+        cmocka_unit_test(a_prompt_that_is_piped_is_read_like_any_text),
+        cmocka_unit_test(what_a_reader_would_wonder_at_is_noted),
         cmocka_unit_test(a_conversation_answers_line_after_line),
         cmocka_unit_test(a_comparison_says_what_each_run_says),
         cmocka_unit_test(four_bits_talk_and_remember),

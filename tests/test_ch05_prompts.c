@@ -111,6 +111,47 @@ static void a_line_that_is_empty_is_no_prompt(void **state)
     pretrained_close(&model);
 }
 
+/* The ids of a file of prompts; NULL with an error. */
+static uint32_t *ids_of_file(const Pretrained *model, const char *bytes, size_t len, Error *error)
+{
+    char name[] = "/tmp/test_prompts_XXXXXX";
+    Ids ids = {NULL, 0, 0, 0};
+    Packed at = {0, NULL};
+    FILE *file = fdopen(mkstemp(name), "w");
+    assert_int_equal(fwrite(bytes, 1, len, file), len);
+    fclose(file);
+    bool ok = prompts_read(&ids, &at, &model->folder.tokenizer, name, error);
+    remove(name);
+    free(at.start);
+    if (ok)
+        return ids.id;
+    ids_free(&ids);
+    return NULL;
+}
+
+static void a_file_of_prompts_is_read_like_any_text(void **state)
+{
+    (void)state;
+    static const char plain[] = "a harp\nthe rain\n", made[] = "\xEF\xBB\xBF"
+                                                               "a harp\r\nthe rain\r";
+    static const char utf16[] = "\xFF\xFE"
+                                "a\0",
+                      latin[] = "a caf\xE9\n";
+    Error error;
+    Pretrained model = opened("data/tiny-mamba", 0);
+    uint32_t *want = ids_of_file(&model, plain, sizeof plain - 1, &error);
+    uint32_t *got = ids_of_file(&model, made, sizeof made - 1, &error);
+    assert_non_null(want);
+    assert_non_null(got);
+    assert_memory_equal(got, want, 4 * sizeof *want);
+    free(want), free(got);
+    assert_null(ids_of_file(&model, utf16, sizeof utf16 - 1, &error));
+    assert_contains(error.text, "this is UTF-16");
+    assert_null(ids_of_file(&model, latin, sizeof latin - 1, &error));
+    assert_contains(error.text, ":1: byte 6 of the file (0xe9) is not UTF-8");
+    pretrained_close(&model);
+}
+
 /* Runs the program in a process of its own; returns its exit status, and what it printed. */
 static int prompts_said(char text[4096], const char *words)
 {
@@ -139,6 +180,7 @@ int main(void)
         cmocka_unit_test(prompts_read_together_leave_what_each_leaves_alone),
         cmocka_unit_test(a_chunk_of_prompts_has_the_bits_of_each_one_s_chunk),
         cmocka_unit_test(a_line_that_is_empty_is_no_prompt),
+        cmocka_unit_test(a_file_of_prompts_is_read_like_any_text),
         cmocka_unit_test(the_program_says_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -706,6 +706,18 @@ static void tokenizers_of_all_versions_are_read(void **state)
         "E\xCC\x81", "0 1"); /* e with an accent, of two characters or one */
 }
 
+/* Ids may have gaps where the vocabulary has them: what comes after has the next one all the same. */
+static void added_tokens_have_the_ids_that_transformers_gives_them(void **state)
+{
+    (void)state;
+    encode_is(
+        "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":7,\"content\":\"z\"},{\"id\":8,\"content\":"
+        "\"<x>\"},{\"id\":9,\"content\":\"<y>\"}],\"model\":{\"type\":\"BPE\",\"dropout\":0.0,"
+        "\"vocab\":{"
+        "\"a\":0,\"z\":7},\"merges\":[]}," BYTE_LEVEL "}",
+        "az<y><x>", "0 7 9 8");
+}
+
 static void wrong_tokenizers_are_named(void **state)
 {
     const struct {
@@ -799,6 +811,16 @@ static void wrong_tokenizers_are_named(void **state)
          "a token and its id are wanted"},
         {POST("{\"type\":\"BertProcessing\",\"cls\":[\"<s>\",9],\"sep\":[\"</s>\",2]}"),
          "post_processor: there is no token of id 9"},
+        {"{\"version\":\"2.0\"}", "version '2.0' is not known here: 1.0 is"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"\"}}}",
+         "a pattern that is empty"},
+        {"{\"added_tokens\":[{\"id\":5,\"content\":\"x\"}],\"model\":{\"type\":\"BPE\",\"vocab\":{"
+         "\"a\":0},"
+         "\"merges\":[]}," BYTE_LEVEL "}",
+         "the added token 'x' has the id 5, but Transformers would give it 1, the next"},
+        {"{\"added_tokens\":[{\"id\":2,\"content\":\"x\"},{\"id\":1,\"content\":\"y\"}],\"model\":{"
+         "\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}," BYTE_LEVEL "}",
+         "the added token 'x' has the id 2, but Transformers would give it 1"},
         {"{\"added_tokens\":[{\"id\":1}]}", "an id and a content"},
         {"{\"added_tokens\":[{\"id\":1,\"content\":\"\"}]}", "of 0 bytes"}};
     (void)state;
@@ -1207,6 +1229,7 @@ int main(void)
         cmocka_unit_test(a_post_processor_puts_tokens_round_a_text),
         cmocka_unit_test(bytes_without_a_token_are_unknown_or_left_out),
         cmocka_unit_test(tokenizers_of_all_versions_are_read),
+        cmocka_unit_test(added_tokens_have_the_ids_that_transformers_gives_them),
         cmocka_unit_test(wrong_tokenizers_are_named),
         cmocka_unit_test(bytes_without_a_token_are_named),
         cmocka_unit_test(no_text_makes_encoding_quadratic),

@@ -151,6 +151,19 @@ static void no_program_ends_well_when_its_output_is_lost(void **state)
         check_lost(writers[k][0], writers[k][1]);
 }
 
+/* A signal would end the program without a word of its own. */
+static void a_file_that_may_not_grow_is_one_that_cannot_be_written(void **state)
+{
+    (void)state;
+    static char text[TEXT_ROOM];
+    char path[64], words[80];
+    snprintf(path, sizeof path, "/tmp/test_programs_%ld.svg", (long)getpid());
+    snprintf(words, sizeof words, "--svg %s", path);
+    assert_int_equal(shell(text, "ulimit -f 0;", "ch01_markov", words, "2>&1 </dev/null"), 1);
+    assert_contains(text, "cannot be written: File too large");
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 static void what_programs_print_fits_eighty_columns(void **state)
 {
     (void)state; /* the lessons' own runs are measured by test_lessons */
@@ -282,6 +295,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_program_helps_in_eighty_columns),
         cmocka_unit_test(no_program_ends_well_when_its_output_is_lost),
+        cmocka_unit_test(a_file_that_may_not_grow_is_one_that_cannot_be_written),
         cmocka_unit_test(what_programs_print_fits_eighty_columns),
         cmocka_unit_test(a_plain_locale_gets_plain_text),
         cmocka_unit_test(a_terminal_has_its_colours_and_its_width),

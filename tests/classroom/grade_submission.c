@@ -768,9 +768,12 @@ static bool salvage_file(Grading *grading, const char *file, bool last)
         helped = file_compiles(&message, grading, file, &base);
         if (!helped && last)
             stubs_of_kit(&base, grading, file, &message);
-        helped = helped || last;
-        if (helped)
+        if (helped || (last && !grading->for_student))
             regions_put(&base, grading, file, &submitted);
+        for (int k = 0; !helped && last && grading->for_student && k < grading->n_exercise; k++)
+            if (strcmp(grading->exercises[k].file, file) == 0) /* whose kit has no other file */
+                text_say(&grading->exercises[k].broken, "see below\n");
+        helped = helped || last;
     }
     write_work(path, whole || !helped ? &submitted : &base);
     text_free(&submitted);

@@ -561,12 +561,13 @@ static double level_below(const Chart *chart, double top)
 static void svg_levels(FILE *out, const Chart *chart, const Axis *up, const double box[4])
 {
     double free_from = -INFINITY, height = level_below(chart, INFINITY);
-    for (; isfinite(height); height = level_below(chart, height - 1e-9 * fabs(height))) {
+    while (isfinite(height)) {
         char name[32];
         double place = axis_place(up, height), y = box[1] + box[3] * (1.0 - place);
+        level_name(name, sizeof name, height);
+        height = level_below(chart, height - 1e-9 * fabs(height));
         if (!(place >= 0.0 && place <= 1.0))
             continue;
-        level_name(name, sizeof name, height);
         fprintf(out, "<path d=\"M%.1f,%.1f h%.1f\" stroke=\"#777\" stroke-dasharray=\"2 4\"/>\n",
                 box[0], y, box[2]);
         double at = fmax(y + 4.0, free_from);

@@ -146,7 +146,7 @@ static size_t blank_bytes(const char *at, char cut)
 }
 
 /* The end of a cell (begin .. end) without the blanks there. */
-static char *cell_trimmed(char *begin, char *end, char cut)
+static char *cell_trimmed(const char *begin, char *end, char cut)
 {
     for (size_t bytes = 1; bytes <= 3 && bytes <= (size_t)(end - begin);)
         if (blank_bytes(end - bytes, cut) == bytes) {

@@ -64,6 +64,42 @@ Ssm ssm_new(size_t d_state, size_t d_in, size_t d_out)
     return system;
 }
 
+/* A system from its numbers: A, B, C and D row by row, one after the other; x0 is 0. The tank is
+   ssm_of(1, 1, 1, {0.5, 1, 1, 0.25}). */
+Ssm ssm_of(size_t d_state, size_t d_in, size_t d_out, const double *numbers)
+{
+    Ssm system = ssm_new(d_state, d_in, d_out);
+    double *matrix[] = {system.A, system.B, system.C, system.D};
+    size_t count[] = {d_state * d_state, d_state * d_in, d_out * d_state, d_out * d_in};
+    for (int k = 0; k < 4; k++) {
+        memcpy(matrix[k], numbers, count[k] * sizeof *numbers);
+        numbers += count[k];
+    }
+    return system;
+}
+
+void ssm_free(Ssm *system)
+{
+    free(system->A);
+    free(system->B);
+    free(system->C);
+    free(system->D);
+    free(system->x0);
+    memset(system, 0, sizeof *system);
+}
+
+static Ssm ssm_copy(const Ssm *system)
+{
+    size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out;
+    Ssm copy = ssm_new(d_state, d_in, d_out);
+    memcpy(copy.A, system->A, d_state * d_state * sizeof(double));
+    memcpy(copy.B, system->B, d_state * d_in * sizeof(double));
+    memcpy(copy.C, system->C, d_out * d_state * sizeof(double));
+    memcpy(copy.D, system->D, d_out * d_in * sizeof(double));
+    memcpy(copy.x0, system->x0, d_state * sizeof(double));
+    return copy;
+}
+
 /* Exercise 2.1. A chain as a system. Its state is the forecast, x = pi (n_state); nothing comes in,
    so B = 0 and D = 0 for one idle input, as ssm_new leaves them; and all of the state is to be
    seen. Chapter 1 multiplies a row from the left, pi P; here states are columns, A x. chain->P is
@@ -165,42 +201,6 @@ static size_t run_from_start(double *y, const double *u, const Ssm *system, size
     size_t done = ssm_run(y, x, u, system, len, reading);
     free(x);
     return done;
-}
-
-/* A system from its numbers: A, B, C and D row by row, one after the other; x0 is 0. The tank is
-   ssm_of(1, 1, 1, {0.5, 1, 1, 0.25}). */
-Ssm ssm_of(size_t d_state, size_t d_in, size_t d_out, const double *numbers)
-{
-    Ssm system = ssm_new(d_state, d_in, d_out);
-    double *matrix[] = {system.A, system.B, system.C, system.D};
-    size_t count[] = {d_state * d_state, d_state * d_in, d_out * d_state, d_out * d_in};
-    for (int k = 0; k < 4; k++) {
-        memcpy(matrix[k], numbers, count[k] * sizeof *numbers);
-        numbers += count[k];
-    }
-    return system;
-}
-
-void ssm_free(Ssm *system)
-{
-    free(system->A);
-    free(system->B);
-    free(system->C);
-    free(system->D);
-    free(system->x0);
-    memset(system, 0, sizeof *system);
-}
-
-static Ssm ssm_copy(const Ssm *system)
-{
-    size_t d_state = system->d_state, d_in = system->d_in, d_out = system->d_out;
-    Ssm copy = ssm_new(d_state, d_in, d_out);
-    memcpy(copy.A, system->A, d_state * d_state * sizeof(double));
-    memcpy(copy.B, system->B, d_state * d_in * sizeof(double));
-    memcpy(copy.C, system->C, d_out * d_state * sizeof(double));
-    memcpy(copy.D, system->D, d_out * d_in * sizeof(double));
-    memcpy(copy.x0, system->x0, d_state * sizeof(double));
-    return copy;
 }
 
 /* Exercise 2.3. The index shift that confuses everyone. `out` gives, read before the update, what

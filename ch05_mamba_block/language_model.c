@@ -638,8 +638,8 @@ double trainer_check(Trainer *trainer, const BatchSource *source)
 /* Steps, and now and then a look at what is not learnt from: a loss that falls on the one and not
    on the other is learning by heart. */
 
-bool trainer_save(const Trainer *trainer, const char *path,
-                  Error *error); /* below, with all files */
+/* Below, with all files. */
+bool trainer_save(const Trainer *trainer, const char *path, Error *error);
 
 /* The mean of the last losses, which single batches make jump. */
 static double recent_loss(const Trainer *trainer)

@@ -164,30 +164,21 @@ static void conv1d_token(float *out, const float *const *in, const float *weight
     }
 }
 
-/* The input at time t of sequence b, (d_inner). t may be up to d_conv - 1 before the first token:
-   that is in `past` (batch, d_conv - 1, d_inner), oldest first, or zeros if `past` is NULL. */
-static const float *conv1d_input(const float *u_raw, const float *past, const float *zeros,
-                                 size_t b, int64_t t, size_t len, size_t d_inner, size_t d_conv)
-{
-    if (t >= 0)
-        return u_raw + (b * len + (size_t)t) * d_inner;
-    size_t row = (size_t)((int64_t)d_conv - 1 + t);
-    return past == NULL ? zeros : past + (b * (d_conv - 1) + row) * d_inner;
-}
-
-/* A whole sequence: out (batch, len, d_inner) from u_raw of the same shape; zeros is d_inner zeros.
-   CONV_MOST is 16, the largest d_conv. */
+/* A whole sequence: out (batch, len, d_inner) from u_raw of the same shape. What came before the
+   first token is in `past` (batch, d_conv - 1, d_inner), oldest first; if that is NULL, it is zeros
+   (d_inner). CONV_MOST is 16, the largest d_conv. */
 void conv1d_forward(float *out, const float *u_raw, const float *past, const float *zeros,
                     const float *weight, const float *bias, size_t batch, size_t len,
                     size_t d_inner, size_t d_conv)
 {
     for (size_t b = 0; b < batch; b++)
         for (size_t t = 0; t < len; t++) {
-            const float *in[CONV_MOST];
+            const float *in[CONV_MOST]; /* in[j]: of time t + j + 1 - d_conv */
             for (size_t j = 0; j < d_conv; j++)
-                in[j] =
-                    conv1d_input(u_raw, past, zeros, b, (int64_t)(t + j) - (int64_t)(d_conv - 1),
-                                 len, d_inner, d_conv);
+                if (t + j + 1 >= d_conv)
+                    in[j] = u_raw + (b * len + t + j + 1 - d_conv) * d_inner;
+                else
+                    in[j] = past == NULL ? zeros : past + (b * (d_conv - 1) + t + j) * d_inner;
             conv1d_token(out + (b * len + t) * d_inner, in, weight, bias, d_inner, d_conv);
         }
 }

@@ -303,15 +303,12 @@ static size_t weights_draw(const float *weight, size_t vocab, Random *random)
     return last;
 }
 
-/* Whether all logits are numbers: none has an exponent of nothing but ones. */
+/* Whether all logits are numbers. */
 static bool logits_are_numbers(const float *logits, size_t vocab)
 {
     size_t bad = 0;
-    for (size_t v = 0; v < vocab; v++) {
-        uint32_t bits;
-        memcpy(&bits, &logits[v], sizeof bits);
-        bad += (bits & 0x7F800000) == 0x7F800000;
-    }
+    for (size_t v = 0; v < vocab; v++)
+        bad += !isfinite(logits[v]);
     return bad == 0;
 }
 

@@ -883,16 +883,20 @@ static bool arguments_take(const Program *program, bool *given, int argc, char *
     return true;
 }
 
-/* Whether the word behind this one is its value: "--prompt", or "-n" alone. */
+/* Whether the word behind this one is its value: "--prompt", also cut short, or "-n" alone. A name
+   in full is that option, though a longer one begins like it. */
 static bool word_wants_value(const Program *program, const char *word)
 {
+    size_t len = strlen(word);
+    bool wants = false;
     for (size_t k = 0; k < program->n_option; k++) {
         OptionName shown = option_shown(&program->option[k]);
-        size_t len = strlen(word) > 2 ? strlen(word) : sizeof shown.text;
-        if (option_takes_value(&program->option[k]) && strncmp(shown.text, word, len) == 0)
-            return true;
+        bool takes = option_takes_value(&program->option[k]);
+        if (strcmp(shown.text, word) == 0)
+            return takes;
+        wants = wants || (takes && len > 2 && strncmp(shown.text, word, len) == 0);
     }
-    return false;
+    return wants;
 }
 
 /* A text that begins with a minus but is no option: there are blanks in it, as in "- a list", and

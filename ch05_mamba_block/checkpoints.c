@@ -74,8 +74,9 @@ static bool settings_agree(const Safetensors *file, const char *settings, const 
     return strcmp(was, settings) == 0 || fail(error, "%s: belongs to a run with %.100s", path, was);
 }
 
-/* Fills the first `count` arrays of a list from a file in which every one must be, with its shape:
-   all of them, or, with an error, none. Parameters (settings NULL) may have any type of floats. */
+/* Fills the first `count` arrays of a list from a file in which every one must be, with its shape,
+   and the floats finite: all of them, or, with an error, none. Parameters (settings NULL) may have
+   any type of floats. */
 bool saved_read(const SavedList *list, size_t count, const char *settings, const char *path,
                 Error *error)
 {
@@ -87,7 +88,8 @@ bool saved_read(const SavedList *list, size_t count, const char *settings, const
     for (size_t i = 0; ok && i < count; i++)
         ok = safetensors_expect(&found, &file, list->tensor[i].name,
                                 settings == NULL ? TENSOR_ANY : list->tensor[i].type,
-                                list->tensor[i].rank, list->tensor[i].shape, error);
+                                list->tensor[i].rank, list->tensor[i].shape, error) &&
+             (list->tensor[i].type != TENSOR_F32 || tensor_is_finite(found, path, error));
     for (size_t i = 0; ok && i < count; i++) {
         found = safetensors_find(&file, list->tensor[i].name);
         if (list->tensor[i].type == TENSOR_F32)

@@ -126,10 +126,7 @@ static bool file_is_no_stranger(const char *bytes, size_t len, const char *path,
     for (size_t i = 0; i < sizeof stranger / sizeof *stranger; i++) {
         const char *first = stranger[i].first;
         size_t count = strlen(first), from = *first == '<' ? page : 0;
-        bool same =
-            len - from >= count && (*first == '<' ? strncasecmp(bytes + from, first, count) == 0
-                                                  : memcmp(bytes + from, first, count) == 0);
-        if (same)
+        if (len - from >= count && strncasecmp(bytes + from, first, count) == 0)
             return fail(error, "%s: this is %s", path, stranger[i].what);
     }
     return true;

@@ -779,7 +779,7 @@ typedef struct {
 
 /* Goes on from the prompt until a token that ends a text, at most so far; each token is printed as
    soon as it is there. How fast it was, and what is carried along, goes to stderr. */
-static void generate(const Wish *wish, const Model *model, const Vocabulary *words)
+static bool generate(const Wish *wish, const Model *model, const Vocabulary *words, Error *error)
 {
     size_t len = strlen(wish->prompt), unknown;
     uint64_t done = 0;
@@ -798,7 +798,8 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     /* the prompt all at once, then word by word: draw, show, read what was drawn */
     const float *logits = writer_read_all(&writer, ids, count);
     double start = seconds_now();
-    for (; done < wish->most; done++) {
+    bool ok = logits_are_numbers(logits, model->config.vocab_size);
+    for (; ok && done < wish->most; done++) {
         size_t token = sampler_draw(&sampler, logits, &wish->sampling, &random);
         if (!words->bytes && token == WORD_END)
             break;
@@ -806,7 +807,13 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
         print_token(stdout, token, false, words);
         fflush(stdout);
         logits = writer_read(&writer, (int32_t)token);
+        ok = logits_are_numbers(logits, model->config.vocab_size);
     }
+    if (!ok)
+        fail(error,
+             "after %" PRIu64 " tokens the logits are NaN or infinite: a number has left "
+             "what a float can hold",
+             count + done);
     putchar('\n');
     fflush(stdout);
     if (unknown > 0)
@@ -818,6 +825,7 @@ static void generate(const Wish *wish, const Model *model, const Vocabulary *wor
     sampler_free(&sampler);
     writer_free(&writer);
     free(ids);
+    return ok;
 }
 
 /* ==================================== Kept in files ======================================== */
@@ -1034,10 +1042,10 @@ static bool run_generate(const ModelOptions *options, Error *error)
     Vocabulary words;
     if (!model_open_folder(&model, &words, options->model, error))
         return false;
-    generate(&options->wish, &model, &words);
+    bool ok = generate(&options->wish, &model, &words, error);
     model_free(&model);
     vocabulary_free(&words);
-    return true;
+    return ok;
 }
 
 static bool train_and_save(const ModelOptions *options, const Sources *sources, const Show *show,

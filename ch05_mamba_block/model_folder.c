@@ -182,6 +182,21 @@ bool shard_names_parse(ShardNames *names, const char *text, size_t len, const ch
     return ok;
 }
 
+/* Of a tensor in two files nobody knows which was meant. */
+static bool shards_are_apart(const Shards *shards, Error *error)
+{
+    for (size_t i = 1; i < shards->n_file; i++)
+        for (size_t k = 0; k < shards->file[i].n_tensor; k++)
+            for (size_t before = 0; before < i; before++) {
+                const char *name = shards->file[i].tensor[k].name;
+                if (safetensors_find(&shards->file[before], name) != NULL)
+                    return fail(error, "%s: tensor '%s' is in another file too, %s",
+                                shown_path(shards->file[i].path), shown_name(name).text,
+                                shown_path(shards->file[before].path));
+            }
+    return true;
+}
+
 static bool shards_open_index(Shards *shards, const char *dir, const char *index, Error *error)
 {
     char *path = path_in(dir, index), *text = NULL;
@@ -192,6 +207,7 @@ static bool shards_open_index(Shards *shards, const char *dir, const char *index
     ok = ok && shard_names_parse(&names, text, len, path, error);
     for (size_t i = 0; ok && i < names.count; i++)
         ok = shards_open(shards, dir, names.name[i], error);
+    ok = ok && shards_are_apart(shards, error);
     shard_names_free(&names);
     free(text);
     free(path);
@@ -261,29 +277,6 @@ static bool shards_expect(const Tensor **tensor, const Shards *shards, const cha
     return true;
 }
 
-/* How many numbers of a tensor are none, or too large for a float. */
-static size_t tensor_not_finite(const Tensor *tensor)
-{
-    enum { PART = 4096 };
-    float number[PART];
-    size_t bad = 0;
-    for (size_t done = 0; done < tensor->count; done += PART) {
-        Tensor part = tensor_part(tensor, done, smaller(tensor->count - done, PART));
-        tensor_to_float(number, &part);
-        for (size_t i = 0; i < part.count; i++)
-            bad += !isfinite(number[i]);
-    }
-    return bad;
-}
-
-static bool tensor_is_finite(const Tensor *tensor, const Shards *shards, Error *error)
-{
-    size_t bad = tensor_not_finite(tensor);
-    return bad == 0 || fail(error, "%s: tensor '%s': %zu of its %zu numbers are NaN or infinite",
-                            shown_path(shards_file(shards, tensor->name)->path),
-                            shown_name(tensor->name).text, bad, tensor->count);
-}
-
 /* Looks at every number of every file, for one that is none. */
 bool shards_are_finite(const Shards *shards, Error *error)
 {
@@ -292,7 +285,7 @@ bool shards_are_finite(const Shards *shards, Error *error)
             const Tensor *tensor = &shards->file[i].tensor[k];
             bool read = tensor->type == TENSOR_F32 || tensor->type == TENSOR_F16 ||
                         tensor->type == TENSOR_BF16 || tensor->type == TENSOR_F64;
-            if (read && !tensor_is_finite(tensor, shards, error))
+            if (read && !tensor_is_finite(tensor, shards->file[i].path, error))
                 return false;
         }
     return true;
@@ -573,7 +566,7 @@ static bool folder_find_ends(ModelFolder *folder, Error *error)
         config->vocab_size = shape[0] = table->shape[0];
     if (!folder_expect(&table, folder, names[which], 2, shape, error) ||
         !folder_expect(&folder->norm_f, folder, norm, 1, shape + 1, error) ||
-        !tensor_is_finite(folder->norm_f, shards, error))
+        !tensor_is_finite(folder->norm_f, shards_file(shards, norm)->path, error))
         return false;
     folder->embeddings = table;
     folder->print =
@@ -603,7 +596,8 @@ static bool folder_find_layers(ModelFolder *folder, Error *error)
                  part->name);
         const Tensor **tensor = &folder->part[i];
         if (!folder_expect(tensor, folder, name, part->rank, part->shape, error) ||
-            (!matrix && !tensor_is_finite(*tensor, &folder->shards, error)))
+            (!matrix &&
+             !tensor_is_finite(*tensor, shards_file(&folder->shards, name)->path, error)))
             return false;
         folder->print = hash_bytes((*tensor)->data, smaller((*tensor)->bytes, 256), folder->print);
     }

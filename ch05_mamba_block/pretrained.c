@@ -370,15 +370,6 @@ void runner_logits(Runner *run, Memory *memory)
     step_all(run, memory, NO_TOKEN, true);
 }
 
-/* Whether all logits are numbers. */
-static bool logits_are_numbers(const float *logits, size_t vocab)
-{
-    size_t bad = 0;
-    for (size_t v = 0; v < vocab; v++)
-        bad += !isfinite(logits[v]);
-    return bad == 0;
-}
-
 /* Says why logits are no numbers after so many tokens: a weight that is none is named. */
 static bool fail_no_numbers(const Pretrained *model, size_t tokens, Error *error)
 {
@@ -720,7 +711,11 @@ static bool demo_focus(Conversation *talk, const Ids *ids, const Show *show, Err
     run->focus = &focus;
     runner_feed(run, &talk->memory, ids->id, ids->count, false);
     run->focus = NULL;
+    size_t wrong = 0;
+    while (wrong < layers * ids->count && isfinite(focus.delta[wrong]))
+        wrong++;
     bool ok =
+        (wrong == layers * ids->count || fail_no_numbers(model, ids->count, error)) &&
         show_gates(&focus, ids->id, model->folder.has_tokenizer ? &model->folder.tokenizer : NULL,
                    show, error);
     free(focus.delta);

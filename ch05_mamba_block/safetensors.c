@@ -996,6 +996,30 @@ static Tensor tensor_part(const Tensor *tensor, size_t start, size_t count)
     return part;
 }
 
+/* How many numbers of a tensor are none, or too large for a float. */
+static size_t tensor_not_finite(const Tensor *tensor)
+{
+    enum { PART = 4096 };
+    float number[PART];
+    size_t bad = 0;
+    for (size_t done = 0; done < tensor->count; done += PART) {
+        size_t left = tensor->count - done;
+        Tensor part = tensor_part(tensor, done, left < PART ? left : PART);
+        tensor_to_float(number, &part);
+        for (size_t i = 0; i < part.count; i++)
+            bad += !isfinite(number[i]);
+    }
+    return bad;
+}
+
+/* Fails if one is; the tensor is one of the file at `path`. */
+bool tensor_is_finite(const Tensor *tensor, const char *path, Error *error)
+{
+    size_t bad = tensor_not_finite(tensor);
+    return bad == 0 || fail(error, "%s: tensor '%s': %zu of its %zu numbers are NaN or infinite",
+                            shown_path(path), shown_name(tensor->name).text, bad, tensor->count);
+}
+
 static TensorSummary tensor_summary(const Tensor *tensor)
 {
     enum { PART = 4096 }; /* numbers at a time: a large tensor needs no second place in memory */

@@ -2,7 +2,8 @@
    vocabulary.
 
    HOLDS   their softmax in vectors, with the loss of a token and its gradient; the likeliest token;
-           the draw of the next one: penalty, temperature, top-k, top-p, without sorting
+           the draw of the next one: penalty, temperature, top-k, top-p, without sorting; whether
+           they are numbers
    FOR     language_model.c, which has the loss and the two cuts as they are defined, and
            pretrained.c. It knows nothing of a model
    SOURCE  the order and the meaning of the settings are those of Hugging Face's generate() */
@@ -300,6 +301,15 @@ static size_t weights_draw(const float *weight, size_t vocab, Random *random)
                 break;
         }
     return last;
+}
+
+/* Whether all logits are numbers. */
+static bool logits_are_numbers(const float *logits, size_t vocab)
+{
+    size_t bad = 0;
+    for (size_t v = 0; v < vocab; v++)
+        bad += !isfinite(logits[v]);
+    return bad == 0;
 }
 
 /* The next token for logits (vocab). It does not count as seen before sampler_see says so. The same

@@ -1073,6 +1073,50 @@ static void a_checkpoint_that_cannot_be_written_is_told_at_once(void **state)
     }
 }
 
+/* A model with one number, at the beginning of a tensor, that is another. */
+static void spoilt_model(char *dir, const char *tensor, float number)
+{
+    char command[128];
+    Safetensors file;
+    Error error;
+    assert_non_null(mkdtemp(dir));
+    snprintf(command, sizeof command, "cp data/tiny-mamba/* %s", dir);
+    assert_int_equal(system(command), 0);
+    char *path = path_in(dir, "model.safetensors");
+    assert_true(safetensors_open(&file, path, &error));
+    const Tensor *found = safetensors_find(&file, tensor);
+    long place = (long)(found->data - (const unsigned char *)file.map);
+    safetensors_close(&file);
+    FILE *out = fopen(path, "r+b");
+    assert_int_equal(fseek(out, place, SEEK_SET), 0);
+    assert_int_equal(fwrite(&number, sizeof number, 1, out), 1);
+    assert_int_equal(fclose(out), 0);
+    free(path);
+}
+
+static void a_model_of_which_a_number_is_none_is_refused(void **state)
+{
+    (void)state;
+    static const char *const programs[] = {"ch05_language_model", "ch05_stories_test",
+                                           "ch05_lengths"};
+    static const char *const options[] = {"-n 2", "", "--loop"};
+    char dir[] = "/tmp/ch05_spoilt_XXXXXX", huge[] = "/tmp/ch05_spoilt_XXXXXX";
+    char text[1024], words[256];
+    spoilt_model(dir, "backbone.layers.1.mixer.in_proj.weight", NAN);
+    spoilt_model(huge, "backbone.norm_f.weight", 3e38f);
+    for (size_t k = 0; k < sizeof programs / sizeof *programs; k++) {
+        snprintf(words, sizeof words, "%s --model %s", options[k], dir);
+        assert_int_equal(run_program(text, sizeof text, programs[k], words), 1);
+        assert_contains(text, "model.safetensors: tensor 'backbone.layers.1.mixer.in_proj.weight': "
+                              "1 of its 16384 numbers are NaN or infinite");
+    }
+    snprintf(words, sizeof words, "-n 2 --model %s", huge);
+    assert_int_equal(run_program(text, sizeof text, "ch05_language_model", words), 1);
+    assert_contains(text, "tokens the logits are NaN or infinite");
+    snprintf(words, sizeof words, "rm -r %s %s", dir, huge);
+    assert_int_equal(system(words), 0);
+}
+
 /* None is waited for; the tests would never end. */
 static void a_model_s_words_are_read_from_a_file_alone(void **state)
 {
@@ -2244,6 +2288,7 @@ int main(void)
         cmocka_unit_test(a_run_that_is_killed_goes_on_from_its_last_checkpoint),
         cmocka_unit_test(two_runs_with_one_checkpoint_are_told_of_each_other),
         cmocka_unit_test(a_checkpoint_that_cannot_be_written_is_told_at_once),
+        cmocka_unit_test(a_model_of_which_a_number_is_none_is_refused),
         cmocka_unit_test(a_model_s_words_are_read_from_a_file_alone),
         cmocka_unit_test(a_run_ends_with_the_average_of_its_weights),
         cmocka_unit_test(what_is_fixed_is_the_same_for_every_token_and_nothing_else_is),

@@ -946,6 +946,23 @@ static void indexes_are_checked(void **state)
     own_folder_free(&folder);
 }
 
+static void a_tensor_in_two_files_is_named(void **state)
+{
+    MambaConfig config = config_default(16);
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 1);
+    char command[256];
+    (void)state;
+    move(folder.dir, "model.safetensors", "one.safetensors");
+    snprintf(command, sizeof command, "cp %s/one.safetensors %s/two.safetensors", folder.dir,
+             folder.dir);
+    assert_int_equal(system(command), 0);
+    text_write(folder.dir, "model.safetensors.index.json",
+               "{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}");
+    open_refused(folder.dir, "two.safetensors: tensor 'backbone.embeddings.weight' is in another "
+                             "file too, ");
+    own_folder_free(&folder);
+}
+
 /* A table of more rows than config.json says is a padded one; a tokenizer with more ids is an
    error. */
 static void vocabularies_may_be_padded(void **state)
@@ -1090,6 +1107,7 @@ int main(void)
         cmocka_unit_test(folders_without_usable_weights_are_refused),
         cmocka_unit_test(tensors_that_are_missing_or_wrong_are_named),
         cmocka_unit_test(indexes_are_checked),
+        cmocka_unit_test(a_tensor_in_two_files_is_named),
         cmocka_unit_test(vocabularies_may_be_padded),
         cmocka_unit_test(the_original_layout_runs),
         cmocka_unit_test(what_tokenizer_config_contradicts_is_noted),

@@ -285,6 +285,12 @@ static void a_prompt_may_begin_with_a_minus(void **state)
     assert_int_equal(shell(text, "", "ch05_pretrained", "data/tiny-mamba -n 1 -- -rain", "2>&1"),
                      0);
     assert_contains(text, "rain");
+    static const char *const tokenized[] = {"data/tiny-mamba --tokenize '- the rain'",
+                                            "data/tiny-mamba --tokenize -- '--- the rain'"};
+    for (int k = 0; k < 2; k++) { /* --tokenize is no --tokenizer cut short, and takes no value */
+        assert_int_equal(shell(text, "", "ch05_pretrained", tokenized[k], "2>&1"), 0);
+        assert_contains(text, "'rain'");
+    }
     assert_int_equal(shell(text, "", "ch05_pretrained", "data/tiny-mamba -5 -n 0", "2>&1"), 2);
     assert_contains(text,
                     "error: '-5' is not an option: a text that begins with a minus goes behind --");

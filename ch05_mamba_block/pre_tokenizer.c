@@ -302,11 +302,17 @@ bool stage_next(Piece *part, size_t *at, const Stage *stage, const Piece *piece)
     return false;
 }
 
+static bool same_text(const Stage *a, const Stage *b)
+{
+    return a->text_len == b->text_len && memcmp(a->text, b->text, a->text_len) == 0;
+}
+
 /* Whether a text may be cut before a space that follows no blank, or, with `lines`, before the end
    of a line that does, such that its pieces stay what they are: one stage cuts there anyway, and
    none of the others joins what is on both sides. */
 bool stages_cut_at_blanks(const Stages *stages, bool lines)
 {
+    const Stage *marks = NULL; /* the stage that has made marks of the spaces */
     bool cuts = false;
     for (size_t i = 0; i < stages->count; i++) {
         const Stage *stage = &stages->stage[i];
@@ -314,9 +320,14 @@ bool stages_cut_at_blanks(const Stages *stages, bool lines)
         if (kind == STAGE_TEXT || stage->behavior >= CUT_WITH_PREVIOUS ||
             (lines && (kind == STAGE_LLAMA3 || kind == STAGE_PREFIX)))
             return false;
-        cuts = cuts || kind == STAGE_BLANK || kind == STAGE_WORD ||
-               (kind == STAGE_MARKED && !lines) ||
-               ((kind == STAGE_GPT2 || kind == STAGE_LLAMA3) && stage->behavior == CUT_ISOLATED);
+        if (kind == STAGE_PREFIX && marks == NULL && stage->text[0] != ' ')
+            marks = stage;
+        if (kind == STAGE_MARKED)
+            cuts = cuts || (!lines && (marks == NULL || same_text(marks, stage)));
+        else if (marks == NULL)
+            cuts =
+                cuts || kind == STAGE_BLANK || kind == STAGE_WORD ||
+                ((kind == STAGE_GPT2 || kind == STAGE_LLAMA3) && stage->behavior == CUT_ISOLATED);
         if (kind == STAGE_BYTES || kind == STAGE_MARKED)
             break; /* no blanks any more */
     }

@@ -67,7 +67,7 @@ typedef struct {
     bool untyped_merges; /* the model has merges: BPE, if no type says otherwise */
 } TokenizerParts;
 
-enum { TOKEN_MOST_BYTES = 65536, IDS_MOST = 16777216 };
+enum { TOKEN_MOST_BYTES = 65536, IDS_MOST = 16777216, FIELDS_MOST = 32 };
 
 /* A field that must be false, 0, null or "", because nothing else is built here. */
 static void parts_unset(Json *json, const char *name)
@@ -100,13 +100,37 @@ static bool json_is_one_of(JsonText key, const char *const *names, const char **
     return false;
 }
 
+/* The fields of an object that were read. */
+typedef struct {
+    JsonText key[FIELDS_MOST];
+    size_t count;
+} Fields;
+
+/* The next field, which stands there once: of two, Hugging Face's reader takes the last alone, and
+   a list here would have the items of both. */
+static bool next_field(Json *json, JsonText *key, Fields *fields)
+{
+    if (!json_next_key(json, key))
+        return false;
+    for (size_t i = 0; i < fields->count; i++)
+        if (fields->key[i].len == key->len &&
+            memcmp(fields->key[i].bytes, key->bytes, key->len) == 0)
+            return json_fail(json, "the field '%s' stands there twice",
+                             shown_name(key->bytes).text);
+    if (fields->count == FIELDS_MOST)
+        return json_fail(json, "more than %d fields", FIELDS_MOST);
+    fields->key[fields->count++] = *key;
+    return true;
+}
+
 static void added_entry(TokenizerParts *parts)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     Json *json = &parts->json;
     AddedEntry entry = {{NULL, 0}, NO_TOKEN, false, true, false, false, false};
     json_enter_object(json);
     size_t mark = json->mark;
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);) {
         if (json_is(key, "id"))
             json_integer(json, &entry.id, IDS_MOST - 1);
         else if (json_is(key, "content"))
@@ -189,8 +213,9 @@ typedef struct {
 
 static void step_pattern(StepEntry *step, Json *json)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);)
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);)
         if (!json_is(key, "String"))
             json_fail(json, "to replace what is not a String is not known here");
         else
@@ -269,6 +294,7 @@ static void parts_decoder(TokenizerParts *parts, const StepEntry *step)
 /* What "normalizer" or, with `back`, "decoder" says. */
 static void parts_steps(TokenizerParts *parts, bool back, size_t depth)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     enum { DEPTH_MOST = 4 };
     Json *json = &parts->json;
     StepEntry step;
@@ -280,7 +306,7 @@ static void parts_steps(TokenizerParts *parts, bool back, size_t depth)
     }
     json_enter_object(json);
     parts->has_decoder = parts->has_decoder || back;
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);) {
         if (json_is(key, "type"))
             json_string(json, &step.type);
         else if (json_is(key, back ? "decoders" : "normalizers") && depth < DEPTH_MOST) {
@@ -380,9 +406,10 @@ static Stage stage_marked(const char *mark, size_t len, size_t most)
 /* "pattern": {"String": "x"} or {"Regex": "x+"}, the second only if it is one that is known. */
 static void entry_pattern(StageEntry *entry, Json *json)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     JsonText text = {"", 0};
     json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key); entry->pattern = true) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields); entry->pattern = true) {
         bool regex = json_is(key, "Regex");
         size_t i = 0;
         if (!regex && !json_is(key, "String"))
@@ -464,6 +491,7 @@ static void entry_stages(const StageEntry *entry, Json *json, Stages *stages)
 /* One entry; a Sequence holds others, whose stages are added as they come. */
 static void parts_pre_tokenizer(Json *json, Stages *stages, size_t depth)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     enum { DEPTH_MOST = 4 };
     StageEntry entry;
     memset(&entry, 0, sizeof entry);
@@ -473,7 +501,7 @@ static void parts_pre_tokenizer(Json *json, Stages *stages, size_t depth)
     json_enter_object(json);
     if (depth == DEPTH_MOST)
         json_fail(json, "pre_tokenizer: a Sequence inside a Sequence, %d deep", DEPTH_MOST);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);) {
         if (json_is(key, "type"))
             json_string(json, &entry.type);
         else if (json_is(key, "pretokenizers")) {
@@ -614,6 +642,7 @@ static void post_pair(Json *json, Frame *frame)
    one of these in it. ByteLevel, as a processor, says nothing of ids. */
 static void parts_post_processor(TokenizerParts *parts, size_t depth)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     enum { DEPTH_MOST = 4 };
     Json *json = &parts->json;
     JsonText type = {"", 0};
@@ -626,7 +655,7 @@ static void parts_post_processor(TokenizerParts *parts, size_t depth)
     }
     json_enter_object(json);
     size_t mark = json->mark;
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);) {
         if (json_is(key, "type"))
             json_string(json, &type);
         else if (json_is(key, "single") && json_peek(json) == JSON_ARRAY)
@@ -704,12 +733,13 @@ static void parts_merge(TokenizerParts *parts)
 
 static void parts_model(TokenizerParts *parts)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     static const char *const unset[] = {"dropout", "continuing_subword_prefix",
                                         "end_of_word_suffix", NULL};
     Json *json = &parts->json;
     const char *name = NULL;
     json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);) {
         if (json_is(key, "type")) {
             if (json_string(json, &parts->model) && !json_is(parts->model, "BPE") &&
                 !json_is(parts->model, "WordLevel"))
@@ -739,9 +769,10 @@ static void parts_model(TokenizerParts *parts)
 
 static void parts_read(TokenizerParts *parts)
 {
+    Fields fields = {{{NULL, 0}}, 0};
     Json *json = &parts->json;
     json_enter_object(json);
-    for (JsonText key = {NULL, 0}; json_next_key(json, &key);) {
+    for (JsonText key = {NULL, 0}; next_field(json, &key, &fields);) {
         JsonText version = {"", 0};
         if (json_is(key, "version")) {
             if (json_string(json, &version) && !json_is(version, "1.0"))

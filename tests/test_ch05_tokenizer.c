@@ -570,6 +570,8 @@ static void cuts_are(const char *pre_tokenizer, bool space, bool line)
     text_free(&json);
 }
 
+#define MARKS "\"type\":\"Metaspace\",\"replacement\":\"\\u2581\""
+
 static void a_text_is_cut_only_where_no_stage_joins(void **state)
 {
     (void)state;
@@ -582,6 +584,13 @@ static void a_text_is_cut_only_where_no_stage_joins(void **state)
     cuts_are(SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\"! \"}},"
                       "{\"type\":\"ByteLevel\"}"),
              false, false);
+    /* where spaces have become marks, only what cuts at those marks cuts at spaces */
+    cuts_are(SEQUENCE("{" MARKS ",\"split\":false},{\"type\":\"Whitespace\"}"), false, false);
+    cuts_are(SEQUENCE("{" MARKS "},{\"type\":\"Whitespace\"}"), true, false);
+    cuts_are(SEQUENCE("{" MARKS ",\"split\":false},"
+                      "{\"type\":\"Metaspace\",\"replacement\":\"_\"}"),
+             false, false);
+    cuts_are(SEQUENCE("{\"type\":\"Whitespace\"},{" MARKS "}"), true, false);
 }
 
 #define FOUR(text) text "," text "," text "," text
@@ -812,6 +821,28 @@ static void wrong_tokenizers_are_named(void **state)
         {POST("{\"type\":\"BertProcessing\",\"cls\":[\"<s>\",9],\"sep\":[\"</s>\",2]}"),
          "post_processor: there is no token of id 9"},
         {"{\"version\":\"2.0\"}", "version '2.0' is not known here: 1.0 is"},
+        {"{\"normalizer\":{\"type\":\"NFC\"},\"normalizer\":null}",
+         "the field 'normalizer' stands there twice"},
+        {"{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"type\":\"Whitespace\"}}",
+         "the field 'type' stands there twice"},
+        {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[],\"pretokenizers\":[]}}",
+         "the field 'pretokenizers' stands there twice"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\",\"String\":\"b\"}}}",
+         "the field 'String' stands there twice"},
+        {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\",\"String\":\"b\"}}}",
+         "the field 'String' stands there twice"},
+        {"{\"decoder\":{\"type\":\"Fuse\",\"type\":\"Fuse\"}}",
+         "the field 'type' stands there twice"},
+        {"{\"post_processor\":{\"cls\":[\"a\",0],\"cls\":[\"a\",0]}}",
+         "the field 'cls' stands there twice"},
+        {"{\"added_tokens\":[{\"id\":1,\"content\":\"a\",\"id\":2}]}",
+         "the field 'id' stands there twice"},
+        {"{\"model\":{\"merges\":[],\"merges\":[]}}", "the field 'merges' stands there twice"},
+        {"{\"0\":0,\"1\":0,\"2\":0,\"3\":0,\"4\":0,\"5\":0,\"6\":0,\"7\":0,\"8\":0,\"9\":0,\"10\":"
+         "0,\"11\":0,\"12\":0,\"13\":0,\"14\":0,\"15\":0,\"16\":0,\"17\":0,\"18\":0,\"19\":0,"
+         "\"20\":0,\"21\":0,\"22\":0,\"23\":0,\"24\":0,\"25\":0,\"26\":0,\"27\":0,\"28\":0,\"29\":"
+         "0,\"30\":0,\"31\":0,\"32\":0}",
+         "more than 32 fields"},
         {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"\"}}}",
          "a pattern that is empty"},
         {"{\"added_tokens\":[{\"id\":5,\"content\":\"x\"}],\"model\":{\"type\":\"BPE\",\"vocab\":{"

@@ -334,7 +334,8 @@ void head_mixer_forward(float *out, const HeadCache *cache, const BlockState *st
 }
 
 /* A whole block, as chapter 5's block_forward: out (batch, len, d_model) = input +
-   mixer(norm(input)). out may be input, unless the cache is kept for the backward pass. */
+   mixer(norm(input)). out may be input, unless the cache is kept for the backward pass. A step is a
+   piece of length one. */
 void head_block_forward(float *out, const HeadCache *cache, const BlockState *state,
                         const float *input, const MambaBlock *block)
 {
@@ -346,14 +347,6 @@ void head_block_forward(float *out, const HeadCache *cache, const BlockState *st
     head_mixer_forward(mixed, cache, state, block);
     for (size_t i = 0; i < tokens * d_model; i++)
         out[i] = input[i] + mixed[i];
-}
-
-/* One token of each sequence: a piece of length one. */
-void head_block_step(float *out, const HeadCache *cache, const BlockState *state,
-                     const float *input, const MambaBlock *block)
-{
-    assert(cache->len == 1 && state != NULL);
-    head_block_forward(out, cache, state, input, block);
 }
 
 /* ================================== The block, backwards ================================== */

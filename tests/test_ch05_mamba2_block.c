@@ -361,7 +361,7 @@ static void forward_in_pieces(float *out, const float *input, const MambaBlock *
             memcpy(part_in + b * piece * d_model, input + (b * len + start) * d_model,
                    piece * d_model * sizeof(float));
         if (piece == 1)
-            head_block_step(part_out, &cache, &state, part_in, block);
+            head_block_forward(part_out, &cache, &state, part_in, block);
         else /* in place */
             head_block_forward(part_in, &cache, &state, part_in, block);
         for (size_t b = 0; b < batch; b++)

@@ -275,7 +275,7 @@ static void chapter_5c_forecasts_it_inside_a_mamba_2_block(void **state)
     static const float x_start[D_INNER] = {2.0f / 3, 1.0f / 3, -1.0f / 6, 1.0f / 6};
     memcpy(own.state.x, x_start, sizeof x_start);
     for (size_t day = 1; day < DAYS; day++) {
-        head_block_step(out, &own.cache, &own.state, input, &own.block);
+        head_block_forward(out, &own.cache, &own.state, input, &own.block);
         assert_all_near(out, by_hand + day * 2, D_MODEL, 1e-6, 0);
     }
     own_head_block_free(&own);

@@ -80,7 +80,7 @@ static void verdict_say(Text *out, Verdict verdict, const Outcome *outcome, cons
             text_say(out, "crashed: %s\n", strsignal(WTERMSIG(outcome->status)));
         if (strstr(text_of(out), strsignal(SIGFPE)) != NULL) /* cmocka catches it and names it */
             text_say(out, "a whole number divided by 0?\n");
-        else if (!grading->sanitize && strstr(text_of(&outcome->output), "Assertion") == NULL)
+        else if (!grading->sanitize && strstr(text_of(out), "Assertion") == NULL)
             text_say(out, "a write or read outside an array, or endless recursion? make test "
                           "SANITIZE=1 names the line\n");
         break;

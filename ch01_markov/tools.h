@@ -343,9 +343,14 @@ double matrix_spectral_radius(const double *M, size_t n)
 
 /* ================================== Files, numbers ======================================== */
 
-/* "-" is standard input, wherever a file is read: its name for messages and titles. */
+/* A path for messages and titles. "-" is standard input, wherever a file is read; of a long path
+   the end says most, and leaves room for a sentence. */
 const char *path_shown(const char *path)
 {
+    enum { MOST = 100 };
+    size_t len = strlen(path);
+    for (path += len > MOST ? len - MOST : 0; ((unsigned char)*path & 0xC0) == 0x80;)
+        path++; /* not from the midst of a character */
     return strcmp(path, "-") == 0 ? "standard input" : path;
 }
 
@@ -393,7 +398,7 @@ bool text_read(char **text, size_t *len, const char *path, Error *error)
     bool standard = strcmp(path, "-") == 0;
     FILE *in = standard ? stdin : fopen(path, "rb");
     if (!in)
-        return fail(error, "%s: %s", path, strerror(errno));
+        return fail(error, "%s: %s", path_shown(path), strerror(errno));
     bool ok = stream_read(text, len, in, path_shown(path), error);
     if (!standard)
         fclose(in);
@@ -460,7 +465,7 @@ bool out_open(OutFile *out, const char *path, Error *error)
     if (!exists || access(out->path, W_OK) == 0) /* a rename would not ask */
         out->stream = out->temporary ? fopen(out->temporary, "wbx") : fopen(out->path, "wb");
     if (!out->stream) {
-        fail(error, "%s: cannot be written: %s", path, strerror(errno));
+        fail(error, "%s: cannot be written: %s", path_shown(path), strerror(errno));
         free(out->temporary);
         free(out->path);
         return false;
@@ -486,13 +491,22 @@ bool out_close(OutFile *out, Error *error)
         why = errno;
     }
     if (!ok) {
-        fail(error, "%s: cannot be written: %s", out->path, strerror(why));
+        fail(error, "%s: cannot be written: %s", path_shown(out->path), strerror(why));
         if (out->temporary)
             unlink(out->temporary);
     }
     free(out->temporary);
     free(out->path);
     return ok;
+}
+
+/* Whether two names are one file's. */
+bool same_file(const char *name, const char *other)
+{
+    struct stat one, two;
+    if (stat(name, &one) != 0 || stat(other, &two) != 0)
+        return strcmp(name, other) == 0;
+    return S_ISREG(one.st_mode) && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
 }
 
 /* Whether a file can be written, before hours of work go into it; nothing is left of the trial.
@@ -1128,13 +1142,33 @@ static void begin_once_more(int argc, char **argv)
 }
 #endif
 
+/* Whether no other option names the file of this one, which would be written over it. But what is
+   loaded may be saved again. */
+static bool out_alone(const Program *program, const Option *out, Error *error)
+{
+    const char *path = *(const char *const *)out->to;
+    for (size_t k = 0; path && k < program->n_option; k++) {
+        const Option *other = &program->option[k];
+        const char *what = other->kind == OPTION_ARGUMENT ? other->name : other->value;
+        bool file = what && (strcmp(what, "FILE") == 0 || strcmp(what, "WHAT") == 0);
+        if (!file || other == out || strncmp(other->name, "load", 4) == 0)
+            continue;
+        const char *there = *(const char *const *)other->to;
+        if (there && same_file(path, there))
+            return fail(error, "%s and %s are one file, %s", option_shown(out).text,
+                        option_shown(other).text, path_shown(path));
+    }
+    return true;
+}
+
 /* Whether all files can be written that the options name: asked before the work, not after it. */
 static bool outs_possible(const Program *program, Error *error)
 {
     bool ok = true;
     for (size_t k = 0; ok && k < program->n_option; k++)
         if (program->option[k].kind == OPTION_OUT)
-            ok = out_possible(*(const char *const *)program->option[k].to, error);
+            ok = out_alone(program, &program->option[k], error) &&
+                 out_possible(*(const char *const *)program->option[k].to, error);
     return ok;
 }
 

@@ -806,29 +806,29 @@ static bool demo_trace(const Show *show, Error *error)
     return show->svg == NULL || tree_svg(show->svg, error);
 }
 
-enum { THREAD_DAYS = 5 };
+enum { WEATHER_DAYS = 5 };
 
 /* Chapter 1's forecast: a channel for each weather, a state for each eigenvalue of P. */
-Scan scan_thread(void)
+Scan scan_weather(void)
 {
     static const float A[4] = {0.0f, -0.916290732f, 0.0f, -0.916290732f}; /* log 1, log 0.4 */
     static const float x_start[4] = {2.0f / 3, -1.0f / 6, 1.0f / 3, 1.0f / 6};
     static const float delta[] = {0, 0, 1, 1, 1, 1, 1, 1, 1, 1}; /* day 0 takes no time */
-    static const float u[2 * THREAD_DAYS] = {0}, ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-    Scan scan = scan_new(1, THREAD_DAYS, 2, 2, u, delta, A, ones, ones);
+    static const float u[2 * WEATHER_DAYS] = {0}, ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    Scan scan = scan_new(1, WEATHER_DAYS, 2, 2, u, delta, A, ones, ones);
     scan.x_start = x_start;
     return scan;
 }
 
 static bool demo_thread(const Show *show, Error *error)
 {
-    float y[2 * THREAD_DAYS];
-    Scan scan = scan_thread();
+    float y[2 * WEATHER_DAYS];
+    Scan scan = scan_weather();
     (void)show, (void)error;
     selective_scan(y, NULL, &scan);
     prose("The thread: chapter 1's forecast as a selective scan in which nothing is selected. "
           "Delta = one day, A = (log 1, log 0.4), a channel for each weather\n");
-    print_weather(y, THREAD_DAYS);
+    print_weather(y, WEATHER_DAYS);
     return true;
 }
 

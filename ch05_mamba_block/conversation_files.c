@@ -78,11 +78,14 @@ static bool state_check(const Tensor *tensor[4], uint64_t *tokens, const Safeten
         return fail(error, "%s: was saved by another model", shown_path(file->path));
     const Tensor *seen = safetensors_find(file, "seen");
     size_t n_seen = seen != NULL && seen->rank == 1 ? seen->shape[0] : 0;
-    return safetensors_expect(&tensor[0], file, "conv", TENSOR_F32, 3, conv_shape, error) &&
-           safetensors_expect(&tensor[1], file, "ssm", TENSOR_F32, 3, ssm_shape, error) &&
-           safetensors_expect(&tensor[2], file, "final", TENSOR_F32, 1, &config->hidden_size,
-                              error) &&
-           safetensors_expect(&tensor[3], file, "seen", TENSOR_I32, 1, &n_seen, error);
+    bool ok =
+        safetensors_expect(&tensor[0], file, "conv", TENSOR_F32, 3, conv_shape, error) &&
+        safetensors_expect(&tensor[1], file, "ssm", TENSOR_F32, 3, ssm_shape, error) &&
+        safetensors_expect(&tensor[2], file, "final", TENSOR_F32, 1, &config->hidden_size, error) &&
+        safetensors_expect(&tensor[3], file, "seen", TENSOR_I32, 1, &n_seen, error);
+    for (size_t i = 0; ok && i < 3; i++)
+        ok = tensor_is_finite(tensor[i], file->path, error);
+    return ok;
 }
 
 /* Fills `state`, whose print must be the file's, and `sampler`; both stay as they are if it

@@ -102,6 +102,23 @@ void shards_close(Shards *shards)
     memset(shards, 0, sizeof *shards);
 }
 
+/* Fails if the file that is to be written, unless it is NULL, is one of a model's folder. */
+bool folder_spared(const char *dir, const Shards *shards, const char *path, Error *error)
+{
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json", "model.safetensors.index.json"};
+    bool spared = true;
+    for (size_t i = 0; path != NULL && spared && i < TABLE_SIZE(names); i++) {
+        char *own = path_in(dir, names[i]);
+        spared = !same_file(path, own);
+        free(own);
+    }
+    for (size_t i = 0; path != NULL && spared && i < shards->n_file; i++)
+        spared = !same_file(path, shards->file[i].path);
+    return spared || fail(error, "%s: this is a file of the model, and is not written over",
+                          shown_path(path));
+}
+
 /* Fails if somebody has written into one of them since. */
 bool shards_are_unchanged(const Shards *shards, Error *error)
 {

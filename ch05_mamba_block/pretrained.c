@@ -979,9 +979,13 @@ static bool run_pretrained(PretrainedOptions *options, Error *error)
         return false;
     print_notes(&model.folder.notes);
     Runner run = runner_new(&model);
-    bool ok = options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
-                                          : run_conversation(&run, options, &show, error);
-    ok = ok && shards_are_unchanged(&model.folder.shards, error);
+    const Shards *shards = &model.folder.shards;
+    bool ok = folder_spared(options->dir, shards, options->logits, error) &&
+              folder_spared(options->dir, shards, options->save, error) &&
+              folder_spared(options->dir, shards, options->svg, error) &&
+              (options->perplexity != NULL ? run_perplexity(&run, options->perplexity, error)
+                                           : run_conversation(&run, options, &show, error));
+    ok = ok && shards_are_unchanged(shards, error);
     runner_free(&run);
     pretrained_close(&model);
     return ok;

@@ -1215,13 +1215,13 @@ static bool demo_race(const Show *show, Error *error)
 /* Chapter 1's forecast: chapter 4's demo_thread, by whichever kernel is chosen. */
 static bool demo_weather_cuda(const Show *show, Error *error)
 {
-    float y[2 * THREAD_DAYS];
-    Scan scan = scan_thread();
+    float y[2 * WEATHER_DAYS];
+    Scan scan = scan_weather();
     (void)show;
     if (!cuda_scan(y, NULL, &scan, SCAN_KERNELS, error))
         return false;
     puts("The thread: chapter 1's forecast by the CUDA scan\n");
-    print_weather(y, THREAD_DAYS);
+    print_weather(y, WEATHER_DAYS);
     return true;
 }
 

@@ -743,6 +743,9 @@ static void memories_that_do_not_fit_are_refused(void **state)
     sampler.seen[0] = 601; /* one beyond the vocabulary */
     assert_true(memory_save(&memory, &sampler, &model, path, &error));
     memory_refused(path, &model, "has the id 601");
+    memory.conv[1] = NAN;
+    assert_true(memory_save(&memory, &sampler, &model, path, &error));
+    memory_refused(path, &model, "tensor 'conv': 1 of its");
     assert_true(text_read(&text, &len, path, &error));
     file_write(one.dir, "talk.state", text, len - 100);
     memory_refused(path, &model, "talk.state");
@@ -1007,6 +1010,31 @@ static void a_file_that_gets_shorter_ends_the_program_with_a_sentence(void **sta
     own_folder_free(&folder);
 }
 
+static void the_files_of_a_model_are_not_written_over(void **state)
+{
+    static const char *const options[] = {"--logits", "--save-state"};
+    static const char *const names[] = {"model.safetensors", "config.json", "tokenizer.json"};
+    MambaConfig config = config_default(16);
+    char text[512], words[256];
+    (void)state;
+    config.vocab_size = 640;
+    OwnFolder folder = own_folder(&config, TENSOR_F32, 50);
+    give_tokenizer(&folder);
+    for (size_t i = 0; i < TABLE_SIZE(options); i++)
+        for (size_t k = 0; k < TABLE_SIZE(names); k++) {
+            snprintf(words, sizeof words, "%s the -n 1 %s %s/%s", folder.dir, options[i],
+                     folder.dir, names[k]);
+            assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 1);
+            assert_contains(text, "this is a file of the model, and is not written over");
+        }
+    snprintf(words, sizeof words, "%s the -n 1 --save-state %s/state", folder.dir, folder.dir);
+    assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 0);
+    snprintf(words, sizeof words, "%s the -n 1 --load-state %s/state --save-state %s/state",
+             folder.dir, folder.dir, folder.dir);
+    assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 0);
+    own_folder_free(&folder);
+}
+
 /* The status of `before | ch05_pretrained data/tiny-mamba words`, and all that it says. */
 static int said_after(char *text, size_t room, const char *before, const char *words)
 {
@@ -1229,6 +1257,7 @@ int main(void)
         cmocka_unit_test(logits_of_every_position_go_to_a_file),
         cmocka_unit_test(an_answer_ends_where_it_should),
         cmocka_unit_test(a_file_that_gets_shorter_ends_the_program_with_a_sentence),
+        cmocka_unit_test(the_files_of_a_model_are_not_written_over),
         cmocka_unit_test(a_prompt_that_is_piped_is_read_like_any_text),
         cmocka_unit_test(what_a_reader_would_wonder_at_is_noted),
         cmocka_unit_test(a_conversation_answers_line_after_line),

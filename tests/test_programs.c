@@ -164,6 +164,29 @@ static void a_file_that_may_not_grow_is_one_that_cannot_be_written(void **state)
     assert_int_equal(access(path, F_OK), -1);
 }
 
+/* What is read is not written over, under whatever name. */
+static void no_file_is_two_options(void **state)
+{
+    (void)state;
+    static char text[TEXT_ROOM];
+    char path[64], words[320];
+    snprintf(path, sizeof path, "/tmp/test_programs_%ld.csv", (long)getpid());
+    snprintf(words, sizeof words, "--chain %s --svg /tmp/../%s", path, path);
+    char copy[96];
+    snprintf(copy, sizeof copy, "cp data/weather.csv %s", path);
+    assert_int_equal(system(copy), 0);
+    assert_int_equal(shell(text, "", "ch01_markov", words, "2>&1 </dev/null"), 1);
+    assert_contains(text, "error: --svg and --chain are one file, ");
+    assert_int_equal(unlink(path), 0);
+    snprintf(words, sizeof words, "--simulate 9 --record %s --svg %s", path, path);
+    assert_int_equal(shell(text, "", "ch01_markov", words, "2>&1 </dev/null"), 1);
+    assert_contains(text, "error: --record and --svg are one file, ");
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(shell(text, "", "ch01_markov",
+                           "--simulate 9 --record /dev/null --svg /dev/null", "2>&1 </dev/null"),
+                     0);
+}
+
 static void what_programs_print_fits_eighty_columns(void **state)
 {
     (void)state; /* the lessons' own runs are measured by test_lessons */
@@ -302,6 +325,7 @@ int main(void)
         cmocka_unit_test(every_program_helps_in_eighty_columns),
         cmocka_unit_test(no_program_ends_well_when_its_output_is_lost),
         cmocka_unit_test(a_file_that_may_not_grow_is_one_that_cannot_be_written),
+        cmocka_unit_test(no_file_is_two_options),
         cmocka_unit_test(what_programs_print_fits_eighty_columns),
         cmocka_unit_test(a_plain_locale_gets_plain_text),
         cmocka_unit_test(a_terminal_has_its_colours_and_its_width),

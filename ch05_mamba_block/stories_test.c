@@ -338,6 +338,12 @@ static void print_shaded(const StoryReading *reading, const Vocabulary *words, c
     free(shade);
 }
 
+/* In percent; what would print as -0.0 is 0. */
+static double percent_of(double share)
+{
+    return fabs(share) < 0.0005 ? 0.0 : 100.0 * share;
+}
+
 /* The words with the largest shares in the last layer, in falling order, and their Delta. */
 static void print_largest(const StoryReading *reading, const Vocabulary *words)
 {
@@ -357,8 +363,8 @@ static void print_largest(const StoryReading *reading, const Vocabulary *words)
             best = share[t] > share[best] ? t : best;
         fputs("  ", stdout);
         print_word(words->word[reading->ids[best]], 14);
-        printf("%9.1f %%   %8.1f %%   %8.1f times\n", 100.0 * reading->share[best],
-               100.0 * reading->share[last + best], word_step(reading, best) / middle);
+        printf("%9.1f %%   %8.1f %%   %8.1f times\n", percent_of(reading->share[best]),
+               percent_of(reading->share[last + best]), word_step(reading, best) / middle);
         share[best] = -INFINITY;
     }
     free(share), free(sorted);

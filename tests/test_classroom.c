@@ -40,6 +40,8 @@ static const Sample samples[] = {
      "QUIT"},
     {"a write to nowhere", "*(volatile int *)8 = 1;", "CRASH"},
     {"an abort", "abort();", "CRASH"},
+    {"an assertion", "if (n > 1) fputs(\"toy.c: Assertion `n < 2' failed.\", stderr), abort();",
+     "CRASH"},
     {"a whole number over 0", "volatile int none = 0; sum = 7 / none;", "divided by 0?"},
     {"an overflow of the stack", "for (;;) *(volatile char *)__builtin_alloca(65536) = 1;",
      "CRASH"},
@@ -92,6 +94,8 @@ static void a_sample_costs_what_it_touches(void **state)
     assert_points(text, "1.10", "1 of 1");
     assert_says(text, sample->verdict);
     assert_says(text, "status 0");
+    if (strstr(sample->lines, "Assertion") != NULL) /* has said itself what is wrong */
+        assert_silent_about(text, "outside an array");
 }
 
 static void nothing_of_a_submission_is_left(void **state)
@@ -241,6 +245,8 @@ static void a_student_is_told_what_is_missing_and_where_to_read(void **state)
     assert_says(text, "  2. A loop over i, and one line.\nThat was the last one.");
     assert_int_equal(shell(text, "cd $T/ada && make hint EX=1.9"), 2);
     assert_says(text, "EX=1.9: say which exercise; there are 1.1 1.2 1.10");
+    assert_int_equal(shell(text, "cd $T/ada && make test EX=1.9"), 2);
+    assert_says(text, "there is no exercise 1.9 here; there are 1.1 1.2 1.10");
 }
 
 static void a_student_can_test_one_exercise_and_see_the_score(void **state)

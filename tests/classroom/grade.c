@@ -80,7 +80,7 @@ static void verdict_say(Text *out, Verdict verdict, const Outcome *outcome, cons
             text_say(out, "crashed: %s\n", strsignal(WTERMSIG(outcome->status)));
         if (strstr(text_of(out), strsignal(SIGFPE)) != NULL) /* cmocka catches it and names it */
             text_say(out, "a whole number divided by 0?\n");
-        else if (!grading->sanitize)
+        else if (!grading->sanitize && strstr(text_of(out), "Assertion") == NULL)
             text_say(out, "a write or read outside an array, or endless recursion? make test "
                           "SANITIZE=1 names the line\n");
         break;
@@ -428,8 +428,12 @@ static void grade_finish(Grading *grading)
 static void grading_prepare(Grading *grading)
 {
     kit_read(grading);
-    if (grading->exercise != NULL && exercise_find(grading, grading->exercise) == NULL)
-        die("there is no exercise %s here", grading->exercise);
+    if (grading->exercise != NULL && exercise_find(grading, grading->exercise) == NULL) {
+        Text all = {NULL, 0, 0};
+        for (int k = 0; k < grading->n_exercise; k++)
+            text_say(&all, " %s", grading->exercises[k].id);
+        die("there is no exercise %s here; there are%s", grading->exercise, text_of(&all));
+    }
     tests_find(grading);
     solutions_read(grading);
     grading->work = work_new(grading->kit);

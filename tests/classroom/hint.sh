@@ -26,7 +26,7 @@ awk -v id="$EX" -v asked="$asked" -v title="$title" '
     $1 == "hint" && ($2 "") == (id "") { hint[++n] = plain(rest($0)) }
     $1 == "goes-on" && ($2 "") == (id "") { hint[n] = hint[n] " " plain(rest($0)) }
     END {
-        printf "%s, %s. In the lesson: %s.\n", id, title, section
+        printf "%s, %s%s In the lesson: %s.\n", id, title, title ~ /\?$/ ? "" : ".", section
         for (k = 1; k <= n && k <= asked; k++)
             printf "  %d. %s\n", k, hint[k]
         if (asked < n)

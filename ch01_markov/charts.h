@@ -357,14 +357,17 @@ static void print_legend(FILE *out, const Chart *chart, const Look *look)
     for (size_t s = 0; s < chart->n_series; s++) {
         if (!chart->series[s].name || chart->series[s].mark == MARK_AREA)
             continue;
-        size_t wide = strlen("   * ") + text_width(chart->series[s].name);
+        size_t name = text_width(chart->series[s].name), room = page_columns() - CHART_LEFT - 2;
+        name = name < room ? name : room;
+        size_t wide = strlen("   * ") + name;
         if (column == 0 || column + wide > page_columns()) {
             fprintf(out, "%s%*s", column > 0 ? "\n" : "", CHART_LEFT - 3, "");
             column = CHART_LEFT - 3;
         }
         fputs("   ", out);
         print_mark(out, (int)s, chart, look);
-        fprintf(out, " %s", chart->series[s].name);
+        fputc(' ', out);
+        text_pad_cut(out, chart->series[s].name, -(int)name, look->ascii);
         column += wide;
     }
     fputc('\n', out);

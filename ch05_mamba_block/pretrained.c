@@ -588,9 +588,11 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
     Memory memory = memory_new(config);
     float *logits = surprise->logits = NEW(float, LOGIT_TOKENS * config->vocab_size);
     Progress progress = progress_start("perplexity");
+    size_t unknown = 0;
     bool ok = true;
     do {
         ok = source_next(&ids, &source, &run->model->folder.tokenizer, error);
+        unknown += ids_unknown(&ids, 0, &run->model->folder.tokenizer);
         for (size_t t = 0; ok && t < ids.count; t += PROMPT_CHUNK) {
             size_t count = smaller(ids.count - t, PROMPT_CHUNK);
             const uint32_t *next = ids.id + t;
@@ -610,6 +612,7 @@ bool runner_perplexity(Surprise *surprise, size_t *bytes, Runner *run, const cha
         ok = fail(error, "%s: a text of two tokens or more is wanted", shown_path(path));
     *bytes = source.bytes;
     note_left_out(ids.left_out);
+    note_unknown(unknown);
     free(logits);
     surprise->logits = NULL;
     memory_free(&memory), ids_free(&ids), source_close(&source);

@@ -73,12 +73,28 @@ void note_left_out(size_t left_out)
                 left_out == 1 ? "is" : "are");
 }
 
+/* How many ids, from one on, are the token for what is unknown. */
+size_t ids_unknown(const Ids *ids, size_t from, const Tokenizer *tokenizer)
+{
+    size_t unknown = 0;
+    for (size_t i = from; i < ids->count; i++)
+        unknown += ids->id[i] == tokenizer->unknown;
+    return unknown;
+}
+
+void note_unknown(size_t unknown)
+{
+    if (unknown > 0)
+        fprintf(stderr, "note: %zu token%s of the text %s the one for what is unknown\n", unknown,
+                unknown == 1 ? "" : "s", unknown == 1 ? "is" : "are");
+}
+
 /* Appends the ids of a prompt: of a text that begins with it, that ends with it, or neither. */
 bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, bool begins, bool ends,
                    Error *error)
 {
     Error why;
-    size_t before = ids->count, left_out = ids->left_out, unknown = 0;
+    size_t before = ids->count, left_out = ids->left_out;
     if (begins)
         ids_frame(ids, &tokenizer->begin);
     if (text->len > 0 &&
@@ -89,11 +105,7 @@ bool prompt_encode(Ids *ids, const Tokenizer *tokenizer, const Text *text, bool 
     if (ends)
         ids_frame(ids, &tokenizer->end);
     note_left_out(ids->left_out - left_out);
-    for (size_t i = before; i < ids->count; i++)
-        unknown += ids->id[i] == tokenizer->unknown;
-    if (unknown > 0)
-        fprintf(stderr, "note: %zu token%s of the text %s the one for what is unknown\n", unknown,
-                unknown == 1 ? "" : "s", unknown == 1 ? "is" : "are");
+    note_unknown(ids_unknown(ids, before, tokenizer));
     return true;
 }
 

@@ -467,6 +467,25 @@ static void a_square_chart_has_one_unit_for_both_axes(void **state)
     free(svg);
 }
 
+static void a_name_wider_than_the_page_is_cut_in_the_legend(void **state)
+{
+    (void)state;
+    char name[301], *text;
+    size_t room;
+    double x[2] = {0, 1}, y[2] = {0, 1};
+    Chart chart = chart_new("t", "x", "y");
+    Look look = {true, false};
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    chart_add(&chart, name, MARK_POINTS, x, y, 2);
+    FILE *out = open_memstream(&text, &room);
+    print_legend(out, &chart, &look);
+    fclose(out);
+    assert_true(strlen(text) > 60 && strlen(text) <= page_columns() + 1); /* and a line end */
+    assert_contains(text, "xxx.\n");
+    free(text);
+}
+
 static void a_long_legend_goes_on_in_a_second_line(void **state)
 {
     (void)state;
@@ -1557,6 +1576,7 @@ int main(void)
         cmocka_unit_test(lines_of_reference_stand_at_their_height_with_their_number),
         cmocka_unit_test(names_of_lines_of_reference_do_not_lie_on_each_other),
         cmocka_unit_test(a_square_chart_has_one_unit_for_both_axes),
+        cmocka_unit_test(a_name_wider_than_the_page_is_cut_in_the_legend),
         cmocka_unit_test(a_long_legend_goes_on_in_a_second_line),
         cmocka_unit_test(charts_bear_any_numbers),
         cmocka_unit_test(charts_of_hostile_numbers_have_only_places_in_them),

@@ -1095,6 +1095,8 @@ static void what_a_reader_would_wonder_at_is_noted(void **state)
     (void)state;
     assert_int_equal(said_after(text, sizeof text, "", "'Xyzzy rain' -n 1"), 0);
     assert_contains(text, "note: 1 token of the text is the one for what is unknown\n");
+    assert_int_equal(said_after(text, sizeof text, "the Xyzzy Xyzzy rain", "--perplexity -"), 0);
+    assert_contains(text, "note: 2 tokens of the text are the one for what is unknown\n");
     assert_int_equal(said_after(text, sizeof text, "", "'the rain' -n 1"), 0);
     assert_null(strstr(text, "note:"));
     assert_int_equal(said_after(text, sizeof text, "",

@@ -705,6 +705,66 @@ static void a_text_that_begins_with_a_minus_is_an_argument(void **state)
     }
 }
 
+/* Though a longer name, whose option takes a value, begins like it. */
+static void a_name_in_full_is_that_option(void **state)
+{
+    (void)state;
+    bool cut = false, help;
+    const char *file = NULL, *tool = NULL;
+    const Option table[] = {{"FILE", "", OPTION_ARGUMENT, 0, 0, &file, "", "the file"},
+                            {"cut", NULL, OPTION_SWITCH, 0, 0, &cut, "", "cut it"},
+                            {"cutter", "TEXT", OPTION_TEXT, 0, 0, &tool, "", "with this"}};
+    const Program program = {"toy", "It does nothing.", table, 3};
+    char *argv[] = {(char *)"toy", (char *)"--cut", (char *)"- a list", NULL};
+    Error error;
+    if (!options_read(&help, &program, 3, argv, &error))
+        fail_msg("%s", error.text);
+    assert_true(cut && tool == NULL);
+    assert_string_equal(file, "- a list");
+}
+
+static void what_is_read_is_not_written_over(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/tools_alone_XXXXXX", other[64];
+    Landed to;
+    Options options;
+    Error error;
+    memset(&to, 0, sizeof to);
+    options_of(&options, &to);
+    close(mkstemp(path));
+    snprintf(other, sizeof other, "/tmp/..%s", path);
+    to.out = path;
+    assert_true(out_alone(&options.program, &options.option[3], &error));
+    to.file = other;
+    assert_false(out_alone(&options.program, &options.option[3], &error));
+    assert_contains(error.text, "--out and FILE are one file, /tmp/tools_alone_");
+    to.file = "data/weather.csv";
+    assert_true(out_alone(&options.program, &options.option[3], &error));
+    unlink(path);
+    to.in = path; /* it is not there yet: the same name all the same */
+    assert_false(out_alone(&options.program, &options.option[3], &error));
+    assert_contains(error.text, "--out and --in are one file, ");
+    to.in = to.out = "/dev/null";
+    assert_true(out_alone(&options.program, &options.option[3], &error));
+}
+
+static void the_end_of_a_long_path_is_shown(void **state)
+{
+    (void)state;
+    char path[600], *text;
+    size_t len;
+    Error error;
+    memset(path, 'x', sizeof path - 1);
+    path[sizeof path - 1] = '\0';
+    assert_false(text_read(&text, &len, path, &error));
+    assert_contains(error.text, ": File name too long");
+    assert_int_equal(strcspn(error.text, ":"), 100);
+    memcpy(path + sizeof path - 102, "\xC3\xA9", 2); /* and no half of a character */
+    assert_int_equal(strlen(path_shown(path)), 99);
+    assert_string_equal(path_shown("-"), "standard input");
+}
+
 static void every_kind_of_option_lands(void **state)
 {
     (void)state;
@@ -1505,6 +1565,9 @@ int main(void)
         cmocka_unit_test(a_file_has_a_name),
         cmocka_unit_test(standard_input_is_read_once),
         cmocka_unit_test(a_text_that_begins_with_a_minus_is_an_argument),
+        cmocka_unit_test(a_name_in_full_is_that_option),
+        cmocka_unit_test(what_is_read_is_not_written_over),
+        cmocka_unit_test(the_end_of_a_long_path_is_shown),
         cmocka_unit_test(every_kind_of_option_lands),
         cmocka_unit_test(what_is_not_given_stays_as_it_was),
         cmocka_unit_test(the_last_of_two_counts),

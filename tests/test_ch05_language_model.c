@@ -1110,6 +1110,11 @@ static void a_model_of_which_a_number_is_none_is_refused(void **state)
         assert_contains(text, "model.safetensors: tensor 'backbone.layers.1.mixer.in_proj.weight': "
                               "1 of its 16384 numbers are NaN or infinite");
     }
+    Model model;
+    Vocabulary vocabulary;
+    Error error;
+    assert_false(model_open_folder(&model, &vocabulary, dir, &error));
+    assert_contains(error.text, "1 of its 16384 numbers are NaN or infinite");
     snprintf(words, sizeof words, "-n 2 --model %s", huge);
     assert_int_equal(run_program(text, sizeof text, "ch05_language_model", words), 1);
     assert_contains(text, "tokens the logits are NaN or infinite");

@@ -1020,6 +1020,16 @@ static void the_files_of_a_model_are_not_written_over(void **state)
     config.vocab_size = 640;
     OwnFolder folder = own_folder(&config, TENSOR_F32, 50);
     give_tokenizer(&folder);
+    Pretrained model = opened(folder.dir, 0);
+    const Shards *shards = &model.folder.shards;
+    Error error;
+    assert_true(folder_spared(folder.dir, shards, NULL, &error));
+    for (size_t k = 0; k < TABLE_SIZE(names); k++) {
+        char *path = path_in(folder.dir, names[k]);
+        assert_false(folder_spared(folder.dir, shards, path, &error));
+        free(path);
+    }
+    pretrained_close(&model);
     for (size_t i = 0; i < TABLE_SIZE(options); i++)
         for (size_t k = 0; k < TABLE_SIZE(names); k++) {
             snprintf(words, sizeof words, "%s the -n 1 %s %s/%s", folder.dir, options[i],

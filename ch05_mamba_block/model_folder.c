@@ -433,7 +433,8 @@ static const struct {
                              {"add_eos_token", "a token after each text"},
                              {"add_prefix_space", "a space before each text"}};
 
-static void settings_read(int said[SAYS_COUNT], Json *json)
+/* 1, 0 or, of what it says nothing, as it was; and the class, if it names one. */
+static void settings_read(int said[SAYS_COUNT], JsonText *named, Json *json)
 {
     json->python = true;
     json_enter_object(json);
@@ -442,25 +443,29 @@ static void settings_read(int said[SAYS_COUNT], Json *json)
         bool on = false;
         while (k < SAYS_COUNT && !json_is(key, config_says[k].name))
             k++;
-        if (k == SAYS_COUNT || json_peek(json) != JSON_BOOLEAN)
+        if (json_is(key, "tokenizer_class") && json_peek(json) == JSON_STRING)
+            json_string(json, named);
+        else if (k == SAYS_COUNT || json_peek(json) != JSON_BOOLEAN)
             json_skip(json);
         else if (json_boolean(json, &on))
             said[k] = on;
     }
 }
 
-/* Notes where tokenizer_config.json (text, len bytes) contradicts tokenizer.json. Transformers goes
-   by the one or the other, as its version and the tokenizer's class have it; here the second holds.
-   What it is worth saying of a file that is no JSON is said, too. */
+/* Notes where tokenizer_config.json (text, len bytes), or the class that it names, contradicts
+   tokenizer.json. Transformers goes by the one or the other, as its version and the class have it;
+   here the second holds. A file that is no JSON is noted, too. */
 void note_settings(Text *notes, const Tokenizer *tokenizer, const char *text, size_t len)
 {
     Error error;
     Json json;
+    static const char usual[] = "GPTNeoXTokenizer (as Transformers has it where none is named)";
+    JsonText named = {usual, sizeof usual - 1};
     int said[SAYS_COUNT] = {-1, -1, -1};
     const Stages *stages = &tokenizer->stages;
     bool space = false, bytes = false;
     json_open(&json, text, len, "tokenizer_config.json", &error);
-    settings_read(said, &json);
+    settings_read(said, &named, &json);
     if (!json_end(&json))
         note_add(notes, "%s; it is left out", error.text);
     for (size_t i = 0; i < stages->count; i++) {
@@ -469,13 +474,32 @@ void note_settings(Text *notes, const Tokenizer *tokenizer, const char *text, si
         space = space || (stage->kind == STAGE_PREFIX && stage->text_len == 1);
     }
     const bool does[SAYS_COUNT] = {tokenizer->begin.count > 0, tokenizer->end.count > 0, space};
-    for (int k = 0; k < SAYS_COUNT && !json.failed; k++)
-        if (said[k] >= 0 && said[k] != does[k] && (k != SAYS_SPACE || bytes))
-            note_add(notes,
-                     "%s is %s in tokenizer_config.json, but tokenizer.json puts %s%s; it is "
-                     "followed, though some versions of Transformers go by the other",
-                     config_says[k].name, said[k] ? "true" : "false", does[k] ? "" : "not ",
-                     config_says[k].does);
+    bool llama = strncmp(named.bytes, "Llama", 5) == 0;
+    bool own = llama || strncmp(named.bytes, "GPTNeoX", 7) == 0; /* a way of its own */
+    bool prepends = false;
+    for (size_t i = 0; i < tokenizer->normalizer.count; i++)
+        prepends = prepends || tokenizer->normalizer.step[i].kind == NORMAL_PREPEND;
+    if (llama && prepends)
+        note_add(notes,
+                 "Transformers 5 makes a %s anew from its tokens and merges: a text that begins "
+                 "with a space, or goes on after a special token, has other ids there",
+                 shown_name(named.bytes).text);
+    for (int k = 0; k < SAYS_COUNT && !json.failed; k++) {
+        bool by_class = said[k] < 0 && own && k != SAYS_SPACE;
+        int says = by_class ? llama && k == SAYS_BEGIN : said[k];
+        if (says < 0 || says == does[k] || (k == SAYS_SPACE ? !bytes : !own))
+            continue;
+        note_add(
+            notes,
+            "%s is %s %s%s, but tokenizer.json puts %s%s; it is followed, though some versions "
+            "of Transformers go by the other",
+            config_says[k].name, says ? "true" : "false",
+            by_class ? "for a " : "in tokenizer_config.json",
+            !by_class              ? ""
+            : named.bytes == usual ? usual
+                                   : shown_name(named.bytes).text,
+            does[k] ? "" : "not ", config_says[k].does);
+    }
     json_close(&json);
 }
 
@@ -487,9 +511,11 @@ bool folder_tokenizer(Tokenizer *tokenizer, Text *notes, const char *dir, Error 
     Error why;
     bool ok = path != NULL && tokenizer_read(tokenizer, path, error);
     free(path);
-    if (!ok || !path_exists(dir, "tokenizer_config.json"))
-        return ok;
-    if (folder_text(&text, &len, dir, "tokenizer_config.json", &why))
+    if (!ok)
+        return false;
+    if (!path_exists(dir, "tokenizer_config.json"))
+        note_settings(notes, tokenizer, "{}", 2);
+    else if (folder_text(&text, &len, dir, "tokenizer_config.json", &why))
         note_settings(notes, tokenizer, text, len);
     else
         note_add(notes, "%s; it is left out", why.text);

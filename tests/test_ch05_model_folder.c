@@ -1018,6 +1018,10 @@ static void what_tokenizer_config_contradicts_is_noted(void **state)
          "token "
          "before each text; it is followed"},
         {"{\"add_eos_token\":true}", "add_eos_token is true in tokenizer_config.json"},
+        {"{\"tokenizer_class\":\"LlamaTokenizerFast\"}",
+         "note: add_bos_token is true for a LlamaTokenizerFast, but tokenizer.json puts not a "
+         "token"},
+        {"{\"tokenizer_class\":\"PreTrainedTokenizerFast\",\"add_bos_token\":true}", NULL},
         {"{\"add_prefix_space\":true}", "tokenizer.json puts not a space before each text"},
         {"{\"add_bos_token\":false,\"add_eos_token\":false,\"add_prefix_space\":false}", NULL},
         {"{\"add_bos_token\":null,\"add_eos_token\":1,\"x\":{\"add_prefix_space\":true}}", NULL},
@@ -1038,6 +1042,16 @@ static void what_tokenizer_config_contradicts_is_noted(void **state)
             assert_contains(model.folder.notes.bytes, cases[i].says);
         pretrained_close(&model);
     }
+    char *marks = golden_path("tokenizer_marks/tokenizer.json"), *bytes;
+    size_t len;
+    Error error;
+    assert_true(text_read(&bytes, &len, marks, &error));
+    file_write(folder.dir, "tokenizer.json", bytes, len);
+    text_write(folder.dir, "tokenizer_config.json", "{\"tokenizer_class\":\"LlamaTokenizer\"}");
+    Pretrained model = opened(folder.dir, 0);
+    assert_contains(model.folder.notes.bytes, "note: Transformers 5 makes a LlamaTokenizer anew");
+    pretrained_close(&model), free(marks), free(bytes);
+    give_tokenizer(&folder);
     text_write(folder.dir, "tokenizer_config.json", cases[0].json);
     snprintf(words, sizeof words, "%s the --tokenize", folder.dir);
     assert_int_equal(run_program(text, sizeof text, "ch05_pretrained", words), 0);

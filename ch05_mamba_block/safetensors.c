@@ -1004,7 +1004,7 @@ static size_t tensor_not_finite(const Tensor *tensor)
     size_t bad = 0;
     for (size_t done = 0; done < tensor->count; done += PART) {
         size_t left = tensor->count - done;
-        Tensor part = tensor_part(tensor, done, left < PART ? left : PART);
+        Tensor part = tensor_part(tensor, done, left < PART ? left : (size_t)PART);
         tensor_to_float(number, &part);
         for (size_t i = 0; i < part.count; i++)
             bad += !isfinite(number[i]);

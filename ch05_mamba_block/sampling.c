@@ -304,7 +304,7 @@ static size_t weights_draw(const float *weight, size_t vocab, Random *random)
 }
 
 /* Whether all logits are numbers. */
-static bool logits_are_numbers(const float *logits, size_t vocab)
+bool logits_are_numbers(const float *logits, size_t vocab)
 {
     size_t bad = 0;
     for (size_t v = 0; v < vocab; v++)

@@ -100,9 +100,10 @@
 #define __launch_bounds__(...)
 
 /* Static shared memory: one copy, because one block runs at a time; all of it in one section, so
-   that it can be filled before every block. */
+   that it can be filled before every block: `used`, or a compiler that sees nobody write to an array
+   takes it for zeros. */
 #ifdef __ELF__
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static __attribute__((section("cuda_shared"), used))
 extern unsigned char __start_cuda_shared[] __attribute__((weak));
 extern unsigned char __stop_cuda_shared[] __attribute__((weak));
 #else
@@ -167,8 +168,8 @@ enum {
     CUDA_CPU_ASKED = 64,          /* kernels that may ask */
     CUDA_CPU_PATIENCE = 10, /* seconds of the processor's for a thread that waits for nobody */
     CUDA_CPU_VALUE = 16,    /* bytes of the widest value that a shuffle carries */
-    CUDA_CPU_BELOW = 1024 * 1024, /* as far below it nothing else is looked for */
-    CUDA_CPU_GUARD = 64 * 1024,   /* bytes below a stack that nobody may touch: a page anywhere */
+    CUDA_CPU_BELOW = 16 * 1024 * 1024, /* so far below a stack a touch is of an array on it */
+    CUDA_CPU_GUARD = 64 * 1024, /* bytes below a stack that nobody may touch: a page anywhere */
 #ifdef CUDA_CPU_ASAN
     CUDA_CPU_STACK = 256 * 1024
 #else

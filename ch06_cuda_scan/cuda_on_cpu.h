@@ -100,8 +100,8 @@
 #define __launch_bounds__(...)
 
 /* Static shared memory: one copy, because one block runs at a time; all of it in one section, so
-   that it can be filled before every block: `used`, or a compiler that sees nobody write to an array
-   takes it for zeros. */
+   that it can be filled before every block: `used`, or a compiler that sees nobody write to an
+   array takes it for zeros. */
 #ifdef __ELF__
 #define __shared__ static __attribute__((section("cuda_shared"), used))
 extern unsigned char __start_cuda_shared[] __attribute__((weak));

@@ -504,11 +504,11 @@ static void chunk_matrix(const BackWork *work, const float *a, size_t len)
 {
     for (size_t i = 0; i < len; i++) {
         float *L = work->L + i * len, *M = work->M + i * len;
-        const float *CB = work->CB + i * len;
+        const float *CB = work->CB + i * len, *above = i > 0 ? L - len : L;
         zero(L, len);
         zero(M, len);
         for (size_t j = 0; j < i; j++)
-            L[j] = faded(a[i] * L[j - len]); /* the row above */
+            L[j] = faded(a[i] * above[j]);
         L[i] = 1.0f;
         for (size_t j = 0; j <= i; j++)
             M[j] = L[j] * CB[j];

@@ -124,6 +124,8 @@ TurnState turn_state_place(float *memory, const TurnScan *scan)
 {
     size_t heads = scan->batch * scan->n_head;
     TurnState state = {memory, NULL, NULL, NULL};
+    if (memory == NULL)
+        return state;
     state.angle = state.x + heads * scan->d_head * scan->d_state;
     state.u = state.angle + heads * scan->n_angle;
     state.B = state.u + heads * scan->d_head;

@@ -371,7 +371,7 @@ DEVICE void state_fetch(float *x, const float *from, const HeadScan *scan)
 {
     unsigned rows = from != NULL ? (unsigned)scan->d_head : 0;
     for (unsigned n = 0; n < scan->d_state; n += SIDE)
-        tile_fill(x + n / SIDE * TILE_SIZE, BY_ROWS, from != NULL ? from + n : NULL, scan->d_state,
+        tile_fill(x + n / SIDE * TILE_SIZE, BY_ROWS, from != NULL ? from + n : x, scan->d_state,
                   rows, columns_from(scan, n), NULL, false);
 }
 

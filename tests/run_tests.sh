@@ -37,7 +37,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 [ $# -gt 0 ] || { echo "error: there is no test to run" >&2; exit 1; }
-rm -rf "$logs" && mkdir -p "$logs"
+rm -rf "$logs" && mkdir -p "$logs" build/tests # where tests write
 # One more than there are processors: some tests wait, for a limit of time to pass.
 printf '%s\n' "$@" | xargs -n 1 -P "${JOBS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}" sh "$0" --one
 passed=0 failed=0 broken=0

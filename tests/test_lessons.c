@@ -383,10 +383,12 @@ static void command_write(char *out, size_t room, const char *command, const cha
     while (*command && used < room) {
         size_t len = strcspn(command, " ");
         snprintf(word, sizeof word, "%.*s", (int)len, command);
+        size_t quoted = *word == '"' || *word == '\''; /* sh -c "build/..." */
         if (file_next && svg)
             used += (size_t)snprintf(out + used, room - used, "%s ", svg);
-        else if (starts_with(word, "build/"))
-            used += (size_t)snprintf(out + used, room - used, "%s/%s ", build, word + 6);
+        else if (starts_with(word + quoted, "build/"))
+            used += (size_t)snprintf(out + used, room - used, "%.*s%s/%s ", (int)quoted, word,
+                                     build, word + quoted + 6);
         else
             used += (size_t)snprintf(out + used, room - used, "%s ", word);
         file_next = strcmp(word, "--svg") == 0;

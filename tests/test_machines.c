@@ -82,7 +82,7 @@ static void make_does_what_it_is_told_of_processors(void **state)
     char text[4096];
     (void)state;
     static const char command[] =
-        "unset MAKEFLAGS MFLAGS MAKELEVEL JOBS SECOND; make -n %s build/flags 2>&1";
+        "unset MAKEFLAGS MFLAGS MAKELEVEL JOBS SECOND SANITIZE; make -n %s build/flags 2>&1";
     static const struct {
         const char *option, *jobs;
     } cases[] = {{"-j1", "JOBS=1 "}, {"-j3", "JOBS=3 "}};

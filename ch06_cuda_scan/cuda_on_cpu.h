@@ -1014,17 +1014,14 @@ static inline void cuda_cpu_tick(int number)
     cuda_cpu_leave(); /* and never comes back */
 }
 
-/* A touch of the bytes below a stack, the thread's own or that of one whose stack it has run
-   through: it has too much there. Any other is left to whoever was asked before. */
+/* A touch of the bytes below a stack: its thread has too much there. Any other is left to whoever was
+   asked before. */
 static inline void cuda_cpu_fault(int number, siginfo_t *info, void *context)
 {
     const char *at = (const char *)info->si_addr;
     CudaCpuThread *thread = cuda_cpu.now;
-    bool below = thread != NULL && at < thread->stack && at > thread->stack - CUDA_CPU_BELOW;
     (void)context;
-    for (unsigned i = 0; thread != NULL && i < cuda_cpu.threads && !below; i++)
-        below = at >= cuda_cpu.thread[i].stack - CUDA_CPU_GUARD && at < cuda_cpu.thread[i].stack;
-    if (!below) {
+    if (thread == NULL || at >= thread->stack || at <= thread->stack - CUDA_CPU_BELOW) {
         sigaction(number, &cuda_cpu.before[number == SIGSEGV ? 1 : 2], NULL);
         return; /* to the same touch */
     }

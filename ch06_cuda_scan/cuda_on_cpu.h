@@ -1014,8 +1014,8 @@ static inline void cuda_cpu_tick(int number)
     cuda_cpu_leave(); /* and never comes back */
 }
 
-/* A touch of the bytes below a stack: its thread has too much there. Any other is left to whoever was
-   asked before. */
+/* A touch of the bytes below a stack: its thread has too much there. Any other is left to whoever
+   was asked before. */
 static inline void cuda_cpu_fault(int number, siginfo_t *info, void *context)
 {
     const char *at = (const char *)info->si_addr;

@@ -132,8 +132,9 @@ static inline int check_digits(double a, double b)
     return 17;
 }
 
-/* What a place of the array `want` is called: "y[1][3] of (4, 6) in ch04_small.safetensors". golden.h
-   knows it of numbers that come from a file; of others it is false, or there is nobody to ask. */
+/* What a place of the array `want` is called: "y[1][3] of (4, 6) in ch04_small.safetensors".
+   golden.h knows it of numbers that come from a file; of others it is false, or there is nobody to
+   ask. */
 typedef bool CheckPlace(char *place, size_t room, CheckArray want, size_t count, size_t i);
 static CheckPlace *check_place;
 

@@ -715,7 +715,8 @@ static void tokenizers_of_all_versions_are_read(void **state)
         "E\xCC\x81", "0 1"); /* e with an accent, of two characters or one */
 }
 
-/* Ids may have gaps where the vocabulary has them: what comes after has the next one all the same. */
+/* Ids may have gaps where the vocabulary has them: what comes after has the next one all the
+   same. */
 static void added_tokens_have_the_ids_that_transformers_gives_them(void **state)
 {
     (void)state;

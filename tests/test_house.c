@@ -238,6 +238,30 @@ static void check_columns(const char *path, const char *text)
     }
 }
 
+/* What is kept at the top level: the layout, and nothing that was left there. */
+static void the_top_level_is_the_layout(void **state)
+{
+    static const char *const layout[] = {"LICENSE",        "Makefile",
+                                         "README.md",      "ch01_markov",
+                                         "ch02_ssm_abcd",  "ch03_discretize",
+                                         "ch04_selective", "ch05_mamba_block",
+                                         "ch06_cuda_scan", "data",
+                                         "tests"};
+    char name[256];
+    FILE *out = popen("git ls-files 2> /dev/null | cut -d / -f 1 | sort -u", "r");
+    (void)state;
+    assert_non_null(out);
+    while (fgets(name, sizeof name, out) != NULL) {
+        bool known = name[0] == '.';
+        name[strcspn(name, "\n")] = '\0';
+        for (size_t i = 0; i < sizeof layout / sizeof *layout; i++)
+            known = known || strcmp(name, layout[i]) == 0;
+        if (!known)
+            fail_msg("%s does not belong at the top level", name);
+    }
+    pclose(out);
+}
+
 static void no_line_is_wider_than_a_hundred_columns(void **state)
 {
     const House *house = (const House *)*state;
@@ -550,6 +574,7 @@ int main(void)
         cmocka_unit_test(includes_never_run_in_a_circle),
         cmocka_unit_test(no_chapter_includes_what_measures),
         cmocka_unit_test(a_file_is_read_in_one_sitting),
+        cmocka_unit_test(the_top_level_is_the_layout),
         cmocka_unit_test(no_line_is_wider_than_a_hundred_columns),
         cmocka_unit_test(a_head_comment_says_what_the_file_is),
         cmocka_unit_test(every_file_can_be_included_twice),
